@@ -1,0 +1,126 @@
+"""What passes between the agent and whatever generates: requests and completions.
+
+The agent does not know what answers a request: the engine on a TPU, a server, or a
+script in a test. Everything here is plain Python data.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from gru_mem_jax.errors import InputError
+
+Role = Literal["control", "question", "chunk", "memory"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of prompt tokens of one role; ids are joined, texts never are."""
+
+    role: Role
+    ids: tuple[int, ...]
+
+
+Prompt = tuple[Segment, ...]
+
+
+def prompt_ids(prompt: Prompt) -> tuple[int, ...]:
+    """All token ids of a prompt, in order."""
+    return tuple(i for segment in prompt for i in segment.ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How tokens are drawn.
+
+    Attributes:
+      temperature: 0 is greedy.
+      top_k: keep the k most likely tokens; 0 keeps all.
+      top_p: keep the smallest set of tokens whose probability reaches top_p.
+      seed: base of every request's own seed.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0.0 <= self.temperature <= 100.0:  # also refuses NaN
+            raise InputError(
+                f"temperature must be between 0 and 100, got {self.temperature}"
+            )
+        if self.top_k < 0:
+            raise InputError(f"top_k must be at least 0, got {self.top_k}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One conversation to complete.
+
+    Attributes:
+      prompt: segments; equal leading segments may share their prefill.
+      max_new_tokens: the completion's budget, the stop token included.
+      stop_ids: a sampled id of these ends the completion and belongs to it.
+      stop_strings: the completion ends with the token that completes one of these.
+      temperature, top_k, top_p: as in SamplingConfig.
+      seed: this request's own; equal requests give equal tokens in any company.
+    """
+
+    prompt: Prompt
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    stop_strings: tuple[str, ...] = ()
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What was sampled for a request.
+
+    Attributes:
+      ids: sampled token ids, the stop id included if one was sampled.
+      logprobs: of each id under the policy at temperature 1, no filter.
+      sampling_logprobs: of each id under the distribution that it was drawn from
+        (temperature and filters applied; 0.0 under greedy).
+      finish_reason: "stop" (stop id or stop string) or "length".
+      seconds: from submission to the end, waiting included.
+      shared_prompt_tokens: prompt tokens whose prefill was reused.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    sampling_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    seconds: float = 0.0
+    shared_prompt_tokens: int = 0
+
+
+class Generator(Protocol):
+    """Anything that completes requests, many at a time, in any order."""
+
+    @property
+    def capacity(self) -> int:
+        """How many requests it works on at once: keep at least so many submitted."""
+
+    def submit(self, request: Request) -> int:
+        """Queues a request and returns its handle.
+
+        Raises:
+          InputError: the request can't ever be run (prompt over the window, ...).
+        """
+
+    def step(self) -> Sequence[tuple[int, Completion]]:
+        """Works until at least one submitted request ends; returns those that did.
+
+        Returns an empty sequence only if nothing is submitted.
+        """
+
+    def cancel(self) -> None:
+        """Drops everything that is submitted or running."""

@@ -1,0 +1,41 @@
+"""The one record that every data source makes and every consumer reads."""
+
+import dataclasses
+from typing import Literal
+
+from gru_mem_jax.errors import InputError
+
+Scoring = Literal["exact", "all", "part", "boxed"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A question on a document, with what is known of its answer.
+
+    Attributes:
+      id: unique within its source.
+      question: text.
+      answers: gold answers. What several mean is said by `scoring`.
+      document: the whole text.
+      evidence: (start, end) in characters of `document`, in order of start.
+      task: name of the task, e.g. "single_key".
+      scoring: "exact", any gold answer equals the prediction after normalisation;
+        "all" / "part", RULER's: all gold answers, or their share, occur in it;
+        "boxed", MemAgent's equivalence.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    document: str
+    evidence: tuple[tuple[int, int], ...] = ()
+    task: str = ""
+    scoring: Scoring = "exact"
+
+    def __post_init__(self):
+        for start, end in self.evidence:
+            if not 0 <= start < end <= len(self.document):
+                raise InputError(
+                    f"example {self.id!r}: evidence span ({start}, {end}) is not "
+                    f"inside the document of {len(self.document)} characters"
+                )

@@ -1,0 +1,48 @@
+"""Strict numerics and 8 virtual devices for every test."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_FLAG = "--xla_force_host_platform_device_count=8"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+
+import pathlib  # noqa: E402
+
+import pytest  # noqa: E402
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run_slow", action="store_true", help="also run slow tests")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--run_slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --run_slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+def pytest_configure(config):
+    import jax
+
+    # Un-awaited collectives on 8 virtual devices can deadlock on few cores.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> pathlib.Path:
+    """Development data beside the checkout; users do not have it."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the development data in ../shared")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def qwen2_tokenizer_dir(shared_dir) -> pathlib.Path:
+    return shared_dir / "data" / "qwen2_tokenizer"
