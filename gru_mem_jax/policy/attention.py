@@ -1,0 +1,147 @@
+"""Grouped-query attention, with the one rule of who sees whom.
+
+Ainslie et al., "GQA", arXiv 2305.13245. Dimensions: B rows, Q query heads, K key/value
+heads, G = Q / K, L queries, C keys, H head dimension.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Over thousands of tokens, causal blocks of this many queries are several times
+# faster than one masked score matrix, of which half is thrown away.
+QUERY_BLOCK = 512
+
+NO_WINDOW = 2**31 - 1
+
+
+def visible(
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    window: int | jax.Array | None = None,
+    query_segments: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+) -> jax.Array:
+    """Which keys a query sees: not later, in the window, of its segment, no padding.
+
+    Args:
+      query_positions: int32 [B, L].
+      key_positions: int32 [B, C]; padding has a negative position and is never seen.
+      window: how many positions back a query sees, its own included; None: all.
+      query_segments: int32 [B, L], or None when a row is one segment.
+      key_segments: int32 [B, C], together with `query_segments`.
+
+    Returns:
+      bool [B, L, C].
+    """
+    query, key = query_positions[:, :, None], key_positions[:, None, :]
+    mask = (key <= query) & (key >= 0)
+    if window is not None:
+        mask &= query - key < window
+    if query_segments is not None:
+        mask &= query_segments[:, :, None] == key_segments[:, None, :]
+    return mask
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Softmax attention of one block of queries; float32 inside.
+
+    A query that sees nothing (padding) gets finite nonsense, never NaN.
+
+    Args:
+      query: [B, L, Q, H].
+      key: [B, K, C, H].
+      value: [B, K, C, H].
+      mask: bool [B, L, C] of `visible`.
+      scale: factor of the scores.
+      softcap: c of c * tanh(score / c), or None.
+
+    Returns:
+      [B, L, Q * H] in the dtype of `query`.
+    """
+    rows, length, heads, dim = query.shape
+    kv_heads, keys = key.shape[1], key.shape[2]
+    group = heads // kv_heads
+    query = query.reshape(rows, length, kv_heads, group, dim)
+    # One matrix product per row and key head: [G * L, H] with [C, H].
+    query = query.transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, group * length, dim)
+    scores = jnp.einsum("bkmh,bkch->bkmc", query, key, preferred_element_type="float32")
+    scores = scores.reshape(rows, kv_heads, group, length, keys) * scale
+    if softcap is not None:
+        scores = jnp.tanh(scores / softcap) * softcap
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = weights.reshape(rows, kv_heads, group * length, keys)
+    out = jnp.einsum(
+        "bkmc,bkch->bkmh", weights, value, preferred_element_type="float32"
+    )
+    out = out.reshape(rows, kv_heads, group, length, dim).transpose(0, 3, 1, 2, 4)
+    return out.reshape(rows, length, heads * dim).astype(query.dtype)
+
+
+def attend_in_blocks(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    window: int | jax.Array | None = None,
+    segments: jax.Array | None = None,
+    keys_are_queries: bool = False,
+    contiguous: bool = False,
+) -> jax.Array:
+    """`attend` in blocks of queries, so that scores stay small.
+
+    Args:
+      query: [B, L, Q, H].
+      key: [B, K, C, H].
+      value: [B, K, C, H].
+      query_positions: int32 [B, L].
+      key_positions: int32 [B, C].
+      scale, softcap: as in `attend`.
+      window: as in `visible`.
+      segments: int32 [B, L] of queries and keys alike, or None.
+      keys_are_queries: key i belongs to query i, and no query sees a key right of it:
+        a block then reads only the keys up to its own end.
+      contiguous: as well, positions differ by as much as indices do: a block then
+        reads only the keys that its window (an int) reaches back to.
+
+    Returns:
+      [B, L, Q * H].
+    """
+    length = query.shape[1]
+    blocks = []
+    for start in range(0, length, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, length)
+        first, last = 0, key.shape[2]
+        if keys_are_queries:
+            last = end
+        if contiguous and isinstance(window, int):
+            first = max(0, start - window + 1)
+        mask = visible(
+            query_positions[:, start:end],
+            key_positions[:, first:last],
+            window,
+            None if segments is None else segments[:, start:end],
+            None if segments is None else segments[:, first:last],
+        )
+        block = attend(
+            query[:, start:end],
+            key[:, :, first:last],
+            value[:, :, first:last],
+            mask,
+            scale=scale,
+            softcap=softcap,
+        )
+        blocks.append(block)
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)

@@ -1,0 +1,362 @@
+"""The policy as pure functions over plain nested dicts of arrays.
+
+Two forms of the same weights:
+
+* `params`, for training and scoring: layers stacked (`[N, D, F]`), run by `lax.scan`;
+* sampling params, made by `sampling_params`: one dict a layer. Decoding from stacked
+  weights or a stacked cache would copy them at every step.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from gru_mem_jax.policy import rope
+from gru_mem_jax.policy.attention import NO_WINDOW, attend_in_blocks
+from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.model import Ends, Layer
+from gru_mem_jax.shapes import check_shape
+
+Params = dict[str, Any]
+Cache = tuple[tuple[jax.Array, jax.Array], ...]
+
+# Axis names of each parameter by its last two names; `parallelism` maps them to a mesh.
+_AXES = {
+    ("ends", "embedding"): ("vocab", "embed"),
+    ("head", "kernel"): ("embed", "vocab"),
+    ("q", "kernel"): ("embed", "heads"),
+    ("k", "kernel"): ("embed", "kv_heads"),
+    ("v", "kernel"): ("embed", "kv_heads"),
+    ("o", "kernel"): ("heads", "embed"),
+    ("gate", "kernel"): ("embed", "ffw"),
+    ("up", "kernel"): ("embed", "ffw"),
+    ("down", "kernel"): ("ffw", "embed"),
+    ("q", "bias"): ("heads",),
+    ("k", "bias"): ("kv_heads",),
+    ("v", "bias"): ("kv_heads",),
+    ("gate", "bias"): ("ffw",),
+    ("up", "bias"): ("ffw",),
+}
+
+
+@functools.lru_cache(maxsize=32)
+def _definitions(config: PolicyConfig) -> tuple[Any, Any, Params, Params]:
+    """Graph definitions of the ends and of a layer, and their abstract arrays."""
+    ends = nnx.eval_shape(lambda: Ends(config, nnx.Rngs(0)))
+    layer = nnx.eval_shape(lambda: Layer(config, nnx.Rngs(0)))
+    ends_def, ends_state = nnx.split(ends)
+    layer_def, layer_state = nnx.split(layer)
+    return (
+        ends_def,
+        layer_def,
+        nnx.to_pure_dict(ends_state),
+        nnx.to_pure_dict(layer_state),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A decoder without weights: hashable, so it can be a static jit argument.
+
+    `params` below is `{"ends": {...}, "layers": {...}}`, a plain nested dict whose
+    `layers` leaves have a leading axis N.
+    """
+
+    config: PolicyConfig
+
+    # -- parameters ---------------------------------------------------------------
+
+    def init(self, rng: jax.Array, dtype: Any = jnp.float32) -> Params:
+        """Random weights: normal(initializer_range), biases 0, norms 1.
+
+        Args:
+          rng: a PRNG key.
+          dtype: of every leaf.
+
+        Returns:
+          params.
+        """
+        return _init(self.config, jnp.dtype(dtype), rng)
+
+    def abstract_params(self, dtype: Any = jnp.float32) -> Params:
+        """Shapes and dtypes of `params`, as a tree of jax.ShapeDtypeStruct."""
+        _, _, ends, layer = _definitions(self.config)
+        depth = (self.config.num_hidden_layers,)
+
+        def leaf(lead, x):
+            return jax.ShapeDtypeStruct(lead + x.shape, jnp.dtype(dtype))
+
+        return {
+            "ends": jax.tree.map(functools.partial(leaf, ()), ends),
+            "layers": jax.tree.map(functools.partial(leaf, depth), layer),
+        }
+
+    def logical_axes(self) -> Params:
+        """Axis names of every parameter: the tree of `params`, leaves tuples of str."""
+
+        def names(path, leaf):
+            keys = tuple(entry.key for entry in path)
+            lead = ("layers",) if keys[0] == "layers" else ()
+            rest = len(leaf.shape) - len(lead)
+            return lead + _AXES.get(keys[-2:], ("norm",) * rest)
+
+        return jax.tree_util.tree_map_with_path(names, self.abstract_params())
+
+    def sampling_params(self, params: Params, dtype: Any = None) -> Params:
+        """The second form: `layers` becomes a tuple of N dicts. One jitted program.
+
+        Args:
+          params: as of `init`.
+          dtype: of the result; None keeps it.
+
+        Returns:
+          {"ends": ..., "layers": (dict, ...)}.
+        """
+        dtype = None if dtype is None else jnp.dtype(dtype)
+        return _unstack(self.config.num_hidden_layers, dtype, params)
+
+    # -- training and scoring -----------------------------------------------------
+
+    def hidden(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        *,
+        remat: bool = False,
+        unroll: int = 1,
+    ) -> jax.Array:
+        """Final hidden states (after the last norm) of whole rows.
+
+        A token sees the tokens of its own segment at positions up to its own (within
+        the window of a sliding layer), so packed rows need no other mask. Within a
+        segment positions must rise from left to right; padding has position -1.
+
+        Args:
+          params: stacked form.
+          tokens: int32 [B, L], below V.
+          positions: int32 [B, L].
+          segment_ids: int32 [B, L], or None when each row is one segment.
+          remat: compute layers again in the backward pass instead of storing them.
+          unroll: layers per step of the scan.
+
+        Returns:
+          [B, L, D] in the dtype of the params.
+        """
+        config = self.config
+        _check_tokens(tokens, positions, segment_ids)
+        ends_def, layer_def, _, _ = _definitions(config)
+        ends = nnx.merge(ends_def, params["ends"])
+        tables = _rope_tables(config, positions)
+        windows = np.array([w or NO_WINDOW for w in config.windows], np.int32)
+        which = np.array(config.rope_index, np.int32)
+        no_window = all(w is None for w in config.windows)
+
+        def step(x, scanned):
+            layer_params, window, rope_index = scanned
+            cos, sin = (table[rope_index] for table in tables)
+
+            def attend(query, key, value):
+                out = attend_in_blocks(
+                    query,
+                    key.swapaxes(1, 2),
+                    value.swapaxes(1, 2),
+                    positions,
+                    positions,
+                    scale=config.score_scale,
+                    softcap=config.attn_logit_softcapping,
+                    window=None if no_window else window,
+                    segments=segment_ids,
+                    keys_are_queries=True,
+                )
+                return out, None
+
+            return nnx.merge(layer_def, layer_params)(x, cos, sin, attend)
+
+        if remat:
+            step = jax.checkpoint(step, prevent_cse=False)
+        x, _ = jax.lax.scan(
+            step, ends.embed(tokens), (params["layers"], windows, which), unroll=unroll
+        )
+        return ends.final_norm(x)
+
+    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Output logits, soft-capped where the config says so.
+
+        Args:
+          params: either form.
+          hidden: [..., D] of `hidden` or `extend`.
+
+        Returns:
+          float32 [..., V].
+        """
+        ends_def = _definitions(self.config)[0]
+        return nnx.merge(ends_def, params["ends"]).logits(hidden)
+
+    def apply(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of whole rows: `logits` of `hidden`, float32 [B, L, V]."""
+        hidden = self.hidden(params, tokens, positions, segment_ids)
+        return self.logits(params, hidden)
+
+    # -- sampling -----------------------------------------------------------------
+
+    def init_cache(self, slots: int, length: int, dtype: Any = jnp.float32) -> Cache:
+        """An empty cache: for each layer, key and value of [S, K, C, H]."""
+        config = self.config
+        shape = (slots, config.num_key_value_heads, length, config.head_dim)
+        return tuple(
+            (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+            for _ in range(config.num_hidden_layers)
+        )
+
+    def extend(
+        self,
+        params: Params,
+        cache: Cache,
+        tokens: jax.Array,
+        positions: jax.Array,
+        slots: jax.Array | None = None,
+        *,
+        attend: int,
+        fresh: bool = False,
+    ) -> tuple[jax.Array, Cache]:
+        """Reads new tokens behind what the cache holds; prefill and decode alike.
+
+        The key of position p is stored at index p of its slot; a token at p sees the
+        stored keys 0..p (within the window of a sliding layer) below `attend`. Padding
+        has position -1: it is neither written nor seen, and its output is arbitrary.
+        Donate the cache: it is updated in place then.
+
+        Args:
+          params: sampling form.
+          cache: of `init_cache`.
+          tokens: int32 [B, L], below V.
+          positions: int32 [B, L], below C and below `attend`, distinct in a row.
+          slots: int32 [B], distinct (rows of padding only may repeat any); None: row b
+            is slot b, and B = S.
+          attend: static: how many indices of the cache are read, at most C.
+          fresh: static: every row starts at position 0, so that the new tokens are all
+            there is to see; positions are 0, 1, 2, ... with padding on the right.
+
+        Returns:
+          Hidden states after the last norm [B, L, D], and the new cache.
+        """
+        config = self.config
+        _check_tokens(tokens, positions, None)
+        ends_def, layer_def, _, _ = _definitions(config)
+        ends = nnx.merge(ends_def, params["ends"])
+        tables = _rope_tables(config, positions)
+        x = ends.embed(tokens)
+        new_cache = []
+        for index, layer_params in enumerate(params["layers"]):
+
+            def cached(query, key, value, index=index):
+                keys, values = cache[index]
+                key, value = key.astype(keys.dtype), value.astype(values.dtype)
+                keys = _store(keys, key, positions, slots)
+                values = _store(values, value, positions, slots)
+                if fresh:
+                    seen = (key.swapaxes(1, 2), value.swapaxes(1, 2), positions)
+                else:
+                    seen = _stored(keys, values, slots, attend)
+                out = attend_in_blocks(
+                    query,
+                    seen[0].astype(query.dtype),
+                    seen[1].astype(query.dtype),
+                    positions,
+                    seen[2],
+                    scale=config.score_scale,
+                    softcap=config.attn_logit_softcapping,
+                    window=config.windows[index],
+                    keys_are_queries=fresh,
+                    contiguous=fresh,
+                )
+                return out, (keys, values)
+
+            cos, sin = (table[config.rope_index[index]] for table in tables)
+            x, stored = nnx.merge(layer_def, layer_params)(x, cos, sin, cached)
+            new_cache.append(stored)
+        return ends.final_norm(x), tuple(new_cache)
+
+
+def make_policy(config: PolicyConfig) -> Policy:
+    """The functions of a policy of this shape."""
+    return Policy(config)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(config: PolicyConfig, dtype: Any, rng: jax.Array) -> Params:
+    ends_rng, layers_rng = jax.random.split(rng)
+
+    def arrays(module, key):
+        state = nnx.to_pure_dict(nnx.split(module(config, nnx.Rngs(key)))[1])
+        return jax.tree.map(lambda x: x.astype(dtype), state)
+
+    keys = jax.random.split(layers_rng, config.num_hidden_layers)
+    return {
+        "ends": arrays(Ends, ends_rng),
+        "layers": jax.vmap(functools.partial(arrays, Layer))(keys),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _unstack(depth: int, dtype: Any, params: Params) -> Params:
+    def cast(x):
+        return x if dtype is None else x.astype(dtype)
+
+    return {
+        "ends": jax.tree.map(cast, params["ends"]),
+        "layers": tuple(
+            jax.tree.map(lambda x, i=i: cast(x[i]), params["layers"])
+            for i in range(depth)
+        ),
+    }
+
+
+def _rope_tables(
+    config: PolicyConfig, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of each distinct table, float32 [tables, B, L, H/2] each."""
+    pairs = [rope.cos_sin(table, config.head_dim, positions) for table in config.ropes]
+    cos, sin = zip(*pairs)
+    return jnp.stack(cos), jnp.stack(sin)
+
+
+def _store(
+    cache: jax.Array, new: jax.Array, positions: jax.Array, slots: jax.Array | None
+) -> jax.Array:
+    """Writes new [B, L, K, H] into cache [S, K, C, H] at each row's positions."""
+    slots_of = jnp.arange(cache.shape[0]) if slots is None else slots
+    # A negative index would count from the end; beyond the end it is dropped.
+    index = jnp.where(positions < 0, cache.shape[2], positions)
+    return cache.at[slots_of[:, None], :, index].set(new, mode="drop")
+
+
+def _stored(
+    keys: jax.Array, values: jax.Array, slots: jax.Array | None, attend: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The first `attend` indices of each row's slot, and their positions [B, attend]."""
+    keys, values = keys[:, :, :attend], values[:, :, :attend]
+    if slots is not None:
+        keys, values = keys[slots], values[slots]
+    index = jnp.arange(attend, dtype=jnp.int32)[None]
+    return keys, values, jnp.broadcast_to(index, (keys.shape[0], attend))
+
+
+def _check_tokens(tokens, positions, segment_ids) -> None:
+    check_shape("tokens", tokens, (None, None))
+    check_shape("positions", positions, tokens.shape)
+    if segment_ids is not None:
+        check_shape("segment_ids", segment_ids, tokens.shape)
