@@ -1,0 +1,163 @@
+"""Oracle turns for synthetic examples: what a perfect reader would write.
+
+The oracle reads question and needles back from the text, so that it works on any
+`Example` whose wording is that of `synthetic`. Memory has a slot of five words for
+each thing asked, in the order of the question:
+
+    K is x y z L is not yet found                    single_key, multi_key, multi_query
+    K first x y z K second not yet found             multi_value: up to the first gap
+    K is that of L L is not yet found                chain
+
+so that what is missing can be seen, and the answer copied, in one glance. The gated
+turn's thought names the keys looked up and quotes what was found; off evidence the
+update is empty. MemAgent's turn writes the same memory anew each time.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from gru_mem_jax.data.words import ORDINALS
+from gru_mem_jax.errors import InputError
+
+Fact = tuple[str, str]
+Kind = Literal["single", "values", "queries", "chain"]
+MISSING = "not yet found"
+
+_NEEDLE = re.compile(r"The code for (\w+) is (\w+ \w+ \w+)\.")
+_QUESTION = re.compile(r"Which ([\w ]*?)codes? belongs? to ([\w ]+)\?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What a question asks: its kind, the keys, and how many values."""
+
+    kind: Kind
+    keys: tuple[str, ...]
+    count: int
+
+
+def parse_question(question: str) -> Asked:
+    """Reads a question of `synthetic` back.
+
+    Raises:
+      InputError: the question has another wording.
+    """
+    match = _QUESTION.fullmatch(question)
+    if match is None:
+        raise InputError(
+            f"the oracle knows only the synthetic questions, got {question!r}"
+        )
+    how, keys = match.group(1).split(), tuple(match.group(2).split())
+    if how == ["linked"]:
+        return Asked("chain", keys, 1)
+    if how:
+        return Asked("values", keys, len(how))
+    return Asked("queries" if len(keys) > 1 else "single", keys, len(keys))
+
+
+def facts_in(text: str) -> tuple[Fact, ...]:
+    """All (key, value) of the needles in a text, in order."""
+    return tuple((m.group(1), m.group(2)) for m in _NEEDLE.finditer(text))
+
+
+def is_complete(asked: Asked, found: Sequence[Fact]) -> bool:
+    """Whether nothing that the question asks is missing."""
+    return len(found) == (2 if asked.kind == "chain" else asked.count)
+
+
+def memory_text(asked: Asked, found: Sequence[Fact]) -> str:
+    """The memory after finding `found`, in order of the text."""
+    if asked.kind == "values":
+        key = asked.keys[0]
+        values = [value for _, value in found]
+        if len(values) < asked.count:
+            values.append(MISSING)
+        return " ".join(f"{key} {o} {v}" for o, v in zip(ORDINALS, values))
+    known = dict(found)
+    slots = []
+    for key in asked.keys:
+        slots.append((key, known.get(key, MISSING)))
+        link = _link(slots[-1][1])
+        if link:
+            slots.append((link, known.get(link, MISSING)))
+    return " ".join(f"{key} is {value}" for key, value in slots)
+
+
+def _link(value: str) -> str | None:
+    return value.removeprefix("that of ") if value.startswith("that of ") else None
+
+
+def thought(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> str:
+    """The keys looked up, with what was found quoted.
+
+    Args:
+      asked: what the question asks.
+      found: facts in memory before the turn.
+      new: facts that this chunk adds.
+    """
+    fresh = dict(new)
+    if asked.kind == "values":
+        quotes = [f"{key} is {value}" for key, value in new]
+        return " ".join(quotes) or asked.keys[0]
+    if asked.kind == "chain":
+        known = dict(found)
+        key = asked.keys[0]
+        parts = [key]
+        if key in fresh:
+            parts.append(f"is {fresh[key]}")
+        link = _link(known.get(key) or fresh.get(key) or "")
+        if link and key in known:
+            parts.append(f"that of {link}")
+        if link in fresh:
+            parts.append(f"is {fresh[link]}")
+        return " ".join(parts)
+    return " ".join(f"{k} is {fresh[k]}" if k in fresh else k for k in asked.keys)
+
+
+def gated_turn(
+    asked: Asked,
+    found: Sequence[Fact],
+    new: Sequence[Fact],
+    *,
+    says_update: bool | None = None,
+    says_end: bool | None = None,
+) -> str:
+    """The gated agent's completion.
+
+    Args:
+      asked: what the question asks.
+      found: facts in memory before the turn.
+      new: facts that this chunk adds.
+      says_update: what the update gate says, where it is to be wrong; a wrong `yes`
+        writes the memory as it was. None: right.
+      says_end: what the exit gate says, where it is to be wrong. None: right.
+    """
+    after = (*found, *new)
+    update = bool(new) if says_update is None else says_update
+    end = is_complete(asked, after) if says_end is None else says_end
+    candidate = f" {memory_text(asked, after)}" if update else ""
+    return (
+        f"<think> {thought(asked, found, new)}</think>"
+        f"<check>{'yes' if update else 'no'}</check>"
+        f"<update>{candidate}</update>"
+        f"<next>{'end' if end else 'continue'}</next>"
+    )
+
+
+def memagent_turn(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> str:
+    """MemAgent's completion: the whole memory, written anew."""
+    return f" {memory_text(asked, (*found, *new))}"
+
+
+def answer_turn(asked: Asked, found: Sequence[Fact]) -> str:
+    """The answer agent's completion; what is missing is said to be."""
+    if asked.kind == "queries":
+        known = dict(found)
+        values = [known.get(key, MISSING) for key in asked.keys]
+    else:
+        values = [value for _, value in found if _link(value) is None]
+        if not is_complete(asked, found):
+            values.append(MISSING)
+    return f"\\boxed{{ {', '.join(values)}}}"
