@@ -1,0 +1,157 @@
+"""Argument parsing with one-line errors and "did you mean"."""
+
+import argparse
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Sequence
+
+from gru_mem_jax.errors import InputError
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint to append to an error: the closest known name, or all if few."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:  # long names whose last part was typed alone
+        close = [k for k in known if k.lower().endswith("." + name.lower())][:1]
+    if close:
+        return f" (did you mean {close[0]}?)"
+    if known and len(known) <= 8:
+        return f" (known: {', '.join(known)})"
+    return ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises InputError instead of printing its usage."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+    def flags(self) -> list[str]:
+        """All long flags that this parser knows."""
+        return [s for s in self._option_string_actions if s.startswith("--")]
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            name = action.option_strings[-1] if action.option_strings else action.dest
+            choices = [str(choice) for choice in action.choices]
+            hint = did_you_mean(str(value), choices)
+            if "did you mean" not in hint:
+                hint = f" (choose from {', '.join(choices)})"
+            raise InputError(f"{name}: unknown value {value!r}{hint}")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parses all of `argv`.
+
+        Raises:
+          InputError: an unknown flag, a missing or unusable value.
+        """
+        args, extra = self.parse_known_args(argv)
+        for word in extra:
+            flag = word.split("=", 1)[0]
+            if flag.startswith("-") and flag != "-":
+                raise InputError(
+                    f"unknown flag {flag}{did_you_mean(flag, self.flags())}; "
+                    f"see {self.prog} --help"
+                )
+        if extra:
+            raise InputError(
+                f"unexpected argument {extra[0]!r}; see {self.prog} --help"
+            )
+        return args
+
+
+def integer(*, least: int | None = None):
+    """A flag type: an integer of at least `least`."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text.replace("_", ""))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+        if least is not None and value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    return convert
+
+
+def number(*, above: float | None = None):
+    """A flag type: a finite number, greater than `above`."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if value != value or value in (float("inf"), float("-inf")):
+            raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError(f"must be above {above:g}, got {text}")
+        return value
+
+    return convert
+
+
+_GIN_FLAG = re.compile(r"--gin\.([^=]*)(?:=(.*))?", re.DOTALL)
+
+
+def split_gin_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--gin.NAME=VALUE` and `--gin.NAME VALUE` out of `argv`.
+
+    Returns:
+      The other arguments, and the bindings as gin statements "NAME = VALUE".
+    """
+    rest, bindings = [], []
+    words = iter(argv)
+    for word in words:
+        match = _GIN_FLAG.fullmatch(word)
+        if match is None:
+            rest.append(word)
+            continue
+        name, value = match.groups()
+        if value is None:
+            value = next(words, None)
+        if not name or value is None or not value.strip():
+            raise InputError(f"{word}: write --gin.NAME=VALUE")
+        bindings.append(f"{name} = {value}")
+    return rest, bindings
+
+
+def add_gin_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every gin-configured command has."""
+    group = parser.add_argument_group("configuration")
+    group.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="gin file to read; may be given several times, later ones win",
+    )
+    group.add_argument(
+        "--gin_search_paths",
+        action="append",
+        default=[],
+        metavar="DIR[,DIR]",
+        help="where gin files and their includes are looked for",
+    )
+    group.add_argument(
+        "--gin.NAME",
+        dest="gin_example",
+        default=argparse.SUPPRESS,
+        metavar="VALUE",
+        help="one gin binding, e.g. --gin.NUM_STEPS=100 or "
+        "--gin.SFTConfig.seed=1; wins over files",
+    )
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every command has."""
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )

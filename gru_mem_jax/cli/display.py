@@ -1,0 +1,182 @@
+"""What `ask` shows while it reads: a live view on a terminal, plain lines elsewhere.
+
+All of it goes to stderr. Text of documents, questions and memory is cleaned of
+anything that a terminal would obey.
+"""
+
+import dataclasses
+import os
+import sys
+from typing import Protocol
+
+from gru_mem_jax.agent.records import Trajectory, Turn
+from gru_mem_jax.cli import terminal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known before the first turn.
+
+    Attributes:
+      question: as asked.
+      source: the context's name.
+      policy: the policy's name.
+      mode: the agent's mode.
+      memory_budget: tokens.
+      characters: of the whole context; None when its end is unknown.
+    """
+
+    question: str
+    source: str
+    policy: str
+    mode: str
+    memory_budget: int
+    characters: int | None = None
+
+
+class View(Protocol):
+    """Shows a run; used as a context manager around it."""
+
+    def __enter__(self) -> "View": ...
+
+    def __exit__(self, *exc) -> None: ...
+
+    def begin(self, header: Header, trajectory: Trajectory) -> None:
+        """The run begins, or goes on from the turns of `trajectory`."""
+
+    def status(self, text: str) -> None:
+        """What is being done now."""
+
+    def turn(self, turn: Turn, trajectory: Trajectory) -> None:
+        """A turn has ended."""
+
+    def end(self, trajectory: Trajectory) -> None:
+        """The run has ended, or was stopped."""
+
+
+def make_view() -> View:
+    """The view that suits stderr."""
+    if terminal.is_live(sys.stderr):
+        from gru_mem_jax.cli.live import LiveView
+
+        return LiveView()
+    return PlainView()
+
+
+def summary(trajectory: Trajectory) -> str:
+    """The closing line."""
+    memory_turns = trajectory.memory_turns
+    updates = sum(bool(turn.update) for turn in memory_turns)
+    reason = "interrupted" if trajectory.interrupted else trajectory.stop_reason
+    text = (
+        f"{reason}: {len(memory_turns)} chunks read, "
+        f"{updates} memory updates, "
+        f"{trajectory.prompt_tokens} tokens in, {trajectory.completion_tokens} out, "
+        f"{trajectory.seconds:.1f} s"
+    )
+    malformed = sum(not turn.well_formed for turn in memory_turns)
+    if malformed:
+        text += f", {malformed} malformed turns"
+    return text
+
+
+def turn_line(turn: Turn, progress: str = "") -> str:
+    """One turn as one plain line."""
+    tokens = (
+        f"{turn.prompt_tokens} tokens in, {turn.completion_tokens} out, "
+        f"{turn.seconds:.2f} s"
+    )
+    if turn.kind == "answer":
+        return f"answer: {tokens}"
+    gates = (
+        f"update={'yes' if turn.update else 'no'} exit={'yes' if turn.exit else 'no'}"
+        if turn.well_formed
+        else f"malformed ({terminal.shorten(turn.problem or '', 60)})"
+    )
+    line = f"chunk {turn.chunk + 1}{progress}: {gates}, "
+    line += f"memory {turn.memory_tokens} tokens, {tokens}"
+    if turn.update and turn.memory:
+        line += f" | {terminal.shorten(turn.memory, 80)}"
+    return line
+
+
+class Progress:
+    """How far into a context of known length the reading is."""
+
+    def __init__(self, characters: int | None = None):
+        """Progress before the first turn.
+
+        Args:
+          characters: of the whole context, or an upper bound; None if unknown.
+        """
+        self._characters = characters
+        self.read = 0
+        self.fraction: float | None = 0.0 if characters else None
+
+    def add(self, turn: Turn) -> None:
+        """Counts a turn."""
+        if turn.chunk is None or turn.chunk_span is None:
+            return
+        self.read = turn.chunk + 1
+        if self._characters:
+            self.fraction = min(1.0, turn.chunk_span[1] / self._characters)
+
+    @property
+    def total(self) -> int | None:
+        """An estimate of the number of chunks, from those read."""
+        if not self.fraction or not self.read:
+            return None
+        return max(self.read, round(self.read / self.fraction))
+
+
+class PlainView:
+    """One line per turn."""
+
+    def __enter__(self) -> "PlainView":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        pass
+
+    def begin(self, header: Header, trajectory: Trajectory) -> None:
+        self._progress = Progress(header.characters)
+        for turn in trajectory.turns:
+            self._progress.add(turn)
+        if trajectory.turns:
+            self.status(f"going on after {len(trajectory.turns)} turns")
+
+    def status(self, text: str) -> None:
+        self._write(text)
+
+    def turn(self, turn: Turn, trajectory: Trajectory) -> None:
+        self._progress.add(turn)
+        total = self._progress.total
+        self._write(turn_line(turn, f" of ~{total}" if total else ""))
+
+    def end(self, trajectory: Trajectory) -> None:
+        self._write(summary(trajectory))
+
+    def _write(self, text: str) -> None:
+        """Nobody has to read the progress; but a run that nobody reads stops.
+
+        Raises:
+          BrokenPipeError: the reader of stdout and stderr, the same pipe, has gone.
+        """
+        stream = sys.stderr
+        if stream is None:
+            return
+        try:
+            print(text, file=stream, flush=True)
+        except BrokenPipeError:
+            if _same_file(1, 2):
+                raise
+            terminal.silence(stream)
+        except (OSError, ValueError):
+            pass
+
+
+def _same_file(a: int, b: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(a), os.fstat(b))
+    except OSError:
+        return False

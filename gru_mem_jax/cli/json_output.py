@@ -1,0 +1,144 @@
+"""JSON results: to a file, whole at every moment, or to stdout, once."""
+
+import json
+import math
+import os
+import pathlib
+import stat
+import sys
+from typing import Any
+
+from gru_mem_jax.errors import InputError, RunError
+
+
+class Target:
+    """Where a command's JSON goes."""
+
+    def __init__(self, path: pathlib.Path | None, *, replaceable: bool):
+        self._path = path
+        self._replaceable = replaceable
+
+    @property
+    def is_stdout(self) -> bool:
+        return self._path is None
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether `write` replaces what was written before."""
+        return self._replaceable
+
+    @property
+    def path(self) -> pathlib.Path | None:
+        """The file, or None for stdout."""
+        return self._path
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Writes the document; a file is written aside and renamed.
+
+        Raises:
+          RunError: the file cannot be written (full disk, folder gone).
+          BrokenPipeError: stdout's reader has gone.
+        """
+        text = dumps(document)
+        if self._path is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return
+        aside = self._path.with_name(f".{self._path.name}.partial")
+        try:
+            if not self._replaceable:
+                self._path.write_text(text, encoding="utf-8")
+                return
+            aside.write_text(text, encoding="utf-8")
+            os.replace(aside, self._path)
+        except OSError as e:
+            aside.unlink(missing_ok=True)
+            raise RunError(
+                f"cannot write {self._path} ({len(text)} bytes): {e.strerror}"
+            ) from e
+
+
+def open_target(name: str) -> Target:
+    """Checks that `name` can be written before anything expensive starts.
+
+    Args:
+      name: a path, or "-" for stdout. Something that is there and is not a regular
+        file (a device, a named pipe) is written once, in place.
+
+    Raises:
+      InputError: no such folder, a folder, or no permission.
+    """
+    if name == "-":
+        return Target(None, replaceable=False)
+    if not name:
+        raise InputError("--json: expected a file name or -, got an empty string")
+    path = pathlib.Path(os.path.realpath(name))  # a link stays, its target changes
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except OSError as e:
+        raise InputError(f"--json: {name}: {e.strerror}") from None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise InputError(f"--json: {name} is a folder, expected a file")
+    if not path.parent.is_dir():
+        raise InputError(f"--json: folder {path.parent} does not exist")
+    if mode is not None and not stat.S_ISREG(mode):
+        return Target(path, replaceable=False)
+    if not os.access(path.parent, os.W_OK) or (
+        mode is not None and not os.access(path, os.W_OK)
+    ):
+        raise InputError(f"--json: {name}: no permission to write")
+    return Target(path, replaceable=True)
+
+
+def dumps(document: dict[str, Any]) -> str:
+    """JSON in ASCII, one line per key and one per record of a list of records.
+
+    Numbers that JSON lacks (NaN, infinities) become null.
+    """
+    parts = []
+    for key, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = ",\n".join("  " + _compact(row) for row in value)
+            text = f"[\n{rows}\n ]"
+        else:
+            text = _compact(value)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _compact(value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+def load(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON document written by `Target.write`.
+
+    Raises:
+      InputError: it cannot be read, or is not a JSON object.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+        raise InputError(f"{path}: not a JSON document: {e}") from None
+    if not isinstance(document, dict):
+        raise InputError(
+            f"{path}: expected a JSON object, got {type(document).__name__}"
+        )
+    return document

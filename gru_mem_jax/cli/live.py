@@ -1,0 +1,223 @@
+"""The live view of `ask`: progress, gates, and the memory as it changes."""
+
+import contextlib
+import difflib
+import threading
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from gru_mem_jax.agent.records import Trajectory, Turn
+from gru_mem_jax.cli import terminal
+from gru_mem_jax.cli.display import Header, Progress, summary
+
+# symbol, style and meaning of a turn in the gate strip; an ASCII twin for terminals
+# that lack the symbols.
+_GATES = {
+    "update": ("●", "+", "bold green", "updated"),
+    "keep": ("·", ".", "dim", "kept"),
+    "malformed": ("✗", "x", "red", "malformed"),
+    "exit": ("■", "E", "bold yellow", "exit"),
+}
+
+
+def gate_kind(turn: Turn) -> str:
+    """Which of _GATES a memory turn is."""
+    if not turn.well_formed:
+        return "malformed"
+    if turn.exit:
+        return "exit"
+    return "update" if turn.update else "keep"
+
+
+class LiveView:
+    """Redraws a panel on stderr; the last frame stays."""
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=8,
+            redirect_stdout=False,
+            redirect_stderr=True,
+        )
+        self._lock = threading.Lock()
+        self._spinner = Spinner("dots" if self._unicode() else "line")
+        self._header: Header | None = None
+        self._progress = Progress(None)
+        self._status, self._since = "starting", time.monotonic()
+        self._kinds: list[str] = []
+        self._memory, self._memory_tokens = "", 0
+        self._fresh: frozenset[str] = frozenset()
+        self._first_turn_at = 0.0
+        self._turns_here = 0
+        self._closing = ""
+
+    def __enter__(self) -> "LiveView":
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        with contextlib.suppress(OSError):
+            self._live.stop()
+
+    def begin(self, header: Header, trajectory: Trajectory) -> None:
+        with self._lock:
+            self._header = header
+            self._progress = Progress(header.characters)
+            for turn in trajectory.turns:
+                self._count(turn)
+            self._fresh = frozenset()
+            self._first_turn_at = time.monotonic()
+
+    def status(self, text: str) -> None:
+        with self._lock:
+            if text != self._status:
+                self._status, self._since = text, time.monotonic()
+
+    def turn(self, turn: Turn, trajectory: Trajectory) -> None:
+        with self._lock:
+            self._turns_here += 1
+            self._count(turn)
+            self._status, self._since = "reading", time.monotonic()
+
+    def end(self, trajectory: Trajectory) -> None:
+        with self._lock:
+            self._closing = summary(trajectory)
+
+    def _count(self, turn: Turn) -> None:
+        self._progress.add(turn)
+        if turn.kind == "memory":
+            self._kinds.append(gate_kind(turn))
+            self._fresh = changed_words(self._memory, turn.memory)
+            self._memory, self._memory_tokens = turn.memory, turn.memory_tokens
+
+    def _unicode(self) -> bool:
+        return self._console.encoding.lower().startswith("utf")
+
+    def _render(self):
+        with self._lock:
+            return self._frame()
+
+    def _frame(self):
+        header = self._header
+        if header is None:
+            return self._activity()
+        width = max(20, self._console.width - 4)
+        parts = [self._facts(header), self._bar(), Text("")]
+        parts += [self._gates(width), Text("")]
+        parts += [self._memory_head(header), self._memory_text(width)]
+        parts += [Text(""), self._activity()]
+        return Panel(
+            Group(*parts),
+            title=Text.assemble(("GRU-Mem ", "bold"), (header.mode, "cyan")),
+            title_align="left",
+            border_style="blue",
+        )
+
+    def _facts(self, header: Header):
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="ellipsis", no_wrap=True)
+        width = max(10, self._console.width - 16)
+        for name, value in (
+            ("question", header.question),
+            ("context", header.source),
+            ("policy", header.policy),
+        ):
+            grid.add_row(name, Text(terminal.shorten(value, width)))
+        return grid
+
+    def _bar(self):
+        share, read = self._progress.fraction, self._progress.read
+        total = self._progress.total
+        label = f"{read} of ~{total} chunks" if total else f"{read} chunks"
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(style="dim", no_wrap=True, width=8)
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True, justify="right")
+        pulse = share is None and not self._closing
+        bar = ProgressBar(
+            total=None if pulse else 1.0,
+            completed=1.0 if share is None else share,
+            complete_style="blue",
+            finished_style="green",
+        )
+        grid.add_row("read", bar, Text(f"{label}{self._rate()}"))
+        return grid
+
+    def _rate(self) -> str:
+        elapsed = time.monotonic() - self._first_turn_at
+        if not self._turns_here or elapsed <= 0:
+            return ""
+        return f" · {self._turns_here / elapsed:.2f} turns/s"
+
+    def _gates(self, width: int):
+        kinds = self._kinds
+        room = max(1, width - 11)
+        text = Text("gates    ", style="dim", no_wrap=True)
+        if len(kinds) > room:
+            text.append("…" if self._unicode() else "<", style="dim")
+        for kind in kinds[-room:]:
+            text.append(self._symbol(kind), style=_GATES[kind][2])
+        legend = Text("         ", style="dim", no_wrap=True)
+        for kind in _GATES:
+            if kind in ("update", "keep") or kind in kinds:
+                legend.append(self._symbol(kind), style=_GATES[kind][2])
+                legend.append(f" {_GATES[kind][3]} {kinds.count(kind)}   ", style="dim")
+        return Group(text, legend)
+
+    def _symbol(self, kind: str) -> str:
+        return _GATES[kind][0 if self._unicode() else 1]
+
+    def _memory_head(self, header: Header):
+        used = f"{self._memory_tokens} of {header.memory_budget} tokens"
+        return Text(f"memory   {used}", style="dim")
+
+    def _memory_text(self, width: int):
+        """The memory, new words marked; its last lines if it is long."""
+        clean = terminal.safe_text(self._memory).expandtabs(4)
+        if not clean.strip():
+            return Text("nothing yet" if not self._closing else "empty", style="dim")
+        text = Text(overflow="fold")
+        for i, line in enumerate(clean.split("\n")):
+            if i:
+                text.append("\n")
+            for j, word in enumerate(line.split(" ")):
+                if j:
+                    text.append(" ")
+                text.append(word, style="bold green" if word in self._fresh else "")
+        lines = text.wrap(self._console, width)
+        room = max(3, min(12, self._console.height - 14))
+        if len(lines) <= room:
+            return text
+        kept = Text("\n").join(lines[-room:])
+        return Group(Text(f"({len(lines) - room} lines above)", style="dim"), kept)
+
+    def _activity(self):
+        if self._closing:
+            return Text(self._closing, style="green")
+        seconds = time.monotonic() - self._since
+        self._spinner.update(
+            text=Text(f"{self._status} {seconds:.1f} s", style="dim"), style="blue"
+        )
+        return self._spinner
+
+
+def changed_words(before: str, after: str) -> frozenset[str]:
+    """The words of `after` that a change from `before` brought in."""
+    old = terminal.safe_text(before).split()
+    new = terminal.safe_text(after).split()
+    matcher = difflib.SequenceMatcher(a=old, b=new, autojunk=False)
+    fresh: set[str] = set()
+    for tag, _, _, start, end in matcher.get_opcodes():
+        if tag in ("replace", "insert"):
+            fresh.update(new[start:end])
+    return frozenset(fresh)

@@ -1,0 +1,146 @@
+"""The `gru-mem` command: finds the subcommand, and turns its end into a status.
+
+Exit statuses: 0 done, 1 the run failed, 2 usage or input, 130 Ctrl-C, 143 SIGTERM.
+Nothing heavy is imported before a subcommand is known to be well formed.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from gru_mem_jax.cli import arguments, signals, terminal
+from gru_mem_jax.errors import GRUMemError
+from gru_mem_jax.version import __version__
+
+COMMANDS = {
+    "ask": "answer a question from a text of any length",
+    "sft": "train a tiny policy on oracle turns, from scratch",
+    "eval": "score a policy on questions whose answers are known",
+    "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",
+    "bench": "measure tokens per second",
+    "env": "print versions and devices",
+}
+
+_DESCRIPTION = (
+    "GRU-Mem in JAX: a gated recurrent memory agent for texts of any length. "
+    "Results go to stdout, everything else to stderr."
+)
+
+
+def _top_parser() -> arguments.Parser:
+    parser = arguments.Parser(
+        prog="gru-mem",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+        + "\n\n`gru-mem COMMAND --help` shows a command's flags.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "command", metavar="COMMAND", choices=COMMANDS, help="see below"
+    )
+    return parser
+
+
+def _command_index(argv: Sequence[str]) -> int:
+    """Where the command stands: the first word that is not a flag."""
+    for i, word in enumerate(argv):
+        if not word.startswith("-"):
+            return i
+    return len(argv)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    split = _command_index(argv)
+    before = [word for word in argv[:split] if word != "--debug"]
+    parser = _top_parser()
+    command = parser.parse([*before, *argv[split : split + 1]]).command
+    module = importlib.import_module(f"gru_mem_jax.cli.{command}")
+    sub = arguments.Parser(
+        prog=f"gru-mem {command}",
+        description=module.__doc__.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(sub)
+    arguments.add_common_flags(sub)
+    words = list(argv[split + 1 :])
+    bindings: list[str] = []
+    if "--gin_file" in sub.flags():
+        words, bindings = arguments.split_gin_flags(words)
+    args = sub.parse(words)
+    args.gin_bindings = bindings
+    return module.run(args)
+
+
+def _one_line(error: BaseException) -> str:
+    text = terminal.plain_line(str(error))
+    if isinstance(error, GRUMemError):
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return terminal.plain_line(f"{where}{error.strerror}")
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return f"out of memory: {text[:300] or name}"
+    return f"{name}: {text[:500]} (this is a bug; --debug shows the traceback)"
+
+
+def _report(error: BaseException, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    terminal.note(f"gru-mem: {_one_line(error)}")
+
+
+def _flush() -> bool:
+    """Flushes both streams; False if stdout's reader has gone."""
+    whole = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            whole = whole and stream is not sys.stdout
+            terminal.silence(stream)
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the arguments; sys.argv's if absent.
+
+    Returns:
+      The exit status.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    terminal.prepare_streams()
+    try:
+        with signals.Handlers():
+            status = _dispatch(argv)
+    except SystemExit as e:  # argparse: --help, --version
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BrokenPipeError:
+        terminal.silence(sys.stdout)
+        status = 1
+    except KeyboardInterrupt as e:
+        terminal.note("gru-mem: interrupted" + (f": {e}" if e.args else ""))
+        status = 130
+    except signals.Terminated:
+        terminal.note("gru-mem: terminated")
+        status = 143
+    except Exception as e:
+        _report(e, debug)
+        status = e.exit_status if isinstance(e, GRUMemError) else 1
+    if not _flush() and status == 0:
+        status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

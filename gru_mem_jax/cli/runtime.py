@@ -1,0 +1,117 @@
+"""JAX for the command line: compiled programs kept on disk, compilation announced."""
+
+import os
+import pathlib
+import tempfile
+import threading
+from collections.abc import Callable
+
+_OFF = ("", "0", "off", "none")
+
+
+def cache_dir() -> pathlib.Path | None:
+    """Where compiled programs are kept; None where nothing can be kept.
+
+    GRU_MEM_CACHE_DIR ("off" for no cache), else JAX's own JAX_COMPILATION_CACHE_DIR,
+    else `gru_mem_jax` in XDG_CACHE_HOME or ~/.cache.
+    """
+    chosen = os.environ.get("GRU_MEM_CACHE_DIR")
+    if chosen is not None:
+        return None if chosen.lower() in _OFF else _usable(pathlib.Path(chosen))
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen:
+        return _usable(pathlib.Path(chosen))
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        root = pathlib.Path(base) if base else pathlib.Path.home() / ".cache"
+    except RuntimeError:  # no HOME and no entry in the user database
+        return None
+    return _usable(root / "gru_mem_jax")
+
+
+def _usable(path: pathlib.Path) -> pathlib.Path | None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path.resolve()
+    except OSError:
+        return None
+
+
+def start() -> None:
+    """Sets JAX up for a command."""
+    import jax
+
+    path = cache_dir()
+    if path is not None:
+        jax.config.update("jax_compilation_cache_dir", str(path))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class CompilationNotices:
+    """While entered: says which program compiles, once it takes noticeably long.
+
+    Compilation is told apart from work by JAX's own events, so that it needs no
+    help from whoever compiles.
+    """
+
+    _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+    _COMPILED = "/jax/core/compile/backend_compile_duration"
+    _HIT = "/jax/compilation_cache/cache_hits"
+
+    def __init__(
+        self,
+        began: Callable[[str], None],
+        ended: Callable[[str, float, bool], None],
+        patience: float = 0.3,
+    ):
+        """Nothing is registered before `__enter__`.
+
+        Args:
+          began: called with a program's name, from a timer's thread, when it has
+            been compiling for `patience` seconds.
+          ended: called with the name, the seconds, and whether it came from the disk
+            cache, for each program that took longer than that.
+          patience: seconds.
+        """
+        self._began, self._ended = began, ended
+        self._patience = patience
+        self._timer: threading.Timer | None = None
+        self._hit = False
+
+    def __enter__(self) -> "CompilationNotices":
+        import jax
+
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+        jax.monitoring.register_event_listener(self._on_event)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        import jax
+
+        self._stop_timer()
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
+        jax.monitoring.unregister_event_listener(self._on_event)
+
+    def _on_event(self, event: str, **details) -> None:
+        self._hit = self._hit or event == self._HIT
+
+    def _on_duration(self, event: str, seconds: float, **details) -> None:
+        name = str(details.get("fun_name", "a program"))
+        name = name.removeprefix("jit(").removesuffix(")")
+        if event == self._LOWERED:
+            self._stop_timer()
+            self._hit = False
+            self._timer = threading.Timer(self._patience, self._began, (name,))
+            self._timer.daemon = True
+            self._timer.start()
+        elif event == self._COMPILED:
+            self._stop_timer()
+            if seconds > self._patience:
+                self._ended(name, seconds, self._hit)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

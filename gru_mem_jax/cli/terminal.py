@@ -1,0 +1,92 @@
+"""What is written to a terminal: safe text, plain notes, and when to use colour."""
+
+import contextlib
+import os
+import re
+import sys
+import unicodedata
+
+# Escape sequences as terminals parse them: CSI, then the string sequences (OSC, DCS,
+# SOS, PM, APC) with or without their end, then any other two-byte escape.
+_ESCAPE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]?"
+    r"|\x9b[0-?]*[ -/]*[@-~]?"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+# Directional overrides and isolates reorder what a reader sees.
+_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Everything else in C0 and C1 but line feed and tab; lone surrogates can't be written.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+
+
+def safe_text(text: str) -> str:
+    """Text with nothing in it that a terminal would obey; line breaks and tabs stay.
+
+    Documents, memory and answers come from outside; JSON output keeps them exact.
+    """
+    text = text.replace("\r\n", "\n")
+    return _CONTROL.sub("", _BIDI.sub("", _ESCAPE.sub("", text)))
+
+
+def plain_line(text: str) -> str:
+    """Safe text in one line."""
+    return " ".join(safe_text(text).split())
+
+
+def shorten(text: str, width: int) -> str:
+    """One line of at most `width` characters, with an ellipsis where it was cut."""
+    line = plain_line(text)
+    if len(line) <= width:
+        return line
+    cut = line[: max(0, width - 1)]
+    while cut and unicodedata.combining(line[len(cut)]):
+        cut = cut[:-1]
+    return cut.rstrip() + "…"
+
+
+def prepare_streams() -> None:
+    """States the encodings: UTF-8 into files and pipes, no encoding error anywhere."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or not hasattr(stream, "reconfigure"):
+            continue
+        if stream.isatty():
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def note(text: str) -> None:
+    """One plain line on stderr; if nobody reads it any more, nothing happens."""
+    try:
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def wants_colour(stream) -> bool:
+    """Colour is for a terminal that takes it and a user who has not said NO_COLOR."""
+    return (
+        stream is not None
+        and stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+
+
+def is_live(stream) -> bool:
+    """Whether a view that redraws itself can be shown on `stream`."""
+    return (
+        stream is not None
+        and stream.isatty()
+        and os.environ.get("TERM") not in ("dumb", None, "")
+    )
+
+
+def silence(stream) -> None:
+    """Points a stream whose reader has gone at nothing: no error at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
