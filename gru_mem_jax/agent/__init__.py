@@ -1,0 +1,34 @@
+"""The agent: chunks, prompts, parser, gate rule, loop. Pure Python, cheap to import."""
+
+from gru_mem_jax.agent.chunking import Chunk, evidence_labels, iter_chunks
+from gru_mem_jax.agent.config import AgentConfig, Mode
+from gru_mem_jax.agent.gru_mem_agent import GRUMemAgent
+from gru_mem_jax.agent.loop import Recurrence
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
+from gru_mem_jax.agent.records import (
+    Trajectory,
+    Turn,
+    trajectory_from_dict,
+    trajectory_to_dict,
+)
+from gru_mem_jax.agent.requests import Completion, Generator, Request, SamplingConfig
+
+__all__ = [
+    "AgentConfig",
+    "Chunk",
+    "Completion",
+    "GRUMemAgent",
+    "Generator",
+    "Mode",
+    "PromptBuilder",
+    "PromptConfig",
+    "Recurrence",
+    "Request",
+    "SamplingConfig",
+    "Trajectory",
+    "Turn",
+    "evidence_labels",
+    "iter_chunks",
+    "trajectory_from_dict",
+    "trajectory_to_dict",
+]

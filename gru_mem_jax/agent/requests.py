@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from gru_mem_jax.agent.validation import check_int, check_number
 from gru_mem_jax.errors import InputError
 
 Role = Literal["control", "question", "chunk", "memory"]
@@ -47,14 +48,12 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if not 0.0 <= self.temperature <= 100.0:  # also refuses NaN
-            raise InputError(
-                f"temperature must be between 0 and 100, got {self.temperature}"
-            )
-        if self.top_k < 0:
-            raise InputError(f"top_k must be at least 0, got {self.top_k}")
-        if not 0.0 < self.top_p <= 1.0:
-            raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        check_number("temperature", self.temperature, 0, 100)
+        check_int("top_k", self.top_k, 0)
+        check_number("top_p", self.top_p, 0, 1)
+        if self.top_p == 0:
+            raise InputError("top_p must be above 0, got 0 (greedy is temperature 0)")
+        check_int("seed", self.seed, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

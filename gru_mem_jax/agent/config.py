@@ -1,0 +1,113 @@
+"""The agent's configuration, checked, and as JSON.
+
+A policy directory may hold `gru_mem.json`, the settings that its policy was trained
+with (prompt style and order, chunk size, budgets, ...): any part of AgentConfig.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
+from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.agent.validation import (
+    check_choice,
+    check_int,
+    check_number,
+    from_record,
+    to_record,
+)
+from gru_mem_jax.errors import InputError
+
+SETTINGS_FILE = "gru_mem.json"
+Mode = Literal["with_exit_gate", "without_exit_gate", "memagent"]
+MODES: tuple[Mode, ...] = ("with_exit_gate", "without_exit_gate", "memagent")
+
+
+_BUDGETS = (
+    "chunk_size",
+    "question_tokens",
+    "memory_tokens",
+    "completion_tokens",
+    "prompt_tokens",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """How a context is read. The budgets' defaults are the paper's.
+
+    Attributes:
+      mode: "with_exit_gate" stops reading when the policy says so;
+        "without_exit_gate" reads to the end (for tasks that need the whole text);
+        "memagent" is the ungated baseline: each completion is the new memory.
+      chunk_size: tokens of a chunk.
+      question_tokens: the most that a question may have; a longer one is an error.
+      memory_tokens: the most that a memory may have; a longer one is cut.
+      completion_tokens: the most that a completion may have, stop token included.
+      prompt_tokens: the most that a prompt may have, template and all.
+      prompt: layout and wording of the prompts.
+      max_chunks: stop reading after so many, and answer.
+      deadline_seconds: stop reading when so much time has passed, and answer; looked
+        at between turns and while waiting for the context.
+      sampling: how tokens are drawn.
+    """
+
+    mode: Mode = "with_exit_gate"
+    chunk_size: int = 5000
+    question_tokens: int = 1024
+    memory_tokens: int = 1024
+    completion_tokens: int = 1024
+    prompt_tokens: int = 8192
+    prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
+    max_chunks: int | None = None
+    deadline_seconds: float | None = None
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+
+    def __post_init__(self):
+        check_choice("mode", self.mode, MODES)
+        for name in _BUDGETS:
+            check_int(name, getattr(self, name), 1, 1 << 31)
+        if self.max_chunks is not None:
+            check_int("max_chunks", self.max_chunks, 1)
+        if self.deadline_seconds is not None:
+            check_number("deadline_seconds", self.deadline_seconds, 0, 1e9)
+        for name, cls in (("prompt", PromptConfig), ("sampling", SamplingConfig)):
+            if not isinstance(getattr(self, name), cls):
+                raise InputError(
+                    f"{name} must be a {cls.__name__}, got {getattr(self, name)!r}"
+                )
+
+    @property
+    def memory_kind(self) -> PromptKind:
+        """The kind of prompt that a memory turn has."""
+        return "memagent" if self.mode == "memagent" else "gated"
+
+
+def check_budgets(builder: PromptBuilder, config: AgentConfig) -> None:
+    """Raises InputError if a prompt of full budgets would not fit prompt_tokens."""
+    kind = config.memory_kind
+    memory = max(config.memory_tokens, builder.no_memory_tokens())
+    inserted = config.question_tokens + memory
+    for prompt, chunk in ((kind, config.chunk_size), ("answer", 0)):
+        overhead = builder.overhead_tokens(prompt)
+        if overhead + inserted + chunk > config.prompt_tokens:
+            raise InputError(
+                f"prompt_tokens is {config.prompt_tokens}, but the {prompt} prompt may "
+                f"need {overhead + inserted + chunk}: template {overhead}, question "
+                f"{config.question_tokens}, memory {memory}, chunk {chunk}; lower a "
+                f"budget or raise prompt_tokens"
+            )
+
+
+def config_to_dict(config: AgentConfig) -> dict[str, Any]:
+    """An agent configuration as JSON values."""
+    return to_record(config)
+
+
+def config_from_dict(record: object, where: str = SETTINGS_FILE) -> AgentConfig:
+    """An agent configuration from JSON values; what is absent has its default.
+
+    Raises:
+      InputError: unknown name, wrong type or value out of range, with its place.
+    """
+    return from_record(AgentConfig, record, where)

@@ -1,0 +1,56 @@
+"""Many recurrences over one generator, none waiting for another's slowest turn."""
+
+from collections.abc import Iterable, Iterator
+
+from gru_mem_jax.agent.loop import Recurrence
+from gru_mem_jax.agent.records import Turn
+from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.errors import RunError
+
+
+def run(
+    generator: Generator, recurrences: Iterable[Recurrence]
+) -> Iterator[tuple[Recurrence, Turn]]:
+    """Runs each recurrence to its end and yields every turn as it ends.
+
+    As many requests are kept submitted as the generator works on at once.
+    Recurrences are taken from the iterable when there is room for one more, so that
+    it may be long and lazy; those begun go on before new ones start. Between two
+    turns the caller may `stop` any of them.
+
+    Raises:
+      RunError: the generator returns nothing although it has requests.
+    """
+    waiting = iter(recurrences)
+    running: dict[int, Recurrence] = {}
+    try:
+        while True:
+            while len(running) < max(1, generator.capacity):
+                recurrence = next(waiting, None)
+                if recurrence is None:
+                    break
+                _submit(generator, recurrence, running)
+            if not running:
+                return
+            ended = generator.step()
+            if not ended:
+                raise RunError(
+                    f"the generator ended none of {len(running)} requests in a step"
+                )
+            for handle, completion in ended:
+                recurrence = running.pop(handle)
+                if recurrence.done:  # stopped while its request was running
+                    continue
+                yield recurrence, recurrence.receive(completion)
+                _submit(generator, recurrence, running)
+    finally:
+        if running:
+            generator.cancel()
+
+
+def _submit(
+    generator: Generator, recurrence: Recurrence, running: dict[int, Recurrence]
+) -> None:
+    request = recurrence.next_request()
+    if request is not None:
+        running[generator.submit(request)] = recurrence

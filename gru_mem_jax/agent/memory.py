@@ -1,0 +1,42 @@
+"""The gate rule, and memory that fits its budget."""
+
+from gru_mem_jax.agent.encoding import Encoder
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def gated_memory(update: bool, candidate: str, previous: str) -> str:
+    """M_t = M^_t if U_t else M_{t-1} (arXiv 2602.10560, Eq. 7)."""
+    return candidate if update else previous
+
+
+def clean_memory(text: str) -> str:
+    """The text without white space at its ends, and without U+FFFD.
+
+    U+FFFD stands for sampled bytes that made no character: no text to remember.
+    """
+    return text.replace(REPLACEMENT, "").strip()
+
+
+def fit_memory(text: str, encoder: Encoder, budget: int, lead: str = "") -> str:
+    """A memory's start, cut so that its text, encoded anew, fits the budget.
+
+    Memory is text: the ids that a policy sampled are never shown again. A memory that
+    was fitted comes back as it is.
+
+    Args:
+      text: candidate memory.
+      encoder: encodes it, as plain text.
+      budget: the most tokens that lead + result may have.
+      lead: what a prompt puts before a memory that is not empty.
+    """
+    text = clean_memory(text)
+    while text:
+        ids, spans = encoder.encode_with_offsets(lead + text)
+        if len(ids) <= budget:
+            break
+        # The character of the first token over the budget goes, with all after it.
+        # Cut text may encode into more tokens than it had as a part: hence the loop.
+        end = min(spans[budget][0], len(lead) + len(text) - 1) - len(lead)
+        text = text[: max(end, 0)].rstrip()
+    return text

@@ -1,0 +1,88 @@
+r"""From a completion's text to what it says. Nothing but completions is ever parsed.
+
+The grammar of a memory turn, with white space alone around the elements:
+
+    <think>any text</think>
+    <check>yes|no</check>
+    <update>any text</update>
+    <next>continue|end</next>
+
+"Any text" holds none of the eight tags themselves: a completion in which a tag
+occurs twice, or inside an element, has no single reading and is malformed.
+"""
+
+import dataclasses
+import re
+
+TAGS = tuple(
+    f"<{slash}{name}>"
+    for name in ("think", "check", "update", "next")
+    for slash in ("", "/")
+)
+_TAG = re.compile("|".join(TAGS))
+_BOX_OR_BRACE = re.compile(r"\\boxed\{|[{}]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TurnOutput:
+    """What a memory turn says.
+
+    Attributes:
+      update: the update gate U_t; False if malformed.
+      exit: the exit gate E_t; False if malformed.
+      memory: the candidate memory, stripped; empty if malformed.
+      think: the reasoning, stripped; empty if malformed.
+      well_formed: whether the completion follows the grammar.
+      problem: why not, in a few words that are equal for equal faults; else None.
+    """
+
+    update: bool = False
+    exit: bool = False
+    memory: str = ""
+    think: str = ""
+    well_formed: bool = False
+    problem: str | None = None
+
+
+def parse_memory_turn(text: str) -> TurnOutput:
+    """Parses a gated memory turn; never raises, takes time linear in the text."""
+    tags = tuple(_TAG.findall(text))
+    if tags != TAGS:
+        return TurnOutput(problem=_tag_problem(tags))
+    # What stands before, inside, between and after the elements, in turn.
+    lead, think, gap1, check, gap2, update, gap3, exit_, tail = _TAG.split(text)
+    if (lead + gap1 + gap2 + gap3 + tail).strip():
+        return TurnOutput(problem="text outside the elements")
+    if check not in ("yes", "no"):
+        return TurnOutput(problem="check is neither yes nor no")
+    if exit_ not in ("continue", "end"):
+        return TurnOutput(problem="next is neither continue nor end")
+    return TurnOutput(
+        update=check == "yes",
+        exit=exit_ == "end",
+        memory=update.strip(),
+        think=think.strip(),
+        well_formed=True,
+    )
+
+
+def _tag_problem(tags: tuple[str, ...]) -> str:
+    for tag in TAGS:
+        if (count := tags.count(tag)) != 1:
+            return f"{tag} missing" if count == 0 else f"{tag} more than once"
+    return "elements out of order"
+
+
+def extract_boxed(text: str) -> str | None:
+    r"""The content of the last \boxed{...} that is complete, stripped; else None.
+
+    Braces are balanced; of nested boxes the innermost is the last.
+    """
+    opened: list[int | None] = []  # where a box's content starts; None for a brace
+    last = None
+    for match in _BOX_OR_BRACE.finditer(text):
+        if match.group() != "}":
+            opened.append(None if match.group() == "{" else match.end())
+        elif opened and (start := opened.pop()) is not None:
+            last = max(last or (start, 0), (start, match.start()))
+    return None if last is None else text[slice(*last)].strip()

@@ -1,0 +1,229 @@
+r"""Prompts as token segments: our own wording around text that is not ours.
+
+The tokenizer's chat template is rendered once for each kind of prompt, with a
+placeholder where question, memory and chunk go, and tokenised there and then with
+control tokens switched on. Question, memory and chunk come later, as ids of plain
+text. No text that is not ours ever meets the template or is joined to text that is,
+so nothing written in a document can change a prompt's structure.
+
+The MemAgent and answer wordings are MemAgent's own (arXiv 2507.02259), for its
+checkpoints and for zero-shot use; the gated wording is ours. The compact style is for
+policies trained on it: tags for words, so that hardly a token is overhead.
+"""
+
+import dataclasses
+from typing import Literal
+
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.requests import Prompt, Role, Segment
+from gru_mem_jax.agent.validation import check_choice
+from gru_mem_jax.errors import PolicyError
+
+Order = Literal["memory_first", "chunk_first"]
+Style = Literal["full", "compact"]
+PromptKind = Literal["gated", "memagent", "answer"]
+ORDERS: tuple[Order, ...] = ("memory_first", "chunk_first")
+STYLES: tuple[Style, ...] = ("full", "compact")
+PROMPT_KINDS: tuple[PromptKind, ...] = ("gated", "memagent", "answer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """How prompts are laid out and worded.
+
+    Attributes:
+      order: "memory_first" (question, memory, chunk) is MemAgent's; "chunk_first"
+        (chunk, question, memory) puts what rollouts of a question, and questions on
+        a document, have in common at the front, where its prefill can be shared.
+      style: "full" sentences, or "compact" tags for policies trained on them.
+    """
+
+    order: Order = "memory_first"
+    style: Style = "full"
+
+    def __post_init__(self):
+        check_choice("order", self.order, ORDERS)
+        check_choice("style", self.style, STYLES)
+
+
+# In a wording, {question}, {memory} and {chunk} stand for what is inserted.
+_PROBLEM = "<problem> \n{question}\n</problem>\n\n"
+_MEMORY = "<memory>\n{memory}\n</memory>\n\n"
+_SECTION = "<section>\n{chunk}\n</section>\n\n"
+_BLOCKS = {
+    "memory_first": _PROBLEM + _MEMORY + _SECTION,
+    "chunk_first": _SECTION + _PROBLEM + _MEMORY,
+}
+_MEMAGENT = (
+    "You are presented with a problem, a section of an article that may contain the "
+    "answer to the problem, and a previous memory. Please read the provided section "
+    "carefully and update the memory with the new information that helps to answer "
+    "the problem. Be sure to retain all relevant details from the previous memory "
+    "while adding any new, useful information.\n\n"
+)
+_ANSWER = (
+    "You are presented with a problem and a previous memory. Please answer the "
+    "problem based on the previous memory and put the answer in \\boxed{}.\n\n"
+    + _PROBLEM
+    + _MEMORY
+    + "Your answer:\n"
+)
+_GATED = (
+    "You are presented with a problem, a section of an article that may contain "
+    "information needed to answer the problem, and a previous memory. The article "
+    "is read section by section; only the memory is kept from one section to the "
+    "next. Read the section carefully, then decide whether the memory must be "
+    "updated and whether to read on.\n\n"
+)
+_GATED_FORMAT = (
+    "Reply with exactly these four elements, in this order and with nothing else:\n"
+    "<think>what the section adds to the memory, and what is still missing</think>\n"
+    "<check>yes if the section holds new information that helps to answer the "
+    "problem, else no</check>\n"
+    "<update>if yes, the whole new memory: all relevant details of the previous "
+    "memory and the new information; if no, nothing</update>\n"
+    "<next>end if the memory now suffices to answer the problem in full, else "
+    "continue</next>\n\n"
+    "Your reply:\n"
+)
+_COMPACT_BLOCKS = {
+    "memory_first": "<problem>{question}</problem><memory>{memory}</memory>"
+    "<section>{chunk}</section>",
+    "chunk_first": "<section>{chunk}</section><problem>{question}</problem>"
+    "<memory>{memory}</memory>",
+}
+_COMPACT_ANSWER = "<problem>{question}</problem><memory>{memory}</memory><answer>"
+_NO_MEMORY = {"full": "No previous memory", "compact": "none"}
+
+
+def wording(kind: PromptKind, config: PromptConfig) -> str:
+    """The user message of a prompt, with {question}, {memory} and {chunk} in it."""
+    if config.style == "compact":
+        blocks = _COMPACT_BLOCKS[config.order]
+        return {
+            "gated": blocks + "<gated>",
+            "memagent": blocks + "<rewrite>",
+            "answer": _COMPACT_ANSWER,
+        }[kind]
+    blocks = _BLOCKS[config.order]
+    return {
+        "gated": _GATED + blocks + _GATED_FORMAT,
+        "memagent": _MEMAGENT + blocks + "Updated memory:\n",
+        "answer": _ANSWER,
+    }[kind]
+
+
+class PromptBuilder:
+    """Makes prompts for one tokenizer, in one order and style.
+
+    Raises:
+      PolicyError: the chat template loses, repeats or reorders what it is given.
+    """
+
+    def __init__(self, encoder: Encoder, config: PromptConfig | None = None):
+        self.config = config or PromptConfig()
+        self.encoder = encoder
+        self._templates = {
+            kind: _template(encoder, wording(kind, self.config))
+            for kind in PROMPT_KINDS
+        }
+        no_memory = self.lead(_NO_MEMORY[self.config.style])
+        self._no_memory = tuple(
+            encoder.encode(no_memory + _NO_MEMORY[self.config.style])
+        )
+
+    def lead(self, text: str) -> str:
+        """What stands before an inserted question or memory: a space, or nothing.
+
+        Compact prompts put a space, so that the first word is the token that it is
+        elsewhere in a text.
+        """
+        compact = self.config.style == "compact"
+        return " " if compact and text and not text[0].isspace() else ""
+
+    def encode_content(self, text: str) -> tuple[int, ...]:
+        """Ids of a question or memory as prompts show it; plain text, no control."""
+        return tuple(self.encoder.encode(self.lead(text) + text))
+
+    def overhead_tokens(self, kind: PromptKind) -> int:
+        """Prompt tokens besides question, memory and chunk."""
+        return sum(
+            len(part) for part in self._templates[kind] if not isinstance(part, str)
+        )
+
+    def no_memory_tokens(self) -> int:
+        """Tokens that stand for an empty memory."""
+        return len(self._no_memory)
+
+    def gated(
+        self,
+        question_ids: tuple[int, ...],
+        memory_ids: tuple[int, ...],
+        chunk_ids: tuple[int, ...],
+    ) -> Prompt:
+        """A gated memory turn's prompt; empty memory_ids: no memory yet."""
+        return self._fill("gated", question_ids, memory_ids, chunk_ids)
+
+    def memagent(
+        self,
+        question_ids: tuple[int, ...],
+        memory_ids: tuple[int, ...],
+        chunk_ids: tuple[int, ...],
+    ) -> Prompt:
+        """A MemAgent turn's prompt; empty memory_ids: no memory yet."""
+        return self._fill("memagent", question_ids, memory_ids, chunk_ids)
+
+    def answer(
+        self, question_ids: tuple[int, ...], memory_ids: tuple[int, ...]
+    ) -> Prompt:
+        """The answer turn's prompt; empty memory_ids: no memory."""
+        return self._fill("answer", question_ids, memory_ids, ())
+
+    def _fill(
+        self,
+        kind: PromptKind,
+        question_ids: tuple[int, ...],
+        memory_ids: tuple[int, ...],
+        chunk_ids: tuple[int, ...],
+    ) -> Prompt:
+        contents = {
+            "question": question_ids,
+            "memory": memory_ids or self._no_memory,
+            "chunk": chunk_ids,
+        }
+        return tuple(
+            Segment(part, contents[part])
+            if isinstance(part, str)
+            else Segment("control", part)
+            for part in self._templates[kind]
+        )
+
+
+_Part = Role | tuple[int, ...]  # what is inserted, or template ids
+
+
+def _template(encoder: Encoder, text: str) -> tuple[_Part, ...]:
+    """Chat template and wording as ids, with the roles of what goes between them."""
+    roles: tuple[Role, ...] = ("question", "memory", "chunk")
+    marks = {f"\ue000{role}\ue001": role for role in roles if f"{{{role}}}" in text}
+    for mark, role in marks.items():
+        text = text.replace(f"{{{role}}}", mark)
+    rendered = encoder.render_chat([{"role": "user", "content": text}])
+    for mark, role in marks.items():
+        if (count := rendered.count(mark)) != 1:
+            raise PolicyError(
+                f"the chat template shows the {role} {count} times instead of once; "
+                f"use a template that leaves the user's message as it is"
+            )
+    ordered = sorted(marks, key=rendered.index)
+    if ordered != sorted(marks, key=text.index):
+        raise PolicyError(
+            f"the chat template reorders the user's message to "
+            f"{', '.join(marks[mark] for mark in ordered)}; use one that keeps it"
+        )
+    parts: list[_Part] = []
+    for mark in ordered:
+        before, rendered = rendered.split(mark)
+        parts += [tuple(encoder.encode_control(before)), marks[mark]]
+    parts.append(tuple(encoder.encode_control(rendered)))
+    return tuple(part for part in parts if part)

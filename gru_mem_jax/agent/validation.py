@@ -1,0 +1,114 @@
+"""Checks of configuration values (gin makes none), and dataclasses to JSON and back."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from gru_mem_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Raises InputError unless `value` is an int (no bool) in [low, high]."""
+    bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{name} must be an integer {bounds}, got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise InputError(f"{name} must be {bounds}, got {value}")
+
+
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Raises InputError unless `value` is a finite number in [low, high]."""
+    bounds = f"a number from {low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name} must be {bounds}, got {value!r}")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InputError(f"{name} must be {bounds}, got {value}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises InputError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" if some known name is near, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def to_record(value: Any) -> Any:
+    """A tree of dataclasses and tuples as JSON values (dicts and lists)."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: to_record(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, tuple):
+        return [to_record(item) for item in value]
+    return value
+
+
+def from_record(cls: type[T], record: object, where: str) -> T:
+    """The dataclass that `to_record` made the record of, strict about all types.
+
+    Fields that have a default may be missing.
+
+    Raises:
+      InputError: naming the place: unknown or missing field, wrong type, or a value
+        that the class refuses.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{where} must be an object, got {type(record).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in record:
+        if name not in fields:
+            raise InputError(
+                f"{where} has an unknown field {name!r}{suggestion(name, fields)}"
+            )
+    for name, field in fields.items():
+        required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
+        if required and name not in record:
+            raise InputError(f"{where} has no field {name!r}")
+    hints = typing.get_type_hints(cls)
+    return cls(
+        **{
+            name: _convert(value, hints[name], f"{where}.{name}")
+            for name, value in record.items()
+        }
+    )
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """The JSON value as what the type hint says."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_record(hint, value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (hint,) = (arg for arg in args if arg is not type(None))
+        return _convert(value, hint, where)
+    if origin is typing.Literal and value in args:
+        return value
+    if origin is tuple and isinstance(value, list):
+        hints = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(hints) == len(value):
+            return tuple(_convert(item, h, where) for item, h in zip(value, hints))
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is (origin or hint):
+        return value
+    raise InputError(f"{where} must be {_describe(hint)}, got {value!r:.80}")
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return getattr(hint, "__name__", str(hint))
