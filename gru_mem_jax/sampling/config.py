@@ -1,0 +1,106 @@
+"""How large the engine is, and which program shapes follow from that."""
+
+import dataclasses
+
+from gru_mem_jax.errors import InputError
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Size of the engine; everything that is compiled follows from these numbers.
+
+    Attributes:
+      slots: S, requests that decode together.
+      max_length: C, longest prompt and completion together, in tokens.
+      dtype: "float32" or "bfloat16", of weights and cache; None: float32 on CPU,
+        bfloat16 elsewhere.
+      decode_block: most tokens of a row between two looks of the host.
+      prefill_tokens: most tokens of one prefill program, padding included.
+      prefill_blocks: prompts are read in blocks of these lengths, largest first.
+      min_shared_tokens: a prefix shorter than this is computed rather than copied.
+      refill_after: a decode block ends when so many rows have ended; None: one row
+        for each 16 slots, at least one.
+      max_stop_ids: most stop ids that a request may have.
+    """
+
+    slots: int = 32
+    max_length: int = 9216
+    dtype: str | None = None
+    decode_block: int = 32
+    prefill_tokens: int = 2048
+    prefill_blocks: tuple[int, ...] = (32, 128, 512)
+    min_shared_tokens: int = 16
+    refill_after: int | None = None
+    max_stop_ids: int = 8
+
+    def __post_init__(self):
+        numbers = ("slots", "max_length", "decode_block", "prefill_tokens")
+        numbers += ("min_shared_tokens", "max_stop_ids")
+        for name in numbers:
+            _check_count(name, getattr(self, name))
+        if self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, got {self.max_length}")
+        if self.refill_after is not None:
+            _check_count("refill_after", self.refill_after)
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InputError(
+                f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
+            )
+        blocks = tuple(self.prefill_blocks)
+        for block in blocks:
+            _check_count("prefill_blocks", block)
+        if not blocks or list(blocks) != sorted(set(blocks)):
+            raise InputError(
+                f"prefill_blocks must be rising lengths, at least one, got {blocks}"
+            )
+        object.__setattr__(self, "prefill_blocks", blocks)
+
+    @property
+    def patience(self) -> int:
+        """Rows that end before a decode block does."""
+        return self.refill_after or max(1, self.slots // 16)
+
+    @property
+    def decode_attends(self) -> tuple[int, ...]:
+        """How many cache positions a decode program may read: 128, 192, 256, 384..."""
+        lengths, power = [], 128
+        while power < self.max_length:
+            lengths += [power, power * 3 // 2]
+            power *= 2
+        return (*(n for n in lengths if n < self.max_length), self.max_length)
+
+    @property
+    def prefill_attends(self) -> tuple[int, ...]:
+        """The same for prefill, coarser: there it costs little beside the products."""
+        lengths, power = [], 128
+        while power < self.max_length:
+            lengths.append(power)
+            power *= 2 if power < 512 else 4
+        return (*lengths, self.max_length)
+
+    @property
+    def block_lengths(self) -> tuple[int, ...]:
+        """Prefill block lengths that fit max_length, the shortest always among them."""
+        first, *rest = self.prefill_blocks
+        return (first, *(n for n in rest if n < self.max_length))
+
+    def prefill_rows(self, length: int) -> tuple[int, ...]:
+        """Rows that a prefill program of blocks of `length` may have: powers of 2."""
+        most = max(1, self.prefill_tokens // length)
+        useful = self.slots * max(1, self.max_length // length)
+        rows = [1]
+        while rows[-1] * 2 <= min(most, 2 * useful - 1):
+            rows.append(rows[-1] * 2)
+        return tuple(rows)
+
+
+def smallest_at_least(sizes: tuple[int, ...], need: int) -> int:
+    """The smallest of rising `sizes` that is at least `need`."""
+    return next(size for size in sizes if size >= need)
+
+
+def _check_count(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -1,0 +1,431 @@
+"""The engine: any number of requests over a fixed number of slots.
+
+What is promised about a request and its company: its random numbers depend on its seed
+and on token positions alone, and no row sees another. The shapes of the programs that
+work on it (how long a cache prefix is read, which rows a prefill has, whether a prefix
+was copied) do depend on the company, and with them the order of floating point sums. So
+log-probabilities agree to rounding (about 1e-5 in float32), and tokens are the same
+unless a draw, or two equally likely tokens under greedy, fall within that rounding.
+The same requests submitted in the same order to an engine in the same state (a new one,
+or after `reset`) give bit-equal results on one machine.
+"""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
+from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.policy.functional import Policy
+from gru_mem_jax.sampling import sampler
+from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least
+from gru_mem_jax.sampling.placement import Placement, Residents
+from gru_mem_jax.sampling.stop_strings import check_stop_strings, first_stop
+
+
+class Decoder(Protocol):
+    """The part of an Encoder that stop strings need."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Job:
+    """A submitted request on its way."""
+
+    handle: int
+    request: Request
+    prompt: np.ndarray
+    submitted: float
+    shared: int = 0
+    checked: int = 0  # tokens of the completion that were searched for stop strings
+
+
+class Engine:
+    """Continuous batching over slots; implements the agent's `Generator`.
+
+    Requests wait in order of submission. `step` fills free slots, then decodes until
+    rows end. Slots keep what they held: see `placement`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        params: Any,
+        config: EngineConfig | None = None,
+        decoder: Decoder | None = None,
+    ):
+        """Takes the weights over into sampling form and makes an empty cache.
+
+        Args:
+          policy: the policy.
+          params: of `policy.init` or `load_policy`, stacked form.
+          config: sizes.
+          decoder: needed for requests with stop strings only.
+        """
+        self.config = config or EngineConfig()
+        self._policy = policy
+        self._decoder = decoder
+        dtype = self.config.dtype
+        if dtype is None:
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        self.dtype = jnp.dtype(dtype)
+        self._programs = sampler.Programs(policy, self.config, self.dtype)
+        slots, length = self.config.slots, self.config.max_length
+        self._cache = policy.init_cache(slots, length, self.dtype)
+        self._residents = Residents(slots, length)
+        self._logprobs = np.zeros((2, slots, length + 1), np.float32)
+        self._rows = np.zeros((slots, sampler.STOP_IDS + self.config.max_stop_ids))
+        self._rows = self._rows.astype(np.int32)
+        self._rows[:, sampler.POSITION] = -1
+        self._jobs: list[_Job | None] = [None] * slots
+        self._waiting: deque[_Job] = deque()
+        self._next_handle = 0
+        self._counts = dict.fromkeys(_COUNTERS, 0)
+        self._seconds = 0.0
+        self.set_params(params)
+
+    # -- the Generator protocol -----------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """Requests that keep the engine busy: a slot's next one waits when it ends."""
+        return self.config.slots + self.config.patience - 1
+
+    def submit(self, request: Request) -> int:
+        """Queues a request; see `Generator.submit`.
+
+        Raises:
+          InputError: prompt and budget exceed max_length, an id is no row of the
+            embedding, the budget is below 1, too many stop ids, bad stop strings.
+        """
+        prompt = np.asarray(prompt_ids(request.prompt), np.int64)
+        self._check(request, prompt)
+        handle = self._next_handle
+        self._next_handle += 1
+        job = _Job(handle, request, prompt.astype(np.int32), time.perf_counter())
+        self._waiting.append(job)
+        return handle
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Works until a request ends; returns those that did, in order of submission.
+
+        Raises:
+          RunError: the policy gave a log-probability that is not a number.
+        """
+        start = time.perf_counter()
+        ended: list[tuple[int, Completion]] = []
+        while not ended and (self._waiting or self._running):
+            self._admit()
+            ended = self._decode()
+        self._seconds += time.perf_counter() - start
+        return sorted(ended, key=lambda pair: pair[0])
+
+    def cancel(self) -> None:
+        """Drops everything that is submitted or running."""
+        self._waiting.clear()
+        for slot in range(self.config.slots):
+            self._release(slot)
+
+    # -- beyond the protocol --------------------------------------------------------
+
+    def set_params(self, params: Any) -> None:
+        """Takes new weights; what slots held under the old ones is forgotten.
+
+        Raises:
+          RunError: requests are running.
+        """
+        if self._running:
+            raise RunError(
+                "set_params while requests run: step to their end, or cancel"
+            )
+        self._params = self._policy.sampling_params(params, self.dtype)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets resident prefixes, so that what follows depends on nothing before.
+
+        Raises:
+          RunError: requests are running.
+        """
+        if self._running:
+            raise RunError("reset while requests run: step to their end, or cancel")
+        self._residents.clear()
+
+    def warm_up(self, max_tokens: int | None = None) -> int:
+        """Compiles every program that requests may need.
+
+        Args:
+          max_tokens: prompt and budget of the longest request to come; None for
+            max_length.
+
+        Returns:
+          How many programs there are now. It does not grow with such requests.
+        """
+        config = self.config
+        longest = min(max_tokens or config.max_length, config.max_length)
+        for attend in _up_to(config.decode_attends, longest):
+            self._programs.decode(attend)
+        for attend in _up_to(config.prefill_attends, longest):
+            if config.slots > 1:
+                self._programs.copy(attend)
+            for length in config.block_lengths:
+                for rows in config.prefill_rows(length):
+                    self._programs.prefill(rows, length, attend)
+        return len(self._programs.names)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start.
+
+        Returns:
+          `programs` (int), `program_names`, `compile_seconds`, `seconds` (spent in
+          `step`), `requests` (ended), `prompt_tokens`, `shared_tokens` (of those, not
+          computed again), `prefill_tokens` (computed), `prefill_padding`, `new_tokens`,
+          `decode_steps`, `decode_blocks`, `slot_occupancy` (new tokens by rows of all
+          decode steps).
+        """
+        rows = self._counts["decode_steps"] * self.config.slots
+        return {
+            "programs": len(self._programs.names),
+            "program_names": self._programs.names,
+            "compile_seconds": self._programs.compile_seconds,
+            "seconds": self._seconds,
+            **self._counts,
+            "slot_occupancy": self._counts["new_tokens"] / rows if rows else 0.0,
+        }
+
+    # -- inside ---------------------------------------------------------------------
+
+    @property
+    def _running(self) -> bool:
+        return any(job is not None for job in self._jobs)
+
+    def _check(self, request: Request, prompt: np.ndarray) -> None:
+        length, budget = len(prompt), request.max_new_tokens
+        if length == 0:
+            raise InputError("the prompt is empty: expected at least one token")
+        if budget < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {budget}")
+        if length + budget > self.config.max_length:
+            raise InputError(
+                f"the prompt's {length} tokens and a budget of {budget} new ones "
+                f"exceed the engine's max_length {self.config.max_length}: shorten "
+                f"the prompt or raise max_length"
+            )
+        vocab = self._policy.config.vocab_size
+        if prompt.min() < 0 or prompt.max() >= vocab:
+            bad = next(int(i) for i in prompt if not 0 <= i < vocab)
+            raise InputError(
+                f"token id {bad} of the prompt is no row of the policy's embedding: "
+                f"expected 0 to {vocab - 1}; is the tokenizer the policy's own?"
+            )
+        if len(set(request.stop_ids)) > self.config.max_stop_ids:
+            raise InputError(
+                f"{len(set(request.stop_ids))} stop ids, but the engine's max_stop_ids "
+                f"is {self.config.max_stop_ids}"
+            )
+        check_stop_strings(request.stop_strings, self._decoder is not None)
+
+    def _admit(self) -> None:
+        """Gives free slots to waiting requests, and reads their prompts."""
+        free = np.asarray([job is None for job in self._jobs])
+        number = min(int(free.sum()), len(self._waiting))
+        if not number:
+            return
+        jobs = [self._waiting.popleft() for _ in range(number)]
+        placements = self._residents.place(
+            [job.prompt for job in jobs], free, self.config.min_shared_tokens
+        )
+        for job, placement in zip(jobs, placements):
+            job.shared = placement.shared
+            self._jobs[placement.slot] = job
+            self._rows[placement.slot] = _row(job, self._rows.shape[1])
+            self._counts["prompt_tokens"] += len(job.prompt)
+            self._counts["shared_tokens"] += placement.shared
+        for wave in range(1 + max(p.wave for p in placements)):
+            chosen = [p for p in placements if p.wave == wave]
+            self._copy(chosen)
+            self._prefill(chosen)
+
+    def _copy(self, placements: list[Placement]) -> None:
+        # In reverse order a slot is read before it is written: whatever is copied to
+        # a slot was placed there after the slot that it comes from was taken.
+        moves = [p for p in reversed(placements) if p.source not in (p.slot, -1)]
+        if not moves:
+            return
+        pairs = np.zeros((self.config.slots, 2), np.int32)
+        pairs[: len(moves)] = [(p.source, p.slot) for p in moves]
+        longest = max(p.shared for p in moves)
+        length = smallest_at_least(self.config.prefill_attends, longest)
+        program = self._programs.copy(length)
+        self._cache = program(self._cache, pairs, np.int32(len(moves)))
+
+    def _prefill(self, placements: list[Placement]) -> None:
+        """Cuts what is left of the prompts into blocks, and runs these in batches."""
+        lengths = self.config.block_lengths
+        blocks: dict[int, list[tuple[int, int, int]]] = {n: [] for n in lengths}
+        for p in placements:
+            start, end = p.shared, int(self._residents.filled[p.slot])
+            self._counts["prefill_tokens"] += end - start
+            for length in reversed(lengths):
+                while end - start >= length or (length == lengths[0] and start < end):
+                    stop = min(start + length, end)
+                    blocks[length].append((stop, start, p.slot))
+                    start = stop
+        # Longest blocks first, then by where they end: so a slot's are in order, and
+        # those of a batch read about as far.
+        for length in reversed(lengths):
+            pending = sorted(blocks[length])
+            while pending:
+                rows = _batch(len(pending), self.config.prefill_rows(length))
+                self._prefill_batch(pending[:rows], rows, length)
+                pending = pending[rows:]
+
+    def _prefill_batch(self, blocks, rows: int, length: int) -> None:
+        packed = np.full((rows, 2 + length), -1, np.int32)
+        packed[:, :2] = 0
+        tokens = self._residents.tokens
+        for row, (stop, start, slot) in zip(packed, blocks):
+            row[0], row[1] = slot, start
+            row[2 : 2 + stop - start] = tokens[slot, start:stop]
+        attend = smallest_at_least(self.config.prefill_attends, blocks[-1][0])
+        program = self._programs.prefill(rows, length, attend)
+        self._cache = program(self._params, self._cache, packed)
+        useful = sum(stop - start for stop, start, _ in blocks)
+        self._counts["prefill_padding"] += rows * length - useful
+
+    def _decode(self) -> list[tuple[int, Completion]]:
+        """One block of the decode loop; returns the requests that ended in it."""
+        config, rows = self.config, self._rows
+        active = np.flatnonzero(rows[:, sampler.POSITION] >= 0)
+        reached = int(rows[active, sampler.POSITION].max()) + 1
+        steps = min(config.decode_block, int(rows[active, sampler.BUDGET].max()))
+        # A shorter block that reads less is worth it, unless it gets very short.
+        attend = smallest_at_least(
+            config.decode_attends,
+            reached + min(steps, 1 + config.decode_block // 4) - 1,
+        )
+        limits = np.asarray([min(steps, attend - reached + 1), config.patience])
+        program = self._programs.decode(attend)
+        self._cache, result = program(
+            self._params, self._cache, rows, limits.astype(np.int32)
+        )
+        return self._take(np.asarray(result), active)
+
+    def _take(self, result: np.ndarray, active: np.ndarray):
+        """Files the tokens of a block; returns the requests that ended in it."""
+        block = self.config.decode_block
+        counts, stopped = result[sampler.COUNT], result[sampler.STOPPED]
+        steps = int(result[sampler.STEPS, 0])
+        ids, *logprobs = result[sampler.HEADER :].reshape(3, block, -1)[:, :steps]
+        step, slot = np.nonzero(np.arange(steps)[:, None] < counts[None])
+        position = self._rows[slot, sampler.POSITION] + 1 + step
+        self._residents.tokens[slot, position] = ids[step, slot]
+        for kept, new in zip(self._logprobs, logprobs):
+            kept[slot, position] = new.view(np.float32)[step, slot]
+        if np.isnan(self._logprobs[:, slot, position]).any():
+            self.cancel()
+            self.reset()
+            raise RunError(
+                "the policy's logits are not numbers (NaN): its weights are "
+                f"damaged, or overflow in {self.dtype}"
+            )
+        self._counts["decode_blocks"] += 1
+        self._counts["decode_steps"] += steps
+        self._counts["new_tokens"] += len(slot)
+        self._rows[active, sampler.POSITION] += counts[active]
+        self._rows[active, sampler.BUDGET] -= counts[active]
+        reached = self._rows[active, sampler.POSITION]
+        self._residents.filled[active] = reached
+        self._rows[active, sampler.TOKEN] = self._residents.tokens[active, reached]
+        ended = []
+        for slot in active.tolist():
+            job, reason = self._jobs[slot], None
+            if stopped[slot]:
+                reason = "stop"
+            elif self._rows[slot, sampler.BUDGET] == 0:
+                reason = "length"
+            end = int(self._rows[slot, sampler.POSITION]) + 1
+            if job.request.stop_strings:
+                found = self._search(job, slot, end)
+                if found is not None:
+                    end, reason = found, "stop"
+            if reason is not None:
+                ended.append((job.handle, self._completion(job, slot, end, reason)))
+                self._residents.filled[slot] = end - 1
+                self._release(slot)
+        self._counts["requests"] += len(ended)
+        return ended
+
+    def _search(self, job: _Job, slot: int, end: int) -> int | None:
+        """Where the completion ends by a stop string, or None."""
+        start = len(job.prompt)
+        ids = self._residents.tokens[slot, start:end].tolist()
+        strings = job.request.stop_strings
+        found = first_stop(self._decoder.decode, ids, job.checked, strings)
+        job.checked = len(ids)
+        return None if found is None else start + found
+
+    def _completion(self, job: _Job, slot: int, end: int, reason) -> Completion:
+        start = len(job.prompt)
+        plain, sampling = self._logprobs[:, slot, start:end].tolist()
+        return Completion(
+            ids=tuple(self._residents.tokens[slot, start:end].tolist()),
+            logprobs=tuple(plain),
+            sampling_logprobs=tuple(sampling),
+            finish_reason=reason,
+            seconds=time.perf_counter() - job.submitted,
+            shared_prompt_tokens=job.shared,
+        )
+
+    def _release(self, slot: int) -> None:
+        self._jobs[slot] = None
+        self._rows[slot, sampler.POSITION] = -1
+
+
+_COUNTERS = (
+    "requests",
+    "prompt_tokens",
+    "shared_tokens",
+    "prefill_tokens",
+    "prefill_padding",
+    "new_tokens",
+    "decode_steps",
+    "decode_blocks",
+)
+
+
+def _row(job: _Job, width: int) -> np.ndarray:
+    """The request as a row of the decode program, int32[8 + M]."""
+    request, row = job.request, np.full(width, -1, np.int32)
+    row[sampler.TOKEN] = job.prompt[-1]
+    row[sampler.POSITION] = len(job.prompt) - 1
+    row[sampler.BUDGET] = request.max_new_tokens
+    words = np.asarray([request.seed >> 32 & 0xFFFFFFFF, request.seed & 0xFFFFFFFF])
+    row[sampler.SEED_HIGH : sampler.SEED_LOW + 1] = words.astype(np.uint32).view("i4")
+    row[sampler.TOP_K] = min(request.top_k, 2**31 - 1)
+    floats = np.asarray([request.temperature, request.top_p], np.float32)
+    row[sampler.TEMPERATURE : sampler.TOP_P + 1] = floats.view(np.int32)
+    stop_ids = sorted(set(request.stop_ids))
+    row[sampler.STOP_IDS : sampler.STOP_IDS + len(stop_ids)] = stop_ids
+    return row
+
+
+def _batch(pending: int, sizes: tuple[int, ...]) -> int:
+    """Rows of the next prefill: the largest size that is full, or nearly."""
+    enough = [n for n in sizes if n >= pending]
+    if enough and pending >= 0.75 * enough[0]:
+        return enough[0]
+    return max(n for n in sizes if n <= pending)
+
+
+def _up_to(sizes: tuple[int, ...], longest: int) -> tuple[int, ...]:
+    """Sizes in use when nothing is longer than `longest`."""
+    return sizes[: 1 + sizes.index(smallest_at_least(sizes, longest))]

@@ -1,0 +1,134 @@
+"""Which slot takes a request, and which resident prefix it reuses. Host side, numpy.
+
+A slot keeps the keys and values of what it last held, running or not. A new request
+reuses the longest prefix that it has in common, token for token, with any slot: in
+place if that slot is free, else by copying. Requests that are placed together and share
+a prefix that no slot holds yet are placed in *waves*: the first of them is prefilled,
+the others copy from it in the next wave.
+
+Everything here follows from the slots' contents and the order of requests alone.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a prompt goes.
+
+    Attributes:
+      slot: its slot.
+      source: slot that holds the first `shared` tokens; equal to `slot` if they are
+        there already; -1 if nothing is reused.
+      shared: tokens that are not computed again.
+      wave: 0 copies from what slots held before; w > 0 from what wave w - 1 wrote.
+    """
+
+    slot: int
+    source: int
+    shared: int
+    wave: int
+
+
+class Residents:
+    """What each slot's cache holds.
+
+    Attributes:
+      tokens: int32[S, C + 1], the token at each position; one more than is cached,
+        for the token that has been drawn and not been fed.
+      filled: int32[S], how many positions of a slot's cache are valid.
+      last_used: int64[S], number of the placement that last took the slot.
+    """
+
+    def __init__(self, slots: int, length: int):
+        self.tokens = np.full((slots, length + 1), -1, np.int32)
+        self.filled = np.zeros(slots, np.int32)
+        self.last_used = np.zeros(slots, np.int64)
+        self._clock = 0
+
+    def clear(self) -> None:
+        """Forgets all contents and the order of use."""
+        self.filled[:] = 0
+        self.last_used[:] = 0
+        self._clock = 0
+
+    def place(
+        self, prompts: list[np.ndarray], free: np.ndarray, min_shared: int
+    ) -> list[Placement]:
+        """Gives each prompt a free slot, and records it as filled there.
+
+        All but the last token of a prompt counts as filled: the caller is to prefill
+        that much.
+
+        Args:
+          prompts: int32[n] each, in order of submission; at most free.sum() of them.
+          free: bool[S]; taken slots are set to False.
+          min_shared: a shorter prefix is not copied.
+
+        Returns:
+          One placement for each prompt.
+        """
+        before, filled_before = self.tokens, self.filled
+        if len(prompts) > 1:
+            before, filled_before = before.copy(), filled_before.copy()
+        waves = np.full(len(free), -1)
+        placements = []
+        for prompt in prompts:
+            placement = self._place_one(
+                prompt, free, min_shared, before, filled_before, waves
+            )
+            slot = placement.slot
+            free[slot] = False
+            waves[slot] = placement.wave
+            self._clock += 1
+            self.last_used[slot] = self._clock
+            self.tokens[slot, : len(prompt)] = prompt
+            self.filled[slot] = len(prompt) - 1
+            placements.append(placement)
+        return placements
+
+    def _place_one(self, prompt, free, min_shared, before, filled_before, waves):
+        held = common_prefix(prompt, before, filled_before)
+        stalest = int(np.lexsort((self.last_used, ~free))[0])
+        slot = int(np.lexsort((self.last_used, -np.where(free, held, -1)))[0])
+        if held[slot] < held[stalest] + min_shared:
+            slot = stalest  # too little to gain: keep what others may come back for
+        source, shared, wave = slot, int(held[slot]), 0
+        other = int(held.argmax())
+        if held[other] >= shared + min_shared:
+            source, shared = other, int(held[other])
+        if (waves >= 0).any():
+            placed = common_prefix(prompt, self.tokens, self.filled)
+            placed = np.where(waves >= 0, placed, 0)
+            other = int(np.lexsort((waves, -placed))[0])
+            if placed[other] >= shared + min_shared:
+                source, shared, wave = other, int(placed[other]), int(waves[other]) + 1
+        if source != slot:
+            slot = stalest
+        return Placement(slot, source if shared else -1, shared, wave)
+
+
+def common_prefix(
+    prompt: np.ndarray, tokens: np.ndarray, filled: np.ndarray
+) -> np.ndarray:
+    """Leading tokens that a prompt has in common with each slot's filled part.
+
+    The last token of the prompt never counts: it has to be fed to draw the next one.
+
+    Args:
+      prompt: int32[n].
+      tokens: int32[S, C + 1].
+      filled: int32[S].
+
+    Returns:
+      int32[S].
+    """
+    length = len(prompt) - 1
+    if length == 0:
+        return np.zeros_like(filled)
+    differs = tokens[:, :length] != prompt[None, :length]
+    first = differs.argmax(axis=1)
+    first = np.where(differs[np.arange(len(first)), first], first, length)
+    return np.minimum(first, filled).astype(np.int32)

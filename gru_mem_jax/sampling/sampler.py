@@ -1,0 +1,261 @@
+"""The compiled programs of the engine: read prompts, copy prefixes, decode.
+
+Three kinds, each a pure function that takes and returns the (donated) cache:
+
+* `prefill` writes keys and values of prompt blocks. It computes no logits: the last
+  token of a prompt is left to the decode loop, where every draw is made.
+* `copy_prefixes` copies the front of a slot to another slot.
+* `decode` feeds each row its last token, draws the next one and goes on until rows
+  end: `cond` / `step` / `finish` over one state record, without a word to the host.
+
+`Programs` compiles them ahead of time for the few shapes that `EngineConfig` allows and
+counts them: a shape outside that set cannot occur. Integers and floats of a call travel
+in one int32 array (floats as their bits): for small models the transfers cost more than
+the arithmetic.
+"""
+
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gru_mem_jax.policy.functional import Policy
+from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.draw import draw
+
+# Columns of the int32[S, 8 + M] array that describes the rows of a decode block.
+TOKEN, POSITION, BUDGET, SEED_HIGH, SEED_LOW, TOP_K, TEMPERATURE, TOP_P = range(8)
+STOP_IDS = 8
+
+# Rows of the int32 array that a decode block returns, before 3 x [T, S] of tokens.
+COUNT, STOPPED, STEPS = range(3)
+HEADER = 3
+
+Cache = Any
+
+
+class DecodeState(NamedTuple):
+    """What the decode loop carries.
+
+    Attributes:
+      cache: tuple over layers of (key, value), [S, K, C, H] each.
+      tokens: int32[S], the token to feed next.
+      positions: int32[S], its position; -1: the row is idle or has ended.
+      budgets: int32[S], tokens that the row may still draw.
+      counts: int32[S], tokens that the row has drawn in this block.
+      stopped: bool[S], the row drew a stop id.
+      step: int32[], steps done.
+      ids: int32[T, S], drawn tokens; valid where t < counts.
+      logprobs: float32[T, S].
+      sampling_logprobs: float32[T, S].
+    """
+
+    cache: Cache
+    tokens: jax.Array
+    positions: jax.Array
+    budgets: jax.Array
+    counts: jax.Array
+    stopped: jax.Array
+    step: jax.Array
+    ids: jax.Array
+    logprobs: jax.Array
+    sampling_logprobs: jax.Array
+
+
+def decode(policy: Policy, block: int, attend: int, params, cache, rows, limits):
+    """Draws up to `block` tokens for every row.
+
+    Args:
+      policy: the policy.
+      block: T, static.
+      attend: static, more than every position that is reached.
+      params: sampling form.
+      cache: donated.
+      rows: int32[S, 8 + M], columns as named above; unused stop ids are -1, and idle
+        rows have position -1.
+      limits: int32[2]: most steps (<= T), and the number of ended rows that ends all.
+
+    Returns:
+      The cache and int32[3 + 3 T, S]: counts, stopped, steps; then ids, logprobs and
+      sampling logprobs, [T, S] each.
+    """
+    slots = rows.shape[0]
+    seeds = jax.lax.bitcast_convert_type(rows[:, SEED_HIGH : SEED_LOW + 1], jnp.uint32)
+    floats = jax.lax.bitcast_convert_type(rows[:, TEMPERATURE : TOP_P + 1], jnp.float32)
+    settings = (floats[:, 0], rows[:, TOP_K], floats[:, 1])
+    stop_ids = rows[:, STOP_IDS:]
+    running = (rows[:, POSITION] >= 0).sum()
+
+    def cond(state: DecodeState):
+        left = (state.positions >= 0).sum()
+        ended = running - left
+        return (state.step < limits[0]) & (left > 0) & (ended < limits[1])
+
+    def step(state: DecodeState):
+        active = state.positions >= 0
+        hidden, cache = policy.extend(
+            params,
+            state.cache,
+            state.tokens[:, None],
+            state.positions[:, None],
+            None,
+            attend=attend,
+        )
+        logits = policy.logits(params, hidden[:, 0])
+        drawn = draw(logits, seeds, state.positions + 1, *settings)
+        stop = active & (drawn.tokens[:, None] == stop_ids).any(-1)
+        going = active & ~stop & (state.budgets > 1)
+        put = functools.partial(
+            jax.lax.dynamic_update_index_in_dim, index=state.step, axis=0
+        )
+        return DecodeState(
+            cache=cache,
+            tokens=jnp.where(going, drawn.tokens, 0),
+            positions=jnp.where(going, state.positions + 1, -1),
+            budgets=state.budgets - 1,
+            counts=state.counts + active,
+            stopped=state.stopped | stop,
+            step=state.step + 1,
+            ids=put(state.ids, drawn.tokens),
+            logprobs=put(state.logprobs, drawn.logprobs),
+            sampling_logprobs=put(state.sampling_logprobs, drawn.sampling_logprobs),
+        )
+
+    def finish(state: DecodeState):
+        def bits(x):
+            return jax.lax.bitcast_convert_type(x, jnp.int32)
+
+        header = jnp.stack(
+            [
+                state.counts,
+                state.stopped.astype(jnp.int32),
+                jnp.full((slots,), state.step),
+            ]
+        )
+        tokens = (state.ids, bits(state.logprobs), bits(state.sampling_logprobs))
+        return state.cache, jnp.concatenate([header, *tokens])
+
+    start = DecodeState(
+        cache=cache,
+        tokens=rows[:, TOKEN],
+        positions=rows[:, POSITION],
+        budgets=rows[:, BUDGET],
+        counts=jnp.zeros((slots,), jnp.int32),
+        stopped=jnp.zeros((slots,), bool),
+        step=jnp.int32(0),
+        ids=jnp.zeros((block, slots), jnp.int32),
+        logprobs=jnp.zeros((block, slots), jnp.float32),
+        sampling_logprobs=jnp.zeros((block, slots), jnp.float32),
+    )
+    return finish(jax.lax.while_loop(cond, step, start))
+
+
+def prefill(policy: Policy, attend: int, params, cache, blocks):
+    """Writes keys and values of blocks of prompts.
+
+    Args:
+      policy: the policy.
+      attend: static, more than every position in `blocks`.
+      params: sampling form.
+      cache: donated.
+      blocks: int32[R, 2 + L]: slot, first position, then tokens; -1 is padding, on the
+        right. A slot may have several blocks here: all keys of a layer are written
+        before any is read.
+
+    Returns:
+      The cache.
+    """
+    slots, starts, tokens = blocks[:, 0], blocks[:, 1:2], blocks[:, 2:]
+    index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    positions = jnp.where(tokens >= 0, starts + index, -1)
+    _, cache = policy.extend(
+        params, cache, jnp.maximum(tokens, 0), positions, slots, attend=attend
+    )
+    return cache
+
+
+def copy_prefixes(length: int, cache, pairs, count):
+    """Copies the first `length` positions of slots, one pair after the other.
+
+    Args:
+      length: static.
+      cache: donated.
+      pairs: int32[S, 2] of (from, to).
+      count: int32[], how many pairs there are.
+
+    Returns:
+      The cache.
+    """
+
+    def copy(i, cache):
+        source, target = pairs[i, 0], pairs[i, 1]
+
+        def one(x):
+            size = (1, x.shape[1], length, x.shape[3])
+            front = jax.lax.dynamic_slice(x, (source, 0, 0, 0), size)
+            return jax.lax.dynamic_update_slice(x, front, (target, 0, 0, 0))
+
+        return jax.tree.map(one, cache)
+
+    return jax.lax.fori_loop(0, count, copy, cache)
+
+
+class Programs:
+    """Compiles each program once, on abstract arguments, and counts.
+
+    Attributes:
+      compile_seconds: time spent compiling.
+    """
+
+    def __init__(self, policy: Policy, config: EngineConfig, dtype: Any):
+        self._policy = policy
+        self._config = config
+        self._params = jax.eval_shape(
+            lambda p: policy.sampling_params(p, dtype), policy.abstract_params()
+        )
+        self._cache = jax.eval_shape(
+            lambda: policy.init_cache(config.slots, config.max_length, dtype)
+        )
+        self._compiled: dict[tuple, Any] = {}
+        self.compile_seconds = 0.0
+
+    def decode(self, attend: int):
+        """(params, cache, rows, limits) -> (cache, results)."""
+        config = self._config
+        function = functools.partial(decode, self._policy, config.decode_block, attend)
+        rows = _ints(config.slots, STOP_IDS + config.max_stop_ids)
+        arguments = (self._params, self._cache, rows, _ints(2))
+        return self._get(("decode", attend), function, arguments, 1)
+
+    def prefill(self, rows: int, length: int, attend: int):
+        """(params, cache, blocks) -> cache."""
+        function = functools.partial(prefill, self._policy, attend)
+        arguments = (self._params, self._cache, _ints(rows, 2 + length))
+        return self._get(("prefill", rows, length, attend), function, arguments, 1)
+
+    def copy(self, length: int):
+        """(cache, pairs, count) -> cache."""
+        function = functools.partial(copy_prefixes, length)
+        arguments = (self._cache, _ints(self._config.slots, 2), _ints())
+        return self._get(("copy", length), function, arguments, 0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is compiled so far, in order of need."""
+        return tuple(" ".join(map(str, key)) for key in self._compiled)
+
+    def _get(self, key, function, arguments, donated):
+        program = self._compiled.get(key)
+        if program is None:
+            start = time.perf_counter()
+            jitted = jax.jit(function, donate_argnums=donated)
+            program = jitted.lower(*arguments).compile()
+            self._compiled[key] = program
+            self.compile_seconds += time.perf_counter() - start
+        return program
+
+
+def _ints(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
