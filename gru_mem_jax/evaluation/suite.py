@@ -1,0 +1,205 @@
+"""Runs sets of questions through the loop in several modes and tabulates the rest."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from gru_mem_jax.agent import driver
+from gru_mem_jax.agent.chunking import evidence_labels, iter_chunks
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.loop import Recurrence
+from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.data import synthetic
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.outcomes import Outcome, outcome, summarize
+
+MODES = ("memagent", "without_exit_gate", "with_exit_gate")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyntheticSuite:
+    """Held-out synthetic questions.
+
+    Attributes:
+      tasks: of `synthetic.TASKS`, each a set of its own.
+      contexts: (placement of the evidence, number of chunks) pairs.
+      num_questions: in each set.
+      chunk_tokens: words and marks of a chunk.
+      min_items, max_items: values of multi_value, keys of multi_query.
+      seed: of the questions.
+    """
+
+    tasks: tuple[str, ...] = synthetic.TASKS
+    contexts: tuple[tuple[str, int], ...] = (("uniform", 8), ("first_20", 32))
+    num_questions: int = 32
+    chunk_tokens: int = 64
+    min_items: int = 2
+    max_items: int = 4
+    seed: int = 1000
+
+    def __post_init__(self):
+        if self.num_questions < 1:
+            raise InputError(
+                f"num_questions must be at least 1, got {self.num_questions}"
+            )
+        for context in self.contexts:
+            if len(context) != 2:
+                raise InputError(
+                    "contexts holds (placement, num_chunks) pairs such as "
+                    f"('uniform', 8), got {context!r}"
+                )
+        for placement, chunks in self.contexts:  # refuses what can't be generated
+            for task in self.tasks:
+                self._generator(task, placement, chunks)
+
+    def _generator(self, task, placement, chunks) -> synthetic.SyntheticConfig:
+        return synthetic.SyntheticConfig(
+            tasks=(task,),
+            num_chunks=chunks,
+            chunk_tokens=self.chunk_tokens,
+            min_items=self.min_items,
+            max_items=self.max_items,
+            placement=placement,
+            split="test",
+            seed=self.seed,
+        )
+
+    def question_sets(self) -> Iterator["QuestionSet"]:
+        """The sets, context by context."""
+        for placement, chunks in self.contexts:
+            for task in self.tasks:
+                config = self._generator(task, placement, chunks)
+                yield QuestionSet(
+                    task=task,
+                    evidence=placement,
+                    num_chunks=chunks,
+                    examples=tuple(
+                        synthetic.generate(config, index)
+                        for index in range(self.num_questions)
+                    ),
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionSet:
+    """Questions of one task on contexts of one kind.
+
+    Attributes:
+      task, evidence, num_chunks: what a table row is about.
+      examples: the questions.
+    """
+
+    task: str
+    evidence: str
+    num_chunks: int
+    examples: tuple[Example, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetResult:
+    """One set of questions, run in one mode.
+
+    Attributes:
+      questions, mode: what was run.
+      outcomes, trajectories: one each per question, in the questions' order.
+      seconds: wall-clock of the whole set.
+    """
+
+    questions: QuestionSet
+    mode: str
+    outcomes: tuple[Outcome, ...]
+    trajectories: tuple[Trajectory, ...]
+    seconds: float
+
+
+def labels(
+    example: Example, encoder: Encoder, chunk_size: int
+) -> tuple[tuple[bool, ...], int | None]:
+    """evidence[t] of every chunk of the context, and the last evidence chunk."""
+    chunks = iter_chunks(example.document, encoder, chunk_size)
+    borders = [(chunk.start, chunk.end) for chunk in chunks]
+    return evidence_labels(borders, example.evidence)
+
+
+def run_set(
+    generator: Generator,
+    encoder: Encoder,
+    config: AgentConfig,
+    questions: QuestionSet,
+    on_turn: Callable[[], None] = lambda: None,
+) -> SetResult:
+    """Answers all questions of a set, all of the generator's slots busy.
+
+    Args:
+      generator: e.g. a warm `sampling.engine.Engine`; compile time counts otherwise.
+      encoder: the policy's tokenizer.
+      config: mode, chunk size, budgets and sampling of every loop.
+      questions: the set.
+      on_turn: called after each turn, for progress bars.
+    """
+    builder = PromptBuilder(encoder, config.prompt)
+    recurrences = [
+        Recurrence(
+            builder,
+            config,
+            example.question,
+            example.document,
+            trajectory_id=index,
+        )
+        for index, example in enumerate(questions.examples)
+    ]
+    start = time.perf_counter()
+    for _ in driver.run(generator, recurrences):
+        on_turn()
+    seconds = time.perf_counter() - start
+    trajectories = tuple(recurrence.trajectory for recurrence in recurrences)
+    outcomes = tuple(
+        outcome(example, trajectory, *labels(example, encoder, config.chunk_size))
+        for example, trajectory in zip(questions.examples, trajectories, strict=True)
+    )
+    return SetResult(
+        questions=questions,
+        mode=config.mode,
+        outcomes=outcomes,
+        trajectories=trajectories,
+        seconds=seconds,
+    )
+
+
+def table_rows(results: Sequence[SetResult], mix: Sequence[str]) -> list[dict]:
+    """A row per set, and before each context's and mode's one over the mix.
+
+    The sets ran one after the other, so the mix took the sum of their seconds.
+
+    Args:
+      results: in the order of the table.
+      mix: the tasks that the row "all" is over.
+    """
+    grouped: dict[tuple, list[SetResult]] = {}
+    for result in results:
+        key = (result.questions.evidence, result.questions.num_chunks, result.mode)
+        grouped.setdefault(key, []).append(result)
+    rows = []
+    for group in grouped.values():
+        mixed = [result for result in group if result.questions.task in mix]
+        if mixed:
+            rows.append(_row("all", mixed))
+        rows += [_row(result.questions.task, [result]) for result in group]
+    return rows
+
+
+def _row(task: str, results: Sequence[SetResult]) -> dict:
+    outcomes = [item for result in results for item in result.outcomes]
+    return {
+        "task": task,
+        "mode": results[0].mode,
+        "evidence": results[0].questions.evidence,
+        "num_chunks": results[0].questions.num_chunks,
+        "num_questions": len(outcomes),
+        **summarize(outcomes),
+        "seconds": sum(result.seconds for result in results),
+    }
