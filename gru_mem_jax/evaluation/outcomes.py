@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from gru_mem_jax.agent.records import Trajectory
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.evaluation.scoring import score
+from gru_mem_jax.data.scoring import score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

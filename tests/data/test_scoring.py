@@ -2,7 +2,7 @@
 
 import pytest
 
-from gru_mem_jax.evaluation import scoring
+from gru_mem_jax.data import scoring
 
 
 @pytest.mark.parametrize(
