@@ -47,6 +47,9 @@ class View(Protocol):
     def status(self, text: str) -> None:
         """What is being done now."""
 
+    def note(self, text: str) -> None:
+        """One line that stays."""
+
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:
         """A turn has ended."""
 
@@ -96,8 +99,17 @@ def turn_line(turn: Turn, progress: str = "") -> str:
     line = f"chunk {turn.chunk + 1}{progress}: {gates}, "
     line += f"memory {turn.memory_tokens} tokens, {tokens}"
     if turn.update and turn.memory:
-        line += f" | {terminal.shorten(turn.memory, 80)}"
+        line += f" | {terminal.shorten(news(turn.memory_before, turn.memory), 80)}"
     return line
+
+
+def news(before: str, after: str) -> str:
+    """The part of a memory from its first changed word on."""
+    old, new = before.split(), after.split()
+    same = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), None)
+    if same is None:
+        same = len(old) if len(new) > len(old) else 0
+    return ("… " if same else "") + " ".join(new[same:])
 
 
 class Progress:
@@ -146,6 +158,9 @@ class PlainView:
             self.status(f"going on after {len(trajectory.turns)} turns")
 
     def status(self, text: str) -> None:
+        self._write(text)
+
+    def note(self, text: str) -> None:
         self._write(text)
 
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:

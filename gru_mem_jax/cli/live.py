@@ -41,6 +41,18 @@ class LiveView:
 
     def __init__(self, console: Console | None = None):
         self._console = console or Console(stderr=True, highlight=False)
+        self._lock = threading.Lock()
+        self._spinner = Spinner("dots" if self._unicode() else "line")
+        self._header: Header | None = None
+        self._progress = Progress(None)
+        self._status, self._since = "starting", time.monotonic()
+        self._kinds: list[str] = []
+        self._updates = 0
+        self._memory, self._memory_tokens = "", 0
+        self._fresh: frozenset[str] = frozenset()
+        self._first_turn_at = self._last_turn_at = 0.0
+        self._turns_here = 0
+        self._closing = ""
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -48,17 +60,6 @@ class LiveView:
             redirect_stdout=False,
             redirect_stderr=True,
         )
-        self._lock = threading.Lock()
-        self._spinner = Spinner("dots" if self._unicode() else "line")
-        self._header: Header | None = None
-        self._progress = Progress(None)
-        self._status, self._since = "starting", time.monotonic()
-        self._kinds: list[str] = []
-        self._memory, self._memory_tokens = "", 0
-        self._fresh: frozenset[str] = frozenset()
-        self._first_turn_at = 0.0
-        self._turns_here = 0
-        self._closing = ""
 
     def __enter__(self) -> "LiveView":
         self._live.start()
@@ -75,27 +76,38 @@ class LiveView:
             for turn in trajectory.turns:
                 self._count(turn)
             self._fresh = frozenset()
-            self._first_turn_at = time.monotonic()
 
     def status(self, text: str) -> None:
         with self._lock:
             if text != self._status:
                 self._status, self._since = text, time.monotonic()
 
+    def note(self, text: str) -> None:
+        self._console.print(Text(terminal.plain_line(text), style="dim"))
+
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:
         with self._lock:
             self._turns_here += 1
+            self._last_turn_at = time.monotonic()
+            if self._turns_here == 1:
+                self._first_turn_at = self._last_turn_at
             self._count(turn)
-            self._status, self._since = "reading", time.monotonic()
+            self._status, self._since = self._next_step(turn), time.monotonic()
 
     def end(self, trajectory: Trajectory) -> None:
         with self._lock:
             self._closing = summary(trajectory)
 
+    def _next_step(self, turn: Turn) -> str:
+        if turn.chunk is None:
+            return "done"
+        return f"reading chunk {turn.chunk + 2}" if not turn.exit else "answering"
+
     def _count(self, turn: Turn) -> None:
         self._progress.add(turn)
         if turn.kind == "memory":
             self._kinds.append(gate_kind(turn))
+            self._updates += bool(turn.update)
             self._fresh = changed_words(self._memory, turn.memory)
             self._memory, self._memory_tokens = turn.memory, turn.memory_tokens
 
@@ -154,10 +166,11 @@ class LiveView:
         return grid
 
     def _rate(self) -> str:
-        elapsed = time.monotonic() - self._first_turn_at
-        if not self._turns_here or elapsed <= 0:
+        # From the end of the first turn: that one may have waited for compilation.
+        if self._turns_here < 2:
             return ""
-        return f" · {self._turns_here / elapsed:.2f} turns/s"
+        elapsed = self._last_turn_at - self._first_turn_at
+        return f" · {(self._turns_here - 1) / max(elapsed, 1e-9):.2f} turns/s"
 
     def _gates(self, width: int):
         kinds = self._kinds
@@ -171,7 +184,8 @@ class LiveView:
         for kind in _GATES:
             if kind in ("update", "keep") or kind in kinds:
                 legend.append(self._symbol(kind), style=_GATES[kind][2])
-                legend.append(f" {_GATES[kind][3]} {kinds.count(kind)}   ", style="dim")
+                count = self._updates if kind == "update" else kinds.count(kind)
+                legend.append(f" {_GATES[kind][3]} {count}   ", style="dim")
         return Group(text, legend)
 
     def _symbol(self, kind: str) -> str:

@@ -1,0 +1,161 @@
+"""Answer a question from a text of any length.
+
+The text is read chunk by chunk; only a short memory is kept from one chunk to the
+next, a gate decides whether a chunk changes it, another when enough has been read.
+The answer goes to stdout, progress to stderr, the whole trajectory to --json.
+Settings: the policy's own (gru_mem.json in its folder), then gin, then flags.
+"""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from gru_mem_jax.cli import arguments
+from gru_mem_jax.errors import InputError
+
+_MODES = ("with_exit_gate", "without_exit_gate", "memagent")
+_AGENT_FLAGS = (
+    "mode",
+    "chunk_size",
+    "question_tokens",
+    "memory_tokens",
+    "completion_tokens",
+    "prompt_tokens",
+    "max_chunks",
+    "deadline_seconds",
+)
+_PROMPT_FLAGS = ("order", "style")
+_SAMPLING_FLAGS = ("temperature", "seed", "top_k", "top_p")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    add = parser.add_argument
+    count = arguments.integer(least=1)
+    add("--policy", metavar="DIR", required=True, help="a Hugging Face directory")
+    add("--question", metavar="TEXT", required=True, help="what to answer")
+    add(
+        "--context",
+        metavar="FILE",
+        required=True,
+        help="UTF-8 text to read: a file, a named pipe, or - for stdin",
+    )
+    add("--mode", choices=_MODES, help="when to stop reading, or the ungated baseline")
+    add("--json", metavar="OUT", help="write the trajectory as JSON; - for stdout")
+    add("--trace", action="store_true", help="with token ids and logprobs in the JSON")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the turns that an interrupted run left in --json",
+    )
+    reading = parser.add_argument_group("reading")
+    add = reading.add_argument
+    add("--chunk_size", type=count, metavar="N", help="tokens of a chunk")
+    add("--memory_tokens", type=count, metavar="N", help="the memory's budget")
+    add("--completion_tokens", type=count, metavar="N", help="a completion's budget")
+    add("--question_tokens", type=count, metavar="N", help="the question's budget")
+    add("--prompt_tokens", type=count, metavar="N", help="a whole prompt's budget")
+    add("--order", choices=("memory_first", "chunk_first"), help="layout of prompts")
+    add("--style", choices=("full", "compact"), help="wording of prompts")
+    add("--max_chunks", type=count, metavar="N", help="read no more, then answer")
+    add(
+        "--deadline_seconds",
+        type=arguments.number(above=0),
+        metavar="S",
+        help="read no longer, even if the context stalls, then answer",
+    )
+    add(
+        "--encoding_errors",
+        choices=("strict", "replace"),
+        default="strict",
+        help="bytes that are no UTF-8: an error (default), or U+FFFD",
+    )
+    sampling = parser.add_argument_group("sampling")
+    add = sampling.add_argument
+    add(
+        "--temperature",
+        type=arguments.number(),
+        metavar="T",
+        help="0 takes the likeliest token",
+    )
+    add("--seed", type=arguments.integer(), metavar="N", help="of all draws")
+    add("--top_k", type=arguments.integer(), metavar="K", help="0 for all tokens")
+    add("--top_p", type=arguments.number(), metavar="P", help="1 for all tokens")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of weights and cache; default float32 on CPU, bfloat16 elsewhere",
+    )
+    arguments.add_gin_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command: cheap checks first, then the policy, then the loop."""
+    from gru_mem_jax.agent.text import open_context
+    from gru_mem_jax.cli import ask_session, json_output
+
+    if not args.question.strip():
+        raise InputError("--question: expected a question, got nothing")
+    target = json_output.open_target(args.json) if args.json else None
+    if args.resume and (target is None or not target.is_incremental):
+        raise InputError("--resume needs --json FILE, the file of the interrupted run")
+    if args.trace and target is None:
+        raise InputError("--trace needs --json OUT, where the trace goes")
+    pieces = open_context(args.context, args.encoding_errors)
+    config, engine_config = configure(args)
+    return ask_session.ask(args, config, engine_config, pieces, target)
+
+
+def configure(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The agent's and the engine's configuration, from all their sources.
+
+    Raises:
+      InputError: a value that no source may have, or that nothing reads.
+    """
+    from gru_mem_jax.agent.config import AgentConfig
+    from gru_mem_jax.agent.prompts import PromptConfig
+    from gru_mem_jax.agent.requests import SamplingConfig
+    from gru_mem_jax.cli import gin_config
+    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.sampling.config import EngineConfig
+
+    directory = open_policy_dir(args.policy)
+    config = policy_settings(directory)
+    # Without prefixes shared from turn to turn, a turn's numbers depend on its request
+    # alone: a resumed run equals an uninterrupted one bit for bit.
+    engine_config = EngineConfig(slots=1, min_shared_tokens=1 << 30)
+    if args.gin_file or args.gin_bindings:
+        classes = (AgentConfig, PromptConfig, SamplingConfig, EngineConfig)
+        gin = gin_config.load(args, classes)
+        config = gin.build(config)
+        engine_config = gin.build(engine_config)
+        gin.check_all_read()
+    config = dataclasses.replace(
+        config,
+        prompt=dataclasses.replace(config.prompt, **_given(args, _PROMPT_FLAGS)),
+        sampling=dataclasses.replace(config.sampling, **_given(args, _SAMPLING_FLAGS)),
+        **_given(args, _AGENT_FLAGS),
+    )
+    if args.dtype:
+        engine_config = dataclasses.replace(engine_config, dtype=args.dtype)
+    return config, engine_config
+
+
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+
+
+def policy_settings(directory: Any) -> Any:
+    """The AgentConfig of a policy folder's gru_mem.json; the defaults without one."""
+    import json
+
+    from gru_mem_jax.agent import config as agent_config
+
+    path = directory.find(agent_config.SETTINGS_FILE)
+    if path is None:
+        return agent_config.AgentConfig()
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as e:
+        raise InputError(f"{path}: not JSON: {e}") from None
+    return agent_config.config_from_dict(record, str(path))

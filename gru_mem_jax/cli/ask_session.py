@@ -1,0 +1,240 @@
+"""One `ask`: loads the policy, drives the loop, records, and prints the answer."""
+
+import argparse
+import dataclasses
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from gru_mem_jax.agent import driver
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.loop import INTERRUPTED, Recurrence
+from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.records import Trajectory, trajectory_from_dict
+from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.cli import json_output, runtime, signals, terminal
+from gru_mem_jax.cli.display import Header, View, make_view
+from gru_mem_jax.cli.recorder import Recorder, fingerprint
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.version import __version__
+
+# What must be equal, beside the agent's settings, for two runs to be the same run.
+_SAME_RUN = ("policy_fingerprint", "dtype", "trace")
+_SAMPLE_BYTES = 1 << 16
+
+
+def ask(
+    args: argparse.Namespace,
+    config: AgentConfig,
+    engine_config: Any,
+    pieces: Iterator[str],
+    target: json_output.Target | None,
+) -> int:
+    """Loads what is needed, asks, and prints the answer.
+
+    Returns:
+      The exit status.
+    """
+    saved = _saved_trajectory(args, target)
+    with make_view() as view:
+        runtime.start()
+        with _announced(view):
+            encoder, generator, dtype = load(args.policy, config, engine_config, view)
+            metadata = {
+                "policy": args.policy,
+                "policy_fingerprint": fingerprint(args.policy),
+                "context": args.context,
+                "dtype": dtype,
+                "trace": args.trace,
+                "version": __version__,
+            }
+            if saved is not None:
+                _check_same_run(saved, metadata)
+            recurrence = Recurrence(
+                PromptBuilder(encoder, config.prompt),
+                config,
+                args.question,
+                pieces,
+                trace=args.trace,
+                resume=saved,
+                metadata=metadata,
+            )
+            header = Header(
+                question=args.question,
+                source="stdin" if args.context == "-" else args.context,
+                policy=args.policy,
+                mode=config.mode,
+                memory_budget=config.memory_tokens,
+                characters=characters_of(args.context),
+            )
+            read(generator, recurrence, header, view, Recorder(target))
+    if target is None or not target.is_stdout:
+        _print_answer(recurrence.trajectory)
+    return 0
+
+
+def read(
+    generator: Generator,
+    recurrence: Recurrence,
+    header: Header,
+    view: View,
+    recorder: Recorder,
+) -> None:
+    """Runs the recurrence to its end, or to a signal or an error.
+
+    Raises:
+      KeyboardInterrupt, Terminated: after the turns so far were recorded as
+        interrupted; the message says how to go on.
+      BrokenPipeError: likewise, nobody reads what this run says.
+      Exception: anything that ends a run, with new turns recorded likewise.
+    """
+    view.begin(header, recurrence.trajectory)
+    before = len(recurrence.trajectory.turns)
+    try:
+        for _, turn in driver.run(generator, [recurrence]):
+            view.turn(turn, recurrence.trajectory)
+            recorder.save(recurrence.trajectory)
+    except (KeyboardInterrupt, signals.Terminated) as e:
+        recurrence.stop(INTERRUPTED)
+        recorder.finish(recurrence.trajectory)
+        view.end(recurrence.trajectory)
+        raise type(e)(_how_to_go_on(recurrence.trajectory, recorder)) from None
+    except BaseException:
+        recurrence.stop(INTERRUPTED)
+        if len(recurrence.trajectory.turns) > before:
+            recorder.finish(recurrence.trajectory)
+        raise
+    recorder.finish(recurrence.trajectory)
+    view.end(recurrence.trajectory)
+
+
+def load(
+    policy_dir: str, config: AgentConfig, engine_config: Any, view: View
+) -> tuple[Encoder, Generator, str]:
+    """The encoder, the engine on the loaded policy, and the dtype it runs in.
+
+    Raises:
+      PolicyError: the directory cannot be loaded.
+      InputError: the budgets do not fit a prompt.
+    """
+    view.status("loading the tokenizer")
+    from gru_mem_jax.tokenization import TextTokenizer
+
+    encoder = TextTokenizer.from_pretrained(policy_dir)
+    positions = longest_request(PromptBuilder(encoder, config.prompt), config)
+    view.status("loading the policy")
+    import jax
+
+    from gru_mem_jax.policy.hf import load_policy
+    from gru_mem_jax.sampling.engine import Engine
+
+    dtype = engine_config.dtype
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if engine_config.max_length == type(engine_config)().max_length:
+        engine_config = dataclasses.replace(engine_config, max_length=positions)
+    policy, params = load_policy(policy_dir, dtype=dtype)
+    window = policy.config.max_position_embeddings
+    if positions > window:
+        view.note(
+            f"note: a turn may need {positions} positions, the policy was made for "
+            f"{window}; lower --chunk_size"
+        )
+    engine = Engine(policy, params, engine_config, encoder)
+    return encoder, engine, dtype
+
+
+def longest_request(builder: PromptBuilder, config: AgentConfig) -> int:
+    """Positions that the longest turn within the budgets takes, rounded up.
+
+    It does not depend on the question, so that compiled programs serve the next one.
+    """
+    memory = max(config.memory_tokens, builder.no_memory_tokens())
+    need = config.question_tokens + memory + config.completion_tokens
+    kind = config.memory_kind
+    need += max(
+        builder.overhead_tokens(kind) + config.chunk_size,
+        builder.overhead_tokens("answer"),
+    )
+    return -(-need // 64) * 64
+
+
+def characters_of(context: str) -> int | None:
+    """About how many characters a file has, from its size; None for a stream."""
+    if context == "-":
+        return None
+    try:
+        with open(context, "rb", opener=_open_nonblocking) as f:
+            info = os.fstat(f.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                return None
+            sample = f.read(_SAMPLE_BYTES)
+    except OSError:
+        return None
+    share = len(sample.decode("utf-8", errors="ignore")) / max(1, len(sample))
+    return round(info.st_size * share)
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    """A named pipe without a writer must not be waited for, nor its reader taken."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is no regular file")
+    return os.open(path, flags)
+
+
+def _saved_trajectory(
+    args: argparse.Namespace, target: json_output.Target | None
+) -> Trajectory | None:
+    """The trajectory to go on from; None to start anew."""
+    path = target.path if target is not None else None
+    if not args.resume:
+        return None
+    if path is None or not path.exists():
+        terminal.note(f"nothing to resume: {args.json} does not exist; starting anew")
+        return None
+    try:
+        return trajectory_from_dict(json_output.load(path))
+    except InputError as e:
+        raise InputError(f"--resume: {args.json}: {e}") from None
+
+
+def _check_same_run(saved: Trajectory, metadata: dict[str, Any]) -> None:
+    for name in _SAME_RUN:
+        if saved.metadata.get(name) != metadata[name]:
+            raise InputError(
+                f"cannot resume: {name} was {saved.metadata.get(name)!r}, now it is "
+                f"{metadata[name]!r}; give the same command, or start without --resume"
+            )
+
+
+def _announced(view: View) -> runtime.CompilationNotices:
+    def ended(name: str, seconds: float, from_disk: bool) -> None:
+        verb = "loaded compiled" if from_disk else "compiled"
+        view.note(f"{verb} {name} in {seconds:.1f} s")
+        view.status("reading")
+
+    return runtime.CompilationNotices(
+        lambda name: view.status(f"compiling {name}"), ended
+    )
+
+
+def _how_to_go_on(trajectory: Trajectory, recorder: Recorder) -> str:
+    turns = len(trajectory.turns)
+    if recorder.path is None:
+        return f"after {turns} turns"
+    return (
+        f"{turns} turns are in {recorder.path}; the same command with --resume goes on"
+    )
+
+
+def _print_answer(trajectory: Trajectory) -> None:
+    """The answer on stdout; the whole text of the answer turn if it has no box."""
+    answer = trajectory.answer
+    if answer is None:
+        terminal.note(r"note: the answer turn has no \boxed{}; its whole text follows")
+        answer = trajectory.turns[-1].text
+    sys.stdout.write(terminal.safe_text(answer).strip() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,84 @@
+"""Keeps a trajectory's JSON whole while it grows, and knows a policy again."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import stat
+import time
+
+from gru_mem_jax.agent.loop import INTERRUPTED
+from gru_mem_jax.agent.records import Trajectory, trajectory_to_dict
+from gru_mem_jax.cli.json_output import Target
+
+_WHOLE = 1 << 22  # files up to this size are hashed whole, larger ones at both ends
+_END = 1 << 20
+
+
+class Recorder:
+    """Writes a trajectory as it grows.
+
+    Until the run has ended the file says `interrupted`: whatever kills the process,
+    what is there is whole, true, and can be resumed.
+    """
+
+    def __init__(self, target: Target | None, pause: float = 1.0):
+        """Nothing is written yet.
+
+        Args:
+          target: where to; None for nowhere.
+          pause: least seconds between two writes of an unfinished trajectory.
+        """
+        self._target = target
+        self._pause = pause
+        self._next = 0.0
+
+    @property
+    def path(self) -> pathlib.Path | None:
+        """The file that can be resumed from, if there is one."""
+        if self._target is None or not self._target.is_incremental:
+            return None
+        return self._target.path
+
+    def save(self, trajectory: Trajectory) -> None:
+        """Writes an unfinished trajectory, if the last time was long enough ago."""
+        start = time.monotonic()
+        if self.path is None or start < self._next:
+            return
+        self.finish(
+            dataclasses.replace(trajectory, interrupted=True, stop_reason=INTERRUPTED)
+        )
+        now = time.monotonic()
+        # At most a twentieth of the time goes into writing.
+        self._next = now + max(self._pause, 20 * (now - start))
+
+    def finish(self, trajectory: Trajectory) -> None:
+        """Writes the trajectory as it is."""
+        if self._target is not None:
+            self._target.write(trajectory_to_dict(trajectory))
+
+
+def fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Tells one policy folder from another, wherever it lies: names, sizes, contents.
+
+    Large files are read at both ends only: it guards against a mistake, not an enemy.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(folder).iterdir(), key=lambda p: p.name):
+        if path.suffix not in (".json", ".safetensors", ".jinja", ".txt", ".model"):
+            continue
+        try:
+            info = path.stat()
+            if not stat.S_ISREG(info.st_mode):
+                continue
+            digest.update(f"{path.name}:{info.st_size}:".encode())
+            with path.open("rb") as f:
+                if info.st_size <= _WHOLE:
+                    digest.update(f.read())
+                else:
+                    digest.update(f.read(_END))
+                    f.seek(-_END, os.SEEK_END)
+                    digest.update(f.read())
+        except OSError:
+            continue
+    return digest.hexdigest()[:16]
