@@ -1,0 +1,65 @@
+"""Chat templates, which are programs in Jinja, rendered where they can do no harm."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from gru_mem_jax.errors import PolicyError
+
+_CHILD = pathlib.Path(__file__).with_name("jinja_child.py")
+_MAX_CHARACTERS = 1_000_000
+_MAX_CPU_SECONDS = 10
+_MAX_BYTES = 512 << 20
+_TIMEOUT_SECONDS = 60  # of wall-clock, for a machine that is busy with other things
+
+
+@functools.lru_cache(maxsize=64)
+def render(template: str, variables: str, date: str) -> str:
+    """Renders a chat template in a process of its own, sandboxed and bounded.
+
+    Args:
+      template: Jinja source.
+      variables: a JSON object.
+      date: what the template is told that today is, as YYYY-MM-DD. A setting, for a
+        prompt that changes at midnight can't be shared or resumed.
+
+    Raises:
+      PolicyError: the template fails, or goes over a limit of time, memory or length.
+    """
+    job = {
+        "template": template,
+        "variables": json.loads(variables),
+        "date": date,
+        "max_characters": _MAX_CHARACTERS,
+        "max_seconds": _MAX_CPU_SECONDS,
+        "max_bytes": _MAX_BYTES,
+    }
+    # -P: the child's folder is no place to import from.
+    command = [sys.executable, "-P", str(_CHILD)]
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    try:
+        child = subprocess.run(
+            command,
+            input=json.dumps(job),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=_TIMEOUT_SECONDS,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+        )
+    except subprocess.TimeoutExpired:
+        raise PolicyError(
+            f"the chat template did not end within {_TIMEOUT_SECONDS} seconds"
+        ) from None
+    try:
+        result = json.loads(child.stdout)
+    except ValueError:
+        raise PolicyError(
+            f"the chat template went over its limit of {_MAX_CPU_SECONDS} seconds or "
+            f"{_MAX_BYTES >> 20} MB (its process ended with status {child.returncode})"
+        ) from None
+    if "error" in result:
+        raise PolicyError(f"the chat template fails: {result['error']}")
+    return result["text"]

@@ -1,0 +1,79 @@
+"""Which tokens are control, and a tokenizer without them.
+
+Control is what steers a model: special tokens, tokens that the chat template uses, and
+added tokens of the form `<...>` or `[...]`, special or not. Other added tokens are
+text: Gemma lists line breaks and runs of spaces as added.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+
+
+def vocabulary(data: Mapping[str, Any]) -> dict[str, int]:
+    """All tokens of a tokenizer.json with their ids, added ones included."""
+    added = {token["content"]: token["id"] for token in data["added_tokens"]}
+    return {**added, **data["model"]["vocab"]}
+
+
+def control_tokens(
+    data: Mapping[str, Any], named: Iterable[str], template: str, rendered: str
+) -> frozenset[str]:
+    """The control tokens of a tokenizer.
+
+    Args:
+      data: the parsed tokenizer.json.
+      named: tokens that have a role by name (eos_token, bos_token, ...).
+      template: the chat template's source.
+      rendered: what it makes of an empty message; a base-vocabulary entry of the form
+        `<...>` or `[...]` in it is a marker too.
+    """
+    control = set(named)
+    for token in data["added_tokens"]:
+        text = token["content"].strip()
+        bracketed = len(text) > 2 and text[0] + text[-1] in ("<>", "[]")
+        if token["special"] or bracketed or (text and text in template):
+            control.add(token["content"])
+    control.update(_MARKER.findall(rendered))
+    return frozenset(control & vocabulary(data).keys())
+
+
+def with_fixed_ids(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json whose added tokens keep their ids, whichever are taken out.
+
+    An added token's id is otherwise its place in the list.
+    """
+    model = {**data["model"], "vocab": {**data["model"]["vocab"]}, "dropout": None}
+    for token in data["added_tokens"]:
+        model["vocab"].setdefault(token["content"], token["id"])
+    return {
+        **data,
+        "model": model,
+        "truncation": None,
+        "padding": None,
+        # It would add special tokens, and cut spaces from offsets.
+        "post_processor": None,
+    }
+
+
+def without_tokens(data: Mapping[str, Any], control: frozenset[str]) -> dict[str, Any]:
+    """A tokenizer.json that never makes these tokens, and else does as it did.
+
+    They leave the list of added tokens, where text is searched for them, and the base
+    vocabulary, where some tokenizers have them too.
+    """
+    model = data["model"]
+    # The model refers to its unknown token by name.
+    gone = control - {model.get("unk_token")}
+    changed = {"vocab": {k: v for k, v in model["vocab"].items() if k not in gone}}
+    if model.get("merges"):
+        changed["merges"] = [m for m in model["merges"] if not _touches(m, gone)]
+    kept = [t for t in data["added_tokens"] if t["content"] not in control]
+    return {**data, "added_tokens": kept, "model": {**model, **changed}}
+
+
+def _touches(merge: str | list[str], gone: frozenset[str]) -> bool:
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return left in gone or right in gone or left + right in gone
