@@ -56,7 +56,6 @@ class GinConfig:
         self._gin = gin.config
         self._roots: list[str] = []
         gin.clear_config(clear_constants=True)
-        self._gin.constant("gin.REQUIRED", gin.REQUIRED)
         for cls in classes:
             if self._gin._inverse_lookup(cls) is None:
                 gin.external_configurable(cls, module=cls.__module__)

@@ -1,0 +1,93 @@
+"""Flags: one line for every mistake, with the name that was probably meant."""
+
+import pytest
+
+from gru_mem_jax.cli import arguments
+from gru_mem_jax.errors import InputError
+
+
+def parser() -> arguments.Parser:
+    p = arguments.Parser(prog="gru-mem test")
+    p.add_argument("--context", required=True)
+    p.add_argument("--mode", choices=("with_exit_gate", "memagent"))
+    p.add_argument("--chunk_size", type=arguments.integer(least=1))
+    p.add_argument("--deadline_seconds", type=arguments.number(above=0))
+    arguments.add_gin_flags(p)
+    return p
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--context", "f", "--contxt", "g"],
+            "unknown flag --contxt .did you mean --c",
+        ),
+        (
+            ["--context=f", "--chunksize=3"],
+            "unknown flag --chunksize .did you mean --ch",
+        ),
+        (["--context", "f", "--chunk", "3"], "unknown flag --chunk "),  # no prefixes
+        (["--context", "f", "-x"], "unknown flag -x .*see gru-mem test --help"),
+        (["--context", "f", "g"], "unexpected argument 'g'"),
+        (["--context"], "argument --context: expected one argument"),
+        ([], "required: --context"),
+        (["--context=f", "--mode", "memagnt"], "--mode: .*'memagnt' .did you mean mem"),
+        (["--context=f", "--mode", "q"], "choose from with_exit_gate, memagent"),
+        (["--context=f", "--chunk_size", "0"], "chunk_size: must be at least 1, got 0"),
+        (["--context=f", "--chunk_size", "1.5"], "'1.5' is not an integer"),
+        (["--context=f", "--deadline_seconds", "0"], "must be above 0"),
+        (["--context=f", "--deadline_seconds", "nan"], "must be finite"),
+        (["--context=f", "--deadline_seconds", "soon"], "'soon' is not a number"),
+    ],
+)
+def test_mistakes(words, expected):
+    with pytest.raises(InputError, match=expected) as e:
+        parser().parse(words)
+    assert "\n" not in str(e.value)
+
+
+def test_good_flags():
+    args = parser().parse(["--context=-", "--chunk_size", "5_000", "--mode=memagent"])
+    assert (args.context, args.chunk_size, args.mode) == ("-", 5000, "memagent")
+
+
+@pytest.mark.parametrize(
+    ("argv", "rest", "bindings"),
+    [
+        (["--gin.A=1", "--x"], ["--x"], ["A = 1"]),
+        (["--gin.A", "1", "--x"], ["--x"], ["A = 1"]),
+        (["--gin.S.b='a=b'"], [], ["S.b = 'a=b'"]),
+        (["--gin_file=f", "--gin.A=[1,\n2]"], ["--gin_file=f"], ["A = [1,\n2]"]),
+    ],
+)
+def test_gin_flags_are_split_off(argv, rest, bindings):
+    assert arguments.split_gin_flags(argv) == (rest, bindings)
+
+
+@pytest.mark.parametrize("argv", [["--gin.A"], ["--gin.=1"], ["--gin.A="]])
+def test_gin_flags_without_name_or_value(argv):
+    with pytest.raises(InputError, match=r"write --gin\.NAME=VALUE"):
+        arguments.split_gin_flags(argv)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("stepz", ["steps", "seed"], " (did you mean steps?)"),
+        ("zzz", ["steps", "seed"], " (known: seed, steps)"),
+        ("steps", ["SFTConfig.steps"], " (did you mean SFTConfig.steps?)"),
+        ("zzz", [str(i) for i in range(20)], ""),
+        ("zzz", [], ""),
+    ],
+)
+def test_did_you_mean(name, known, hint):
+    assert arguments.did_you_mean(name, known) == hint
+
+
+def test_help_names_the_gin_flags(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse(["--help"])
+    out = capsys.readouterr().out
+    assert "--gin_file" in out
+    assert "--gin.NAME" in out
