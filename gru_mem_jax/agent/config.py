@@ -5,6 +5,7 @@ with (prompt style and order, chunk size, budgets, ...): any part of AgentConfig
 """
 
 import dataclasses
+import json
 from typing import Any, Literal
 
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
@@ -14,6 +15,7 @@ from gru_mem_jax.agent.validation import (
     check_int,
     check_number,
     from_record,
+    suggestion,
     to_record,
 )
 from gru_mem_jax.errors import InputError
@@ -111,3 +113,39 @@ def config_from_dict(record: object, where: str = SETTINGS_FILE) -> AgentConfig:
       InputError: unknown name, wrong type or value out of range, with its place.
     """
     return from_record(AgentConfig, record, where)
+
+
+def config_from_json(text: str, where: str = SETTINGS_FILE) -> AgentConfig:
+    """An agent configuration from the text of a JSON file.
+
+    Raises:
+      InputError: no JSON, or as `config_from_dict`.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: no JSON: {error}") from None
+    return config_from_dict(record, where)
+
+
+def replace_settings(config: AgentConfig, **settings: Any) -> AgentConfig:
+    """A copy with some settings changed, those of its parts by their own names.
+
+    >>> replace_settings(AgentConfig(), chunk_size=1000, temperature=0)
+
+    Raises:
+      InputError: unknown name, or a value out of range.
+    """
+    changes: dict[str, Any] = {}
+    parts = {"prompt": PromptConfig, "sampling": SamplingConfig}
+    homes = {f.name: p for p, cls in parts.items() for f in dataclasses.fields(cls)}
+    known = {*homes, *(f.name for f in dataclasses.fields(AgentConfig))}
+    for name, value in settings.items():
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}{suggestion(name, known)}")
+        if name in homes:
+            part = homes[name]
+            old = changes.get(part, getattr(config, part))
+            name, value = part, dataclasses.replace(old, **{name: value})
+        changes[name] = value
+    return dataclasses.replace(config, **changes)

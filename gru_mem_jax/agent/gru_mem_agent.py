@@ -1,10 +1,16 @@
 """GRUMemAgent: a policy that answers questions on texts of any length."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gru_mem_jax.agent import driver
-from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.config import (
+    SETTINGS_FILE,
+    AgentConfig,
+    config_from_json,
+    replace_settings,
+)
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
@@ -21,25 +27,66 @@ class GRUMemAgent:
     >>> agent.answer("Which code belongs to the heron?", text).answer
 
     Args:
-      generator: completes requests: an engine, a server's client, a script.
-      encoder: the policy's tokenizer.
+      policy: a generator (an engine, a server's client, a script), or a pair (policy,
+        params) as `load_policy` gives it, for which an engine is made.
+      tokenizer: the policy's: an Encoder, or a fast tokenizer of transformers.
       config: budgets, mode, sampling.
+      slots: how many questions an engine that is made works on at once.
 
     Raises:
-      InputError: the budgets do not fit in prompt_tokens.
-      PolicyError: the chat template cannot be used.
+      PolicyError: the tokenizer or its chat template cannot be used.
     """
 
     def __init__(
         self,
-        generator: Generator,
-        encoder: Encoder,
+        policy: Generator | tuple[Any, Any],
+        tokenizer: Encoder | Any,
         config: AgentConfig | None = None,
+        *,
+        slots: int = 4,
     ):
-        self.generator = generator
-        self.encoder = encoder
         self.config = config or AgentConfig()
-        self._builder = PromptBuilder(encoder, self.config.prompt)
+        self.encoder = _encoder(tokenizer)
+        self._builder = PromptBuilder(self.encoder, self.config.prompt)
+        if isinstance(policy, tuple):
+            policy = _engine(policy, self.encoder, self.config, slots)
+        self.generator = policy
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike[str],
+        config: AgentConfig | None = None,
+        *,
+        slots: int = 4,
+        **settings: Any,
+    ) -> "GRUMemAgent":
+        """Loads a policy from a Hugging Face directory.
+
+        Args:
+          directory: config.json, weights, tokenizer, and perhaps gru_mem.json, the
+            settings that the policy was trained with.
+          config: instead of those settings.
+          slots: how many questions `answer_many` works on at once.
+          **settings: single settings, of AgentConfig, PromptConfig or SamplingConfig,
+            by name: mode="memagent", temperature=0.
+
+        Raises:
+          PolicyError: the directory cannot be loaded; names the file and what is wrong.
+          InputError: a setting that does not exist or is out of range.
+        """
+        from gru_mem_jax.policy.files import open_policy_dir
+        from gru_mem_jax.policy.hf import load_policy
+        from gru_mem_jax.tokenization import TextTokenizer
+
+        if config is None:
+            text = open_policy_dir(directory).read_text(SETTINGS_FILE)
+            config = AgentConfig() if text is None else config_from_json(text)
+        config = replace_settings(config, **settings)
+        tokenizer = TextTokenizer.from_pretrained(directory)
+        policy, params = load_policy(directory)
+        tokenizer.check_rows(policy.config.vocab_size)
+        return cls((policy, params), tokenizer, config, slots=slots)
 
     def recurrence(self, question: str, context: Context, **kwargs: Any) -> Recurrence:
         """The state machine of one question, for a caller that drives it itself."""
@@ -62,7 +109,8 @@ class GRUMemAgent:
           All that happened; `.answer` is the answer, None if the policy gave none.
 
         Raises:
-          InputError: the question is empty or over its budget; the context is no text.
+          InputError: the question is empty or over its budget, the context is no text,
+            or the budgets do not fit in prompt_tokens.
         """
         recurrence = self.recurrence(question, context)
         for _, turn in driver.run(self.generator, [recurrence]):
@@ -77,7 +125,7 @@ class GRUMemAgent:
             yield turn
 
     def answer_many(self, questions: Iterable[tuple[str, Context]]) -> list[Trajectory]:
-        """Answers many (question, context) pairs side by side, in any order.
+        """Answers many (question, context) pairs side by side.
 
         Pairs are taken as there is room for them. A question's random seeds depend
         on its place among the pairs.
@@ -95,3 +143,21 @@ class GRUMemAgent:
         for _ in driver.run(self.generator, recurrences()):
             pass
         return [recurrence.trajectory for recurrence in begun]
+
+
+def _encoder(tokenizer: Any) -> Encoder:
+    if hasattr(tokenizer, "encode_control"):
+        return tokenizer
+    from gru_mem_jax.tokenization import TextTokenizer
+
+    return TextTokenizer.from_transformers(tokenizer)
+
+
+def _engine(
+    policy: tuple[Any, Any], encoder: Encoder, config: AgentConfig, slots: int
+) -> Generator:
+    from gru_mem_jax.sampling.config import EngineConfig
+    from gru_mem_jax.sampling.engine import Engine
+
+    length = config.prompt_tokens + config.completion_tokens
+    return Engine(*policy, EngineConfig(slots=slots, max_length=length), encoder)
