@@ -5,7 +5,7 @@ from typing import Literal
 
 from gru_mem_jax.errors import InputError
 
-Scoring = Literal["exact", "all", "part", "boxed"]
+Scoring = Literal["exact", "f1", "all", "part", "boxed", "equivalent"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +20,9 @@ class Example:
       evidence: (start, end) in characters of `document`, in order of start.
       task: name of the task, e.g. "single_key".
       scoring: "exact", any gold answer equals the prediction after normalisation;
-        "all" / "part", RULER's: all gold answers, or their share, occur in it;
-        "boxed", MemAgent's equivalence.
+        "f1", the best F1 of the words with any (both SQuAD's); "all" / "part",
+        RULER's: all gold answers, or their share, occur in it; "boxed", MemAgent's
+        evaluation: any occurs in it; "equivalent", MemAgent's reward: any is it.
     """
 
     id: str
