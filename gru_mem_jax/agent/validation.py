@@ -52,6 +52,8 @@ def to_record(value: Any) -> Any:
         }
     if isinstance(value, tuple):
         return [to_record(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_record(item) for key, item in value.items()}
     return value
 
 

@@ -1,0 +1,88 @@
+"""Many recurrences over a generator of any capacity and any order."""
+
+import pytest
+from loops import BYTES, recurrence, reply
+
+from gru_mem_jax.agent import driver
+from gru_mem_jax.errors import RunError
+from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
+
+
+def policy(request):
+    said = said_in(request, BYTES)
+    if "chunk" not in said:
+        return rf"\boxed{{{said['memory'].strip()}}}"
+    return reply(update=f"{said['question'][-2:]}{said['chunk'][:3]}")
+
+
+def many(count):
+    for i in range(count):
+        yield recurrence(
+            f"{i:03d}" + "x" * (10 * (i % 4)), f"Q{i:02d}", kwargs={"trajectory_id": i}
+        )
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 8, 100])
+@pytest.mark.parametrize("shuffle_seed", [None, 0, 1])
+def test_company_and_order_change_nothing(capacity, shuffle_seed):
+    alone = {}
+    for rec in many(20):
+        for _ in driver.run(ScriptedGenerator(policy, BYTES), [rec]):
+            pass
+        alone[rec.trajectory.trajectory_id] = rec.trajectory.turns
+    generator = ScriptedGenerator(
+        policy, BYTES, capacity=capacity, shuffle_seed=shuffle_seed
+    )
+    together = {}
+    for rec, turn in driver.run(generator, many(20)):
+        assert turn == rec.trajectory.turns[-1]
+        if rec.done:
+            together[rec.trajectory.trajectory_id] = rec.trajectory.turns
+    assert together == alone
+    assert generator.most_submitted == min(capacity, 20)
+    assert not generator.cancelled
+
+
+def test_recurrences_are_taken_when_there_is_room():
+    begun = 0
+
+    def lazily():
+        nonlocal begun
+        for rec in many(10):
+            begun += 1
+            yield rec
+
+    run = driver.run(ScriptedGenerator(policy, BYTES, capacity=2), lazily())
+    next(run)
+    assert begun == 2
+    run.close()
+
+
+def test_leaving_early_cancels_what_is_under_way():
+    generator = ScriptedGenerator(policy, BYTES, capacity=4)
+    for _ in driver.run(generator, many(10)):
+        break
+    assert generator.cancelled
+
+
+def test_stopping_one_between_turns():
+    recurrences = list(many(8))
+    generator = ScriptedGenerator(policy, BYTES, capacity=8)
+    for rec, _ in driver.run(generator, recurrences):
+        if rec is recurrences[3]:
+            recurrences[7].stop("interrupted")
+    assert recurrences[7].trajectory.interrupted
+    assert all(r.trajectory.answer is not None for r in recurrences[:7])
+
+
+def test_a_generator_that_does_nothing_is_an_error():
+    class Idle(ScriptedGenerator):
+        def step(self):
+            return []
+
+    with pytest.raises(RunError, match="ended none of 2 requests"):
+        list(driver.run(Idle(policy, BYTES, capacity=2), many(5)))
+
+
+def test_no_recurrences():
+    assert list(driver.run(ScriptedGenerator(policy, BYTES), [])) == []
