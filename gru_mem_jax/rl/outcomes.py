@@ -1,0 +1,200 @@
+"""What groups of trajectories did, as arrays: where strings end and numbers begin.
+
+P questions, G rollouts of each, K memory turns; the answer turn has no gates.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.scoring import score
+from gru_mem_jax.errors import InputError, RunError
+
+Array = jax.Array | np.ndarray
+Labels = tuple[Sequence[bool], int | None]
+RewardFn = Callable[[Example, Trajectory], float]
+
+# `Outcomes.stop` is an index into these; a reason not among them is "other".
+STOP_REASONS = (
+    "exit_gate",
+    "end_of_context",
+    "empty_context",
+    "max_chunks",
+    "deadline",
+    "other",
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """What P groups of G trajectories did, against the labels of their contexts.
+
+    Memory turn k reads chunk k, so that turns and chunks share an index.
+
+    Attributes:
+      correct: float32 [P, G], the answer's score.
+      mode: int32 [P, G], index into agent.config.MODES.
+      stop: int32 [P, G], index into STOP_REASONS.
+      exit_chunk: int32 [P, G], last chunk that was read; -1 if none was.
+      last_evidence: int32 [P, G], last chunk with evidence; -1 if none has any.
+      num_chunks: int32 [P, G], chunks of the whole context.
+      well_formed: bool [P, G], whether every turn is, the answer turn too.
+      turn_mask: bool [P, G, K], memory turns that were reached.
+      update: bool [P, G, K], whether the memory was replaced (always, by MemAgent).
+      evidence: bool [P, G, K], whether chunk k holds evidence, read or not.
+      turn_well_formed: bool [P, G, K].
+      memory_tokens: int32 [P, G, K], size of the memory after the turn.
+      memory_cut: bool [P, G, K], whether the candidate memory went over its budget.
+      completion_tokens: int32 [P, G, K + 1], sampled tokens; the answer turn's last.
+      cut: bool [P, G, K + 1], whether the completion ended at the token limit.
+    """
+
+    correct: Array
+    mode: Array
+    stop: Array
+    exit_chunk: Array
+    last_evidence: Array
+    num_chunks: Array
+    well_formed: Array
+    turn_mask: Array
+    update: Array
+    evidence: Array
+    turn_well_formed: Array
+    memory_tokens: Array
+    memory_cut: Array
+    completion_tokens: Array
+    cut: Array
+
+
+def outcomes(
+    groups: Sequence[Sequence[Trajectory]],
+    examples: Sequence[Example],
+    labels: Sequence[Labels],
+    reward_fn: RewardFn | None = None,
+    *,
+    num_turns: int | None = None,
+) -> Outcomes:
+    """Reads trajectories against the labels of their contexts.
+
+    Args:
+      groups: G trajectories for each of P questions.
+      examples: the P questions.
+      labels: for each, (evidence, last evidence) of the chunks of its whole context,
+        as `agent.chunking.evidence_labels` gives them.
+      reward_fn: scores the answer of a trajectory: `RewardConfig.answer_reward`, or
+        any function of (example, trajectory); None: as each example says.
+      num_turns: K; None: chunks of the longest context. A fixed K keeps what is
+        compiled for these shapes from being compiled again.
+
+    Returns:
+      Outcomes of numpy arrays.
+
+    Raises:
+      InputError: numbers of groups, examples, labels or rollouts differ, a trajectory
+        has no answer turn, or has more memory turns than its labels or `num_turns`.
+      RunError: the user's reward function fails or returns no finite number.
+    """
+    _check_groups(groups, examples, labels)
+    longest = max((len(evidence) for evidence, _ in labels), default=0)
+    turns = longest if num_turns is None else num_turns
+    shape = (len(groups), len(groups[0]) if groups else 0)
+    arrays = {
+        "correct": np.zeros(shape, np.float32),
+        **{name: np.zeros(shape, np.int32) for name in ("mode", "stop", "num_chunks")},
+        **{name: np.full(shape, -1, np.int32) for name in _CHUNKS},
+        "well_formed": np.zeros(shape, bool),
+        **{name: np.zeros((*shape, turns), bool) for name in _TURN_FLAGS},
+        "memory_tokens": np.zeros((*shape, turns), np.int32),
+        "completion_tokens": np.zeros((*shape, turns + 1), np.int32),
+        "cut": np.zeros((*shape, turns + 1), bool),
+    }
+    for p, (group, example, (evidence, last)) in enumerate(
+        zip(groups, examples, labels)
+    ):
+        arrays["num_chunks"][p] = len(evidence)
+        arrays["last_evidence"][p] = -1 if last is None else last
+        held = tuple(evidence)[:turns]
+        arrays["evidence"][p, :, : len(held)] = held
+        for g, trajectory in enumerate(group):
+            where = f"rollout {g} of example {example.id!r}"
+            _check_trajectory(trajectory, min(len(evidence), turns), where)
+            arrays["correct"][p, g] = _score(
+                reward_fn or example_score, example, trajectory, where
+            )
+            _fill(arrays, (p, g), trajectory)
+    return Outcomes(**arrays)
+
+
+_CHUNKS = ("exit_chunk", "last_evidence")
+_TURN_FLAGS = ("turn_mask", "update", "evidence", "turn_well_formed", "memory_cut")
+
+
+def _fill(
+    arrays: dict[str, np.ndarray], at: tuple[int, int], trajectory: Trajectory
+) -> None:
+    *memory, answer = trajectory.turns
+    reason = trajectory.stop_reason
+    known = reason if reason in STOP_REASONS else "other"
+    arrays["mode"][at] = MODES.index(trajectory.mode)
+    arrays["stop"][at] = STOP_REASONS.index(known)
+    arrays["exit_chunk"][at] = len(memory) - 1
+    arrays["well_formed"][at] = trajectory.well_formed
+    always_open = trajectory.mode == "memagent"
+    read = slice(0, len(memory))
+    arrays["turn_mask"][at][read] = True
+    arrays["update"][at][read] = [always_open or bool(t.update) for t in memory]
+    arrays["turn_well_formed"][at][read] = [turn.well_formed for turn in memory]
+    arrays["memory_tokens"][at][read] = [turn.memory_tokens for turn in memory]
+    arrays["memory_cut"][at][read] = [turn.memory_cut for turn in memory]
+    for turns, place in ((memory, read), ([answer], slice(-1, None))):
+        arrays["completion_tokens"][at][place] = [t.completion_tokens for t in turns]
+        arrays["cut"][at][place] = [t.finish_reason == "length" for t in turns]
+
+
+def _check_groups(groups, examples, labels) -> None:
+    if not len(groups) == len(examples) == len(labels):
+        raise InputError(
+            f"{len(groups)} groups, {len(examples)} examples and {len(labels)} labels: "
+            f"there must be as many of each"
+        )
+    sizes = sorted({len(group) for group in groups})
+    if len(sizes) > 1:
+        raise InputError(f"groups must have equally many rollouts, got {sizes}")
+
+
+def _check_trajectory(trajectory: Trajectory, most: int, where: str) -> None:
+    kinds = [turn.kind for turn in trajectory.turns]
+    if kinds[-1:] != ["answer"] or "answer" in kinds[:-1]:
+        raise InputError(f"{where} must end with its answer turn; it was interrupted")
+    if len(kinds) - 1 > most:
+        raise InputError(
+            f"{where} has {len(kinds) - 1} memory turns, more than the {most} chunks "
+            f"that there are labels and room for"
+        )
+
+
+def example_score(example: Example, trajectory: Trajectory) -> float:
+    """The answer's score in 0..1 by the example's own scoring."""
+    return score(trajectory.answer, example.answers, example.scoring)
+
+
+def _score(
+    reward_fn: RewardFn, example: Example, trajectory: Trajectory, where: str
+) -> float:
+    name = getattr(reward_fn, "__name__", repr(reward_fn))
+    try:
+        value = float(reward_fn(example, trajectory))
+    except Exception as error:
+        raise RunError(
+            f"reward function {name} failed on {where}: {error!r}"
+        ) from error
+    if not math.isfinite(value):
+        raise RunError(f"reward function {name} gave {value} for {where}")
+    return value
