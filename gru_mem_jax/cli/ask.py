@@ -14,7 +14,8 @@ from gru_mem_jax.cli import arguments
 from gru_mem_jax.errors import InputError
 
 _MODES = ("with_exit_gate", "without_exit_gate", "memagent")
-_AGENT_FLAGS = (
+# Flags that are settings of AgentConfig, PromptConfig or SamplingConfig by name.
+_SETTINGS = (
     "mode",
     "chunk_size",
     "question_tokens",
@@ -23,9 +24,13 @@ _AGENT_FLAGS = (
     "prompt_tokens",
     "max_chunks",
     "deadline_seconds",
+    "order",
+    "style",
+    "temperature",
+    "seed",
+    "top_k",
+    "top_p",
 )
-_PROMPT_FLAGS = ("order", "style")
-_SAMPLING_FLAGS = ("temperature", "seed", "top_k", "top_p")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.question.strip():
         raise InputError("--question: expected a question, got nothing")
-    target = json_output.open_target(args.json) if args.json else None
+    target = None if args.json is None else json_output.open_target(args.json)
     if args.resume and (target is None or not target.is_incremental):
         raise InputError("--resume needs --json FILE, the file of the interrupted run")
     if args.trace and target is None:
@@ -112,15 +117,20 @@ def configure(args: argparse.Namespace) -> tuple[Any, Any]:
     Raises:
       InputError: a value that no source may have, or that nothing reads.
     """
-    from gru_mem_jax.agent.config import AgentConfig
+    from gru_mem_jax.agent.config import (
+        SETTINGS_FILE,
+        AgentConfig,
+        config_from_json,
+        replace_settings,
+    )
     from gru_mem_jax.agent.prompts import PromptConfig
     from gru_mem_jax.agent.requests import SamplingConfig
     from gru_mem_jax.cli import gin_config
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.sampling.config import EngineConfig
 
-    directory = open_policy_dir(args.policy)
-    config = policy_settings(directory)
+    trained_with = open_policy_dir(args.policy).read_text(SETTINGS_FILE)
+    config = AgentConfig() if trained_with is None else config_from_json(trained_with)
     # Without prefixes shared from turn to turn, a turn's numbers depend on its request
     # alone: a resumed run equals an uninterrupted one bit for bit.
     engine_config = EngineConfig(slots=1, min_shared_tokens=1 << 30)
@@ -130,32 +140,8 @@ def configure(args: argparse.Namespace) -> tuple[Any, Any]:
         config = gin.build(config)
         engine_config = gin.build(engine_config)
         gin.check_all_read()
-    config = dataclasses.replace(
-        config,
-        prompt=dataclasses.replace(config.prompt, **_given(args, _PROMPT_FLAGS)),
-        sampling=dataclasses.replace(config.sampling, **_given(args, _SAMPLING_FLAGS)),
-        **_given(args, _AGENT_FLAGS),
-    )
+    given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
+    config = replace_settings(config, **given)
     if args.dtype:
         engine_config = dataclasses.replace(engine_config, dtype=args.dtype)
     return config, engine_config
-
-
-def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-
-
-def policy_settings(directory: Any) -> Any:
-    """The AgentConfig of a policy folder's gru_mem.json; the defaults without one."""
-    import json
-
-    from gru_mem_jax.agent import config as agent_config
-
-    path = directory.find(agent_config.SETTINGS_FILE)
-    if path is None:
-        return agent_config.AgentConfig()
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as e:
-        raise InputError(f"{path}: not JSON: {e}") from None
-    return agent_config.config_from_dict(record, str(path))

@@ -95,8 +95,8 @@ def read(
     before = len(recurrence.trajectory.turns)
     try:
         for _, turn in driver.run(generator, [recurrence]):
-            view.turn(turn, recurrence.trajectory)
             recorder.save(recurrence.trajectory)
+            view.turn(turn, recurrence.trajectory)
     except (KeyboardInterrupt, signals.Terminated) as e:
         recurrence.stop(INTERRUPTED)
         recorder.finish(recurrence.trajectory)
@@ -137,6 +137,7 @@ def load(
     if engine_config.max_length == type(engine_config)().max_length:
         engine_config = dataclasses.replace(engine_config, max_length=positions)
     policy, params = load_policy(policy_dir, dtype=dtype)
+    encoder.check_rows(policy.config.vocab_size)
     window = policy.config.max_position_embeddings
     if positions > window:
         view.note(

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.cli import json_output
 
-    target = json_output.open_target(args.json) if args.json else None
+    target = None if args.json is None else json_output.open_target(args.json)
     found = environment()
     if target is None or not target.is_stdout:
         width = max(map(len, found))

@@ -249,8 +249,8 @@ class _explained:
         prefix = "" if text.startswith(self._prefix) else self._prefix
         if isinstance(error, GRUMemError) and not prefix:
             return False
-        text = text.removesuffix(" In bindings string line 1")
-        text = text.split(" In bindings string line ")[0]
+        for added in (" In bindings string line ", " In call to configurable "):
+            text = text.split(added)[0]
         raise InputError(f"{prefix}{text}{self._hint(text, error)}") from error
 
     def _hint(self, text: str, error: Exception) -> str:

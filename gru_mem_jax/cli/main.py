@@ -108,6 +108,10 @@ def _flush() -> bool:
     return whole
 
 
+def _say_stopping() -> None:
+    terminal.note("stopping after the running step; once more stops at once")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -121,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     terminal.prepare_streams()
     try:
-        with signals.Handlers():
+        with signals.Handlers(on_wait=_say_stopping):
             status = _dispatch(argv)
     except SystemExit as e:  # argparse: --help, --version
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
@@ -131,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as e:
         terminal.note("gru-mem: interrupted" + (f": {e}" if e.args else ""))
         status = 130
-    except signals.Terminated:
-        terminal.note("gru-mem: terminated")
+    except signals.Terminated as e:
+        terminal.note("gru-mem: terminated" + (f": {e}" if e.args else ""))
         status = 143
     except Exception as e:
         _report(e, debug)
