@@ -1,0 +1,140 @@
+"""Logprobs of given tokens, without the logits of whole rows.
+
+Logits of 9216 tokens over a vocabulary of 152k take 5.6 GB in float32, and as much
+again in the backward pass. Here they exist for one block of tokens at a time, in both
+passes, and are not computed for prompts at all.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gru_mem_jax.policy.functional import Params, Policy
+from gru_mem_jax.rl.batching import PackedRows
+from gru_mem_jax.rl.outcomes import Array
+from gru_mem_jax.shapes import check_shape
+
+
+def token_logprobs(
+    policy: Policy,
+    params: Params,
+    hidden: jax.Array,
+    tokens: Array,
+    mask: Array | None = None,
+    *,
+    chunk: int = 512,
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Logprob of each token given those before it, and the entropy that it came from.
+
+    Wanted tokens are moved to the front of their rows, and blocks without any are
+    skipped when the program runs: the cost follows the completions, not the prompts.
+
+    Args:
+      policy: whose output head is used.
+      params: its params.
+      hidden: [B, L, D] of `Policy.hidden`; the state at l - 1 predicts the token at l.
+      tokens: int32 [B, L].
+      mask: [B, L], nonzero where a logprob is wanted; None: on all tokens but the first
+        of each row. The first of a row has none in any case.
+      chunk: tokens of a row in a block: `[B, chunk, V]` float32 logits exist at a time.
+      temperature: logits are divided by it, as when sampling.
+
+    Returns:
+      logprobs and entropy, float32 [B, L], 0 outside the mask; the entropy carries no
+      gradient.
+    """
+    check_shape("hidden", hidden, (*tokens.shape, None))
+    rows, length = tokens.shape
+    wanted = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask) > 0
+    check_shape("mask", wanted, tokens.shape)
+    wanted = wanted.at[:, 0].set(False)
+    chunk = min(chunk, length)
+    blocks = -(-length // chunk)
+
+    order = jnp.argsort(~wanted, axis=1, stable=True)
+    source = jnp.maximum(order - 1, 0)
+
+    def blocked(x, fill):
+        padding = ((0, 0), (0, blocks * chunk - length), *((0, 0),) * (x.ndim - 2))
+        x = jnp.pad(x, padding, constant_values=fill)
+        return x.reshape(rows, blocks, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    scanned = (
+        blocked(jnp.take_along_axis(hidden, source[..., None], axis=1), 0),
+        blocked(jnp.take_along_axis(jnp.asarray(tokens), order, axis=1), 0),
+        blocked(jnp.take_along_axis(wanted, order, axis=1), False),
+    )
+
+    def compute(states, targets, inside):
+        logits = policy.logits(params, states) / temperature
+        logprobs, entropy = _of_logits(logits, targets)
+        return jnp.where(inside, logprobs, 0), jnp.where(inside, entropy, 0)
+
+    def skip(states, targets, inside):
+        zeros = jnp.zeros(targets.shape, jnp.float32)
+        return zeros, zeros
+
+    def block(_, xs):
+        return None, jax.lax.cond(jnp.any(xs[2]), compute, skip, *xs)
+
+    # Checkpointed around the condition: only the block's hidden states are kept.
+    block = jax.checkpoint(block, prevent_cse=False)
+    _, outputs = jax.lax.scan(block, None, scanned)
+
+    back = jnp.argsort(order, axis=1)
+
+    def restored(x):
+        x = x.swapaxes(0, 1).reshape(rows, blocks * chunk)[:, :length]
+        return jnp.take_along_axis(x, back, axis=1)
+
+    logprobs, entropy = map(restored, outputs)
+    return logprobs, jax.lax.stop_gradient(entropy)
+
+
+def _of_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """float32 [B, C, V] and int32 [B, C] to logprobs and entropies, float32 [B, C]."""
+    log_total = jax.nn.logsumexp(logits, axis=-1)
+    # A sum over a comparison, not a gather: it partitions where V is sharded.
+    vocab = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    chosen = jnp.sum(jnp.where(vocab == targets[..., None], logits, 0.0), axis=-1)
+    fixed = jax.lax.stop_gradient(logits)
+    fixed_total = jax.lax.stop_gradient(log_total)
+    probabilities = jnp.exp(fixed - fixed_total[..., None])
+    # Logits of -inf have no part in it: 0 * -inf would be NaN.
+    mean = jnp.sum(jnp.where(probabilities > 0, probabilities * fixed, 0.0), axis=-1)
+    return chosen - log_total, fixed_total - mean
+
+
+def row_logprobs(
+    policy: Policy,
+    params: Params,
+    rows: PackedRows,
+    *,
+    chunk: int = 512,
+    temperature: float = 1.0,
+    remat: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Logprobs and entropies of the sampled tokens of packed rows.
+
+    Args:
+      policy: the policy.
+      params: its params.
+      rows: a micro-batch [B, L].
+      chunk, temperature: as in `token_logprobs`.
+      remat: compute layers again in the backward pass instead of storing them.
+
+    Returns:
+      logprobs and entropy, float32 [B, L], 0 on prompts and padding.
+    """
+    hidden = policy.hidden(
+        params, rows.tokens, rows.positions, rows.segment_ids, remat=remat
+    )
+    return token_logprobs(
+        policy,
+        params,
+        hidden,
+        rows.tokens,
+        rows.completion_mask,
+        chunk=chunk,
+        temperature=temperature,
+    )
