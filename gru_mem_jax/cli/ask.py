@@ -117,20 +117,14 @@ def configure(args: argparse.Namespace) -> tuple[Any, Any]:
     Raises:
       InputError: a value that no source may have, or that nothing reads.
     """
-    from gru_mem_jax.agent.config import (
-        SETTINGS_FILE,
-        AgentConfig,
-        config_from_json,
-        replace_settings,
-    )
+    from gru_mem_jax.agent.config import AgentConfig, replace_settings
     from gru_mem_jax.agent.prompts import PromptConfig
     from gru_mem_jax.agent.requests import SamplingConfig
     from gru_mem_jax.cli import gin_config
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.sampling.config import EngineConfig
 
-    trained_with = open_policy_dir(args.policy).read_text(SETTINGS_FILE)
-    config = AgentConfig() if trained_with is None else config_from_json(trained_with)
+    config = policy_settings(open_policy_dir(args.policy))
     # Without prefixes shared from turn to turn, a turn's numbers depend on its request
     # alone: a resumed run equals an uninterrupted one bit for bit.
     engine_config = EngineConfig(slots=1, min_shared_tokens=1 << 30)
@@ -145,3 +139,11 @@ def configure(args: argparse.Namespace) -> tuple[Any, Any]:
     if args.dtype:
         engine_config = dataclasses.replace(engine_config, dtype=args.dtype)
     return config, engine_config
+
+
+def policy_settings(directory: Any) -> Any:
+    """The AgentConfig in a PolicyDir's gru_mem.json; the defaults without one."""
+    from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_from_json
+
+    text = directory.read_text(SETTINGS_FILE)
+    return AgentConfig() if text is None else config_from_json(text)

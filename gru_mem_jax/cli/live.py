@@ -170,7 +170,7 @@ class LiveView:
         if self._turns_here < 2:
             return ""
         elapsed = self._last_turn_at - self._first_turn_at
-        return f" · {(self._turns_here - 1) / max(elapsed, 1e-9):.2f} turns/s"
+        return f", {(self._turns_here - 1) / max(elapsed, 1e-9):.2f} turns/s"
 
     def _gates(self, width: int):
         kinds = self._kinds

@@ -1,0 +1,209 @@
+"""What a run looks like, in lines and on a terminal."""
+
+import io
+import os
+import pty
+import re
+import threading
+
+import pytest
+from cli_helpers import context_of
+from rich.console import Console
+
+from gru_mem_jax.agent.records import Trajectory, Turn
+from gru_mem_jax.cli import display, live
+
+MEMORY = "The owner was \x1b[31mMaria\x1b[0m."
+
+
+def turn(index: int, **changes) -> Turn:
+    fields = {
+        "kind": "memory",
+        "chunk": index,
+        "chunk_span": (100 * index, 100 * index + 100),
+        "update": False,
+        "exit": False,
+        "well_formed": True,
+        "memory": "",
+        "memory_tokens": 0,
+        "text": "",
+        "finish_reason": "stop",
+        "prompt_tokens": 120,
+        "completion_tokens": 20,
+        "seconds": 0.25,
+    }
+    return Turn(**(fields | changes))
+
+
+TURNS = (
+    turn(0),
+    turn(1, update=True, memory=MEMORY, memory_tokens=9),
+    turn(2, well_formed=False, problem="cut at the limit", memory=MEMORY),
+    turn(3, update=True, exit=True, memory_before=MEMORY, memory=MEMORY + " Rome."),
+    turn(0, kind="answer", chunk=None, chunk_span=None, update=None, exit=None),
+)
+RUN = Trajectory(
+    mode="with_exit_gate",
+    question="Who?",
+    turns=TURNS,
+    stop_reason="exit_gate",
+    seconds=1.25,
+)
+HEADER = display.Header(
+    question="Who owned\nthe \x1b]0;x\x07hotel?",
+    source="hotels.txt",
+    policy="runs/policy",
+    mode="with_exit_gate",
+    memory_budget=1024,
+    characters=800,
+)
+
+
+def test_turn_lines():
+    assert [display.turn_line(t, " of ~8") for t in TURNS] == [
+        "chunk 1 of ~8: update=no exit=no, memory 0 tokens, "
+        "120 tokens in, 20 out, 0.25 s",
+        "chunk 2 of ~8: update=yes exit=no, memory 9 tokens, "
+        "120 tokens in, 20 out, 0.25 s | The owner was Maria.",
+        "chunk 3 of ~8: malformed (cut at the limit), memory 0 tokens, "
+        "120 tokens in, 20 out, 0.25 s",
+        "chunk 4 of ~8: update=yes exit=yes, memory 0 tokens, "
+        "120 tokens in, 20 out, 0.25 s | … Rome.",
+        "answer: 120 tokens in, 20 out, 0.25 s",
+    ]
+
+
+def test_summary():
+    assert display.summary(RUN) == (
+        "exit_gate: 4 chunks read, 2 memory updates, 600 tokens in, 100 out, 1.2 s, "
+        "1 malformed turns"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        ("", "a b", "a b"),
+        ("a b", "a b c", "… c"),
+        ("a b c", "a x c", "… x c"),
+        ("a b c", "a b", "a b"),
+        ("a", "b", "b"),
+    ],
+)
+def test_news(before, after, shown):
+    assert display.news(before, after) == shown
+
+
+def test_progress_estimates_the_number_of_chunks():
+    progress = display.Progress(1000)
+    assert (progress.read, progress.total) == (0, None)
+    for t in TURNS:
+        progress.add(t)
+    assert (progress.read, progress.fraction, progress.total) == (4, 0.4, 10)
+    progress = display.Progress(None)
+    progress.add(TURNS[0])
+    assert (progress.read, progress.fraction, progress.total) == (1, None, None)
+
+
+def test_changed_words():
+    assert live.changed_words("a b c", "a x c d") == {"x", "d"}
+    assert live.changed_words("", "") == set()
+
+
+def frames(encoding: str = "utf-8", width: int = 80) -> str:
+    """The last frame of the live view."""
+    buffer = io.TextIOWrapper(
+        io.BytesIO(), encoding=encoding, errors="backslashreplace"
+    )
+    console = Console(
+        file=buffer, force_terminal=True, width=width, height=40, color_system=None
+    )
+    view = live.LiveView(console)
+    view.begin(HEADER, Trajectory(mode="with_exit_gate", question="Who?"))
+    for i, t in enumerate(TURNS):
+        view.turn(
+            t, Trajectory(mode="with_exit_gate", question="Who?", turns=TURNS[: i + 1])
+        )
+    view.end(RUN)
+    console.print(view._render())
+    buffer.flush()
+    return buffer.buffer.getvalue().decode(encoding)
+
+
+def test_live_frame():
+    shown = frames()
+    assert "\x1b" not in shown
+    assert "Who owned the hotel?" in shown
+    assert "4 of ~8 chunks" in shown
+    assert re.search(r"gates +·●✗■", shown)
+    assert "● updated 2   · kept 1   ✗ malformed 1   ■ exit 1" in shown
+    assert "0 of 1024 tokens" in shown
+    assert "The owner was Maria. Rome." in shown
+    assert "exit_gate: 4 chunks read" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_live_frame_in_ascii_and_on_a_narrow_terminal():
+    assert re.search(r"gates +\.\+xE", frames("ascii"))
+    assert all(len(line) <= 40 for line in frames(width=40).splitlines())
+
+
+def test_a_long_memory_shows_its_end():
+    view = live.LiveView(Console(file=io.StringIO(), width=80, height=24))
+    view.begin(HEADER, Trajectory(mode="memagent", question="q"))
+    memory = "\n".join(f"line {i}" for i in range(100))
+    view.turn(turn(0, update=True, memory=memory), RUN)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(view._render())
+    shown = console.file.getvalue()
+    assert "line 99" in shown
+    assert "line 80" not in shown
+    assert "(90 lines above)" in shown
+    assert len(shown.splitlines()) <= 24
+
+
+def on_a_terminal(ask, *flags, **env) -> str:
+    """All that `ask` writes to a terminal."""
+    parent, child = pty.openpty()
+    chunks = []
+
+    def drain():
+        while True:
+            try:
+                data = os.read(parent, 65536)
+            except OSError:
+                return
+            if not data:
+                return
+            chunks.append(data)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    env = {"SCRIPT_DELAY": "0.02", "TERM": "xterm-256color", "COLUMNS": "100"} | env
+    process = ask.start(*flags, stdin=child, stdout=child, stderr=child, env=env)
+    os.close(child)
+    assert process.wait(timeout=60) == 0
+    reader.join(timeout=10)
+    os.close(parent)
+    return b"".join(chunks).decode()
+
+
+ATTACK = "KEY\x1b]0;p\x07\x1b[8mx\x1b[2J,"
+
+
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}], ids=["colour", "no_color"])
+def test_the_live_view_on_a_terminal(ask, env):
+    ask.context = context_of(10, c1="KEYalpha,", c4=ATTACK, c8="STOP")
+    shown = on_a_terminal(ask, **env)
+    assert "GRU-Mem" in shown
+    assert "9 of ~10 chunks" in shown
+    assert shown.splitlines()[-1].removeprefix("\x1b[?25h").startswith("alpha,:")
+    assert ("\x1b[1;32m" in shown) is (not env)  # bold green: what an update brought
+    for escape in ("\x1b]0", "\x1b[8m", "\x1b[2J"):
+        assert escape not in shown
+
+
+def test_a_dumb_terminal_gets_plain_lines(ask):
+    shown = on_a_terminal(ask, TERM="dumb")
+    assert "\x1b" not in shown
+    assert "chunk 9 of ~10: update=no exit=yes" in shown
