@@ -131,6 +131,17 @@ class GinConfig:
                     f"gin: nothing reads {name}{did_you_mean(name, readable)}"
                 )
 
+    def check_macros_used(self) -> None:
+        """Refuses macros that are set and that no binding at all refers to.
+
+        Raises:
+          InputError: naming the first such macro.
+        """
+        used = {ref.config_key for ref in self._references(self._gin._CONFIG)}
+        for key in self._gin._CONFIG:
+            if key[1] == "gin.macro" and key not in used:
+                raise InputError(f"gin: nothing uses {key[0]}")
+
     def operative_text(self) -> str:
         """All settings in force, as a gin file that gives the same run."""
         return self._gin.operative_config_str()

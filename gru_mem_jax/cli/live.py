@@ -108,7 +108,8 @@ class LiveView:
         if turn.kind == "memory":
             self._kinds.append(gate_kind(turn))
             self._updates += bool(turn.update)
-            self._fresh = changed_words(self._memory, turn.memory)
+            if turn.memory != self._memory:  # else the last change stays marked
+                self._fresh = changed_words(self._memory, turn.memory)
             self._memory, self._memory_tokens = turn.memory, turn.memory_tokens
 
     def _unicode(self) -> bool:

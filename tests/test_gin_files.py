@@ -1,0 +1,58 @@
+"""Every gin file parses, binds what exists, and sets no macro that nothing uses."""
+
+import pathlib
+
+import pytest
+
+from gru_mem_jax.cli.gin_config import GinConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "gin").rglob("*.gin"))
+RUNNABLE = ("gin/runs", "gin/experiments", "gin/local_")
+
+
+def name(file: pathlib.Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def required(text: str) -> list[str]:
+    """Macros that a file leaves to the command line."""
+    return [
+        line.split("=")[0].strip()
+        for line in text.splitlines()
+        if line.partition("#")[0].strip().endswith("%gin.REQUIRED")
+    ]
+
+
+def test_the_folder_does_not_hide_gin_config():
+    assert not list((ROOT / "gin").rglob("__init__.py"))
+
+
+def test_there_are_files():
+    assert FILES
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_parses_from_anywhere(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = file.read_text(encoding="utf-8")
+    bindings = [f"{macro} = 1" for macro in required(text)]
+    config = GinConfig((), [name(file)], bindings)
+    if name(file).startswith(RUNNABLE):
+        config.check_macros_used()
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_header_says_how_it_is_run(file):
+    """The exact command, the hardware, the time and score to expect."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    header = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        header.append(line)
+    header = "\n".join(header)
+    assert header, "no header"
+    if name(file).startswith(RUNNABLE):
+        assert "gru-mem " in header
+        assert name(file) in header
