@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from gru_mem_jax.errors import PolicyError
 
@@ -16,13 +17,27 @@ _MAX_BYTES = 512 << 20
 _TIMEOUT_SECONDS = 60  # of wall-clock, for a machine that is busy with other things
 
 
+def variables(
+    messages: list[dict[str, str]], special_tokens: Mapping[str, str], generate: bool
+) -> str:
+    """What chat templates are given, as a JSON object.
+
+    Args:
+      messages: {"role": ..., "content": ...} each.
+      special_tokens: by role: {"bos_token": "<s>", ...}.
+      generate: whether the assistant's turn is begun at the end.
+    """
+    names = {"messages": messages, "add_generation_prompt": generate}
+    return json.dumps({**special_tokens, **names, "tools": None, "documents": None})
+
+
 @functools.lru_cache(maxsize=64)
 def render(template: str, variables: str, date: str) -> str:
     """Renders a chat template in a process of its own, sandboxed and bounded.
 
     Args:
       template: Jinja source.
-      variables: a JSON object.
+      variables: of `variables`.
       date: what the template is told that today is, as YYYY-MM-DD. A setting, for a
         prompt that changes at midnight can't be shared or resumed.
 

@@ -196,14 +196,8 @@ class TextTokenizer:
                 "the tokenizer has no chat template; add a chat_template.jinja, or "
                 "chat_template in tokenizer_config.json"
             )
-        variables = {
-            **self._special_tokens,
-            "messages": messages,
-            "add_generation_prompt": generate,
-            "tools": None,
-            "documents": None,
-        }
-        return chat_template.render(self._template, json.dumps(variables), self._date)
+        variables = chat_template.variables(messages, self._special_tokens, generate)
+        return chat_template.render(self._template, variables, self._date)
 
     def _probe(self) -> str:
         """What the template makes of a message with nothing in it but a mark."""
@@ -236,7 +230,9 @@ class TextTokenizer:
         except PolicyError:  # some templates refuse it; then eos_token has to do
             return []
         ids = self.encode_control(after) if found else []
-        return [i for i in ids if i in self.control_ids][:1]
+        # Looked up in the text, for an unknown token would be control as well.
+        written = (i for i in ids if self._whole.id_to_token(i) in after)
+        return [i for i in written if i in self.control_ids][:1]
 
 
 def _build(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
