@@ -70,8 +70,8 @@ class ObjectiveConfig:
 
     Attributes:
       eps_low, eps_high: how far the ratio may fall below and rise above 1.
-      dual_clip: c, at least 1: tokens of a negative advantage lose no more than c |A| (Ye et
-        al., arXiv 1912.09729); None: no such bound.
+      dual_clip: c, at least 1: a token of negative advantage loses no more than c |A|
+        (Ye et al., arXiv 1912.09729); None: no such bound.
       beta: weight of the KL to the reference policy; 0: no reference is needed.
     """
 

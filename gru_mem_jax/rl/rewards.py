@@ -150,9 +150,9 @@ def exit_reward(
 ) -> jax.Array:
     """Whether reading ended with the last evidence, before it or after it (Eq. 10).
 
-    Reading to the end is exact where the end holds evidence. A context without evidence
-    has no right place to stop, and what was stopped by a limit before the last evidence
-    did not choose to: both get `exact_exit`.
+    Reading to the end is exact where the end holds evidence. Two cases are worth 0: a
+    context without evidence has no right place to stop, and a run that a limit stopped
+    before the last evidence did not choose to.
 
     Args:
       exit_chunk: int32 [P, G], last chunk read.
@@ -163,10 +163,12 @@ def exit_reward(
     Returns:
       float32 [P, G].
     """
+    exact = exit_chunk == last_evidence
     early = (exit_chunk < last_evidence) & chose
-    late = (exit_chunk > last_evidence) & (last_evidence >= 0)
-    on_time = _choose(late, config.late_exit, config.exact_exit)
-    return jnp.where(early, jnp.float32(config.early_exit), on_time)
+    late = exit_chunk > last_evidence
+    value = _choose(exact, config.exact_exit, 0) + _choose(early, config.early_exit, 0)
+    value += _choose(late, config.late_exit, 0)
+    return _only(last_evidence >= 0, value)
 
 
 def format_reward(well_formed: Array, config: RewardConfig) -> jax.Array:
