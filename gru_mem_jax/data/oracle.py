@@ -4,13 +4,13 @@ The oracle reads question and needles back from the text, so that it works on an
 `Example` whose wording is that of `synthetic`. Memory has a slot of five words for
 each thing asked, in the order of the question:
 
-    K is x y z L is not yet found                    single_key, multi_key, multi_query
-    K first x y z K second not yet found             multi_value: up to the first gap
-    K is that of L L is not yet found                chain
+    K was x y z L was not yet found                  single_key, multi_key, multi_query
+    first K x y z second K not yet found             multi_value: up to the first gap
+    K was that of L L was not yet found              chain
 
 so that what is missing can be seen, and the answer copied, in one glance. The gated
-turn's thought names the keys looked up and quotes what was found; off evidence the
-update is empty. MemAgent's turn writes the same memory anew each time.
+turn's thought names the keys looked up, until one is found, and quotes that; off
+evidence the update is empty. MemAgent's turn writes the same memory anew each time.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def memory_text(asked: Asked, found: Sequence[Fact]) -> str:
         values = [value for _, value in found]
         if len(values) < asked.count:
             values.append(MISSING)
-        return " ".join(f"{key} {o} {v}" for o, v in zip(ORDINALS, values))
+        return " ".join(f"{o} {key} {v}" for o, v in zip(ORDINALS, values))
     known = dict(found)
     slots = []
     for key in asked.keys:
@@ -82,7 +82,7 @@ def memory_text(asked: Asked, found: Sequence[Fact]) -> str:
         link = _link(slots[-1][1])
         if link:
             slots.append((link, known.get(link, MISSING)))
-    return " ".join(f"{key} is {value}" for key, value in slots)
+    return " ".join(f"{key} was {value}" for key, value in slots)
 
 
 def _link(value: str) -> str | None:
@@ -97,23 +97,18 @@ def thought(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> str:
       found: facts in memory before the turn.
       new: facts that this chunk adds.
     """
-    fresh = dict(new)
-    if asked.kind == "values":
-        quotes = [f"{key} is {value}" for key, value in new]
-        return " ".join(quotes) or asked.keys[0]
-    if asked.kind == "chain":
-        known = dict(found)
-        key = asked.keys[0]
-        parts = [key]
+    known, fresh = dict(found), dict(new)
+    parts = []
+    for key in asked.keys:
+        parts.append(key)
+        link = _link(known.get(key, "")) if asked.kind == "chain" else None
+        if link is not None:
+            key = link
+            parts.append(f"that of {link}")
         if key in fresh:
             parts.append(f"is {fresh[key]}")
-        link = _link(known.get(key) or fresh.get(key) or "")
-        if link and key in known:
-            parts.append(f"that of {link}")
-        if link in fresh:
-            parts.append(f"is {fresh[link]}")
-        return " ".join(parts)
-    return " ".join(f"{k} is {fresh[k]}" if k in fresh else k for k in asked.keys)
+            break
+    return " ".join(parts)
 
 
 def gated_turn(

@@ -40,7 +40,7 @@ TASKS: tuple[Task, ...] = (
     "chain",
 )
 NEEDLE_TOKENS = 9  # words and marks of a needle, and of a link
-_MIN_FILLER = 20  # both kinds of filler can fill any length from here on
+_MIN_FILLER = 12  # both kinds of filler can fill any length from here on
 _TEST_SHARE = 26  # of 256: the pairs that belong to the test split
 
 

@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 # Words without a space before them: answers of the gates, roles, starts of documents.
 _BARE = ("yes", "no", "continue", "end", "boxed", "system", "user", "assistant")
 _COMMON = (
-    *("is", "that", "of", "not", "yet", "found", "none", "code", "codes", "for"),
+    *("is", "was", "that", "of", "not", "yet", "found", "none", "code", "codes", "for"),
     *("Which", "belongs", "belong", "to", "linked", "and", "then"),
 )
 
@@ -72,7 +72,8 @@ def build():
         *(f"\u0120{w}" for w in spaced),
         *bare,
     ]
-    vocab = {entry: i for i, entry in enumerate(entries)}
+    # A one-letter word is a byte as well.
+    vocab = {entry: i for i, entry in enumerate(dict.fromkeys(entries))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
