@@ -59,5 +59,7 @@ use_env() {
     (cd "$ROOT" && "$VENV/bin/python" -m pip install --quiet --editable "$target") >&2 \
       || return 1
     printf '%s\n' "$hash" >"$stamp"
+    # What every set of extras includes is there now too.
+    [ -z "$extras" ] || recipe_hash "" >"$VENV/.gru_mem_installed_base"
   fi
 }
