@@ -46,9 +46,9 @@ def iter_chunks(
     """Yields the chunks of a document, or of a stream of its pieces, as they fill.
 
     A chunk has `chunk_size` tokens, the last one what remains. It ends only where
-    a token starts a character, a few tokens early where none does at the limit (and
-    late only where a single character has more tokens than a chunk). Characters
-    that no token covers belong to the chunk before.
+    a token starts a character: a few tokens early where none does at the limit, late
+    only if no other character starts in a whole chunk. Characters that no token
+    covers belong to the chunk before.
 
     Raises:
       InputError: chunk_size < 1; a piece is not text or holds a lone surrogate.

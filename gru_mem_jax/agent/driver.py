@@ -16,7 +16,7 @@ def run(
     As many requests are kept submitted as the generator works on at once.
     Recurrences are taken from the iterable when there is room for one more, so that
     it may be long and lazy; those begun go on before new ones start. Between two
-    turns the caller may `stop` any of them.
+    turns the caller may `stop` any of them. A context that stalls holds up all.
 
     Raises:
       RunError: the generator returns nothing although it has requests.

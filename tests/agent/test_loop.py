@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import threading
+import tracemalloc
 
 import pytest
 from loops import BYTES, CONFIG, recurrence, reply, run
@@ -253,6 +254,29 @@ def test_deadline_of_a_stream_that_stalls():
     # The first block of 1024 characters was read, before the stream's end.
     assert trajectory.num_chunks >= 100
     assert (trajectory.stop_reason, trajectory.answer) == ("deadline", "42")
+
+
+def test_memory_does_not_grow_with_the_document():
+    """A million tokens from a stream, read to the end in chunks of 5000."""
+    completion = _said(reply(update="m"))
+
+    def peak(tokens):
+        stream = ("0123456789abcde\n" * 64 for _ in range(tokens // 1024))
+        rec = recurrence(
+            stream, chunk_size=5000, prompt_tokens=6000, mode="without_exit_gate"
+        )
+        tracemalloc.start()
+        while rec.next_request() is not None:
+            rec.receive(completion)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert rec.trajectory.num_chunks == -(-(tokens // 1024 * 1024) // 5000)
+        return size
+
+    small, large = peak(100_000), peak(1_000_000)
+    # The trajectory grows: 180 turns of less than two kilobytes.
+    assert large - small < 180 * 2000
+    assert small < 20e6
 
 
 def test_stop_from_outside():
