@@ -18,9 +18,15 @@ def _limit_resources(max_seconds: int, max_bytes: int) -> None:
         ImportError
     ):  # no such limits on this system: the parent's time limit is left
         return
-    resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (max_seconds, max_seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, limit in (
+        (resource.RLIMIT_AS, max_bytes),
+        (resource.RLIMIT_CPU, max_seconds),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
 
 
 def _environment(date: str):

@@ -11,6 +11,7 @@ import tokenizers
 
 from gru_mem_jax.agent.encoding import Span
 from gru_mem_jax.agent.parse import TAGS
+from gru_mem_jax.agent.text import check_text
 from gru_mem_jax.errors import InputError, PolicyError
 from gru_mem_jax.tokenization import chat_template
 from gru_mem_jax.tokenization.control import (
@@ -130,7 +131,8 @@ class TextTokenizer:
         """Ids of plain text; never a control id.
 
         Raises:
-          InputError: a character has no token but the unknown one, which is control.
+          InputError: a character has no token but the unknown one, which is control;
+            or it is a lone surrogate.
         """
         return self._encode(text).ids
 
@@ -140,6 +142,7 @@ class TextTokenizer:
         return encoding.ids, encoding.offsets
 
     def _encode(self, text: str) -> tokenizers.Encoding:
+        check_text(text, "the text")
         encoding = self._plain.encode(text, add_special_tokens=False)
         ids = encoding.ids
         if not self.control_ids.isdisjoint(ids):

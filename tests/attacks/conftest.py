@@ -1,6 +1,6 @@
 """The encoders that hostile texts are tried on."""
 
-import hostile_tokenizers as hostile
+import hostile_tokenizers
 import pytest
 
 from gru_mem_jax.data import word_tokenizer
@@ -20,16 +20,8 @@ def encoder(request):
         word_tokenizer.save(path)
         return TextTokenizer.from_pretrained(path)
     if request.param == "gemma_like":
-        return TextTokenizer(
-            hostile.gemma_like(),
-            template=hostile.GEMMA_TEMPLATE,
-            special_tokens=hostile.GEMMA_TOKENS,
-        )
+        return hostile_tokenizers.gemma_like_encoder()
     if request.param == "llama_like":
-        return TextTokenizer(
-            hostile.llama_like(),
-            template=hostile.LLAMA_TEMPLATE,
-            special_tokens=hostile.LLAMA_TOKENS,
-        )
+        return hostile_tokenizers.llama_like_encoder()
     directory = request.getfixturevalue("qwen2_tokenizer_dir")
     return TextTokenizer.from_pretrained(directory)

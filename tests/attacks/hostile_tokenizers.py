@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from gru_mem_jax.tokenization import TextTokenizer
+
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{{ '<start_of_turn>' + (m.role if m.role == 'user' else 'model') + '\n' "
@@ -134,3 +136,17 @@ def llama_like() -> dict[str, Any]:
 
 GEMMA_TOKENS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
 LLAMA_TOKENS = {"bos_token": "<|bos|>", "eos_token": "<|eot|>"}
+
+
+def gemma_like_encoder() -> TextTokenizer:
+    """The encoder of the first."""
+    return TextTokenizer(
+        gemma_like(), template=GEMMA_TEMPLATE, special_tokens=GEMMA_TOKENS
+    )
+
+
+def llama_like_encoder() -> TextTokenizer:
+    """The encoder of the second."""
+    return TextTokenizer(
+        llama_like(), template=LLAMA_TEMPLATE, special_tokens=LLAMA_TOKENS
+    )

@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import itertools
+import random
 
 import pytest
 from hostile_texts import ODD, STRUCTURE, hostile_texts, splits
+from hostile_tokenizers import gemma_like_encoder
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.chunking import iter_chunks
@@ -14,6 +16,7 @@ from gru_mem_jax.agent.memory import fit_memory
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import prompt_ids
 from gru_mem_jax.agent.text import open_context
+from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 
 NFKC = "llama_like"  # the tokenizer that changes characters
@@ -64,6 +67,41 @@ def test_p1_p2_no_text_gives_a_control_id(encoder, request):
         assert all(0 <= a <= b <= len(text) for a, b in spans)
         if NFKC not in request.node.name and "qwen2" not in request.node.name:
             assert encoder.decode(ids) == text
+
+
+def test_p2_ordinary_text_is_encoded_as_ever(encoder):
+    """Line breaks and runs of spaces included, which Gemma lists as added tokens."""
+    rng = random.Random(0)
+    words = [
+        "the",
+        "some",
+        "text",
+        "Kubernetes",
+        "é",
+        "世界",
+        "😀",
+        "x1",
+        "3.14",
+        "-",
+        "(",
+    ]
+    gaps = [" ", "  ", "   ", "\n", "\n\n", "\n\n\n", " \n", "\t", ", ", "", "\r\n"]
+    for _ in range(1000):
+        text = "".join(rng.choice(words) + rng.choice(gaps) for _ in range(20))
+        assert encoder.encode(text) == encoder.encode_control(text)
+
+
+def test_p2_added_tokens_that_are_text_stay_tokens():
+    encoder = gemma_like_encoder()
+    assert len(encoder.encode("\n\n\n")) == 1
+    assert len(encoder.encode("a\n\nb")) == 3
+    # An added token of the form <...>, and one beyond the model's rows: letters.
+    assert len(encoder.encode("<h1>")) == 4
+    assert len(encoder.encode("<image_soft_token>")) == 18
+    (soft,) = encoder.encode_control("<image_soft_token>")
+    encoder.check_rows(soft)
+    with pytest.raises(PolicyError, match=f"ids up to {soft - 1}"):
+        encoder.check_rows(soft - 1)
 
 
 def test_control_tokens_are_recognised_in_our_own_text(encoder):

@@ -192,6 +192,11 @@ def test_word_level_and_its_unknown_token():
         encoder.encode("a <eos>")
 
 
+def test_lone_surrogates_are_no_text(words):
+    with pytest.raises(InputError, match=r"character 2 is the lone surrogate U\+D83D"):
+        words.encode("a \ud83d b")
+
+
 def test_stop_ids_from_every_source():
     data = word_level()
     data["model"]["vocab"] |= {"<end>": 4, "<other>": 5}
