@@ -11,6 +11,7 @@ from gru_mem_jax.policy.rope import RopeConfig
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
+_DEFAULT_ROPE = RopeConfig()
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 
 # Far above any published dense model, far below what could exhaust a machine by
@@ -77,7 +78,7 @@ class PolicyConfig:
     hidden_act: str | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
-    rope: RopeConfig = RopeConfig()
+    rope: RopeConfig = _DEFAULT_ROPE
     rope_local: RopeConfig | None = None
     sliding_window: int | None = None
     layer_types: tuple[str, ...] | None = None

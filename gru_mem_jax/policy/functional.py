@@ -44,19 +44,22 @@ _AXES = {
 }
 
 
-@functools.lru_cache(maxsize=32)
-def _definitions(config: PolicyConfig) -> tuple[Any, Any, Params, Params]:
+@functools.lru_cache(maxsize=64)
+def _definitions(config: PolicyConfig, out_in: bool = False):
     """Graph definitions of the ends and of a layer, and their abstract arrays."""
-    ends = nnx.eval_shape(lambda: Ends(config, nnx.Rngs(0)))
-    layer = nnx.eval_shape(lambda: Layer(config, nnx.Rngs(0)))
-    ends_def, ends_state = nnx.split(ends)
-    layer_def, layer_state = nnx.split(layer)
-    return (
-        ends_def,
-        layer_def,
-        nnx.to_pure_dict(ends_state),
-        nnx.to_pure_dict(layer_state),
-    )
+    split = []
+    for module in (Ends, Layer):
+        abstract = nnx.eval_shape(
+            lambda module=module: module(config, nnx.Rngs(0), out_in)
+        )
+        definition, state = nnx.split(abstract)
+        split.append((definition, nnx.to_pure_dict(state)))
+    (ends_def, ends), (layer_def, layer) = split
+    return ends_def, layer_def, ends, layer
+
+
+def _is_sampling_form(params: Params) -> bool:
+    return isinstance(params["layers"], tuple | list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Policy:
         return jax.tree_util.tree_map_with_path(names, self.abstract_params())
 
     def sampling_params(self, params: Params, dtype: Any = None) -> Params:
-        """The second form: `layers` becomes a tuple of N dicts. One jitted program.
+        """The second form: a dict a layer, kernels [out, in]. One jitted program.
 
         Args:
           params: as of `init`.
@@ -196,7 +199,7 @@ class Policy:
         Returns:
           float32 [..., V].
         """
-        ends_def = _definitions(self.config)[0]
+        ends_def = _definitions(self.config, _is_sampling_form(params))[0]
         return nnx.merge(ends_def, params["ends"]).logits(hidden)
 
     def apply(
@@ -255,7 +258,7 @@ class Policy:
         """
         config = self.config
         _check_tokens(tokens, positions, None)
-        ends_def, layer_def, _, _ = _definitions(config)
+        ends_def, layer_def, _, _ = _definitions(config, out_in=True)
         ends = nnx.merge(ends_def, params["ends"])
         tables = _rope_tables(config, positions)
         x = ends.embed(tokens)
@@ -313,14 +316,17 @@ def _init(config: PolicyConfig, dtype: Any, rng: jax.Array) -> Params:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _unstack(depth: int, dtype: Any, params: Params) -> Params:
-    def cast(x):
-        return x if dtype is None else x.astype(dtype)
+    def lay_out(path, x):
+        x = x if dtype is None else x.astype(dtype)
+        return x.T if path[-1].key == "kernel" else x
+
+    def layer(index):
+        return jax.tree.map(lambda x: x[index], params["layers"])
 
     return {
-        "ends": jax.tree.map(cast, params["ends"]),
+        "ends": jax.tree_util.tree_map_with_path(lay_out, params["ends"]),
         "layers": tuple(
-            jax.tree.map(lambda x, i=i: cast(x[i]), params["layers"])
-            for i in range(depth)
+            jax.tree_util.tree_map_with_path(lay_out, layer(i)) for i in range(depth)
         ),
     }
 
@@ -347,7 +353,7 @@ def _store(
 def _stored(
     keys: jax.Array, values: jax.Array, slots: jax.Array | None, attend: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The first `attend` indices of each row's slot, and their positions [B, attend]."""
+    """The first `attend` indices of each row's slot, and their positions."""
     keys, values = keys[:, :, :attend], values[:, :, :attend]
     if slots is not None:
         keys, values = keys[slots], values[slots]
