@@ -1,0 +1,174 @@
+"""Files that are whole or not there, and sha256 lists that tell when they are not.
+
+The list of a folder has the format of `sha256sum`, so that `sha256sum -c SHA256SUMS`
+checks it without this package.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import stat
+
+from gru_mem_jax.errors import RunError
+
+MANIFEST = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  (\S(?:.*\S)?)")
+_MAX_MANIFEST = 1 << 26
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Replaces a file by one that is whole and on disk.
+
+    Raises:
+      OSError: as the file system gives it; the old file is as it was.
+    """
+    path = pathlib.Path(path)
+    if isinstance(data, str):
+        data = data.encode()
+    aside = path.with_name(f"{path.name}.saving")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes names in a folder survive a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def storage_error(
+    path: str | os.PathLike[str], error: BaseException, *, needed: int | None = None
+) -> RunError:
+    """What to tell a user when a write fails.
+
+    Args:
+      path: what was being written.
+      error: what was raised.
+      needed: bytes that were to be written, where known.
+    """
+    size = "" if needed is None else f" ({needed} bytes to write)"
+    if is_full(error):
+        free = ""
+        with contextlib.suppress(OSError):
+            folder = next(
+                p
+                for p in (pathlib.Path(path), *pathlib.Path(path).parents)
+                if p.is_dir()
+            )
+            free = f", {shutil.disk_usage(folder).free} bytes free"
+        return RunError(
+            f"{path}: no space left to write{size}{free}; what was saved before is "
+            "intact: free some space and give the same command again"
+        )
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return RunError(f"{path}: cannot be written{size}: {reason.splitlines()[0]}")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, a quota or a file is full."""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return True
+    words = ("no space left", "disk quota exceeded", "file too large", "enospc")
+    return any(word in str(error).lower() for word in words)
+
+
+def write_manifest(folder: str | os.PathLike[str]) -> None:
+    """Lists the sha256 of every file below a folder in its SHA256SUMS."""
+    folder = pathlib.Path(folder)
+    names = [name for name in _names(folder) if name != MANIFEST]
+    hashes = _hash_all([folder / name for name in names])
+    text = "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, names))
+    write_atomically(folder / MANIFEST, text)
+
+
+def problems(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """What is wrong with a folder that `write_manifest` has seen; empty: nothing.
+
+    Every file must be there, regular, listed and equal to its sha256, so that a single
+    byte anywhere, the list's own included, cannot change unnoticed.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        listed = _read_manifest(folder / MANIFEST)
+        present = set(_names(folder)) - {MANIFEST}
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return (f"{MANIFEST}: {reason}",)
+    found = [f"{name} is missing" for name in sorted(listed.keys() - present)]
+    found += [f"{name} is not listed" for name in sorted(present - listed.keys())]
+    regular = []
+    for name in sorted(listed.keys() & present):
+        if stat.S_ISREG(os.lstat(folder / name).st_mode):
+            regular.append(name)
+        else:
+            found.append(f"{name} is not a regular file")
+    try:
+        hashes = _hash_all([folder / name for name in regular])
+    except OSError as error:
+        return (*found, f"{error.filename}: {error.strerror}")
+    for name, digest in zip(regular, hashes):
+        if digest != listed[name]:
+            size = (folder / name).stat().st_size
+            found.append(
+                f"{name} differs from its sha256: "
+                + ("it is empty" if size == 0 else f"cut or changed ({size} bytes)")
+            )
+    return tuple(found)
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """Everything below a folder that is no folder; links are not followed."""
+    found = []
+    for base, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        for name in [*files, *links]:
+            found.append((pathlib.Path(base) / name).relative_to(folder).as_posix())
+    return sorted(found)
+
+
+def _read_manifest(path: pathlib.Path) -> dict[str, str]:
+    info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_MANIFEST:
+        raise ValueError("not a list of sha256 sums")
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    lines = text.split("\n")
+    if len(lines) < 2 or lines[-1]:
+        raise ValueError("empty, or cut in a line")
+    listed = {}
+    for number, line in enumerate(lines[:-1], 1):
+        match = _LINE.fullmatch(line)
+        if match is None or match[2] in listed:
+            raise ValueError(f"line {number} is not 'sha256  name'")
+        listed[match[2]] = match[1]
+    return listed
+
+
+def _hash_all(paths: list[pathlib.Path]) -> list[str]:
+    workers = max(1, min(8, os.cpu_count() or 1, len(paths)))
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(sha256, paths))
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
