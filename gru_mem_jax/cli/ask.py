@@ -8,6 +8,7 @@ Settings: the policy's own (gru_mem.json in its folder), then gin, then flags.
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 from gru_mem_jax.cli import arguments
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.agent.text import open_context
     from gru_mem_jax.cli import ask_session, json_output
 
+    # The bytes that were typed are UTF-8, whatever the locale says.
+    args.question = os.fsencode(args.question).decode("utf-8", "surrogateescape")
     if not args.question.strip():
         raise InputError("--question: expected a question, got nothing")
     target = None if args.json is None else json_output.open_target(args.json)

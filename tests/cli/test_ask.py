@@ -119,6 +119,7 @@ def test_empty_context_is_a_defined_result(ask, capsys):
         (["--deadline_seconds=0"], "must be above 0"),
         (["--max_chunks=0"], "must be at least 1"),
         (["--question= "], "--question: expected a question"),
+        (["--question=\udcff?"], "question.* lone surrogate U.DCFF"),
         (["--question=" + "q" * 2000], "the question has 2001 tokens, more than"),
         (["--json=no/such/out.json"], "folder .*no/such does not exist"),
         (["--json=."], "is a folder"),
@@ -502,10 +503,12 @@ def test_a_link_stays_a_link(ask):
 def test_poor_surroundings(ask, env, interpreter):
     ask.interpreter = (sys.executable, *interpreter)
     ask.context = ask.context.replace("alpha", "äl漢a")
-    status, out, err = ask.run(f"--json={ask.json_path}", env=env)
+    flags = [f"--json={ask.json_path}", "--question=Où est la clé?"]
+    status, out, err = ask.run(*flags, env=env)
     assert status == 0, err
     assert out.startswith("äl漢")
     assert ask.json["answer"] == out.strip()
+    assert ask.json["question"] == "Où est la clé?"
 
 
 def test_one_core(ask):
