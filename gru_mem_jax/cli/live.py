@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 import threading
 import time
 
@@ -49,7 +50,7 @@ class LiveView:
         self._kinds: list[str] = []
         self._updates = 0
         self._memory, self._memory_tokens = "", 0
-        self._fresh: frozenset[str] = frozenset()
+        self._fresh: frozenset[int] = frozenset()
         self._first_turn_at = self._last_turn_at = 0.0
         self._turns_here = 0
         self._closing = ""
@@ -176,12 +177,12 @@ class LiveView:
     def _gates(self, width: int):
         kinds = self._kinds
         room = max(1, width - 11)
-        text = Text("gates    ", style="dim", no_wrap=True)
+        text = Text.assemble(("gates    ", "dim"), no_wrap=True)
         if len(kinds) > room:
             text.append("…" if self._unicode() else "<", style="dim")
         for kind in kinds[-room:]:
             text.append(self._symbol(kind), style=_GATES[kind][2])
-        legend = Text("         ", style="dim", no_wrap=True)
+        legend = Text("         ", no_wrap=True)
         for kind in _GATES:
             if kind in ("update", "keep") or kind in kinds:
                 legend.append(self._symbol(kind), style=_GATES[kind][2])
@@ -202,13 +203,8 @@ class LiveView:
         if not clean.strip():
             return Text("nothing yet" if not self._closing else "empty", style="dim")
         text = Text(overflow="fold")
-        for i, line in enumerate(clean.split("\n")):
-            if i:
-                text.append("\n")
-            for j, word in enumerate(line.split(" ")):
-                if j:
-                    text.append(" ")
-                text.append(word, style="bold green" if word in self._fresh else "")
+        for i, part in enumerate(re.split(r"(\s+)", clean.strip())):
+            text.append(part, style="bold green" if i // 2 in self._fresh else "")
         lines = text.wrap(self._console, width)
         room = max(3, min(12, self._console.height - 14))
         if len(lines) <= room:
@@ -226,13 +222,14 @@ class LiveView:
         return self._spinner
 
 
-def changed_words(before: str, after: str) -> frozenset[str]:
-    """The words of `after` that a change from `before` brought in."""
+def changed_words(before: str, after: str) -> frozenset[int]:
+    """Indices of the words of `after` that a change from `before` brought in."""
     old = terminal.safe_text(before).split()
     new = terminal.safe_text(after).split()
     matcher = difflib.SequenceMatcher(a=old, b=new, autojunk=False)
-    fresh: set[str] = set()
-    for tag, _, _, start, end in matcher.get_opcodes():
-        if tag in ("replace", "insert"):
-            fresh.update(new[start:end])
-    return frozenset(fresh)
+    return frozenset(
+        i
+        for tag, _, _, start, end in matcher.get_opcodes()
+        if tag in ("replace", "insert")
+        for i in range(start, end)
+    )

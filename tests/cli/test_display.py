@@ -106,7 +106,8 @@ def test_progress_estimates_the_number_of_chunks():
 
 
 def test_changed_words():
-    assert live.changed_words("a b c", "a x c d") == {"x", "d"}
+    assert live.changed_words("a b c", "a x c d") == {1, 3}
+    assert live.changed_words("a a", "a a a") == {2}
     assert live.changed_words("", "") == set()
 
 
