@@ -76,10 +76,10 @@ class Attention(nnx.Module):
         self.k = Linear(width, keys, config.qkv_bias, config, rngs, out_in)
         self.v = Linear(width, keys, config.qkv_bias, config, rngs, out_in)
         self.o = Linear(heads, width, config.attention_bias, config, rngs, out_in)
-        self.q_norm = self.k_norm = None
-        if config.traits.qk_norm:
-            self.q_norm = _norm(config, config.head_dim)
-            self.k_norm = _norm(config, config.head_dim)
+        # Assigned once: nnx fixes with the first value what kind of attribute it is.
+        normed = config.traits.qk_norm
+        self.q_norm = _norm(config, config.head_dim) if normed else None
+        self.k_norm = _norm(config, config.head_dim) if normed else None
 
     def __call__(self, x, cos, sin, attend: AttendFn) -> tuple[jax.Array, Any]:
         split = (*x.shape[:-1], -1, self.head_dim)
@@ -114,10 +114,9 @@ class Layer(nnx.Module):
         self.attn = Attention(config, rngs, out_in)
         self.mlp_norm = _norm(config, config.hidden_size)
         self.mlp = MLP(config, rngs, out_in)
-        self.post_attn_norm = self.post_mlp_norm = None
-        if config.traits.post_norms:
-            self.post_attn_norm = _norm(config, config.hidden_size)
-            self.post_mlp_norm = _norm(config, config.hidden_size)
+        normed = config.traits.post_norms
+        self.post_attn_norm = _norm(config, config.hidden_size) if normed else None
+        self.post_mlp_norm = _norm(config, config.hidden_size) if normed else None
 
     def __call__(
         self, x: jax.Array, cos: jax.Array, sin: jax.Array, attend: AttendFn
@@ -152,9 +151,8 @@ class Ends(nnx.Module):
         self.softcap = config.final_logit_softcapping
         self.embedding = nnx.Param(init(rngs.params(), (vocab, width)))
         self.final_norm = _norm(config, width)
-        self.head = None
-        if not config.tie_word_embeddings:
-            self.head = Linear(width, vocab, False, config, rngs, out_in)
+        tied = config.tie_word_embeddings
+        self.head = None if tied else Linear(width, vocab, False, config, rngs, out_in)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int32 [B, L] to [B, L, D]; JAX clamps ids of V and above silently."""
