@@ -21,6 +21,7 @@ import pathlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ from gru_mem_jax.checkpoint_step import (
     read_step,
 )
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.orbax_noise import OrbaxNoise
 
 _LEFTOVER = re.compile(r"\d+\.(saving|deleting)\b.*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -74,6 +76,7 @@ class Checkpoints:
         self._good: set[int] = set()  # verified by this process
         self._scores: dict[int, float] | None = None
         self._saver: Any = None
+        self._noise = OrbaxNoise()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         if self.directory.exists() and not self.directory.is_dir():
@@ -153,6 +156,8 @@ class Checkpoints:
             cannot be written; steps saved before are intact.
         """
         self.wait()
+        if step < 0:
+            raise InputError(f"step: expected at least 0, got {step}")
         if not self._writes:
             raise InputError(f"{self.directory}: opened for reading")
         flat = {name: trees_lib.flatten(tree) for name, tree in trees.items()}
@@ -198,9 +203,12 @@ class Checkpoints:
         while True:
             aside = folder.with_name(f"{step}.damaged{number or ''}")
             if not aside.exists():
-                os.rename(folder, aside)
-                return
+                break
             number += 1
+        try:
+            os.rename(folder, aside)
+        except OSError as error:
+            raise durable_files.storage_error(aside, error) from error
 
     def _start_saving(
         self,
@@ -218,14 +226,12 @@ class Checkpoints:
             for name, tree in flat.items()
             if tree  # Orbax refuses empty trees; the record knows them
         }
+        self._noise.start()
         try:
             if args:
                 self._saver.save(aside, args=self._ocp.args.Composite(**args))
         except Exception as error:  # Orbax raises what its backends raise
-            self._remove_leftovers()
-            raise durable_files.storage_error(
-                self._folder(step), error, needed=needed
-            ) from error
+            raise self._give_up(step, error, needed) from error
         self._thread = threading.Thread(
             target=self._finish_saving,
             args=(step, aside, contents, needed),
@@ -253,40 +259,49 @@ class Checkpoints:
             durable_files.sync_folder(self.directory)
             self._good.add(step)
             self._prune()
+            self._noise.stop()
         except Exception as error:
+            self._failure = self._give_up(step, error, needed)
+            self._failure.__cause__ = error
+
+    def _give_up(self, step: int, error: Exception, needed: int) -> RunError:
+        """Cleans up after a save that failed, as far as that can be done."""
+        self._saver = None  # what it is in the middle of is not known
+        for _ in range(10):  # writes that it gave up on may still be running
             with contextlib.suppress(OSError):
                 self._remove_leftovers()
-            failure = durable_files.storage_error(
-                self._folder(step), error, needed=needed
-            )
-            failure.__cause__ = error
-            self._failure = failure
+                break
+            time.sleep(0.05)
+        return durable_files.storage_error(self._folder(step), error, needed=needed)
 
     def _prune(self) -> None:
         """Deletes good steps beyond `keep`; what is damaged counts for nothing."""
         if self._keep is None:
             return
-        kept = 0
         best = self.best_step()
-        for step in reversed(self.steps()):
-            if step not in self._good and self.problems(step):
-                continue
-            kept += 1
-            if kept > self._keep and step != best:
+        good = [step for step in self.steps() if self._is_good(step)]
+        for step in good[: -self._keep]:
+            if step != best:
                 doomed = self.directory / f"{step}.deleting"
                 os.rename(self._folder(step), doomed)  # no reader sees half a step
                 self._good.discard(step)
                 shutil.rmtree(doomed)
 
+    def _is_good(self, step: int) -> bool:
+        return step in self._good or not self.problems(step)
+
     def best_step(self) -> int | None:
-        """The step with the best score, the newest of equals; None without scores."""
+        """The good step with the best score, the newest of equals; None without any."""
+        if self._best is None:
+            return None
+        sign = -1 if self._best == "min" else 1
         scored = []
         for step in self.steps():
             with contextlib.suppress(RunError, InputError):
                 score = read_record(self._folder(step))["score"]
-                if score is not None:
-                    scored.append((score if self._best != "min" else -score, step))
-        return max(scored)[1] if scored and self._best is not None else None
+                if score is not None and self._is_good(step):
+                    scored.append((sign * score, step))
+        return max(scored)[1] if scored else None
 
     def _remove_leftovers(self) -> None:
         """Removes what a killed process left unfinished."""
@@ -338,6 +353,10 @@ class Checkpoints:
             except RunError as error:
                 warnings.append(f"{error}; skipped and left in place")
                 continue
+            except InputError:
+                if self._folder(step).is_dir():
+                    raise
+                continue  # another process deleted it just now
             return dataclasses.replace(found, warnings=tuple(warnings))
         if warnings:
             raise RunError(

@@ -33,6 +33,10 @@ class MetricsWriter:
         the step that was restored, or -1 for a start from nothing.
       tensorboard: folder for event files of the numbers; None: none.
       wandb: a run of Weights & Biases (see `start_wandb`), or anything with its `log`.
+
+    Attributes:
+      last_step: of the last row that stayed after the cut; -1: none. Where it is less
+        than the restored step, somebody has removed rows.
     """
 
     def __init__(
@@ -46,12 +50,13 @@ class MetricsWriter:
     ):
         self.path = pathlib.Path(path)
         self._fd = -1
+        self.last_step = -1
         self._events: EventWriter | None = None
         self._wandb = wandb if enabled else None
         if not enabled:
             return
         if cut_to is not None:
-            cut_metrics(self.path, cut_to)
+            self.last_step = cut_metrics(self.path, cut_to)
         try:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:

@@ -23,6 +23,7 @@ import pathlib
 import secrets
 import shlex
 import socket
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,14 @@ FORMAT = 1
 FOLDERS = ("checkpoints", "trajectories", "plots", "tensorboard")
 _FILES = ("command.txt", "operative.gin", "metrics.jsonl", "log.txt", "lock")
 _ENVIRONMENT = "environment.json"
-_MAX_JSON = 1 << 24
+_MAX_TEXT = 1 << 24
+_FLAGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_PLATFORMS",
+    "JAX_ENABLE_X64",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+)
 
 
 class RunFolder:
@@ -162,10 +170,7 @@ class RunFolder:
     @property
     def config_text(self) -> str:
         """The settings, as text: to show and to compare, never to run."""
-        try:
-            return (self.path / "operative.gin").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.path / 'operative.gin'}: {error}") from error
+        return _read_text(self.path / "operative.gin")
 
     @property
     def resume_command(self) -> str:
@@ -206,7 +211,7 @@ class RunFolder:
         )
         for name in FOLDERS:
             (self.path / name).mkdir(exist_ok=True)
-        if not operative.exists() or operative.read_text("utf-8") != config_text:
+        if not operative.exists() or self.config_text != config_text:
             _put_aside(operative)
             durable_files.write_atomically(operative, config_text)
         with _appending(self.path / "command.txt") as file:
@@ -244,15 +249,14 @@ def describe_environment() -> dict[str, Any]:
     for name in ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    flags = {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") or name.startswith("JAX_")
-    }
+    flags = {name: os.environ[name] for name in _FLAGS if name in os.environ}
     return {
         "versions": versions,
         "platform": platform.platform(),
         "host": socket.gethostname(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "devices": [f"{d.device_kind} ({d.platform}:{d.id})" for d in jax.devices()],
         "processes": jax.process_count(),
         "flags": flags,
@@ -281,12 +285,8 @@ def _check_kind(path: pathlib.Path) -> None:
 def _read_environment(path: pathlib.Path) -> dict[str, Any]:
     path = path / _ENVIRONMENT
     try:
-        if path.stat().st_size > _MAX_JSON:
-            raise ValueError("too large")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(_read_text(path))
         number = record["run_folder_format"]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: not a run folder's record ({error})") from error
     if number != FORMAT:
@@ -295,6 +295,19 @@ def _read_environment(path: pathlib.Path) -> dict[str, Any]:
             f"gru_mem_jax reads {FORMAT}; use the version that wrote it"
         )
     return record
+
+
+def _read_text(path: pathlib.Path) -> str:
+    """A small regular file's text: the folder may be a stranger's."""
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_TEXT:
+            raise InputError(f"{path}: expected a regular file of at most 16 MiB")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start})") from error
 
 
 def _environment_record(

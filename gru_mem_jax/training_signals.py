@@ -57,7 +57,7 @@ class StopSignal:
         if self._pipe is None:
             return
         for signum, handler in self._old.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._old_fd)
         if hasattr(signal, "SIGUSR1"):
             faulthandler.unregister(signal.SIGUSR1)

@@ -20,7 +20,7 @@ LAYERS = [
     {"agent"},
     {"data"},
     {"durable_files", "tensorboard", "checkpoint_trees", "training_signals"},
-    {"checkpoint_step", "config_text", "file_lock"},
+    {"checkpoint_step", "config_text", "file_lock", "orbax_noise"},
     {
         "tokenization",
         "policy",
