@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command: cheap checks first, then the policy, then the loop."""
     from gru_mem_jax.agent.text import open_context
     from gru_mem_jax.cli import ask_session, json_output
+    from gru_mem_jax.policy.files import open_policy_dir
 
     # The bytes that were typed are UTF-8, whatever the locale says.
     args.question = os.fsencode(args.question).decode("utf-8", "surrogateescape")
@@ -110,11 +111,12 @@ def run(args: argparse.Namespace) -> int:
     if args.trace and target is None:
         raise InputError("--trace needs --json OUT, where the trace goes")
     pieces = open_context(args.context, args.encoding_errors)
-    config, engine_config = configure(args)
-    return ask_session.ask(args, config, engine_config, pieces, target)
+    directory = open_policy_dir(args.policy)
+    config, engine_config = configure(args, directory)
+    return ask_session.ask(args, directory, config, engine_config, pieces, target)
 
 
-def configure(args: argparse.Namespace) -> tuple[Any, Any]:
+def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
     """The agent's and the engine's configuration, from all their sources.
 
     Raises:
@@ -124,10 +126,9 @@ def configure(args: argparse.Namespace) -> tuple[Any, Any]:
     from gru_mem_jax.agent.prompts import PromptConfig
     from gru_mem_jax.agent.requests import SamplingConfig
     from gru_mem_jax.cli import gin_config
-    from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.sampling.config import EngineConfig
 
-    config = policy_settings(open_policy_dir(args.policy))
+    config = policy_settings(directory)
     # Without prefixes shared from turn to turn, a turn's numbers depend on its request
     # alone: a resumed run equals an uninterrupted one bit for bit.
     engine_config = EngineConfig(slots=1, min_shared_tokens=1 << 30)

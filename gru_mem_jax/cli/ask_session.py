@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import pathlib
 import stat
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from gru_mem_jax.cli import json_output, runtime, signals, terminal
 from gru_mem_jax.cli.display import Header, View, make_view
 from gru_mem_jax.cli.recorder import Recorder, fingerprint
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.version import __version__
 
 # What must be equal, beside the agent's settings, for two runs to be the same run.
@@ -28,6 +30,7 @@ _SAMPLE_BYTES = 1 << 16
 
 def ask(
     args: argparse.Namespace,
+    directory: PolicyDir,
     config: AgentConfig,
     engine_config: Any,
     pieces: Iterator[str],
@@ -42,10 +45,13 @@ def ask(
     with make_view() as view:
         runtime.start()
         with _announced(view):
-            encoder, generator, dtype = load(args.policy, config, engine_config, view)
+            encoder, generator, dtype = load(
+                directory.root, config, engine_config, view
+            )
             metadata = {
                 "policy": args.policy,
-                "policy_fingerprint": fingerprint(args.policy),
+                "policy_commit": directory.commit,
+                "policy_fingerprint": fingerprint(directory.root),
                 "context": args.context,
                 "dtype": dtype,
                 "trace": args.trace,
@@ -112,7 +118,7 @@ def read(
 
 
 def load(
-    policy_dir: str, config: AgentConfig, engine_config: Any, view: View
+    root: pathlib.Path, config: AgentConfig, engine_config: Any, view: View
 ) -> tuple[Encoder, Generator, str]:
     """The encoder, the engine on the loaded policy, and the dtype it runs in.
 
@@ -123,7 +129,7 @@ def load(
     view.status("loading the tokenizer")
     from gru_mem_jax.tokenization import TextTokenizer
 
-    encoder = TextTokenizer.from_pretrained(policy_dir)
+    encoder = TextTokenizer.from_pretrained(root)
     positions = longest_request(PromptBuilder(encoder, config.prompt), config)
     view.status("loading the policy")
     import jax
@@ -136,7 +142,7 @@ def load(
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if engine_config.max_length == type(engine_config)().max_length:
         engine_config = dataclasses.replace(engine_config, max_length=positions)
-    policy, params = load_policy(policy_dir, dtype=dtype)
+    policy, params = load_policy(root, dtype=dtype)
     encoder.check_rows(policy.config.vocab_size)
     window = policy.config.max_position_embeddings
     if positions > window:
