@@ -7,7 +7,7 @@ from typing import Any
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy import checks
 from gru_mem_jax.policy.families import FAMILIES, Family
-from gru_mem_jax.policy.rope import RopeConfig
+from gru_mem_jax.policy.rope_config import RopeConfig
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"

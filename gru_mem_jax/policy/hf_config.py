@@ -12,7 +12,7 @@ from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy import checks
 from gru_mem_jax.policy.config import FULL, SLIDING, PolicyConfig
 from gru_mem_jax.policy.families import FAMILIES, Family
-from gru_mem_jax.policy.rope import SUPPORTED, RopeConfig
+from gru_mem_jax.policy.rope_config import SUPPORTED, RopeConfig
 
 # Gemma 3 with its vision tower: the text decoder inside it is what is loaded.
 _WRAPPER = "Gemma3ForConditionalGeneration"

@@ -1,0 +1,194 @@
+"""A policy directory from a stranger: which files may be opened, and how.
+
+Only the names below are ever opened, each a regular file (links may lead to one: a
+Hugging Face cache is made of links), each under its size limit. Nothing is executed,
+nothing is unpickled, and a path is never looked up anywhere else: hub names are given
+as `hf://org/name@revision`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import stat
+from typing import Any
+
+from gru_mem_jax.errors import PolicyError
+
+_MB = 1 << 20
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+
+# Real ones are far smaller; parsed JSON takes up to about 20 times its size.
+SIZE_LIMITS = {
+    CONFIG: 1 * _MB,
+    "generation_config.json": 1 * _MB,
+    "gru_mem.json": 1 * _MB,
+    WEIGHTS_INDEX: 4 * _MB,
+    "tokenizer_config.json": 8 * _MB,
+    "special_tokens_map.json": 4 * _MB,
+    "added_tokens.json": 4 * _MB,
+    "chat_template.json": 4 * _MB,
+    "chat_template.jinja": 4 * _MB,
+    "vocab.json": 64 * _MB,
+    "merges.txt": 64 * _MB,
+    "tokenizer.json": 64 * _MB,
+    "tokenizer.model": 64 * _MB,
+}
+SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+_PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyDir:
+    """A directory whose files are checked before they are opened.
+
+    Attributes:
+      root: where it is.
+      commit: the hub's commit that it was fetched at; None for a path.
+    """
+
+    root: pathlib.Path
+    commit: str | None = None
+
+    def path(self, name: str) -> pathlib.Path | None:
+        """The path of a file that may be opened; None if there is none.
+
+        Args:
+          name: one of SIZE_LIMITS, or `*.safetensors` (of any size).
+
+        Raises:
+          PolicyError: no name to open, not a regular file, or over its limit.
+        """
+        if name not in SIZE_LIMITS and not SHARD_NAME.fullmatch(name):
+            raise PolicyError(
+                f"{self.root}: file name {name[:100]!r} is refused: expected letters, "
+                "digits, '_', '-', '.' and the ending .safetensors"
+            )
+        path = self.root / name
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise PolicyError(f"{path}: the link leads nowhere") from None
+            return None
+        except OSError as error:
+            raise PolicyError(f"{path}: {error.strerror}") from None
+        self._check(path, status, name)
+        return path
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """The contents of one of SIZE_LIMITS; None if it is not there.
+
+        Raises:
+          PolicyError: as `path`, or the file cannot be read.
+        """
+        path = self.path(name)
+        if path is None:
+            return None
+        if name not in SIZE_LIMITS:
+            raise PolicyError(f"{path}: weights are not read as a whole")
+        try:
+            # Should the file be exchanged for a FIFO meanwhile, nothing hangs.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                self._check(path, os.fstat(fd), name)
+                return file.read(os.fstat(fd).st_size)
+        except OSError as error:
+            raise PolicyError(f"{path}: {error.strerror}") from None
+
+    def read_text(self, name: str) -> str | None:
+        """As `read_bytes`, decoded as UTF-8; a byte that is not is an error."""
+        data = self.read_bytes(name)
+        if data is None:
+            return None
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PolicyError(
+                f"{self.root / name}: not UTF-8 text, at byte {error.start}"
+            ) from None
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """As `read_text`, parsed; it must hold an object without doubled names."""
+        text = self.read_text(name)
+        if text is None:
+            return None
+        where = self.root / name
+        try:
+            value = json.loads(text, object_pairs_hook=_unique)
+        except RecursionError:
+            raise PolicyError(f"{where}: JSON nested too deeply") from None
+        except ValueError as error:
+            raise PolicyError(f"{where}: not JSON: {str(error)[:200]}") from None
+        if not isinstance(value, dict):
+            raise PolicyError(
+                f"{where}: expected a JSON object, got {type(value).__name__}"
+            )
+        return value
+
+    def pickles(self) -> list[str]:
+        """Names of files that look like pickled weights; none is ever opened."""
+        names = (entry.name for entry in os.scandir(self.root))
+        return sorted(name for name in names if _PICKLES.fullmatch(name))
+
+    def _check(self, path: pathlib.Path, status: os.stat_result, name: str) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise PolicyError(
+                f"{path}: expected a regular file, got {_kind(status.st_mode)}"
+            )
+        limit = SIZE_LIMITS.get(name)
+        if limit is not None and status.st_size > limit:
+            raise PolicyError(
+                f"{path}: {status.st_size} bytes, at most {limit} are read"
+            )
+
+
+def open_policy_dir(location: str | os.PathLike[str]) -> PolicyDir:
+    """A directory by its path, or a hub repository by `hf://org/name@revision`.
+
+    A path is a path: one that does not exist is an error, not a name to look up.
+
+    Raises:
+      PolicyError: there is no such directory, or the hub cannot give it.
+    """
+    if isinstance(location, str) and location.startswith("hf://"):
+        from gru_mem_jax.policy.hub import fetch
+
+        root, commit = fetch(location)
+        return PolicyDir(root, commit)
+    root = pathlib.Path(location)
+    try:
+        is_dir = stat.S_ISDIR(os.stat(root).st_mode)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        raise PolicyError(
+            f"{str(location)!r}: no such policy directory (a hub repository is given "
+            "as hf://org/name@revision)"
+        ) from None
+    if not is_dir:
+        raise PolicyError(f"{root}: expected a policy directory, got a file")
+    return PolicyDir(root)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"name {name[:100]!r} occurs twice")
+            seen.add(name)
+    return value
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_ISDIR: "a directory",
+        stat.S_ISFIFO: "a FIFO",
+        stat.S_ISSOCK: "a socket",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
+    }
+    return next((name for test, name in kinds.items() if test(mode)), "something else")

@@ -1,0 +1,147 @@
+"""Policies from and to Hugging Face directories, without torch and without pickle."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from gru_mem_jax.errors import InputError, PolicyError
+from gru_mem_jax.policy.checkpoint_files import StoredTensor, find_tensors, read_tensors
+from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.files import CONFIG, PolicyDir, open_policy_dir
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from gru_mem_jax.policy.functional import Params, Policy
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_config(directory: PolicyDir) -> PolicyConfig:
+    """The validated config.json of a policy directory.
+
+    Raises:
+      PolicyError: missing, not JSON, or not a policy that is supported.
+    """
+    raw = directory.read_json(CONFIG)
+    where = directory.root / CONFIG
+    if raw is None:
+        raise PolicyError(f"{where}: missing; expected a Hugging Face model directory")
+    try:
+        return PolicyConfig.from_hf(raw)
+    except PolicyError as error:
+        raise PolicyError(f"{where}: {error}") from None
+
+
+def load_policy(
+    location: str | os.PathLike[str],
+    dtype: Any = None,
+    *,
+    mesh: "Mesh | None" = None,
+    form: Literal["stacked", "sampling"] = "stacked",
+) -> tuple["Policy", "Params"]:
+    """Loads a policy, tensor by tensor, straight to where it belongs.
+
+    Everything is checked against everything else (config, names, shapes, dtypes, sizes)
+    before memory is taken. Beside the weights themselves, about one tensor is held.
+
+    Args:
+      location: a directory, or `hf://org/name@revision`.
+      dtype: of the weights: float32, bfloat16 or float16; None: as they are stored, the
+        widest where they differ.
+      mesh: spread the weights over it by `parallelism.PARAM_RULES`; None: the default
+        device.
+      form: "stacked" for training, "sampling" saves the sampler a copy.
+
+    Returns:
+      The policy, and its params in that form.
+
+    Raises:
+      PolicyError: names the file, the tensor, what was expected and what is there.
+      InputError: a dtype or form that does not exist.
+    """
+    name = _dtype_name(dtype)
+    if form not in ("stacked", "sampling"):
+        raise InputError(f"form must be stacked or sampling, got {form!r}")
+    directory = open_policy_dir(location)
+    config = load_config(directory)
+    tensors = find_tensors(directory, config)
+    name = name or _widest(tensors)
+    # Bad directories are refused without the seconds and the memory that jax takes.
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.placement import Placement
+
+    policy = make_policy(config)
+    placement = Placement(policy, name, mesh, form)
+    placement.check_memory(directory.root)
+    for tensor, read in read_tensors(directory, tensors):
+        placement.add(tensor, read)
+    params, not_finite = placement.finish()
+    for tensor in not_finite:
+        warnings.warn(
+            f"{directory.root / tensor.file}: tensor {tensor.name!r} holds values that "
+            "are not finite",
+            stacklevel=2,
+        )
+    return policy, params
+
+
+def export_policy(
+    policy: "Policy",
+    params: "Params",
+    location: str | os.PathLike[str],
+    *,
+    tokenizer_files: Any = (),
+    dtype: Any = None,
+    agent_settings: Any = None,
+    shard_bytes: int = 2 << 30,
+) -> None:
+    """Writes a policy as a Hugging Face directory that transformers loads.
+
+    It is written aside and renamed, so that it is there as a whole or not at all.
+
+    Args:
+      policy: as of `make_policy`.
+      params: its weights, stacked form.
+      location: a directory that does not exist yet, or is empty.
+      tokenizer_files: paths of files to copy beside the weights.
+      dtype: of the stored weights; None: that of the params.
+      agent_settings: an AgentConfig to be kept as gru_mem.json.
+      shard_bytes: most bytes of one weight file; about as much memory is taken.
+
+    Raises:
+      PolicyError: the target is not empty, or a tokenizer file cannot be copied.
+      InputError: a dtype that does not exist.
+      RunError: writing failed.
+    """
+    from gru_mem_jax.policy.hf_export import write_policy
+
+    settings: Mapping[str, Any] | None = agent_settings
+    if agent_settings is not None and not isinstance(agent_settings, Mapping):
+        from gru_mem_jax.agent.config import config_to_dict
+
+        settings = config_to_dict(agent_settings)
+    write_policy(
+        policy,
+        params,
+        location,
+        tokenizer_files=tokenizer_files,
+        dtype=_dtype_name(dtype),
+        agent_settings=settings,
+        shard_bytes=shard_bytes,
+    )
+
+
+def _dtype_name(dtype: Any) -> str | None:
+    if dtype is None:
+        return None
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))
+    if name not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    return name
+
+
+def _widest(tensors: list[StoredTensor]) -> str:
+    found = {tensor.dtype for tensor in tensors}
+    return found.pop() if len(found) == 1 else "float32"

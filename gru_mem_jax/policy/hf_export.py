@@ -1,0 +1,168 @@
+"""Writing a policy as a Hugging Face directory."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from gru_mem_jax.durable_files import storage_error, sync_folder
+from gru_mem_jax.errors import PolicyError
+from gru_mem_jax.policy.files import (
+    CONFIG,
+    SIZE_LIMITS,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    PolicyDir,
+)
+from gru_mem_jax.policy.functional import Params, Policy
+from gru_mem_jax.policy.hf_names import TensorSpec, tensor_table
+
+_OURS = (CONFIG, WEIGHTS_INDEX, "generation_config.json", "gru_mem.json")
+
+
+def write_policy(
+    policy: Policy,
+    params: Params,
+    location: str | os.PathLike[str],
+    *,
+    tokenizer_files: Iterable[str | os.PathLike[str]] = (),
+    dtype: str | None = None,
+    agent_settings: Mapping[str, Any] | None = None,
+    shard_bytes: int = 2 << 30,
+) -> None:
+    """See `hf.export_policy`."""
+    target = pathlib.Path(os.path.abspath(location))
+    _check_target(target)
+    files = _check_tokenizer_files(tokenizer_files)
+    dtype = dtype or jnp.dtype(params["ends"]["embedding"].dtype).name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = pathlib.Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.saving-", dir=target.parent)
+        )
+    except OSError as error:
+        raise storage_error(target, error) from None
+    try:
+        _write_weights(policy, params, aside, dtype, shard_bytes)
+        _write_json(aside / CONFIG, policy.config.to_hf(dtype))
+        _write_json(aside / "generation_config.json", _generation_config(policy))
+        if agent_settings is not None:
+            _write_json(aside / "gru_mem.json", dict(agent_settings))
+        for file in files:
+            shutil.copyfile(file, aside / file.name)
+        for file in aside.iterdir():
+            _sync(file)
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o777 & ~umask)
+        sync_folder(aside)
+        _check_target(target)
+        os.rename(aside, target)  # over an empty directory this is allowed
+        sync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            if aside.exists():
+                shutil.rmtree(aside)
+
+
+def _check_target(target: pathlib.Path) -> None:
+    if not target.exists():
+        if target.is_symlink():
+            raise PolicyError(f"{target}: the link leads nowhere")
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise PolicyError(f"{target}: expected an empty or a new directory")
+    if any(target.iterdir()):
+        raise PolicyError(f"{target}: not empty; nothing is written over")
+
+
+def _check_tokenizer_files(
+    files: Iterable[str | os.PathLike[str]],
+) -> list[pathlib.Path]:
+    checked = []
+    for file in map(pathlib.Path, files):
+        if file.name in _OURS or file.name not in SIZE_LIMITS:
+            expected = ", ".join(n for n in SIZE_LIMITS if n not in _OURS)
+            raise PolicyError(f"{file}: not a tokenizer file; expected {expected}")
+        if PolicyDir(file.parent).path(file.name) is None:
+            raise PolicyError(f"{file}: missing")
+        checked.append(file)
+    return checked
+
+
+def _write_weights(policy, params, folder, dtype: str, shard_bytes: int) -> None:
+    table = tensor_table(policy.config)
+    shards = _split(table, jnp.dtype(dtype).itemsize, shard_bytes)
+    count = len(shards)
+    weight_map = {}
+    for number, names in enumerate(shards, start=1):
+        file = WEIGHTS
+        if count > 1:
+            file = f"model-{number:05d}-of-{count:05d}.safetensors"
+        weight_map |= dict.fromkeys(names, file)
+        tensors = {name: _tensor(params, table[name], dtype) for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if count > 1:
+        size = sum(int(np.prod(spec.shape)) for spec in table.values())
+        metadata = {"total_size": size * jnp.dtype(dtype).itemsize}
+        index = {"metadata": metadata, "weight_map": weight_map}
+        _write_json(folder / WEIGHTS_INDEX, index)
+
+
+def _split(
+    table: Mapping[str, TensorSpec], itemsize: int, shard_bytes: int
+) -> list[list[str]]:
+    """Names in files of at most `shard_bytes`, or of one tensor where it is larger."""
+    shards: list[list[str]] = []
+    size = 0
+    for name, spec in table.items():
+        nbytes = int(np.prod(spec.shape)) * itemsize
+        if not shards or size + nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    return shards
+
+
+def _tensor(params: Params, spec: TensorSpec, dtype: str) -> np.ndarray:
+    """One tensor as it lies in the file, from the stacked params."""
+    leaf = params
+    for name in spec.path:
+        leaf = leaf[name]
+    leaf = jnp.asarray(leaf)
+    if spec.layer is not None:
+        leaf = jax.lax.dynamic_index_in_dim(leaf, spec.layer, keepdims=False)
+    leaf = np.asarray(leaf.T if spec.transposed else leaf)
+    return np.ascontiguousarray(leaf.astype(jnp.dtype(dtype)))
+
+
+def _generation_config(policy: Policy) -> dict[str, Any]:
+    config = policy.config.to_hf()
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: config[name] for name in names if config[name] is not None}
+    return {"_from_model_config": True, **ids}
+
+
+def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(path: pathlib.Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

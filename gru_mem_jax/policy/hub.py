@@ -1,0 +1,47 @@
+"""Policies from the Hugging Face hub, at a stated revision."""
+
+import pathlib
+import re
+
+from gru_mem_jax.errors import PolicyError
+
+_LOCATION = re.compile(
+    r"hf://(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[\w-][\w./-]*)", re.ASCII
+)
+# Weights in safetensors, JSON, and the one template file that is text.
+_PATTERNS = ["*.safetensors", "*.json", "chat_template.jinja"]
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+
+
+def fetch(location: str) -> tuple[pathlib.Path, str]:
+    """Downloads what a policy needs, or finds it in the hub's cache.
+
+    Args:
+      location: `hf://org/name@revision`, the revision a commit, a tag or a branch.
+
+    Returns:
+      The directory, and the commit that it is at.
+
+    Raises:
+      PolicyError: a location of another form, or the hub does not answer.
+    """
+    match = _LOCATION.fullmatch(location)
+    if match is None:
+        raise PolicyError(
+            f"{location[:200]!r}: expected hf://org/name@revision, the revision a "
+            "commit, tag or branch (main, say)"
+        )
+    import huggingface_hub
+
+    try:
+        path = huggingface_hub.snapshot_download(
+            match["repo"], revision=match["revision"], allow_patterns=_PATTERNS
+        )
+    except Exception as error:  # the hub client raises of many libraries
+        line = " ".join(str(error).split())[:300]
+        raise PolicyError(f"{location}: {type(error).__name__}: {line}") from None
+    root = pathlib.Path(path)
+    # The cache names a snapshot by its commit.
+    if not _COMMIT.fullmatch(root.name):
+        raise PolicyError(f"{location}: no commit in the snapshot's path {root}")
+    return root, root.name
