@@ -177,6 +177,14 @@ def _norm(config: PolicyConfig, size: int) -> RMSNorm:
 
 
 def _product(x: jax.Array, kernel: jax.Array, out_in: bool) -> jax.Array:
-    """x [..., in] times a kernel [in, out] (or [out, in]); float32 [..., out]."""
-    contract = (((x.ndim - 1,), (int(out_in),)), ((), ()))
-    return jax.lax.dot_general(x, kernel, contract, preferred_element_type=jnp.float32)
+    """x [..., in] times a kernel [in, out] (or [out, in]); float32 [..., out].
+
+    As one matrix: with two leading axes the kernel's gradient contracts over both,
+    which takes several times as long on CPU.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    contract = (((1,), (int(out_in),)), ((), ()))
+    out = jax.lax.dot_general(
+        flat, kernel, contract, preferred_element_type=jnp.float32
+    )
+    return out.reshape(*x.shape[:-1], out.shape[-1])
