@@ -1,0 +1,110 @@
+"""What `eval` and `quickstart` share: a warm engine, sets of questions, progress."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
+from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.cli import runtime, terminal
+from gru_mem_jax.cli.ask_session import longest_request
+from gru_mem_jax.sampling.config import EngineConfig
+
+if TYPE_CHECKING:
+    from gru_mem_jax.evaluation.suite import QuestionSet, SetResult
+
+# The tasks that the row "all" is over; the chain is reported beside them.
+MIX = ("single_key", "multi_key", "multi_value", "multi_query")
+
+
+def configurables() -> tuple[type, ...]:
+    """What gin can configure in an evaluation."""
+    from gru_mem_jax.evaluation.suite import SyntheticSuite
+
+    return (AgentConfig, PromptConfig, SamplingConfig, EngineConfig, SyntheticSuite)
+
+
+def greedy(config: AgentConfig) -> AgentConfig:
+    """The same agent, taking the likeliest token."""
+    sampling = dataclasses.replace(config.sampling, temperature=0.0)
+    return dataclasses.replace(config, sampling=sampling)
+
+
+def evaluate_policy(
+    policy_dir: str,
+    config: AgentConfig,
+    engine_config: EngineConfig,
+    sets: "Sequence[QuestionSet]",
+    modes: Sequence[str],
+) -> "list[SetResult]":
+    """Loads a policy, compiles what it needs, and runs every set in every mode.
+
+    Args:
+      policy_dir: a Hugging Face directory.
+      config: of the agent.
+      engine_config: its max_length is lowered to what the budgets can need.
+      sets, modes: see `evaluation.run.evaluate`.
+    """
+    runtime.start()
+    from rich import progress
+    from rich.console import Console
+
+    from gru_mem_jax.evaluation.run import count_turns, evaluate
+    from gru_mem_jax.policy.hf import load_policy
+    from gru_mem_jax.sampling.engine import Engine
+    from gru_mem_jax.tokenization import TextTokenizer
+
+    encoder = TextTokenizer.from_pretrained(policy_dir)
+    builder = PromptBuilder(encoder, config.prompt)
+    longest = max(
+        longest_request(builder, dataclasses.replace(config, mode=mode))
+        for mode in modes
+    )
+    engine_config = dataclasses.replace(
+        engine_config, max_length=min(engine_config.max_length, longest)
+    )
+    policy, params = load_policy(policy_dir)
+    engine = Engine(policy, params, engine_config, encoder)
+    terminal.note("compiling the sampling programs")
+    programs = engine.warm_up()
+    seconds = engine.stats()["compile_seconds"]
+    terminal.note(f"{programs} programs ready after {seconds:.1f} s")
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("turns"),
+        progress.TimeElapsedColumn(),
+        console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
+        disable=not terminal.is_live(sys.stderr),
+    )
+    with bar:
+        task = bar.add_task("", total=count_turns(sets, modes))
+
+        def on_set(item: "QuestionSet", mode: str) -> None:
+            text = f"{mode} · {item.task} · {item.num_chunks} chunks, {item.evidence}"
+            bar.update(task, description=text)
+            if bar.disable:
+                terminal.note(text)
+
+        results = evaluate(
+            engine, encoder, config, sets, modes, on_set, lambda: bar.advance(task)
+        )
+        bar.update(task, completed=count_turns(sets, modes))
+    return results
+
+
+def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO) -> None:
+    """The table, in the terminal's width; in a pipe as wide as it needs to be."""
+    from rich.console import Console
+
+    from gru_mem_jax.evaluation.table import rich_table
+
+    console = Console(
+        file=stream,
+        no_color=not terminal.wants_colour(stream),
+        width=None if stream.isatty() else 160,
+    )
+    console.print(rich_table(rows))
