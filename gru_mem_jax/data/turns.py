@@ -99,6 +99,10 @@ class OracleTurns:
         self._encoder = encoder
         self._builder = PromptBuilder(encoder, config.prompt)
 
+    def with_config(self, config: TurnConfig) -> "OracleTurns":
+        """The same with another configuration."""
+        return OracleTurns(self._encoder, config)
+
     def __call__(self, example: Example, rng: random.Random) -> list[TurnRow]:
         """The turns of one example that are to be learnt.
 

@@ -24,9 +24,15 @@ from gru_mem_jax.policy.rope import frequencies
 # (query offsets, key offsets): the head looks for places whose token `key` back is
 # the one `query` back from here, for each pair.
 Match = tuple[tuple[int, ...], tuple[int, ...]]
-_INDUCTION: Match = ((0,), (1,))
-_BIGRAM: Match = ((0, 1), (1, 2))
-_TRIGRAM: Match = ((0, 1, 2), (1, 2, 3))
+MATCHES: tuple[Match, ...] = (
+    ((0,), (1,)),  # what follows an earlier copy of this token
+    ((0, 1), (1, 2)),  # of the last two tokens
+    ((0, 1, 2), (1, 2, 3)),  # of the last three
+    ((4,), (1,)),  # what follows a copy of the token 4 back
+    ((1,), (2,)),  # what stands two after a copy of the token before
+    ((0,), (2,)),  # of this token
+    ((1,), (3,)),  # what stands three after a copy of the token before
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,7 @@ class StructuredConfig:
     """
 
     offsets: int = 4
-    matches: tuple[Match, ...] = (_INDUCTION, _BIGRAM, _TRIGRAM, _INDUCTION)
+    matches: tuple[Match, ...] = MATCHES
     sharpness: float = 9.0
     gain: float = 2.0
     noise: float = 0.1
@@ -75,11 +81,7 @@ def structured_init(
     abstract = make_policy(config).abstract_params()
     seed = np.asarray(jax.random.key_data(rng)).ravel().tolist()
     random = np.random.default_rng(seed)
-    width, heads, size = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.head_dim,
-    )
+    width, size = config.hidden_size, config.head_dim
     params = _usual(random, abstract, config)
     layers = params["layers"]["attn"]
     freq, _ = frequencies(config.rope, size)
@@ -103,7 +105,7 @@ def structured_init(
     reads = [token, *(b.T for b in back)]  # what stood 0, 1, 2, ... tokens back
     slow = np.flatnonzero(freq < structure.slow)
     slow = np.append(slow, slow + size // 2)
-    for head, (query, key) in enumerate(structure.matches[:heads]):
+    for head, (query, key) in enumerate(structure.matches):
         at, gain = columns(head), structure.gain / len(query) ** 0.5
         wired = {"q": 0.0, "k": 0.0}
         for query_offset, key_offset in zip(query, key):
@@ -117,7 +119,6 @@ def structured_init(
         copy = _orthonormal(random, width, size)
         layers["v"]["kernel"][1][:, at] = copy
         layers["o"]["kernel"][1][at] = 0.5 * copy.T
-    del heads
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
 
 

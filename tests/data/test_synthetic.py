@@ -1,0 +1,124 @@
+"""Synthetic documents: spans, splits, layout and determinism."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gru_mem_jax.data import oracle, synthetic, words
+from gru_mem_jax.data.synthetic import SyntheticConfig, generate, in_split
+from gru_mem_jax.errors import InputError
+
+configs = st.builds(
+    SyntheticConfig,
+    tasks=st.sampled_from([(task,) for task in synthetic.TASKS]),
+    num_chunks=st.integers(4, 12),
+    chunk_tokens=st.integers(48, 80),
+    filler=st.sampled_from(["noise", "sentences", "mixed"]),
+    placement=st.sampled_from(["uniform", "first_20"]),
+    max_distractors=st.integers(0, 2),
+    split=st.sampled_from(["train", "test"]),
+    seed=st.integers(0, 1000),
+)
+
+
+def pieces(text):
+    """Words and marks, as the word tokenizer cuts them."""
+    return re.findall(r"\w+|[^\w\s]", text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(configs, st.integers(0, 10**6))
+def test_spans_hold_the_needles_and_blocks_hold_them_whole(config, index):
+    example = generate(config, index)
+    assert example == generate(config, index)
+    tokens = pieces(example.document)
+    assert len(tokens) == config.num_chunks * config.chunk_tokens
+    asked = oracle.parse_question(example.question)
+    facts = []
+    blocks = []
+    for start, end in example.evidence:
+        needle = example.document[start:end]
+        assert needle.startswith("The code for ")
+        assert needle.endswith(".")
+        (fact,) = oracle.facts_in(needle)
+        facts.append(fact)
+        first = len(pieces(example.document[:start]))
+        last = first + len(pieces(needle)) - 1
+        assert first // config.chunk_tokens == last // config.chunk_tokens
+        blocks.append(first // config.chunk_tokens)
+    assert blocks == sorted(set(blocks))
+    if config.placement == "first_20":
+        assert blocks[-1] < max(-(-config.num_chunks // 5), len(blocks))
+    assert oracle.is_complete(asked, facts)
+    assert oracle.answer_turn(asked, facts) == f"\\boxed{{ {example.answers[0]}}}"
+    # What was asked for stands nowhere else.
+    others = [f for f in oracle.facts_in(example.document) if f not in facts]
+    assert not {key for key, _ in others} & {key for key, _ in facts}
+    for key, value in oracle.facts_in(example.document):
+        assert in_split(key, value, config.split)
+
+
+def test_a_pair_is_in_one_split_and_a_tenth_is_held_out():
+    pairs = [(key, f"a b {value}") for key in words.KEYS for value in words.VALUES]
+    held_out = [in_split(k, v, "test") for k, v in pairs]
+    assert all(in_split(k, v, "train") != h for (k, v), h in zip(pairs, held_out))
+    assert 0.09 < sum(held_out) / len(held_out) < 0.12  # 26 / 256 = 0.102
+
+
+def test_the_first_example_is_what_it_always_was():
+    # From strings alone, so equal on all machines: a change would move every figure.
+    config = SyntheticConfig(tasks=("multi_query",), split="test", num_chunks=4)
+    example = generate(config, 1)
+    assert example.question == "Which codes belong to olive oak?"
+    assert example.answers == ("pencil crown ebony, velvet spindle cradle",)
+    assert example.evidence[0][1] - example.evidence[0][0] == len(
+        "The code for oak is velvet spindle cradle."
+    )
+
+
+def test_tasks_are_drawn_by_weight():
+    config = SyntheticConfig(
+        tasks=("single_key", "chain"), weights=(3, 1), chunk_tokens=48, num_chunks=2
+    )
+    tasks = [generate(config, i).task for i in range(400)]
+    assert 250 < tasks.count("single_key") < 350  # 300 expected
+
+
+def test_word_lists_are_disjoint():
+    pools = (
+        words.KEYS,
+        words.VALUES,
+        words.ORDINALS,
+        words.DETERMINERS,
+        words.ADJECTIVES,
+        words.NOUNS,
+        words.VERBS,
+        words.ADVERBS,
+        words.PREPOSITIONS,
+    )
+    merged = [word for pool in pools for word in pool]
+    assert len(merged) == len(set(merged))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tasks": ()}, "tasks is empty"),
+        ({"tasks": ("singel_key",)}, "got 'singel_key'"),
+        ({"weights": (1.0,)}, "weights must be one number"),
+        ({"weights": (0, 0, 0, 0, 0)}, "not all zero"),
+        ({"filler": "essays"}, "got 'essays'"),
+        ({"placement": "last"}, "got 'last'"),
+        ({"split": "dev"}, "got 'dev'"),
+        ({"min_items": 5}, "got 5 and 4"),
+        ({"max_items": 9}, "got 2 and 9"),
+        ({"num_chunks": 3}, "at least 4"),
+        ({"chunk_tokens": 38}, "at least 39"),
+        ({"max_distractors": -1}, "got -1"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(arguments, message):
+    with pytest.raises(InputError, match=message):
+        SyntheticConfig(**arguments)
