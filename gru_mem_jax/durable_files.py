@@ -19,6 +19,7 @@ from gru_mem_jax.errors import RunError
 MANIFEST = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S(?:.*\S)?)")
 _MAX_MANIFEST = 1 << 26
+_WORTH_THREADS = 1 << 24
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -163,6 +164,8 @@ def _read_manifest(path: pathlib.Path) -> dict[str, str]:
 
 
 def _hash_all(paths: list[pathlib.Path]) -> list[str]:
+    if sum(path.stat().st_size for path in paths) < _WORTH_THREADS:
+        return [sha256(path) for path in paths]
     workers = max(1, min(8, os.cpu_count() or 1, len(paths)))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         return list(pool.map(sha256, paths))

@@ -197,6 +197,10 @@ class RunFolder:
             saved = _read_environment(self.path)
         for name in (*FOLDERS, *_FILES, _ENVIRONMENT):
             inner = self.path / name
+            kind = pathlib.Path.is_dir if name in FOLDERS else pathlib.Path.is_file
+            if inner.exists() and not kind(inner):
+                wanted = "a folder" if name in FOLDERS else "a file"
+                raise InputError(f"{inner}: expected {wanted}")
             if inner.exists() and not os.access(inner, os.W_OK):
                 raise InputError(f"{inner}: is not writable")
         operative = self.path / "operative.gin"
@@ -284,8 +288,9 @@ def _check_kind(path: pathlib.Path) -> None:
 
 def _read_environment(path: pathlib.Path) -> dict[str, Any]:
     path = path / _ENVIRONMENT
+    text = _read_text(path)
     try:
-        record = json.loads(_read_text(path))
+        record = json.loads(text)
         number = record["run_folder_format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: not a run folder's record ({error})") from error
