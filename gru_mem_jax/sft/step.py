@@ -94,7 +94,7 @@ def make_step(policy: Policy, optimizer: optax.GradientTransformation) -> Step:
         updates, state = optimizer.update(grads, state, params)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "target_tokens": jnp.sum(batch.weights),
         }
         return optax.apply_updates(params, updates), state, metrics

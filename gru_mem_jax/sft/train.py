@@ -91,7 +91,12 @@ def run(
         progress.table(exact)
     params = jax.device_get(params)
     with Checkpoints(out / "checkpoints") as checkpoints:
-        checkpoints.save(config.steps, {"params": params}, {"seed": config.seed})
+        checkpoints.save(
+            config.steps,
+            {"params": params},
+            {"config": policy.config.to_hf(), "seed": config.seed},
+            files=files,
+        )
     with tempfile.TemporaryDirectory() as scratch:
         for name, content in files.items():
             (pathlib.Path(scratch) / name).write_bytes(content)
