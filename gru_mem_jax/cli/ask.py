@@ -129,9 +129,7 @@ def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
     from gru_mem_jax.sampling.config import EngineConfig
 
     config = policy_settings(directory)
-    # Without prefixes shared from turn to turn, a turn's numbers depend on its request
-    # alone: a resumed run equals an uninterrupted one bit for bit.
-    engine_config = EngineConfig(slots=1, min_shared_tokens=1 << 30)
+    engine_config = EngineConfig(slots=1)
     if args.gin_file or args.gin_bindings:
         classes = (AgentConfig, PromptConfig, SamplingConfig, EngineConfig)
         gin = gin_config.load(args, classes)

@@ -15,7 +15,7 @@ from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import INTERRUPTED, Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.records import Trajectory, trajectory_from_dict
-from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.agent.requests import Generator, Request
 from gru_mem_jax.cli import json_output, runtime, signals, terminal
 from gru_mem_jax.cli.display import Header, View, make_view
 from gru_mem_jax.cli.recorder import Recorder, fingerprint
@@ -151,7 +151,30 @@ def load(
             f"{window}; lower --chunk_size"
         )
     engine = Engine(policy, params, engine_config, encoder)
-    return encoder, engine, dtype
+    return encoder, Forgetful(engine), dtype
+
+
+class Forgetful:
+    """An engine that reuses nothing from one turn to the next.
+
+    A prefix that was computed in an earlier turn's company differs in its last bits.
+    Without it a turn's numbers depend on its request alone, and a resumed run equals
+    an uninterrupted one bit for bit. Questions asked one by one lose little by it.
+    """
+
+    def __init__(self, engine: Any):
+        self._engine = engine
+        self.step, self.cancel = engine.step, engine.cancel
+
+    @property
+    def capacity(self) -> int:
+        """One: a request's company would be in its numbers too."""
+        return 1
+
+    def submit(self, request: Request) -> int:
+        """As the engine's, after it has forgotten everything."""
+        self._engine.reset()
+        return self._engine.submit(request)
 
 
 def longest_request(builder: PromptBuilder, config: AgentConfig) -> int:
@@ -218,14 +241,7 @@ def _check_same_run(saved: Trajectory, metadata: dict[str, Any]) -> None:
 
 
 def _announced(view: View) -> runtime.CompilationNotices:
-    def ended(name: str, seconds: float, from_disk: bool) -> None:
-        verb = "loaded compiled" if from_disk else "compiled"
-        view.note(f"{verb} {name} in {seconds:.1f} s")
-        view.status("reading")
-
-    return runtime.CompilationNotices(
-        lambda name: view.status(f"compiling {name}"), ended
-    )
+    return runtime.CompilationNotices(view.compiling, view.compiled)
 
 
 def _how_to_go_on(trajectory: Trajectory, recorder: Recorder) -> str:

@@ -50,6 +50,12 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """One line that stays."""
 
+    def compiling(self, name: str) -> None:
+        """A program is being compiled, and has been for a while."""
+
+    def compiled(self, name: str, seconds: float, from_disk: bool) -> None:
+        """It took so long; from_disk: it was loaded, from an earlier run."""
+
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:
         """A turn has ended."""
 
@@ -81,6 +87,12 @@ def summary(trajectory: Trajectory) -> str:
     if malformed:
         text += f", {malformed} malformed turns"
     return text
+
+
+def compiled_line(name: str, seconds: float, from_disk: bool) -> str:
+    """What is said of a program that took long."""
+    verb = "loaded the compiled" if from_disk else "compiled"
+    return f"{verb} {name} in {seconds:.1f} s"
 
 
 def turn_line(turn: Turn, progress: str = "") -> str:
@@ -144,6 +156,8 @@ class Progress:
 class PlainView:
     """One line per turn."""
 
+    _compiling = False
+
     def __enter__(self) -> "PlainView":
         return self
 
@@ -162,6 +176,14 @@ class PlainView:
 
     def note(self, text: str) -> None:
         self._write(text)
+
+    def compiling(self, name: str) -> None:
+        if not self._compiling:
+            self._compiling = True
+            self._write(f"compiling for this policy and these sizes: {name}, ...")
+
+    def compiled(self, name: str, seconds: float, from_disk: bool) -> None:
+        self._write(compiled_line(name, seconds, from_disk))
 
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:
         self._progress.add(turn)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gru_mem_jax.agent.records import Trajectory, Turn
 from gru_mem_jax.cli import terminal
-from gru_mem_jax.cli.display import Header, Progress, summary
+from gru_mem_jax.cli.display import Header, Progress, compiled_line, summary
 
 # symbol, style and meaning of a turn in the gate strip; an ASCII twin for terminals
 # that lack the symbols.
@@ -50,6 +50,7 @@ class LiveView:
         self._kinds: list[str] = []
         self._updates = 0
         self._memory, self._memory_tokens = "", 0
+        self._before: str | None = None  # the status that compiling interrupts
         self._fresh: frozenset[int] = frozenset()
         self._first_turn_at = self._last_turn_at = 0.0
         self._turns_here = 0
@@ -85,6 +86,19 @@ class LiveView:
 
     def note(self, text: str) -> None:
         self._console.print(Text(terminal.plain_line(text), style="dim"))
+
+    def compiling(self, name: str) -> None:
+        with self._lock:
+            if self._before is None:
+                self._before = self._status
+            self._status, self._since = f"compiling {name}", time.monotonic()
+
+    def compiled(self, name: str, seconds: float, from_disk: bool) -> None:
+        with self._lock:
+            if self._before is not None:
+                self._status, self._since = self._before, time.monotonic()
+                self._before = None
+        self.note(compiled_line(name, seconds, from_disk))
 
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:
         with self._lock:

@@ -64,7 +64,7 @@ class CompilationNotices:
         self,
         began: Callable[[str], None],
         ended: Callable[[str, float, bool], None],
-        patience: float = 0.3,
+        patience: float = 0.5,
     ):
         """Nothing is registered before `__enter__`.
 

@@ -12,6 +12,10 @@ import scripted_ask
 
 from gru_mem_jax.cli.main import main
 
+# A test runner in the background may have SIGINT ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SCRIPTED = pathlib.Path(__file__).with_name("scripted_ask.py")
 
 
@@ -61,8 +65,6 @@ class Ask:
         return subprocess.Popen(
             self.command(*more, context=context),
             env=environment(**(env or {})),
-            # A test runner in the background may have SIGINT ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             **kwargs,
         )
 
