@@ -1,15 +1,117 @@
 """Work spread over devices."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gru_mem_jax.errors import InputError
 
 ROLLOUTS = "rollouts"
+DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+
+# Axis of a parameter to axis of the mesh; what is not here is not cut.
+PARAM_RULES = {
+    "vocab": TENSOR,
+    "embed": FSDP,
+    "heads": TENSOR,
+    "kv_heads": TENSOR,
+    "ffw": TENSOR,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices lie along each axis of the mesh; the first ones are taken.
+
+    Attributes:
+      data: rows are split, weights are copied.
+      fsdp: rows are split, and weights too, gathered as they are needed.
+      tensor: heads, feed-forward and vocabulary are split.
+      One of them may be -1: as many as are left.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = dataclasses.astuple(self)
+        whole = all(type(n) is int and (n >= 1 or n == -1) for n in sizes)
+        if not whole or sizes.count(-1) > 1:
+            raise InputError(
+                f"mesh sizes must be whole numbers of at least 1, one of them may be "
+                f"-1, got (data, fsdp, tensor) = {sizes}"
+            )
+
+
+def make_mesh(
+    config: MeshConfig | None = None, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh of axes (data, fsdp, tensor).
+
+    Args:
+      config: its sizes.
+      devices: of a topology, say; None: all that there are.
+
+    Raises:
+      InputError: there are fewer devices.
+    """
+    sizes = list(dataclasses.astuple(config or MeshConfig()))
+    devices = list(jax.devices() if devices is None else devices)
+    if -1 in sizes:
+        rest = int(-np.prod(sizes))
+        sizes[sizes.index(-1)] = max(1, len(devices) // rest)
+    needed = int(np.prod(sizes))
+    if needed > len(devices):
+        raise InputError(
+            f"the mesh (data, fsdp, tensor) = {tuple(sizes)} needs {needed} devices, "
+            f"there are {len(devices)}"
+        )
+    grid = np.asarray(devices[:needed], dtype=object).reshape(sizes)
+    return Mesh(grid, (DATA, FSDP, TENSOR))
+
+
+def param_shardings(mesh: Mesh, axes: Any, abstract: Any) -> Any:
+    """Where each parameter lies.
+
+    Args:
+      mesh: of `make_mesh`.
+      axes: tree of tuples of axis names, as of `Policy.logical_axes`.
+      abstract: the same tree of jax.ShapeDtypeStruct.
+
+    Returns:
+      The same tree of NamedSharding; an axis that the mesh's does not divide is whole.
+    """
+
+    def sharding(leaf, names):
+        rules = [PARAM_RULES.get(name) for name in names]
+        spec = [
+            rule if rule and size % mesh.shape[rule] == 0 else None
+            for rule, size in zip(rules, leaf.shape, strict=True)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, abstract, axes)
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Where rows `[B, ...]` lie: split over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def row_shards(mesh: Mesh) -> int:
+    """In how many parts rows are split: B must be a multiple of it."""
+    return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def pmap_groups(
