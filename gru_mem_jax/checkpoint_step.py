@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ FORMAT = 1
 RECORD = "record.json"
 FILES = "files"
 _MAX_RECORD = 1 << 28
+_FILE_NAME = re.compile(r"[\w-][\w.-]*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,22 +40,24 @@ class Restored:
     warnings: tuple[str, ...] = ()
 
 
-def make_record(
+def make_contents(
     step: int,
     flat: Mapping[str, Mapping[str, Any]],
     metadata: Mapping[str, Any],
     score: float | None,
+    files: Mapping[str, bytes],
 ) -> dict[str, bytes]:
-    """The record of a step, as file name to contents.
+    """What a step holds beside its arrays, as path to contents.
 
     Args:
       step: its number.
       flat: tree name to flat tree.
       metadata: what JSON can hold.
       score: what a best step is chosen by.
+      files: name to contents of small files.
 
     Raises:
-      InputError: the metadata is not JSON.
+      InputError: the metadata is not JSON, or a name cannot be a file's.
     """
     record = {
         "format": FORMAT,
@@ -66,7 +70,12 @@ def make_record(
         text = json.dumps(record, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"metadata of step {step} is not JSON: {error}") from error
-    return {RECORD: text.encode()}
+    contents = {RECORD: text.encode()}
+    for name, data in files.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise InputError(f"{name!r} cannot be the name of a file")
+        contents[f"{FILES}/{name}"] = data
+    return contents
 
 
 def read_record(folder: pathlib.Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from gru_mem_jax.checkpoint_step import (
     FILES,
     Restored,
     identity,
-    make_record,
+    make_contents,
     read_record,
     read_step,
 )
@@ -40,7 +40,6 @@ from gru_mem_jax.orbax_noise import OrbaxNoise
 
 _LEFTOVER = re.compile(r"\d+\.(saving|deleting)\b.*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
-_FILE_NAME = re.compile(r"[\w-][\w.-]*")
 _READ_TRIES = 20
 
 
@@ -168,11 +167,7 @@ class Checkpoints:
                 trees_lib.check_finite(tree)
             except RunError as error:
                 raise RunError(f"{self._folder(step)}: {name}.{error}") from None
-        contents = make_record(step, flat, metadata or {}, score)
-        for name, data in (files or {}).items():
-            if not _FILE_NAME.fullmatch(name):
-                raise InputError(f"{name!r} cannot be the name of a file")
-            contents[f"{FILES}/{name}"] = data
+        contents = make_contents(step, flat, metadata or {}, score, files or {})
         self._make_room(step)
         needed = sum(map(len, contents.values()))
         needed += sum(trees_lib.nbytes(tree) for tree in flat.values())
@@ -346,22 +341,27 @@ class Checkpoints:
           InputError: it is good, but of another shape or of a newer format.
           RunError: all are damaged; each is named, nothing is deleted.
         """
-        warnings: list[str] = []
-        for step in reversed(self.steps()):
+        warnings: dict[int, str] = {}
+        tries = 0
+        while tries < _READ_TRIES:
+            candidates = [step for step in self.steps() if step not in warnings]
+            if not candidates:
+                break
+            step = candidates[-1]
             try:
                 found = self._read(step, abstract)
             except RunError as error:
-                warnings.append(f"{error}; skipped and left in place")
-                continue
+                warnings[step] = f"{error}; skipped and left in place"
             except InputError:
                 if self._folder(step).is_dir():
                     raise
-                continue  # another process deleted it just now
-            return dataclasses.replace(found, warnings=tuple(warnings))
+                tries += 1  # another process deleted it just now
+            else:
+                return dataclasses.replace(found, warnings=tuple(warnings.values()))
         if warnings:
             raise RunError(
                 f"{self.directory}: no checkpoint is good, and none was deleted: "
-                + "; ".join(warnings)
+                + "; ".join(warnings.values())
             )
         return None
 
