@@ -1,0 +1,121 @@
+"""From examples to turns: prompts as the loop makes them, labels as the oracle's."""
+
+import random
+
+import pytest
+
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.loop import Recurrence
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
+from gru_mem_jax.agent.requests import Completion, prompt_ids
+from gru_mem_jax.data import word_tokenizer
+from gru_mem_jax.data.synthetic import TASKS, SyntheticConfig, generate
+from gru_mem_jax.data.turns import OracleTurns, TurnConfig, synthetic_turns
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.tokenization import TextTokenizer
+
+COMPACT = PromptConfig(style="compact")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    word_tokenizer.save(path)
+    return TextTokenizer.from_pretrained(path)
+
+
+def completion(ids):
+    return Completion(
+        ids=ids,
+        logprobs=(0.0,) * len(ids),
+        sampling_logprobs=(0.0,) * len(ids),
+        finish_reason="stop",
+    )
+
+
+@pytest.mark.parametrize("order", ["memory_first", "chunk_first"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("mode", ["without_exit_gate", "memagent"])
+def test_the_loop_asks_what_is_taught_and_the_oracle_answers(
+    encoder, task, mode, order
+):
+    """A policy that has learnt every turn answers right: the loop closes."""
+    example = generate(SyntheticConfig(tasks=(task,), split="test"), 11)
+    prompt = PromptConfig(style="compact", order=order)
+    kind = "memagent" if mode == "memagent" else "gated"
+    config = TurnConfig(
+        prompt=prompt, kinds=(kind, "answer"), off_evidence=100, blank_memory=0.0
+    )
+    rows = OracleTurns(encoder, config)(example, random.Random(0))
+    taught = {row.prompt: row.completion for row in rows}
+    loop = Recurrence(
+        PromptBuilder(encoder, prompt),
+        AgentConfig(mode=mode, chunk_size=64, prompt=prompt),
+        example.question,
+        example.document,
+    )
+    while (request := loop.next_request()) is not None:
+        loop.receive(completion(taught[prompt_ids(request.prompt)]))
+    assert loop.trajectory.answer == example.answers[0]
+    assert len(loop.trajectory.turns) == 9
+    assert len(rows) == 9
+
+
+def test_evidence_is_where_the_needles_end(encoder):
+    example = generate(SyntheticConfig(tasks=("multi_value",)), 3)
+    config = TurnConfig(kinds=("gated",), off_evidence=100)
+    rows = OracleTurns(encoder, config)(example, random.Random(0))
+    blocks = [
+        len(encoder.encode(example.document[:start])) // 64
+        for start, _ in example.evidence
+    ]
+    assert [i for i, row in enumerate(rows) if row.evidence] == blocks
+
+
+def test_turns_off_evidence_are_as_many_as_asked(encoder):
+    turns = OracleTurns(encoder, TurnConfig(kinds=("gated",), off_evidence=2.0))
+    data = SyntheticConfig(tasks=("single_key",))
+    rows = turns(generate(data, 0), random.Random(0))
+    assert sorted(row.evidence for row in rows) == [False, False, True]
+
+
+def texts(encoder, config, count=600):
+    stream = synthetic_turns(SyntheticConfig(), OracleTurns(encoder, config), 0)
+    rows = [next(stream) for _ in range(count)]
+    return [(row, encoder.decode(row.completion)) for row in rows]
+
+
+def test_wrong_gates_are_as_frequent_as_asked(encoder):
+    config = TurnConfig(kinds=("gated",), wrong_updates=0.5, wrong_ends=0.5)
+    right = texts(encoder, TurnConfig(kinds=("gated",)))
+    wrong = texts(encoder, config)
+    off = [text for row, text in wrong if not row.evidence]
+    share = sum("<check>yes" in text for text in off) / len(off)
+    assert 0.4 < share < 0.6
+    assert all("<check>yes" in text for row, text in wrong if row.evidence)
+    ends = sum("<next>end" in text for _, text in wrong)
+    due = sum("<next>end" in text for _, text in right)
+    assert 0.35 < ends / due < 0.65
+    # Right thoughts: nothing is quoted off evidence.
+    assert not any(" is " in text for text in off)
+
+
+def test_the_stream_is_a_function_of_its_arguments(encoder):
+    config = TurnConfig(wrong_updates=0.3)
+    assert texts(encoder, config, 50) == texts(encoder, config, 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"kinds": ()}, "kinds must name"),
+        ({"kinds": ("rewrite",)}, "kinds must name"),
+        ({"off_evidence": -1.0}, "got -1.0"),
+        ({"wrong_updates": 1.5}, "wrong_updates must be between 0 and 1, got 1.5"),
+        ({"wrong_ends": float("nan")}, "wrong_ends must be between 0 and 1, got nan"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        TurnConfig(**arguments)
