@@ -7,6 +7,7 @@ over nothing) is absent, never a zero or NaN.
 
 import json
 import math
+import numbers
 import os
 import pathlib
 from collections.abc import Mapping
@@ -132,8 +133,10 @@ def _append(fd: int, data: bytes) -> None:
 
 
 def _plain(value: Any) -> float | int | str:
-    if isinstance(value, (bool, int, str)):
+    if isinstance(value, (bool, str)):
         return value
+    if isinstance(value, numbers.Integral):  # numpy's too
+        return int(value)
     number = float(value)
     return number if math.isfinite(number) else str(number)
 
