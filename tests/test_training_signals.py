@@ -106,7 +106,7 @@ def test_sigusr1_prints_all_stacks_and_the_run_goes_on():
         assert process.returncode == 0
         assert out.endswith("saved SIGTERM 15\n")
         assert "Current thread" in err
-        assert 'File "<string>", line 8 in blocked' in err
+        assert " in blocked\n" in err
         assert "_watch" in err  # the other threads too
 
 
