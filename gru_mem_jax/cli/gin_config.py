@@ -54,7 +54,7 @@ class GinConfig:
         import gin
 
         self._gin = gin.config
-        self._roots: list[str] = []
+        self._built: set[tuple[str, str]] = set()  # (scope, selector)
         gin.clear_config(clear_constants=True)
         for cls in classes:
             if self._gin._inverse_lookup(cls) is None:
@@ -80,31 +80,38 @@ class GinConfig:
     def build(self, default: T) -> T:
         """`default`, a dataclass instance, with what gin binds on its class.
 
-        Nested dataclasses are built likewise, whether or not a file links them.
+        Nested dataclasses are built likewise, whether or not a file links them, in a
+        gin scope named after their field: `short_data/SyntheticConfig.seed = 1` is for
+        that field alone, `SyntheticConfig.seed = 1` for all.
 
         Raises:
           InputError: a value of the wrong type or out of range.
         """
         cls = type(default)
         configurable = self._gin.get_configurable(cls)
-        self._roots.append(self._gin._inverse_lookup(cls).selector)
+        selector = self._gin._inverse_lookup(cls).selector
+        scope = self._gin.current_scope()
+        for depth in range(len(scope) + 1):
+            self._built.add(("/".join(scope[:depth]), selector))
         with _explained(f"{cls.__name__}: ", self._names):
             bound = self._gin.get_bindings(cls)
         given = {}
         for field in dataclasses.fields(cls):
             value = getattr(default, field.name)
             if field.name in bound:
-                check_type(
-                    f"{cls.__name__}.{field.name}",
-                    bound[field.name],
-                    _hints(cls, field),
-                )
+                name = f"{cls.__name__}.{field.name}"
+                check_type(name, bound[field.name], _hints(cls, field))
                 continue
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
             if nested and self._gin._inverse_lookup(type(value)) is not None:
-                value = self.build(value)
-            if value != _class_default(field):
+                with self._gin.config_scope(field.name):
+                    value = self.build(value)
+            if dataclasses.is_dataclass(value):
                 given[field.name] = value
+            elif value != _class_default(field):
+                # Bound rather than given, so that the operative text has it.
+                key = ("/".join(scope), selector, field.name)
+                self._gin.bind_parameter(key, value)
         with _explained(f"{cls.__name__}: ", self._names):
             return configurable(**given)
 
@@ -114,22 +121,18 @@ class GinConfig:
         Raises:
           InputError: naming the first such binding.
         """
-        read, scopes = self._reached()
+        read = self._reached()
         known = self._names()
         for (scope, selector), parameters in self._gin._CONFIG.items():
-            if selector == "gin.macro":
-                used = (scope, selector) in read
-                name = scope
-            else:
-                used = ("", selector) in read and (not scope or scope in scopes)
+            if (scope, selector) in read:
+                continue
+            name = scope
+            if selector != "gin.macro":
                 short = selector.rsplit(".", 1)[-1]
                 name = f"{scope}/{short}" if scope else short
                 name += "." + next(iter(parameters), "")
-            if not used:
-                readable = [k for k in known if k != name]
-                raise InputError(
-                    f"gin: nothing reads {name}{did_you_mean(name, readable)}"
-                )
+            hint = did_you_mean(name, [k for k in known if k != name])
+            raise InputError(f"gin: nothing reads {name}{hint}")
 
     def check_macros_used(self) -> None:
         """Refuses macros that are set and that no binding at all refers to.
@@ -149,29 +152,27 @@ class GinConfig:
     def _references(self, value: Any) -> Iterator[Any]:
         return self._gin.iterate_references({"": value})
 
-    def _reached(self) -> tuple[set[tuple[str, str]], set[str]]:
-        """(scope, selector) of all that the roots lead to, and the scopes in use."""
+    def _reached(self) -> set[tuple[str, str]]:
+        """(scope, selector) of all bindings that what was built leads to."""
         config = self._gin._CONFIG
         read: set[tuple[str, str]] = set()
-        scopes: set[str] = set()
-        todo = [("", selector) for selector in self._roots]
+        todo = list(self._built)
         while todo:
-            scope, selector = todo.pop()
-            key = (scope if selector == "gin.macro" else "", selector)
-            parts = scope.split("/") if scope and selector != "gin.macro" else []
-            grown = {"/".join(parts[: i + 1]) for i in range(len(parts))} - scopes
-            if key in read and not grown:
+            key = todo.pop()
+            if key in read:
                 continue
             read.add(key)
-            scopes |= grown
-            for (other_scope, other), parameters in config.items():
-                if other != selector:
+            for reference in self._references(config.get(key, {})):
+                scope, selector = reference.config_key
+                if selector == "gin.macro":
+                    todo.append((scope, selector))
                     continue
-                if selector == "gin.macro" and other_scope != scope:
-                    continue
-                for reference in self._references(parameters):
-                    todo.append(reference.config_key)
-        return read, scopes
+                parts = scope.split("/") if scope else []
+                todo += [
+                    ("/".join(parts[:depth]), selector)
+                    for depth in range(len(parts) + 1)
+                ]
+        return read
 
     def _check_macros(self) -> None:
         """Every macro in use is set, and none is still %gin.REQUIRED."""

@@ -24,6 +24,7 @@ class Outer:
     limit: int | None = None
     sizes: tuple[int, ...] = (1, 2)
     inner: Inner = dataclasses.field(default_factory=Inner)
+    other: Inner = dataclasses.field(default_factory=lambda: Inner(width=1))
 
     def __post_init__(self):
         if self.steps < 1:
@@ -72,8 +73,24 @@ def test_bindings_win_over_the_default():
         default=Outer(steps=3, mode="slow", inner=Inner(name="mine")),
     )
     assert built == Outer(
-        steps=5, mode="slow", limit=3, rate=1, inner=Inner(width=9, name="mine")
+        steps=5,
+        mode="slow",
+        limit=3,
+        rate=1,
+        inner=Inner(width=9, name="mine"),
+        other=Inner(width=9),
     )
+
+
+def test_a_field_is_a_scope():
+    _, built = build("other/Inner.name='o'", "Inner.name='i'", "inner/Inner.width=5")
+    assert built == Outer(
+        inner=Inner(width=5, name="i"), other=Inner(width=1, name="o")
+    )
+    with pytest.raises(InputError, match=r"nothing reads othr/Inner.name"):
+        build("othr/Inner.name='o'")
+    with pytest.raises(InputError, match=r"nothing reads other/Outer.steps"):
+        build("other/Outer.steps=3")
 
 
 def test_files_then_bindings_with_macros(gin_file, monkeypatch):
@@ -87,7 +104,7 @@ def test_files_then_bindings_with_macros(gin_file, monkeypatch):
         + "gin_test_module.Inner.width = %WIDTH\n"
     )
     _, built = build("STEPS=8", files=[path])
-    assert built == Outer(steps=8, inner=Inner(width=2))
+    assert built == Outer(steps=8, inner=Inner(width=2), other=Inner(width=2))
     with pytest.raises(InputError, match=r"settings are missing: --gin.STEPS=\.\.\."):
         build(files=[path])
     with pytest.raises(InputError, match=r"nothing reads STEP .did you mean STEPS"):
@@ -168,11 +185,18 @@ def test_search_paths_and_includes(gin_file, tmp_path, monkeypatch):
 
 
 def test_operative_text_gives_the_same_configuration(gin_file):
-    config, built = build("Outer.steps=5", "Inner.width=9", "Outer.mode='slow'")
+    config, built = build(
+        "Outer.steps=5", "inner/Inner.width=9", "other/Inner.name='o'"
+    )
     text = config.operative_text()
     assert "Outer.steps = 5" in text
     assert "Outer.rate = 0.5" in text
+    assert "other/Inner.width = 1" in text
     assert build(files=[gin_file(text)])[1] == built
+    default = Outer(steps=2, other=Inner(width=3))
+    text = build("Outer.rate=0.1", default=default)[0].operative_text()
+    again = build(files=[gin_file(text)])[1]
+    assert again == Outer(steps=2, rate=0.1, other=Inner(width=3))
 
 
 def test_a_second_configuration_knows_nothing_of_the_first():
