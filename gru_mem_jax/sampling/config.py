@@ -1,9 +1,11 @@
 """How large the engine is, and which program shapes follow from that."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from gru_mem_jax.errors import InputError
 
+FRESH_LENGTH = 256
 DTYPES = ("float32", "bfloat16")
 
 
@@ -64,36 +66,64 @@ class EngineConfig:
 
     @property
     def decode_attends(self) -> tuple[int, ...]:
-        """How many cache positions a decode program may read: 128, 192, 256, 384..."""
+        """How many cache positions a decode program may read: 128, 256, 512, ..., C.
+
+        Reading a part of the cache makes a copy of it first, so that parts of more
+        than half are not worth it.
+        """
         lengths, power = [], 128
-        while power < self.max_length:
-            lengths += [power, power * 3 // 2]
+        while power <= self.max_length // 2:
+            lengths.append(power)
             power *= 2
-        return (*(n for n in lengths if n < self.max_length), self.max_length)
+        return (*lengths, self.max_length)
 
     @property
     def prefill_attends(self) -> tuple[int, ...]:
         """The same for prefill, coarser: there it costs little beside the products."""
-        lengths, power = [], 128
-        while power < self.max_length:
-            lengths.append(power)
-            power *= 2 if power < 512 else 4
-        return (*lengths, self.max_length)
+        coarse = [n for n in self.decode_attends[:-1] if n <= 512 or n.bit_length() % 2]
+        return (*coarse, self.max_length)
 
     @property
     def block_lengths(self) -> tuple[int, ...]:
         """Prefill block lengths that fit max_length, the shortest always among them."""
         first, *rest = self.prefill_blocks
-        return (first, *(n for n in rest if n < self.max_length))
+        return (first, *(n for n in rest if n <= self.max_length))
 
     def prefill_rows(self, length: int) -> tuple[int, ...]:
-        """Rows that a prefill program of blocks of `length` may have: powers of 2."""
+        """Rows that a prefill program of blocks of `length` may have: 1, 4, 16, ..."""
         most = max(1, self.prefill_tokens // length)
         useful = self.slots * max(1, self.max_length // length)
         rows = [1]
-        while rows[-1] * 2 <= min(most, 2 * useful - 1):
-            rows.append(rows[-1] * 2)
+        while rows[-1] * 4 <= min(most, 2 * useful):
+            rows.append(rows[-1] * 4)
         return tuple(rows)
+
+    def prefill_shapes(self, longest: int) -> Iterator[tuple[int, int, int]]:
+        """All (rows, block length, attend) that prompts up to `longest` may need.
+
+        An attend of 0 stands for blocks that start their prompts: such a block sees
+        itself only, which saves half of the scores. Only for long ones.
+        """
+        for length in self.block_lengths:
+            attends = [n for n in up_to(self.prefill_attends, longest) if n >= length]
+            if length >= FRESH_LENGTH:
+                attends.append(0)
+            for attend in attends:
+                for rows in self.prefill_rows(length):
+                    yield rows, length, attend
+
+
+def up_to(sizes: tuple[int, ...], longest: int) -> tuple[int, ...]:
+    """The rising `sizes` that are in use when nothing is longer than `longest`."""
+    return sizes[: 1 + sizes.index(smallest_at_least(sizes, longest))]
+
+
+def fitting(need: int, sizes: tuple[int, ...]) -> int:
+    """The size to cover `need` with: one a little too large, or the largest below."""
+    above = next((n for n in sizes if n >= need), None)
+    if above is not None and (need >= 0.75 * above or above == sizes[0]):
+        return above
+    return max(n for n in sizes if n <= need)
 
 
 def smallest_at_least(sizes: tuple[int, ...], need: int) -> int:

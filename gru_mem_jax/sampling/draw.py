@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
 PREFIX = 256
 MIN_TEMPERATURE = 1e-5  # anything smaller, 0 aside, is taken as this
@@ -38,7 +39,7 @@ class Draw(NamedTuple):
 
 
 def uniforms(seeds: jax.Array, positions: jax.Array) -> jax.Array:
-    """Two numbers in [0, 1) for each row.
+    """Two numbers in [0, 1) for each row: one Threefry block, keyed by the seed.
 
     Args:
       seeds: uint32[B, 2], the high and the low word of each request's seed.
@@ -48,11 +49,9 @@ def uniforms(seeds: jax.Array, positions: jax.Array) -> jax.Array:
       float32[B, 2], multiples of 2**-24.
     """
 
-    def bits(seed, position):
-        key = jax.random.wrap_key_data(seed, impl="threefry2x32")
-        return jax.random.bits(jax.random.fold_in(key, position), (2,), jnp.uint32)
-
-    words = jax.vmap(bits)(seeds, positions)
+    counters = jnp.concatenate([positions, jnp.zeros_like(positions)])
+    words = threefry_2x32((seeds[:, 0], seeds[:, 1]), counters.astype(jnp.uint32))
+    words = words.reshape(2, -1).T
     return (words >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
 
@@ -133,7 +132,7 @@ def _pick(weights, u):
 
     Never an index of weight 0, whatever the rounding of the sums.
     """
-    cumulative = jax.lax.associative_scan(jnp.add, weights, axis=-1)
+    cumulative = jnp.cumsum(weights, axis=-1)
     positive = weights > 0
     hit = positive & (cumulative > (u * cumulative[:, -1])[:, None])
     last = weights.shape[-1] - 1 - jnp.argmax(positive[:, ::-1], axis=-1)

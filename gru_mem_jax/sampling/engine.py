@@ -24,7 +24,13 @@ from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
-from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least
+from gru_mem_jax.sampling.config import (
+    FRESH_LENGTH,
+    EngineConfig,
+    fitting,
+    smallest_at_least,
+    up_to,
+)
 from gru_mem_jax.sampling.placement import Placement, Residents
 from gru_mem_jax.sampling.stop_strings import check_stop_strings, first_stop
 
@@ -77,7 +83,8 @@ class Engine:
         if dtype is None:
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         self.dtype = jnp.dtype(dtype)
-        self._programs = sampler.Programs(policy, self.config, self.dtype)
+        self._programs = sampler.programs(policy, self.config, self.dtype)
+        self._compiled_before = self._programs.compile_seconds
         slots, length = self.config.slots, self.config.max_length
         self._cache = policy.init_cache(slots, length, self.dtype)
         self._residents = Residents(slots, length)
@@ -96,8 +103,8 @@ class Engine:
 
     @property
     def capacity(self) -> int:
-        """Requests that keep the engine busy: a slot's next one waits when it ends."""
-        return self.config.slots + self.config.patience - 1
+        """The number of slots."""
+        return self.config.slots
 
     def submit(self, request: Request) -> int:
         """Queues a request; see `Generator.submit`.
@@ -171,21 +178,21 @@ class Engine:
         """
         config = self.config
         longest = min(max_tokens or config.max_length, config.max_length)
-        for attend in _up_to(config.decode_attends, longest):
+        for attend in up_to(config.decode_attends, longest):
             self._programs.decode(attend)
-        for attend in _up_to(config.prefill_attends, longest):
-            if config.slots > 1:
-                self._programs.copy(attend)
-            for length in config.block_lengths:
-                for rows in config.prefill_rows(length):
-                    self._programs.prefill(rows, length, attend)
+        for shape in config.prefill_shapes(longest):
+            self._programs.prefill(*shape)
+        if config.slots > 1:
+            for length in up_to(config.prefill_attends, longest):
+                self._programs.copy(length)
         return len(self._programs.names)
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start.
 
         Returns:
-          `programs` (int), `program_names`, `compile_seconds`, `seconds` (spent in
+          `programs` (int; engines of the same sizes share theirs), `program_names`,
+          `compile_seconds` (since this engine was made), `seconds` (spent in
           `step`), `requests` (ended), `prompt_tokens`, `shared_tokens` (of those, not
           computed again), `prefill_tokens` (computed), `prefill_padding`, `new_tokens`,
           `decode_steps`, `decode_blocks`, `slot_occupancy` (new tokens by rows of all
@@ -195,7 +202,7 @@ class Engine:
         return {
             "programs": len(self._programs.names),
             "program_names": self._programs.names,
-            "compile_seconds": self._programs.compile_seconds,
+            "compile_seconds": self._programs.compile_seconds - self._compiled_before,
             "seconds": self._seconds,
             **self._counts,
             "slot_occupancy": self._counts["new_tokens"] / rows if rows else 0.0,
@@ -274,29 +281,32 @@ class Engine:
         for p in placements:
             start, end = p.shared, int(self._residents.filled[p.slot])
             self._counts["prefill_tokens"] += end - start
-            for length in reversed(lengths):
-                while end - start >= length or (length == lengths[0] and start < end):
-                    stop = min(start + length, end)
-                    blocks[length].append((stop, start, p.slot))
-                    start = stop
+            while start < end:
+                length = fitting(end - start, lengths)
+                stop = min(start + length, end)
+                blocks[length].append((stop, start, p.slot))
+                start = stop
         # Longest blocks first, then by where they end: so a slot's are in order, and
         # those of a batch read about as far.
         for length in reversed(lengths):
-            pending = sorted(blocks[length])
-            while pending:
-                rows = _batch(len(pending), self.config.prefill_rows(length))
-                self._prefill_batch(pending[:rows], rows, length)
-                pending = pending[rows:]
+            first = [b for b in blocks[length] if b[1] == 0 and length >= FRESH_LENGTH]
+            rest = [b for b in blocks[length] if b not in first]
+            for pending, fresh in ((sorted(first), True), (sorted(rest), False)):
+                while pending:
+                    rows = fitting(len(pending), self.config.prefill_rows(length))
+                    self._prefill_batch(pending[:rows], rows, length, fresh)
+                    pending = pending[rows:]
 
-    def _prefill_batch(self, blocks, rows: int, length: int) -> None:
+    def _prefill_batch(self, blocks, rows: int, length: int, fresh: bool) -> None:
         packed = np.full((rows, 2 + length), -1, np.int32)
         packed[:, :2] = 0
         tokens = self._residents.tokens
         for row, (stop, start, slot) in zip(packed, blocks):
             row[0], row[1] = slot, start
             row[2 : 2 + stop - start] = tokens[slot, start:stop]
-        attend = smallest_at_least(self.config.prefill_attends, blocks[-1][0])
-        program = self._programs.prefill(rows, length, attend)
+        longest = max(blocks[-1][0], length)
+        attend = smallest_at_least(self.config.prefill_attends, longest)
+        program = self._programs.prefill(rows, length, 0 if fresh else attend)
         self._cache = program(self._params, self._cache, packed)
         useful = sum(stop - start for stop, start, _ in blocks)
         self._counts["prefill_padding"] += rows * length - useful
@@ -312,7 +322,9 @@ class Engine:
             config.decode_attends,
             reached + min(steps, 1 + config.decode_block // 4) - 1,
         )
-        limits = np.asarray([min(steps, attend - reached + 1), config.patience])
+        # Few rows wait for nobody; of many, some may end before the host looks.
+        patience = min(config.patience, max(1, len(active) // 16))
+        limits = np.asarray([min(steps, attend - reached + 1), patience])
         program = self._programs.decode(attend)
         self._cache, result = program(
             self._params, self._cache, rows, limits.astype(np.int32)
@@ -416,16 +428,3 @@ def _row(job: _Job, width: int) -> np.ndarray:
     stop_ids = sorted(set(request.stop_ids))
     row[sampler.STOP_IDS : sampler.STOP_IDS + len(stop_ids)] = stop_ids
     return row
-
-
-def _batch(pending: int, sizes: tuple[int, ...]) -> int:
-    """Rows of the next prefill: the largest size that is full, or nearly."""
-    enough = [n for n in sizes if n >= pending]
-    if enough and pending >= 0.75 * enough[0]:
-        return enough[0]
-    return max(n for n in sizes if n <= pending)
-
-
-def _up_to(sizes: tuple[int, ...], longest: int) -> tuple[int, ...]:
-    """Sizes in use when nothing is longer than `longest`."""
-    return sizes[: 1 + sizes.index(smallest_at_least(sizes, longest))]

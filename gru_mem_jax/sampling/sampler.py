@@ -157,7 +157,8 @@ def prefill(policy: Policy, attend: int, params, cache, blocks):
 
     Args:
       policy: the policy.
-      attend: static, more than every position in `blocks`.
+      attend: static, more than every position in `blocks`; 0 if all blocks start at
+        position 0.
       params: sampling form.
       cache: donated.
       blocks: int32[R, 2 + L]: slot, first position, then tokens; -1 is padding, on the
@@ -171,7 +172,13 @@ def prefill(policy: Policy, attend: int, params, cache, blocks):
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     positions = jnp.where(tokens >= 0, starts + index, -1)
     _, cache = policy.extend(
-        params, cache, jnp.maximum(tokens, 0), positions, slots, attend=attend
+        params,
+        cache,
+        jnp.maximum(tokens, 0),
+        positions,
+        slots,
+        attend=attend or tokens.shape[1],
+        fresh=attend == 0,
     )
     return cache
 
@@ -255,6 +262,12 @@ class Programs:
             self._compiled[key] = program
             self.compile_seconds += time.perf_counter() - start
         return program
+
+
+@functools.lru_cache(maxsize=16)
+def programs(policy: Policy, config: EngineConfig, dtype: Any) -> Programs:
+    """The programs of engines of these sizes, shared by all of them."""
+    return Programs(policy, config, dtype)
 
 
 def _ints(*shape: int) -> jax.ShapeDtypeStruct:
