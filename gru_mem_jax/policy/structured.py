@@ -7,8 +7,11 @@ arXiv 2209.11895): a head finds earlier places whose preceding tokens match, and
 what stands there. The task is not in it: untrained, it answers nothing. It is an
 ordinary Qwen2 checkpoint otherwise.
 
-d is the width, h the head size, V_p [d, h] an orthonormal basis that stands for "which
-token", O_o [h, d] the orthonormal basis to which layer 0 writes the token o back.
+The residual stream is divided: the embedding takes one subspace, and each offset head
+of layer 0 writes to one of its own, so that "the token 2 back" can be read without
+what else is there. d is the width, h the head size, t and r the sizes of the two kinds
+of subspace, T [d, t] and B_o [d, r] orthonormal bases of them (together of the whole),
+P [t, r] which part of a token the offset heads carry.
 """
 
 import dataclasses
@@ -41,17 +44,21 @@ class StructuredConfig:
 
     Attributes:
       offsets: layer 0 has heads that look 1 to `offsets` tokens back.
+      offset_dims: r, what each of them writes; together less than the width.
       matches: the matching heads of layer 1.
-      sharpness: s, size of the biases that make the offset heads.
-      gain: g, of the matching heads.
+      sharpness: size of the biases that make the offset heads.
+      gain: of the matching heads' queries and keys.
+      copy: scale of what they write.
       noise: of the usual scale, in the matching heads' queries and keys.
       slow: matching uses the RoPE pairs that turn less than this per token.
     """
 
     offsets: int = 4
+    offset_dims: int = 14
     matches: tuple[Match, ...] = MATCHES
     sharpness: float = 9.0
     gain: float = 2.0
+    copy: float = 1.0
     noise: float = 0.1
     slow: float = 0.006
 
@@ -61,9 +68,9 @@ def structured_init(
 ) -> Params:
     """Random weights with wired attention, float32.
 
-    The embedding has variance 1, and the final norm starts at d^-1/2, so that logits
-    have variance 1. Queries, keys and values are drawn at the usual scale (d^-1/2),
-    attention outputs at half, the MLP's down-projection at a quarter of it.
+    The stream begins at variance 1, and the final norm at d^-1/2, so that logits have
+    variance 1. What is not wired is drawn at the usual scale (d^-1/2), attention
+    outputs at half, the MLP's down-projection at a quarter of it.
 
     Args:
       config: of family qwen2, two layers or more, as many key as query heads.
@@ -81,45 +88,67 @@ def structured_init(
     abstract = make_policy(config).abstract_params()
     seed = np.asarray(jax.random.key_data(rng)).ravel().tolist()
     random = np.random.default_rng(seed)
-    width, size = config.hidden_size, config.head_dim
     params = _usual(random, abstract, config)
+    width, size = config.hidden_size, config.head_dim
+    dims = structure.offset_dims
+    basis = _orthonormal(random, width, width)
+    token = basis[:, dims * structure.offsets :]  # T
+    seen = token @ _orthonormal(random, token.shape[1], dims)  # T P
+    # reads[o]: from the stream, the token o back.
+    reads = [
+        seen,
+        *np.split(basis[:, : dims * structure.offsets], structure.offsets, 1),
+    ]
+    embedding = params["ends"]["embedding"]
+    scale = (width / token.shape[1]) ** 0.5
+    embedding[:] = scale * (embedding @ token) @ token.T
     layers = params["layers"]["attn"]
     freq, _ = frequencies(config.rope, size)
-    token = _orthonormal(random, width, size)  # V_p
-    back = [_orthonormal(random, width, size).T for _ in range(structure.offsets)]
-
-    def columns(head):
-        return slice(head * size, (head + 1) * size)
-
     for head in range(structure.offsets):
-        at, angle = columns(head), freq * (head + 1)
-        for name in ("q", "k"):
-            layers[name]["kernel"][0][:, at] = 0
-        ones, zeros = np.ones(size // 2), np.zeros(size // 2)
-        layers["k"]["bias"][0][at] = structure.sharpness * np.append(ones, zeros)
-        turned = np.append(np.cos(angle), -np.sin(angle))
-        layers["q"]["bias"][0][at] = structure.sharpness * turned
-        layers["v"]["kernel"][0][:, at] = token
-        layers["o"]["kernel"][0][at] = 0.5 * back[head]
-
-    reads = [token, *(b.T for b in back)]  # what stood 0, 1, 2, ... tokens back
-    slow = np.flatnonzero(freq < structure.slow)
-    slow = np.append(slow, slow + size // 2)
-    for head, (query, key) in enumerate(structure.matches):
-        at, gain = columns(head), structure.gain / len(query) ** 0.5
-        wired = {"q": 0.0, "k": 0.0}
-        for query_offset, key_offset in zip(query, key):
-            into = np.zeros((size, size))
-            into[:, slow] = _orthonormal(random, size, len(slow))
-            wired["q"] = wired["q"] + gain * reads[query_offset] @ into
-            wired["k"] = wired["k"] + gain * reads[key_offset] @ into
-        for name, kernel in wired.items():
-            usual = layers[name]["kernel"][1][:, at]
-            layers[name]["kernel"][1][:, at] = structure.noise * usual + kernel
-        copy = _orthonormal(random, width, size)
-        layers["v"]["kernel"][1][:, at] = copy
-        layers["o"]["kernel"][1][at] = 0.5 * copy.T
+        _wire_offset(layers, head, freq, reads, structure.sharpness)
+    for head, match in enumerate(structure.matches):
+        _wire_match(layers, head, match, freq, reads, token, structure, random)
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+
+
+def _wire_offset(layers, head, freq, reads, sharpness) -> None:
+    """Layer 0: a head that sees the token head + 1 back, whatever it is.
+
+    Query and key are constants, turned against each other by RoPE so that their
+    product is largest at that distance.
+    """
+    half = len(freq)
+    at = slice(head * 2 * half, (head + 1) * 2 * half)
+    dims = reads[0].shape[1]
+    angle = freq * (head + 1)
+    for name in ("q", "k", "v"):
+        layers[name]["kernel"][0][:, at] = 0
+    layers["k"]["bias"][0][at] = sharpness * np.append(np.ones(half), np.zeros(half))
+    layers["q"]["bias"][0][at] = sharpness * np.append(np.cos(angle), -np.sin(angle))
+    layers["v"]["kernel"][0][:, at][:, :dims] = reads[0]
+    layers["o"]["kernel"][0][at][:dims] = reads[head + 1].T
+
+
+def _wire_match(layers, head, match, freq, reads, token, structure, random) -> None:
+    """Layer 1: a head that finds earlier places by their last tokens, and copies."""
+    size = 2 * len(freq)
+    at = slice(head * size, (head + 1) * size)
+    slow = np.flatnonzero(freq < structure.slow)
+    slow = np.append(slow, slow + len(freq))
+    query, key = np.zeros((2, len(token), size))
+    for query_offset, key_offset in zip(*match):
+        into = np.zeros((reads[0].shape[1], size))
+        into[:, slow] = _orthonormal(random, len(into), len(slow))
+        gain = structure.gain / len(match[0]) ** 0.5
+        query += gain * reads[query_offset] @ into
+        key += gain * reads[key_offset] @ into
+    for name, kernel in (("q", query), ("k", key)):
+        usual = layers[name]["kernel"][1][:, at]
+        layers[name]["kernel"][1][:, at] = structure.noise * usual + kernel
+    copied = min(size, token.shape[1])
+    part = token @ _orthonormal(random, token.shape[1], copied)
+    layers["v"]["kernel"][1][:, at][:, :copied] = part
+    layers["o"]["kernel"][1][at][:copied] = structure.copy * part.T
 
 
 def _check(config: PolicyConfig, structure: StructuredConfig) -> None:
@@ -135,6 +164,13 @@ def _check(config: PolicyConfig, structure: StructuredConfig) -> None:
             structure.offsets <= config.num_attention_heads
             and len(structure.matches) <= config.num_attention_heads,
             f"at least {max(structure.offsets, len(structure.matches))} heads",
+        ),
+        (
+            0 < structure.offset_dims <= config.head_dim
+            and structure.offset_dims * structure.offsets + structure.offset_dims
+            <= config.hidden_size,
+            "offset_dims of at most the head size, and (offsets + 1) * offset_dims of "
+            "at most the width",
         ),
         (
             all(
