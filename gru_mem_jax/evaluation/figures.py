@@ -62,11 +62,11 @@ def plot_memory(
             lower.plot(turns, reading, color=color, linewidth=1.8)
         upper.set_title(title, fontsize=10, color=_INK, loc="left")
         lower.set_xlabel("chunk")
-        lower.set_ylim(0, 1.05)
-        upper.set_ylim(bottom=0)
         _clean(upper)
         _clean(lower)
-    if panels:
+    if panels:  # shared by the row, so only now that every line is there
+        axes[0, 0].set_ylim(bottom=0)
+        axes[1, 0].set_ylim(0, 1.05)
         axes[0, 0].set_ylabel("memory (tokens)")
         axes[1, 0].set_ylabel("still reading")
         axes[0, 0].legend(frameon=False, fontsize=8, loc="best")
