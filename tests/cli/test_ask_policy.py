@@ -144,8 +144,8 @@ def test_interrupted_and_resumed_is_equal_bit_for_bit(runs, first):
 
 @pytest.mark.parametrize(
     ("env", "interpreter"),
-    [({"HOME": None, "LC_ALL": "C"}, ("-O",)), ({"GRU_MEM_CACHE_DIR": "off"}, ())],
-    ids=["no_home_c_locale_optimised", "no_cache"],
+    [({"HOME": None, "LC_ALL": "C"}, ("-O",))],
+    ids=["no_home_c_locale_optimised"],
 )
 def test_poor_surroundings(runs, first, env, interpreter):
     _, document = runs.run("--max_chunks=2", interpreter=interpreter, **env)
@@ -153,12 +153,10 @@ def test_poor_surroundings(runs, first, env, interpreter):
     assert document["stop_reason"] == "max_chunks"
 
 
-def test_seed_and_temperature(runs, first):
+def test_another_seed_draws_other_tokens(runs, first):
     _, other = runs.run("--seed=5", "--max_chunks=1")
+    assert other["turns"][0]["prompt_ids"] == first[1]["turns"][0]["prompt_ids"]
     assert other["turns"][0]["completion_ids"] != first[1]["turns"][0]["completion_ids"]
-    _, greedy = runs.run("--temperature=0", "--max_chunks=1", "--seed=1")
-    _, same = runs.run("--temperature=0", "--max_chunks=1", "--seed=2")
-    assert greedy["turns"][0]["completion_ids"] == same["turns"][0]["completion_ids"]
 
 
 def broken(policy, folder, change):
