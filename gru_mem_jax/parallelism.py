@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -76,6 +76,23 @@ def make_mesh(
     return Mesh(grid, (DATA, FSDP, TENSOR))
 
 
+def partition(
+    shape: Sequence[int], names: Sequence[str], mesh_shape: Mapping[str, int]
+) -> tuple[str | None, ...]:
+    """The axis of the mesh that each dimension of a parameter is split over.
+
+    Args:
+      shape: its sizes.
+      names: its axes' names.
+      mesh_shape: size of each axis of the mesh.
+    """
+    rules = [PARAM_RULES.get(name) for name in names]
+    return tuple(
+        rule if rule and size % mesh_shape[rule] == 0 else None
+        for rule, size in zip(rules, shape, strict=True)
+    )
+
+
 def param_shardings(mesh: Mesh, axes: Any, abstract: Any) -> Any:
     """Where each parameter lies.
 
@@ -89,11 +106,7 @@ def param_shardings(mesh: Mesh, axes: Any, abstract: Any) -> Any:
     """
 
     def sharding(leaf, names):
-        rules = [PARAM_RULES.get(name) for name in names]
-        spec = [
-            rule if rule and size % mesh.shape[rule] == 0 else None
-            for rule, size in zip(rules, leaf.shape, strict=True)
-        ]
+        spec = partition(leaf.shape, names, mesh.shape)
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(sharding, abstract, axes)

@@ -1,0 +1,160 @@
+"""What a training run needs of each device's memory, by formula and without devices.
+
+With W the bytes of all params in float32, cut as the mesh cuts them, and AdamW:
+
+    params W, optimiser 2 W, gradients 2 W (the sum, and the micro-batch's own)
+    compute copy, reference, behaviour   W / 2 each in bfloat16
+    sampler   all params and its cache in its own dtype, on one device
+    activations, of R rows of L tokens on a device (N layers of width D, Q and K heads
+    of size H, feed-forward F; b bytes a number):
+        layer inputs      R L N D b              with remat; else all that a layer keeps
+        one layer         2 R L (5 D + 3 (Q + K) H + 3 F) b
+        scores            3 R Q L min(L, block) 4
+        logits            3 R chunk V 4
+    gathered weights      two layers and the embedding, where weights are cut
+
+The compiler orders and reuses buffers as it sees fit: expect the truth within some
+twenty percent where weights dominate, and within a factor of two where they do not.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gru_mem_jax.parallelism import FSDP, MeshConfig, partition
+from gru_mem_jax.policy.attention import LARGEST_BLOCK
+from gru_mem_jax.policy.functional import Policy
+from gru_mem_jax.rl import lora
+from gru_mem_jax.rl.optimizer import LearnerConfig, make_optimizer, optimizer_shardings
+from gru_mem_jax.sampling.config import EngineConfig
+
+
+def memory_estimate(
+    policy: Policy,
+    config: LearnerConfig,
+    mesh: MeshConfig,
+    engine: EngineConfig | None = None,
+    *,
+    reference: bool = False,
+    behaviour: bool = False,
+    dtype: Any = None,
+) -> dict[str, int]:
+    """Bytes that a device needs, by what they are for.
+
+    Args:
+      policy: without weights.
+      config: of the learner.
+      mesh: without -1.
+      engine: sampler on the same device; None: elsewhere.
+      reference: whether a reference policy is held (beta above 0).
+      behaviour: whether the weights of the rollouts in flight are held.
+      dtype: of the compute and the sampler; None: the configurations'.
+
+    Returns:
+      Name to bytes, and "total".
+    """
+    compute = jnp.dtype(dtype or config.dtype).itemsize
+    sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
+    shapes, axes = policy.abstract_params(), policy.logical_axes()
+    cut = _shard_sizes(shapes, axes, sizes)
+    numbers = sum(jax.tree.leaves(cut))
+    trained_shapes, trained_cut = shapes, cut
+    if config.lora is not None:
+        trained_shapes = lora.abstract_adapters(policy, config.lora)
+        adapter_axes = lora.adapter_axes(policy, config.lora)
+        trained_cut = _shard_sizes(trained_shapes, adapter_axes, sizes)
+    trained = 4 * sum(jax.tree.leaves(trained_cut))
+    opt_shapes = jax.eval_shape(make_optimizer(config).init, trained_shapes)
+    opt_cut = optimizer_shardings(opt_shapes, trained_shapes, trained_cut, None)
+    result = {
+        "params": trained,
+        "optimizer": sum(
+            4 * (math.prod(leaf.shape) if size is None else size)
+            for leaf, size in zip(
+                jax.tree.leaves(opt_shapes),
+                jax.tree.leaves(opt_cut, is_leaf=lambda x: x is None),
+                strict=True,
+            )
+        ),
+        "gradients": 2 * trained,
+    }
+    if config.lora is not None:
+        # The merged copy, its gradient before it is projected, and what is frozen.
+        result["frozen"] = compute * numbers
+        result["compute_copy"] = 2 * compute * numbers
+    elif compute != 4:
+        result["compute_copy"] = compute * numbers
+    if reference and config.lora is None:
+        result["reference"] = compute * numbers
+    if behaviour:
+        result["behaviour"] = compute * numbers
+    result |= _activations(policy, config, mesh, compute)
+    if any(size > 1 for size in sizes.values()):
+        result["gathered"] = _gathered(shapes, axes, sizes, compute)
+    if engine is not None:
+        result |= _sampler(policy, shapes, engine, dtype)
+    return result | {"total": sum(result.values())}
+
+
+def _activations(
+    policy: Policy, config: LearnerConfig, mesh: MeshConfig, compute: int
+) -> dict[str, int]:
+    shape = policy.config
+    tokens = config.rows_per_device * config.row_tokens
+    heads = shape.num_attention_heads + shape.num_key_value_heads
+    inner = 3 * heads * shape.head_dim + 3 * shape.intermediate_size
+    layer = tokens * (5 * shape.hidden_size + inner // mesh.tensor) * compute
+    kept = tokens * shape.hidden_size * compute if config.remat else layer
+    block = min(config.row_tokens, LARGEST_BLOCK)
+    own_heads = max(1, shape.num_attention_heads // mesh.tensor)
+    chunk = min(config.logits_chunk, config.row_tokens) * config.rows_per_device
+    return {
+        "layer_inputs": shape.num_hidden_layers * kept,
+        "one_layer": 2 * layer,
+        "scores": 3 * tokens * block * own_heads * 4,
+        "logits": 3 * chunk * shape.vocab_size * 4 // mesh.tensor,
+    }
+
+
+def _gathered(shapes, axes, sizes, compute: int) -> int:
+    whole = _shard_sizes(shapes, axes, sizes | {FSDP: 1})
+    layers = sum(jax.tree.leaves(whole["layers"]))
+    depth = jax.tree.leaves(shapes["layers"])[0].shape[0]
+    return compute * (2 * layers // depth + sum(jax.tree.leaves(whole["ends"])))
+
+
+def _sampler(policy: Policy, shapes, engine: EngineConfig, dtype) -> dict[str, int]:
+    name = dtype or engine.dtype
+    if name is None:
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    width = jnp.dtype(name).itemsize
+    cache = policy.config.num_hidden_layers * policy.config.num_key_value_heads
+    cache *= 2 * policy.config.head_dim * engine.slots * engine.max_length
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return {"sampler_params": width * numbers, "sampler_cache": width * cache}
+
+
+def _shard_sizes(shapes, axes, sizes) -> Any:
+    """Numbers of each parameter that one device holds."""
+
+    def size(leaf, names):
+        ways = [sizes[a] for a in partition(leaf.shape, names, sizes) if a is not None]
+        return math.prod(leaf.shape) // math.prod(ways)
+
+    return jax.tree.map(size, shapes, axes)
+
+
+def describe_memory(estimate: dict[str, int]) -> str:
+    """In one line, the largest first: "total 3.1 GiB: params 1.0 GiB, ..."."""
+    parts = sorted(estimate.items(), key=lambda item: (item[0] != "total", -item[1]))
+    texts = [f"{name} {_size(value)}" for name, value in parts if value]
+    return f"{texts[0]}: {', '.join(texts[1:])}"
+
+
+def _size(value: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value} B"

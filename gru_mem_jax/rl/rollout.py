@@ -1,0 +1,279 @@
+"""Rollouts: G traced trajectories for each of P questions, and what a step learns from.
+
+Every random number of a rollout depends on (seed, step, question, rollout) and the turn
+alone: neither the company in the engine nor a restart changes what is drawn.
+"""
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from gru_mem_jax.agent import driver
+from gru_mem_jax.agent.chunking import evidence_labels, iter_chunks
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.loop import Recurrence
+from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.rl.batching import Conversation, conversations
+from gru_mem_jax.rl.outcomes import Array, Labels, Outcomes, RewardFn, outcomes
+
+Group = Sequence[Trajectory]
+_FEWEST_TURNS = 8
+
+
+def rollout_id(step: int, question: int, rollout: int) -> int:
+    """The trajectory_id of a rollout: 48 bits that depend on nothing else."""
+    key = f"{step}/{question}/{rollout}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "little")
+
+
+def check_agent(config: AgentConfig) -> None:
+    """Raises InputError for an agent whose rollouts cannot be learned from."""
+    sampling = config.sampling
+    if sampling.temperature == 0:
+        raise InputError(
+            "training needs rollouts that differ: temperature 0 is greedy; set "
+            "SamplingConfig.temperature to 1"
+        )
+    for name, off in (("top_k", 0), ("top_p", 1)):
+        value = getattr(sampling, name)
+        if value != off:
+            raise InputError(
+                f"{name} is {value}: rollouts drawn from a part of the distribution "
+                f"have another support than the learner's ratio; train with {name}="
+                f"{off}"
+            )
+    if config.deadline_seconds is not None:
+        raise InputError(
+            "deadline_seconds makes rollouts depend on the clock; train without it "
+            "(max_chunks bounds them)"
+        )
+
+
+def longest_turn(builder: PromptBuilder, config: AgentConfig) -> int:
+    """Tokens of the longest prompt and completion within the budgets."""
+    memory = max(config.memory_tokens, builder.no_memory_tokens())
+    prompts = (
+        builder.overhead_tokens(config.memory_kind) + config.chunk_size,
+        builder.overhead_tokens("answer"),
+    )
+    content = config.question_tokens + memory + config.completion_tokens
+    return max(prompts) + content
+
+
+def labels(example: Example, encoder: Encoder, chunk_size: int) -> Labels:
+    """evidence[t] of every chunk of an example's document, and the last that is."""
+    chunks = iter_chunks(example.document, encoder, chunk_size)
+    borders = [(chunk.start, chunk.end) for chunk in chunks]
+    return evidence_labels(borders, example.evidence)
+
+
+def rollout(
+    generator: Generator,
+    builder: PromptBuilder,
+    config: AgentConfig,
+    examples: Mapping[int, Example],
+    group_size: int,
+    *,
+    step: int,
+    seed: int,
+    on_turn: Callable[[], None] = lambda: None,
+) -> list[list[Trajectory]]:
+    """Samples a group for each question.
+
+    The rollouts of a group are begun one after the other, so that a generator that
+    shares equal prefixes finds them side by side.
+
+    Args:
+      generator: e.g. an engine with the weights to sample from.
+      builder: of the prompts.
+      config: of the agent; `check_agent` must accept it. Its sampling seed is replaced.
+      examples: by number of the question.
+      group_size: G.
+      step: of training.
+      seed: of the run.
+      on_turn: called after each turn; what it raises ends the rollouts.
+
+    Returns:
+      [P][G] traced trajectories, in the order of `examples`.
+    """
+    sampling = dataclasses.replace(config.sampling, seed=seed)
+    config = dataclasses.replace(config, sampling=sampling)
+    begun: list[Recurrence] = []
+
+    def recurrences() -> Iterator[Recurrence]:
+        for question, example in examples.items():
+            for g in range(group_size):
+                recurrence = Recurrence(
+                    builder,
+                    config,
+                    example.question,
+                    example.document,
+                    trajectory_id=rollout_id(step, question, g),
+                    trace=True,
+                    metadata={"example": example.id, "question": question},
+                )
+                begun.append(recurrence)
+                yield recurrence
+
+    for _ in driver.run(generator, recurrences()):
+        on_turn()
+    done = [recurrence.trajectory for recurrence in begun]
+    return [
+        done[start : start + group_size] for start in range(0, len(done), group_size)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutBatch:
+    """What a step's rollouts did and said: all that learning from them needs.
+
+    Attributes:
+      questions: number of the question of each of the P groups.
+      outcomes: arrays of [P, G, ...].
+      turns: all turns, in order of (group, rollout, turn), advantages 0.
+      problems: how often turns were malformed, by reason.
+      refills: rounds of further questions that were sampled.
+      position: number of the next question after these.
+      shared_tokens: prompt tokens that the generator did not have to compute.
+    """
+
+    questions: tuple[int, ...]
+    outcomes: Outcomes
+    turns: tuple[Conversation, ...]
+    problems: dict[str, int]
+    refills: int
+    position: int
+    shared_tokens: int
+
+
+def make_batch(
+    groups: Sequence[Group],
+    examples: Mapping[int, Example],
+    encoder: Encoder,
+    chunk_size: int,
+    reward_fn: RewardFn | None = None,
+) -> RolloutBatch:
+    """Reads one round of rollouts against their labels.
+
+    K, the number of turns, is rounded up to a power of two: few shapes are compiled.
+    """
+    held = [labels(item, encoder, chunk_size) for item in examples.values()]
+    longest = max((len(evidence) for evidence, _ in held), default=0)
+    turns = _FEWEST_TURNS
+    while turns < longest:
+        turns *= 2
+    done = outcomes(groups, list(examples.values()), held, reward_fn, num_turns=turns)
+    every = [turn for group in groups for t in group for turn in t.turns]
+    zeros = np.zeros(done.completion_tokens.shape, np.float32)
+    return RolloutBatch(
+        questions=tuple(examples),
+        outcomes=done,
+        turns=tuple(conversations(groups, zeros)),
+        problems=dict(sorted(Counter(t.problem for t in every if t.problem).items())),
+        refills=0,
+        position=1 + max(examples, default=-1),
+        shared_tokens=sum(turn.shared_prompt_tokens for turn in every),
+    )
+
+
+def join(rounds: Sequence[RolloutBatch]) -> RolloutBatch:
+    """Rounds of one step as one batch."""
+    turns = max(r.outcomes.turn_mask.shape[-1] for r in rounds)
+    problems: Counter[str] = Counter()
+    moved: list[Conversation] = []
+    first = 0
+    for item in rounds:
+        problems.update(item.problems)
+        for turn in item.turns:
+            p, g, k = turn.index
+            moved.append(dataclasses.replace(turn, index=(first + p, g, k)))
+        first += len(item.questions)
+    arrays = {}
+    for field in dataclasses.fields(Outcomes):
+        parts = [_widen(getattr(r.outcomes, field.name), turns, r) for r in rounds]
+        arrays[field.name] = np.concatenate(parts)
+    return RolloutBatch(
+        questions=tuple(q for r in rounds for q in r.questions),
+        outcomes=Outcomes(**arrays),
+        turns=tuple(moved),
+        problems=dict(sorted(problems.items())),
+        refills=len(rounds) - 1,
+        position=rounds[-1].position,
+        shared_tokens=sum(r.shared_tokens for r in rounds),
+    )
+
+
+def _widen(array: Array, turns: int, batch: RolloutBatch) -> np.ndarray:
+    """[P, G, K (+ 1)] with a larger K; the answer turn stays the last."""
+    array = np.asarray(array)
+    if array.ndim < 3:
+        return array
+    have = batch.outcomes.turn_mask.shape[-1]
+    memory, answer = array[..., :have], array[..., have:]
+    padding = np.zeros((*array.shape[:2], turns - have), array.dtype)
+    return np.concatenate([memory, padding, answer], axis=-1)
+
+
+def sample(
+    draw: Callable[[Sequence[int]], RolloutBatch],
+    has_signal: Callable[[RolloutBatch], np.ndarray],
+    *,
+    position: int,
+    questions: int,
+    max_refills: int,
+) -> RolloutBatch:
+    """Samples until enough groups teach something, or often enough (DAPO, 3.2).
+
+    Args:
+      draw: samples the questions of these numbers.
+      has_signal: bool [P] of a round.
+      position: number of the first question.
+      questions: P, groups that are wanted.
+      max_refills: rounds beyond the first; 0: groups without signal are not replaced.
+
+    Returns:
+      All groups that were sampled, those without signal too.
+    """
+    rounds: list[RolloutBatch] = []
+    missing = questions
+    while missing > 0 and len(rounds) <= max_refills:
+        rounds.append(draw(range(position, position + missing)))
+        position += missing
+        missing -= int(np.sum(has_signal(rounds[-1])))
+    return join(rounds)
+
+
+def learnable(
+    batch: RolloutBatch,
+    advantages: Array,
+    keep: Array,
+    *,
+    drop_cut: bool = False,
+) -> list[Conversation]:
+    """The turns of the groups that are kept, with their advantages.
+
+    Args:
+      batch: rollouts.
+      advantages: float32 [P, G, K + 1], the answer turn's last.
+      keep: bool [P].
+      drop_cut: leave out completions that were cut at the token limit.
+    """
+    memory_turns = np.asarray(batch.outcomes.turn_mask).sum(-1)
+    advantages, cut = np.asarray(advantages), np.asarray(batch.outcomes.cut)
+    result = []
+    for turn in batch.turns:
+        p, g, k = turn.index
+        column = k if k < memory_turns[p, g] else -1
+        if not keep[p] or (drop_cut and cut[p, g, column]):
+            continue
+        value = float(advantages[p, g, column])
+        result.append(dataclasses.replace(turn, advantage=value))
+    return result

@@ -1,0 +1,245 @@
+"""The sampling side of the loop: from a step's number to a scored batch of rollouts."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gru_mem_jax import durable_files
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.records import Trajectory, trajectory_to_dict
+from gru_mem_jax.errors import RunError
+from gru_mem_jax.parallelism import pmap_groups
+from gru_mem_jax.rl.advantages import AdvantageConfig, Scores, group_has_signal
+from gru_mem_jax.rl.advantages import score_groups as score_arrays
+from gru_mem_jax.rl.rollout import RolloutBatch, labels, make_batch, rollout, sample
+from gru_mem_jax.sampling.engine import Engine
+from gru_mem_jax.train.config import TrainSettings
+
+
+class Rollouts(NamedTuple):
+    """What a step trains on.
+
+    Attributes:
+      batch: the rollouts.
+      scores: numpy arrays of [P, G, ...].
+      signal: bool [P], groups that teach something.
+      trajectories: [P][G]; empty if the rollouts were read from a file.
+      seconds: that sampling took.
+    """
+
+    batch: RolloutBatch
+    scores: Scores
+    signal: np.ndarray
+    trajectories: list[list[Trajectory]]
+    seconds: float = 0.0
+
+
+class Scorer:
+    """Rewards and advantages, mapped over devices in blocks of one number of groups.
+
+    With a fixed number of questions a block few programs are compiled, however many
+    groups a step had to sample.
+
+    Args:
+      settings: rewards and advantages. MemAgent has no gates to reward by turn: it is
+        trained with alpha 1.
+      mode: of the agent.
+      devices: to map over.
+    """
+
+    def __init__(self, settings: TrainSettings, mode: str, devices: Sequence[Any]):
+        advantages: AdvantageConfig = settings.advantages
+        if mode == "memagent":
+            advantages = dataclasses.replace(advantages, alpha=1.0)
+        self._questions = settings.train.questions_per_step
+        self._score = pmap_groups(
+            functools.partial(
+                _score, reward_config=settings.rewards, config=advantages
+            ),
+            devices=devices,
+        )
+
+    def __call__(self, batch: RolloutBatch) -> tuple[Scores, np.ndarray]:
+        """Scores, and bool [P]: which groups teach something."""
+        count, size = len(batch.questions), self._questions
+        blocks = []
+        for start in range(0, count, size):
+            # The last block is filled with copies of its last group.
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            blocks.append(self._score(_take(batch.outcomes, rows)))
+        every = jax.tree.map(lambda *x: np.concatenate(x), *blocks)
+        return _take(every, slice(0, count))
+
+
+def _take(tree: Any, groups: Any) -> Any:
+    return jax.tree.map(lambda x: x[groups], tree)
+
+
+def _score(outcomes, *, reward_config, config):
+    scores = score_arrays(outcomes, reward_config, config)
+    return scores, group_has_signal(scores.advantages, outcomes.turn_mask)
+
+
+class RolloutStage:
+    """Samples a step's rollouts from given weights.
+
+    Args:
+      settings: the run's.
+      agent: how contexts are read.
+      encoder: the policy's tokenizer.
+      scorer: of rewards and advantages.
+      make_engine: from weights to an engine; called once, when it is first needed.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        agent: AgentConfig,
+        encoder: Encoder,
+        scorer: Scorer,
+        make_engine: Callable[[Any], Engine],
+    ):
+        self._settings, self._agent, self._encoder = settings, agent, encoder
+        self._builder = PromptBuilder(encoder, agent.prompt)
+        self._scorer, self._make_engine = scorer, make_engine
+        self._engine: Engine | None = None
+
+    def engine(self, params: Any) -> Engine:
+        """The engine with these weights, all that it held forgotten."""
+        if self._engine is None:
+            self._engine = self._make_engine(params)
+        else:
+            self._engine.set_params(params)
+        return self._engine
+
+    def sample(
+        self, step: int, position: int, params: Any, on_turn: Callable[[], None]
+    ) -> Rollouts:
+        """Rollouts of a step: a function of its arguments, whatever came before.
+
+        Args:
+          step: of training.
+          position: of the first question in the source.
+          params: full params to sample from.
+          on_turn: called after each turn; what it raises ends the rollouts.
+        """
+        config = self._settings.train
+        engine = self.engine(params)
+        trajectories: list[list[Trajectory]] = []
+
+        def draw(questions: Sequence[int]) -> RolloutBatch:
+            examples = {i: self._settings.source.example(i) for i in questions}
+            groups = rollout(
+                engine,
+                self._builder,
+                self._agent,
+                examples,
+                config.group_size,
+                step=step,
+                seed=config.seed,
+                on_turn=on_turn,
+            )
+            trajectories.extend(groups)
+            return make_batch(
+                groups,
+                examples,
+                self._encoder,
+                self._agent.chunk_size,
+                self._settings.rewards.answer_reward,
+            )
+
+        batch = sample(
+            draw,
+            lambda batch: self._scorer(batch)[1],
+            position=position,
+            questions=config.questions_per_step,
+            max_refills=config.max_refills if config.dynamic_sampling else 0,
+        )
+        return Rollouts(batch, *self._scorer(batch), trajectories)
+
+    def scored(self, batch: RolloutBatch) -> Rollouts:
+        """Rollouts that were read from a file."""
+        return Rollouts(batch, *self._scorer(batch), [])
+
+    def write_samples(
+        self, folder: str | pathlib.Path, step: int, rollouts: Rollouts, count: int
+    ) -> None:
+        """Writes some trajectories, with their labels and rewards, one a line.
+
+        Raises:
+          RunError: they cannot be written.
+        """
+        groups = len(rollouts.trajectories)
+        size = len(rollouts.trajectories[0]) if groups else 0
+        lines = []
+        for i in range(min(count, groups * size)):
+            g, p = divmod(i, groups)
+            lines.append(json.dumps(self._sample(step, rollouts, p, g)))
+        if not lines:
+            return
+        path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
+        try:
+            durable_files.write_atomically(path, "\n".join(lines) + "\n")
+        except OSError as error:
+            raise durable_files.storage_error(path, error) from error
+
+    def _sample(self, step: int, rollouts: Rollouts, p: int, g: int) -> dict[str, Any]:
+        question = rollouts.batch.questions[p]
+        example = self._settings.source.example(question)
+        evidence, last = labels(example, self._encoder, self._agent.chunk_size)
+        trajectory = rollouts.trajectories[p][g]
+        read = trajectory.num_chunks
+        scores = rollouts.scores
+        turns = tuple(
+            dataclasses.replace(turn, **dict.fromkeys(_TRACE))
+            for turn in trajectory.turns
+        )
+        return {
+            "step": step,
+            "question": question,
+            "rollout": g,
+            "task": example.task,
+            "answers": list(example.answers),
+            "evidence": list(evidence),
+            "last_evidence": last,
+            "reward": float(scores.trajectory[p, g]),
+            "rewards": {
+                name: float(term[p, g])
+                for name, term in scores.terms.items()
+                if term.ndim == 2
+            },
+            "turn_rewards": [float(x) for x in scores.turn[p, g, :read]],
+            "advantages": [
+                float(x)
+                for x in (*scores.advantages[p, g, :read], scores.advantages[p, g, -1])
+            ],
+            "trajectory": trajectory_to_dict(
+                dataclasses.replace(trajectory, turns=turns)
+            ),
+        }
+
+
+_TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
+
+
+def check_gap(columns: dict[str, Any], limit: float | None, step: int) -> None:
+    """Stops a run whose sampler and learner disagree on what was sampled.
+
+    Raises:
+      RunError: the mean gap is above the limit.
+    """
+    gap = columns.get("logprob_gap")
+    if limit is not None and gap is not None and not gap <= limit:
+        raise RunError(
+            f"step {step}: the learner's logprobs of sampled tokens differ from the "
+            f"sampler's by {gap:.3g} in the mean, above logprob_gap_limit {limit:g}: "
+            "the sampler has other weights, or too little precision"
+        )
