@@ -64,8 +64,9 @@ class GRUMemAgent:
         """Loads a policy from a Hugging Face directory.
 
         Args:
-          directory: config.json, weights, tokenizer, and perhaps gru_mem.json, the
-            settings that the policy was trained with.
+          directory: a path, or `hf://org/name@revision`: config.json, weights,
+            tokenizer, and perhaps gru_mem.json, the settings that the policy was
+            trained with.
           config: instead of those settings.
           slots: how many questions `answer_many` works on at once.
           **settings: single settings, of AgentConfig, PromptConfig or SamplingConfig,
@@ -79,12 +80,13 @@ class GRUMemAgent:
         from gru_mem_jax.policy.hf import load_policy
         from gru_mem_jax.tokenization import TextTokenizer
 
+        files = open_policy_dir(directory)
         if config is None:
-            text = open_policy_dir(directory).read_text(SETTINGS_FILE)
+            text = files.read_text(SETTINGS_FILE)
             config = AgentConfig() if text is None else config_from_json(text)
         config = replace_settings(config, **settings)
-        tokenizer = TextTokenizer.from_pretrained(directory)
-        policy, params = load_policy(directory)
+        tokenizer = TextTokenizer.from_pretrained(files.root)
+        policy, params = load_policy(files.root)
         tokenizer.check_rows(policy.config.vocab_size)
         return cls((policy, params), tokenizer, config, slots=slots)
 

@@ -1,8 +1,10 @@
 """A tokenizer for tiny policies: one token per word of the synthetic data.
 
-A Hugging Face fast tokenizer like any other: a byte-level BPE without merges, whose
-vocabulary holds the 256 bytes and the whole words. A word that it does not know falls
-to bytes, so that any text comes back as it went in.
+A Hugging Face fast tokenizer like any other: a byte-level BPE without merges, with
+whole words as added tokens. A word that it does not know falls to bytes, so that any
+text comes back as it went in. Beside a qwen2 config.json, transformers takes
+vocabulary, merges and added tokens from tokenizer.json and nothing else of it: the
+words must be found by those three alone.
 """
 
 import json
@@ -69,12 +71,12 @@ def build():
     bare = [*_BARE, *(w for w in spaced if w[0].isupper())]
     entries = [
         *sorted(pre_tokenizers.ByteLevel.alphabet()),
-        *(f"\u0120{w}" for w in spaced),
+        *(f" {w}" for w in spaced),
         *bare,
     ]
     # A one-letter word is a byte as well.
     vocab = {entry: i for i, entry in enumerate(dict.fromkeys(entries))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
@@ -82,6 +84,11 @@ def build():
     )
     tokenizer.add_tokens(
         [AddedToken(t, normalized=False) for t in (*PROMPT_TAGS, *FORMAT_TAGS)]
+    )
+    tokenizer.add_tokens([AddedToken(f" {w}", normalized=False) for w in spaced])
+    # These would be found inside other words.
+    tokenizer.add_tokens(
+        [AddedToken(w, normalized=False, single_word=True) for w in bare if len(w) > 1]
     )
     return tokenizer
 

@@ -11,6 +11,9 @@ from typing import Any
 
 _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
+_CODE = re.compile(r"\{[{%#].*?[}%#]\}", re.DOTALL)
+_STRING = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+
 
 def vocabulary(data: Mapping[str, Any]) -> dict[str, int]:
     """All tokens of a tokenizer.json with their ids, added ones included."""
@@ -19,25 +22,33 @@ def vocabulary(data: Mapping[str, Any]) -> dict[str, int]:
 
 
 def control_tokens(
-    data: Mapping[str, Any], named: Iterable[str], template: str, rendered: str
+    data: Mapping[str, Any], named: Iterable[str], used: Iterable[str], rendered: str
 ) -> frozenset[str]:
     """The control tokens of a tokenizer.
 
     Args:
       data: the parsed tokenizer.json.
       named: tokens that have a role by name (eos_token, bos_token, ...).
-      template: the chat template's source.
+      used: tokens of what the chat template says.
       rendered: what it makes of an empty message; a base-vocabulary entry of the form
         `<...>` or `[...]` in it is a marker too.
     """
+    used = set(used)
     control = set(named)
     for token in data["added_tokens"]:
         text = token["content"].strip()
         bracketed = len(text) > 2 and text[0] + text[-1] in ("<>", "[]")
-        if token["special"] or bracketed or (text and text in template):
+        if token["special"] or bracketed or (text and token["content"] in used):
             control.add(token["content"])
     control.update(_MARKER.findall(rendered))
     return frozenset(control & vocabulary(data).keys())
+
+
+def template_literals(template: str) -> list[str]:
+    """What a chat template may say: its text outside of code, and strings in code."""
+    code = _CODE.findall(template)
+    strings = (a or b for part in code for a, b in _STRING.findall(part))
+    return [*_CODE.split(template), *strings]
 
 
 def with_fixed_ids(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,11 @@ from gru_mem_jax.agent.encoding import Span
 from gru_mem_jax.agent.parse import TAGS
 from gru_mem_jax.agent.text import check_text
 from gru_mem_jax.errors import InputError, PolicyError
+from gru_mem_jax.policy.files import open_policy_dir
 from gru_mem_jax.tokenization import chat_template
 from gru_mem_jax.tokenization.control import (
     control_tokens,
+    template_literals,
     vocabulary,
     with_fixed_ids,
     without_tokens,
@@ -69,12 +70,14 @@ class TextTokenizer:
                 f"tokenizer.json is no tokenizer with a vocabulary of words or byte "
                 f"pairs ({type(error).__name__}: {error}); save a fast tokenizer"
             ) from None
+        self._whole = _build(data)
         rendered = self._probe()
+        says = (rendered, *template_literals(template or ""))
+        used = {t for text in says for t in self._whole.encode(text).tokens}
         named = self._special_tokens.values()
-        control = control_tokens(data, named, template or "", rendered)
+        control = control_tokens(data, named, used, rendered)
         self.control_ids = frozenset(vocab[text] for text in control)
         self.format_ids = frozenset(vocab[text] for text in control & set(TAGS))
-        self._whole = _build(data)
         self._plain = _build(without_tokens(data, control))
         self._strings = frozenset(vocab.values())
         self.vocab_size = 1 + max(self._strings, default=-1)
@@ -86,22 +89,27 @@ class TextTokenizer:
     ) -> "TextTokenizer":
         """Loads tokenizer.json, tokenizer_config.json and what belongs to them.
 
+        Args:
+          directory: a path, or `hf://org/name@revision`.
+          date: see the class.
+
         Raises:
           PolicyError: a file is missing or broken; names it.
         """
-        directory = pathlib.Path(directory)
-        config = _read_json(directory, "tokenizer_config.json") or {}
-        generation = _read_json(directory, "generation_config.json") or {}
-        tokenizer = _read_json(directory, "tokenizer.json")
+        files = open_policy_dir(directory)
+        tokenizer = files.read_json("tokenizer.json")
         if tokenizer is None:
             raise PolicyError(
-                f"{directory}: no tokenizer.json; save it with AutoTokenizer."
+                f"{files.root}: no tokenizer.json; save it with AutoTokenizer."
                 f"from_pretrained(...).save_pretrained(...)"
             )
+        config = files.read_json("tokenizer_config.json") or {}
+        special_tokens = files.read_json("special_tokens_map.json") or {}
+        generation = files.read_json("generation_config.json") or {}
         return cls(
             _with_added_tokens(tokenizer, config),
-            template=_read(directory, "chat_template.jinja") or _template_in(config),
-            special_tokens=_special_tokens(config),
+            template=files.read_text("chat_template.jinja") or _template_in(config),
+            special_tokens=_special_tokens({**special_tokens, **config}),
             stop_ids=_as_ids(generation.get("eos_token_id")),
             date=date,
         )
@@ -252,29 +260,6 @@ def _build(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
                 f"{token['id']} in its list, but {found} in the vocabulary"
             )
     return tokenizer
-
-
-def _read(directory: pathlib.Path, name: str) -> str | None:
-    path = directory / name
-    if not path.exists():
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{path}: cannot be read: {error}") from None
-
-
-def _read_json(directory: pathlib.Path, name: str) -> dict[str, Any] | None:
-    text = _read(directory, name)
-    if text is None:
-        return None
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{directory / name}: no JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise PolicyError(f"{directory / name}: must be a JSON object")
-    return data
 
 
 def _text_of(token: Any) -> str | None:

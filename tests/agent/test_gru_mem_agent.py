@@ -3,8 +3,9 @@
 import pytest
 from loops import BYTES, CONFIG, reply
 
-from gru_mem_jax.agent import AgentConfig, GRUMemAgent, Turn
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.agent import AgentConfig, GRUMemAgent, PromptConfig, Turn
+from gru_mem_jax.data import word_tokenizer
+from gru_mem_jax.errors import InputError, PolicyError
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 
 
@@ -59,3 +60,81 @@ def test_bad_input_is_refused_before_anything_runs():
     with pytest.raises(InputError, match="question"):
         the_agent.answer("", "text")
     assert the_agent.generator.requests == []
+
+
+# -- from a policy directory ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def policy_dir(tmp_path_factory):
+    """A tiny policy with random weights, its tokenizer and its settings."""
+    jax = pytest.importorskip("jax")
+    from gru_mem_jax.policy.config import PolicyConfig
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.hf import export_policy
+
+    tokenizer_dir = tmp_path_factory.mktemp("tokenizer")
+    names = word_tokenizer.save(tokenizer_dir)
+    policy = make_policy(
+        PolicyConfig(
+            family="qwen2",
+            vocab_size=1024,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    )
+    settings = AgentConfig(
+        chunk_size=16,
+        question_tokens=16,
+        memory_tokens=8,
+        completion_tokens=8,
+        prompt_tokens=96,
+        prompt=PromptConfig(style="compact"),
+    )
+    directory = tmp_path_factory.mktemp("policies") / "policy"
+    export_policy(
+        policy,
+        policy.init(jax.random.key(0)),
+        directory,
+        tokenizer_files=[tokenizer_dir / name for name in names],
+        agent_settings=settings,
+    )
+    return directory
+
+
+def test_from_pretrained(policy_dir):
+    loaded = GRUMemAgent.from_pretrained(policy_dir, temperature=0, slots=2)
+    # The policy's own settings, but for the one that was given.
+    assert loaded.config.chunk_size == 16
+    assert loaded.config.prompt.style == "compact"
+    assert loaded.config.sampling.temperature == 0
+    document = "the red heron walks to the lake . " * 6
+    trajectory = loaded.answer("Which code ?", document)
+    assert trajectory.num_chunks == -(-len(loaded.encoder.encode(document)) // 16)
+    assert "".join(document[a:b] for a, b in trajectory.borders) == document
+    assert all(t.completion_tokens <= 8 for t in trajectory.turns)
+    assert trajectory.turns[-1].kind == "answer"
+    many = loaded.answer_many([("Which code ?", document)] * 3)
+    assert [t.text for t in many[2].turns] == [t.text for t in trajectory.turns]
+
+
+def test_a_loaded_policy_and_a_tokenizer_of_transformers(policy_dir):
+    transformers = pytest.importorskip("transformers")
+    from gru_mem_jax.policy.hf import load_policy
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(policy_dir)
+    own = GRUMemAgent.from_pretrained(policy_dir, max_chunks=2, temperature=0)
+    built = GRUMemAgent(load_policy(policy_dir), tokenizer, own.config)
+    one, other = (a.answer("Which code ?", "the lake " * 40) for a in (own, built))
+    assert [t.text for t in one.turns] == [t.text for t in other.turns]
+    assert one.stop_reason == "max_chunks"
+
+
+def test_from_pretrained_refuses(policy_dir, tmp_path):
+    with pytest.raises(InputError, match="did you mean 'chunk_size'"):
+        GRUMemAgent.from_pretrained(policy_dir, chunk_sice=5)
+    with pytest.raises(PolicyError, match="no such policy directory"):
+        GRUMemAgent.from_pretrained(tmp_path / "none")

@@ -1,5 +1,8 @@
 """The tokenizer of tiny policies: lossless, a token a word, equal in transformers."""
 
+import json
+import shutil
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,10 +23,16 @@ def ours(directory):
     return TextTokenizer.from_pretrained(directory)
 
 
-@pytest.fixture(scope="module")
-def theirs(directory):
+@pytest.fixture(scope="module", params=[None, "qwen2"])
+def theirs(directory, request, tmp_path_factory):
+    """By itself, and beside a model: then transformers builds it in another way."""
     from transformers import AutoTokenizer
 
+    if request.param is not None:
+        beside = tmp_path_factory.mktemp(request.param)
+        directory = shutil.copytree(directory, beside, dirs_exist_ok=True)
+        config = {"model_type": request.param}
+        (directory / "config.json").write_text(json.dumps(config))
     return AutoTokenizer.from_pretrained(directory)
 
 

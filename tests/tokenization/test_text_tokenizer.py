@@ -1,6 +1,7 @@
 """TextTokenizer: the same ids as transformers, but for control tokens in text."""
 
 import json
+import os
 import random
 import shutil
 
@@ -331,6 +332,18 @@ def test_broken_files_are_named(directory, name, content, message):
     with pytest.raises(PolicyError, match=message) as caught:
         TextTokenizer.from_pretrained(directory)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"],
+)
+def test_what_is_no_file_is_never_opened(directory, name):
+    path = directory / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)  # to open it would hang
+    with pytest.raises(PolicyError, match=f"{name}: expected a regular file"):
+        TextTokenizer.from_pretrained(directory)
 
 
 def test_a_directory_that_does_not_exist(tmp_path):
