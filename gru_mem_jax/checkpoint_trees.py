@@ -46,6 +46,18 @@ def signatures(flat: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def from_signatures(names: Mapping[str, str]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The flat abstract tree of `signatures`: for one's own runs, whose shapes are
+    trusted.
+    """
+    flat = {}
+    for name, text in names.items():
+        dtype, _, shape = text.removesuffix("]").partition("[")
+        sizes = tuple(int(size) for size in shape.split(",") if size)
+        flat[name] = jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
+    return flat
+
+
 def first_difference(have: Any, want: Any, name: str = "") -> str | None:
     """The first difference between two JSON-like values, in words; None if equal.
 

@@ -96,6 +96,39 @@ def save_for_ever(folder: str, keep: int) -> None:
             checkpoints.save(step, trees(step), {"step": step}, wait=step % 2 == 0)
 
 
+def toy_training(folder: str, steps: int) -> None:
+    """A training in small: rows, checkpoints, and noise that depends on the step."""
+    import jax
+
+    from gru_mem_jax.checkpoints import Checkpoints
+    from gru_mem_jax.metrics import MetricsWriter
+    from gru_mem_jax.run_folder import RunFolder
+
+    options = {"command": ["toy"], "config_text": "", "environment": {}}
+    leaf = jax.ShapeDtypeStruct((8, 8), np.float32)
+    with (
+        RunFolder.open(folder, **options) as run,
+        Checkpoints(run.checkpoints, keep=KEEP) as checkpoints,
+    ):
+        found = checkpoints.restore_latest({"params": {"w": leaf}})
+        step, w = 0, np.zeros((8, 8), np.float32)
+        if found is not None:
+            step, w = found.step, np.asarray(found.trees["params"]["w"])
+        with MetricsWriter(
+            run.metrics, cut_to=step or -1, tensorboard=run.tensorboard
+        ) as metrics:
+            while step < steps:
+                step += 1
+                noise = np.random.default_rng(step).normal(size=(8, 8))
+                w = np.tanh(w @ noise + noise).astype(np.float32)
+                time.sleep(0.01)
+                now = time.perf_counter()
+                metrics.write(step, {"norm": np.linalg.norm(w), "now_seconds": now})
+                if step % 3 == 0 or step == steps:
+                    metrics.sync()
+                    checkpoints.save(step, {"params": {"w": w}}, wait=False)
+
+
 def hold_run(folder: str, ready) -> None:
     """Opens a run folder and keeps it."""
     from gru_mem_jax.run_folder import RunFolder

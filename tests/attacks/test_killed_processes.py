@@ -12,6 +12,7 @@ import pytest
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.run_folder import RunFolder
+from gru_mem_jax.testing.compare_runs import compare_runs
 
 ABSTRACT = {
     "params": {f"w{i}": jax.ShapeDtypeStruct((50, 20), jnp.float32) for i in range(4)}
@@ -61,6 +62,28 @@ def test_killed_at_random_moments(tmp_path):
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 0.3))
         assert newest(folder) >= 1
+
+
+def test_a_run_killed_many_times_equals_one_that_nobody_killed(tmp_path):
+    steps, kills = 18, 0
+    with killed_processes.started(
+        killed_processes.toy_training, str(tmp_path / "whole"), steps
+    ) as process:
+        process.join(60)
+        assert process.exitcode == 0
+    moments = random.Random(0)
+    process = None
+    while process is None or process.exitcode != 0:
+        with killed_processes.started(
+            killed_processes.toy_training, str(tmp_path / "killed"), steps
+        ) as process:
+            process.join(moments.uniform(0.05, 0.3 + 0.3 * kills))
+            kills += process.exitcode is None
+    assert kills >= 3
+    compared = compare_runs(tmp_path / "killed", tmp_path / "whole")
+    assert compared == "equal: 18 rows, 1 arrays of step 18"
+    left = sorted(path.name for path in (tmp_path / "killed").rglob("*.*ing"))
+    assert left == []
 
 
 def test_readers_see_whole_steps_while_old_ones_are_deleted(tmp_path):

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# A run killed at N random moments, and the run that nobody killed: are they equal?
+#
+#   bash launch/kill_drill.sh [--kills N] [--signal KILL|TERM] [--seed S]
+#                             [--policy DIR] [--out DIR] [--gin_file FILE]
+#                             [--gin.NAME=VALUE ...]
+#
+# Trains once from start to end, then again with the process ended at random moments
+# (while compiling, sampling, updating, evaluating, saving, writing rows) and the same
+# command given again, and compares: metrics row by row (times aside), and the last
+# checkpoint bit for bit. Ends with status 0 and "equal: ..." or with the first
+# difference. TERM instead of KILL also wants status 0 of each process that it ends.
+#
+# 2 CPU cores, about (N / 2 + 2) times a whole run. The warm start that
+# launch/quickstart.sh leaves is what is trained, unless --policy names another.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+
+kills=5 signal=KILL seed=0 out="" gin_file=gin/experiments/tiny.gin
+policy=runs/quickstart/warm_start
+settings=(--gin.NUM_STEPS=12 --gin.SAVE_EVERY=3)
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --kills) kills="$2"; shift 2 ;;
+    --signal) signal="$2"; shift 2 ;;
+    --seed) seed="$2"; shift 2 ;;
+    --policy) policy="$2"; shift 2 ;;
+    --out) out="$2"; shift 2 ;;
+    --gin_file) gin_file="$2"; shift 2 ;;
+    --gin.*) settings+=("$1"); shift ;;
+    *) say "kill_drill.sh: unknown argument $1"; exit 2 ;;
+  esac
+done
+case "$signal" in
+  KILL | TERM) ;;
+  *) say "kill_drill.sh: --signal is KILL or TERM, not $signal"; exit 2 ;;
+esac
+
+if [ -z "${GRU_MEM:-}" ]; then
+  use_env ""
+  GRU_MEM="$VENV/bin/gru-mem"
+fi
+cd "$ROOT"
+if [ ! -d "$policy" ]; then
+  say "kill_drill.sh: no policy in $policy; run launch/quickstart.sh, or give --policy"
+  exit 2
+fi
+out="${out:-runs/kill_drill}"
+if [ -e "$out" ]; then
+  say "kill_drill.sh: $out is there already; give --out, or remove it"
+  exit 2
+fi
+mkdir -p "$out"
+
+train() {
+  exec "$GRU_MEM" train --gin_file="$gin_file" --gin.POLICY="\"$policy\"" \
+    "${settings[@]}" --run_dir "$1"
+}
+
+say "kill_drill.sh: the run that nobody ends"
+start=$(date +%s.%N)
+(train "$out/whole") >"$out/whole.log" 2>&1 || {
+  say "kill_drill.sh: it failed; the end of $out/whole.log:"
+  tail -n 5 "$out/whole.log" >&2
+  exit 1
+}
+end=$(date +%s.%N)
+whole=$(awk -v a="$start" -v b="$end" 'BEGIN { print b - a }')
+say "kill_drill.sh: $whole s"
+
+ended=0
+RANDOM=$seed
+for i in $(seq "$kills"); do
+  # Any moment of a whole run, its start too.
+  moment=$(awk -v r="$RANDOM" -v w="$whole" 'BEGIN { print 0.2 + w * r / 32768 }')
+  (train "$out/ended") >"$out/ended.$i.log" 2>&1 &
+  pid=$!
+  if [ "$signal" = TERM ]; then # before a run has started there is nothing to save
+    while kill -0 "$pid" 2>/dev/null && [ ! -e "$out/ended/lock" ]; do sleep 0.1; done
+  fi
+  sleep "$moment"
+  if { [ "$signal" = KILL ] || [ -e "$out/ended/lock" ]; } \
+    && kill -"$signal" "$pid" 2>/dev/null; then
+    ended=$((ended + 1))
+  fi
+  status=0
+  wait "$pid" 2>/dev/null || status=$?
+  newest=$(ls "$out/ended/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' \
+    | sort -n | tail -n 1) || newest=none
+  say "kill_drill.sh: SIG$signal $i after $moment s: status $status," \
+    "newest checkpoint: $newest"
+  if [ "$signal" = TERM ] && [ "$status" -ne 0 ]; then
+    say "kill_drill.sh: a run that is asked to stop must end with status 0:"
+    tail -n 5 "$out/ended.$i.log" >&2
+    exit 1
+  fi
+done
+
+say "kill_drill.sh: to the end ($ended of $kills signals found it running)"
+(train "$out/ended") >"$out/ended.last.log" 2>&1 || {
+  say "kill_drill.sh: it cannot be gone on with; the end of $out/ended.last.log:"
+  tail -n 5 "$out/ended.last.log" >&2
+  exit 1
+}
+python="$(dirname "$GRU_MEM")/python"
+JAX_PLATFORMS=cpu "$python" -m gru_mem_jax.testing.compare_runs "$out/whole" "$out/ended"
