@@ -73,7 +73,6 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._keep, self._best, self._writes = keep, best, create
         self._good: set[int] = set()  # verified by this process
-        self._scores: dict[int, float] | None = None
         self._saver: Any = None
         self._noise = OrbaxNoise()
         self._thread: threading.Thread | None = None

@@ -24,7 +24,7 @@ import secrets
 import shlex
 import socket
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax import config_text as config_lib
@@ -72,7 +72,7 @@ class RunFolder:
         *,
         command: Sequence[str],
         config_text: str,
-        environment: Mapping[str, Any],
+        environment: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         may_change: Collection[str] = (),
         resume_with_changes: bool = False,
     ) -> "RunFolder":
@@ -83,7 +83,8 @@ class RunFolder:
             run folder is refused.
           command: the words of the command line.
           config_text: all settings as text; compared with those of the start before.
-          environment: JSON-ready, e.g. `describe_environment()`.
+          environment: JSON-ready; or `describe_environment` itself, which then starts
+            JAX when the folder is known to be usable.
           may_change: last parts of names of settings that may differ, e.g. "num_steps".
           resume_with_changes: other settings are taken, and told in `notes`.
 
@@ -103,6 +104,8 @@ class RunFolder:
                 "--run_dir, or make it writable"
             ) from error
         try:
+            if callable(environment):
+                environment = environment()
             run._start(config_text, environment, may_change, resume_with_changes)
         except OSError as error:
             run.close()

@@ -245,6 +245,22 @@ def test_reading(tmp_path):
         assert names(tmp_path / "run") == before
 
 
+def test_environment_is_asked_for_when_the_folder_is_known_to_be_usable(tmp_path):
+    asked = []
+
+    def environment():
+        asked.append(1)
+        return OPTIONS["environment"]
+
+    options = OPTIONS | {"environment": environment}
+    with RunFolder.open(tmp_path / "run", **options):
+        assert asked == [1]
+        with pytest.raises(InputError, match="in use"):
+            RunFolder.open(tmp_path / "run", **options)
+    assert asked == [1]
+    assert "jax" in (tmp_path / "run" / "environment.json").read_text()
+
+
 def test_environment_is_json_and_holds_what_numbers_depend_on():
     found = json.loads(json.dumps(run_folder.describe_environment()))
     assert {"gru_mem_jax", "python", "jax", "jaxlib"} <= found["versions"].keys()
