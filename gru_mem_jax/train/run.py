@@ -85,7 +85,7 @@ def train(
         run_dir,
         command=command,
         config_text=settings_text(settings) if config_text is None else config_text,
-        environment=describe_environment(),
+        environment=describe_environment,
         may_change=MAY_CHANGE,
         resume_with_changes=resume_with_changes,
     )
