@@ -92,13 +92,13 @@ def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
     """
     path = rollout_file(directory, step)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(
             f"{path}: no rollouts of step {step} to replay; they are kept by --record"
         ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     try:
         record = json.loads(arrays["record"].tobytes())

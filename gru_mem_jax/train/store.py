@@ -65,10 +65,11 @@ class TrainStore:
         self._checkpoints, self._learner = checkpoints, learner
         self._identity, self._files = dict(identity), dict(files)
         self._overlap = overlap
+        self._held: set[int] = set()  # what a restart would find, or soon will
 
     def has(self, step: int) -> bool:
-        """Whether a step is saved."""
-        return step in self._checkpoints.steps()
+        """Whether a step was saved or restored; it may still be on its way to disk."""
+        return step in self._held
 
     def save(
         self, progress: Progress, *, score: float | None = None, wait: bool = False
@@ -91,6 +92,7 @@ class TrainStore:
         self._checkpoints.save(
             progress.step, trees, metadata, files=self._files, score=score, wait=wait
         )
+        self._held.add(progress.step)
 
     def restore(self) -> tuple[Progress | None, tuple[str, ...]]:
         """The newest good checkpoint, and a warning for each newer bad one.
@@ -126,6 +128,7 @@ class TrainStore:
             behaviour=restored.get("behaviour"),
             pending=known.metadata["pending"],
         )
+        self._held.add(known.step)
         return progress, known.warnings
 
     def _check(self, step: int, identity: Any, files: Mapping[str, bytes]) -> None:
