@@ -7,6 +7,7 @@ ones.
 
 import bisect
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
@@ -50,6 +51,8 @@ class TurnConfig:
       chunk_size: tokens of a chunk.
       kinds: the kinds of turns.
       off_evidence: turns without evidence per turn with evidence.
+      extra_answers: further examples, per example, whose answer turn alone is taught:
+        an example has one answer turn, and many others.
       blank_memory: share of gated turns before any evidence whose memory lists what
         is missing (as after a needless update), instead of being empty.
       wrong_updates: share of the turns without evidence whose update gate is taught to
@@ -63,6 +66,7 @@ class TurnConfig:
     chunk_size: int = 64
     kinds: tuple[PromptKind, ...] = ("gated", "memagent", "answer")
     off_evidence: float = 1.0
+    extra_answers: int = 2
     blank_memory: float = 0.3
     wrong_updates: float = 0.0
     wrong_ends: float = 0.0
@@ -78,6 +82,10 @@ class TurnConfig:
         if not 0 <= self.off_evidence <= 1000:
             raise InputError(
                 f"off_evidence must be between 0 and 1000, got {self.off_evidence}"
+            )
+        if self.extra_answers < 0:
+            raise InputError(
+                f"extra_answers must be at least 0, got {self.extra_answers}"
             )
         for name in ("blank_memory", "wrong_updates", "wrong_ends"):
             if not 0 <= getattr(self, name) <= 1:
@@ -142,12 +150,23 @@ class OracleTurns:
                 rows.append(self._row(kind, example, bool(new), prompt, reply))
             found += new
         if "answer" in config.kinds:
-            text = oracle.memory_text(asked, found)
-            memory = self._builder.encode_content(text)
-            prompt = self._builder.answer(question, memory)
-            reply = oracle.answer_turn(asked, found)
-            rows.append(self._row("answer", example, False, prompt, reply))
+            rows.append(self.answer(example))
         return rows
+
+    def answer(self, example: Example) -> TurnRow:
+        """The answer turn of an example, all evidence found."""
+        asked = oracle.parse_question(example.question)
+        found = [
+            fact
+            for start, end in example.evidence
+            for fact in oracle.facts_in(example.document[start:end])
+        ]
+        prompt = self._builder.answer(
+            self._builder.encode_content(example.question),
+            self._builder.encode_content(oracle.memory_text(asked, found)),
+        )
+        reply = oracle.answer_turn(asked, found)
+        return self._row("answer", example, False, prompt, reply)
 
     def _choose(self, facts: Sequence[tuple], rng: random.Random) -> set[int]:
         with_evidence = [i for i, new in enumerate(facts) if new]
@@ -200,7 +219,8 @@ def synthetic_turns(
 ) -> Iterator[TurnRow]:
     """Turns of example after example, without end; the same for equal arguments."""
     rng = random.Random(f"{seed}/{data.split}")
-    index = 0
-    while True:
+    answers = turns.config.extra_answers if "answer" in turns.config.kinds else 0
+    for index in itertools.count(0, 1 + answers):
         yield from turns(synthetic.generate(data, index), rng)
-        index += 1
+        for extra in range(1, 1 + answers):
+            yield turns.answer(synthetic.generate(data, index + extra))

@@ -1,5 +1,6 @@
 """From examples to turns: prompts as the loop makes them, labels as the oracle's."""
 
+import itertools
 import random
 
 import pytest
@@ -105,6 +106,18 @@ def test_the_stream_is_a_function_of_its_arguments(encoder):
     assert texts(encoder, config, 50) == texts(encoder, config, 50)
 
 
+def test_answers_come_from_further_examples_too(encoder):
+    turns = OracleTurns(encoder, TurnConfig(extra_answers=2))
+    data = SyntheticConfig(tasks=("single_key",))
+    rows = list(itertools.islice(synthetic_turns(data, turns, 0), 14))
+    kinds = [row.kind for row in rows]
+    # For each of two examples: one turn with evidence and one without, of two kinds.
+    assert (kinds.count("gated"), kinds.count("memagent")) == (4, 4)
+    assert kinds.count("answer") == 6
+    answers = [row for row in rows if row.kind == "answer"]
+    assert answers == [turns.answer(generate(data, i)) for i in range(6)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -112,6 +125,7 @@ def test_the_stream_is_a_function_of_its_arguments(encoder):
         ({"kinds": ()}, "kinds must name"),
         ({"kinds": ("rewrite",)}, "kinds must name"),
         ({"off_evidence": -1.0}, "got -1.0"),
+        ({"extra_answers": -1}, "got -1"),
         ({"wrong_updates": 1.5}, "wrong_updates must be between 0 and 1, got 1.5"),
         ({"wrong_ends": float("nan")}, "wrong_ends must be between 0 and 1, got nan"),
     ],
