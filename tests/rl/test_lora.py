@@ -1,0 +1,188 @@
+"""Adapters: what they start as, what they add, what is trained, what others read."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.parallelism import MeshConfig, make_mesh
+from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.functional import make_policy
+from gru_mem_jax.rl.batching import Conversation, pack
+from gru_mem_jax.rl.learner import host_count, make_learner
+from gru_mem_jax.rl.lora import (
+    LoraConfig,
+    adapter_axes,
+    init_adapters,
+    merge,
+    save_adapters,
+)
+from gru_mem_jax.rl.objective import ObjectiveConfig
+from gru_mem_jax.rl.optimizer import LearnerConfig
+
+POLICY = make_policy(
+    PolicyConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+)
+LORA = LoraConfig(rank=3, alpha=6.0, targets=("q", "v", "down"))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return POLICY.init(jax.random.key(0))
+
+
+def trained_adapters(seed=5):
+    adapters = init_adapters(POLICY, LORA)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: np.asarray(rng.normal(size=x.shape), np.float32), adapters
+    )
+
+
+def test_they_start_at_nothing(params):
+    adapters = init_adapters(POLICY, LORA)
+    assert set(adapters["layers"]["attn"]) == {"q", "v"}
+    assert adapters["layers"]["mlp"]["down"]["a"].shape == (2, 24, 3)
+    assert adapters["layers"]["mlp"]["down"]["b"].shape == (2, 3, 16)
+    merged = merge(params, adapters, LORA.scale)
+    jax.tree.map(np.testing.assert_array_equal, merged, params)
+    a = np.asarray(adapters["layers"]["attn"]["q"]["a"])
+    assert 0.1 < a.std() * 4 < 3  # variance 1 / in = 1/16
+    assert not np.array_equal(a[0], a[1])
+
+
+def test_merged_kernels_by_hand(params):
+    adapters = trained_adapters()
+    merged = merge(params, adapters, LORA.scale)
+    for part, name in (("attn", "q"), ("attn", "v"), ("mlp", "down")):
+        for layer in range(2):
+            pair = adapters["layers"][part][name]
+            product = pair["a"][layer].astype(np.float64) @ pair["b"][layer]
+            want = params["layers"][part][name]["kernel"][layer] + 2.0 * product
+            got = merged["layers"][part][name]["kernel"][layer]
+            np.testing.assert_allclose(got, want, atol=1e-4)
+    same = ("k", "o")
+    for name in same:
+        np.testing.assert_array_equal(
+            merged["layers"]["attn"][name]["kernel"],
+            params["layers"]["attn"][name]["kernel"],
+        )
+    np.testing.assert_array_equal(
+        merged["layers"]["attn"]["q"]["bias"], params["layers"]["attn"]["q"]["bias"]
+    )
+
+
+def test_the_learner_trains_adapters_alone(params):
+    """After one step from B = 0, only B has moved: A's gradient is 0 there."""
+    config = LearnerConfig(
+        learning_rate=0.1,
+        warmup_steps=0,
+        weight_decay=0.0,
+        row_tokens=16,
+        length_buckets=1,
+        remat=False,
+        lora=LORA,
+    )
+    learner = make_learner(POLICY, ObjectiveConfig(beta=0.1), config)
+    state, frozen = learner.init(params), learner.freeze(params)
+    item = Conversation(
+        index=(0, 0, 0),
+        prompt_ids=(1, 2, 3),
+        completion_ids=(4, 5),
+        sampler_logprobs=(-3.0, -3.0),
+        advantage=1.0,
+    )
+    batches = pack([item], learner.packing)
+    before = learner.score(learner.put(params), batches[0])
+    carry = learner.begin()
+    for rows in batches:
+        carry = learner.accumulate(
+            state.params,
+            frozen,
+            carry,
+            rows,
+            before.logprobs,
+            before.logprobs,
+            host_count(batches),
+        )
+    start = jax.tree.map(np.asarray, state.params)
+    state, _, report = learner.apply(state, carry)
+    assert float(report.sums["kl"].total) == 0  # B = 0: still the reference
+    for part, name in (("attn", "q"), ("attn", "v"), ("mlp", "down")):
+        old, new = (s["layers"][part][name] for s in (start, state.params))
+        np.testing.assert_array_equal(new["a"], old["a"])
+        assert np.abs(new["b"]).max() > 0.01
+    merged = learner.policy_params(state.params, frozen, jnp.float32)
+    after = learner.score(merged, batches[0])
+    sampled = batches[0].completion_mask > 0
+    gained = np.asarray(after.logprobs - before.logprobs)[sampled]
+    assert gained.sum() > 0.1  # the advantage was positive
+    np.testing.assert_array_equal(
+        merged["ends"]["embedding"], params["ends"]["embedding"]
+    )
+
+
+def test_adapters_are_cut_as_their_kernels():
+    learner = make_learner(
+        POLICY,
+        config=LearnerConfig(lora=LORA, row_tokens=16),
+        mesh=make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)),
+    )
+    axes = adapter_axes(POLICY, LORA)["layers"]["attn"]["q"]
+    assert axes == {"a": ("layers", "embed", "rank"), "b": ("layers", "rank", "heads")}
+    abstract = learner.abstract_state()
+    pair = abstract.params["layers"]["attn"]["q"]
+    assert pair["a"].sharding.shard_shape((2, 16, 3)) == (2, 8, 3)
+    assert pair["b"].sharding.shard_shape((2, 3, 16)) == (2, 3, 8)
+    moment = abstract.opt_state[1][0].mu["layers"]["attn"]["q"]["b"]
+    assert moment.sharding == pair["b"].sharding
+
+
+def test_peft_layout(tmp_path, params):
+    """W + alpha / r * (lora_B @ lora_A), with torch's [out, in] kernels."""
+    adapters = trained_adapters()
+    save_adapters(adapters, LORA, tmp_path, base="some/model")
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 2 * 3
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (3, 6.0)
+    assert config["target_modules"] == ["q_proj", "v_proj", "down_proj"]
+    assert config["base_model_name_or_path"] == "some/model"
+    merged = merge(params, adapters, LORA.scale)
+    name = "base_model.model.model.layers.1.mlp.down_proj.lora_"
+    a, b = (tensors[f"{name}{letter}.weight"] for letter in "AB")
+    assert (a.shape, b.shape) == ((3, 24), (16, 3))
+    kernel = np.asarray(params["layers"]["mlp"]["down"]["kernel"][1])
+    scale = config["lora_alpha"] / config["r"]
+    np.testing.assert_allclose(
+        kernel.T + scale * b @ a,
+        merged["layers"]["mlp"]["down"]["kernel"][1].T,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rank": 0}, "rank must be from 1"),
+        ({"targets": ("q", "qkv")}, "got 'qkv'"),
+        ({"targets": "q"}, "targets must be names"),
+        ({"alpha": -1}, "alpha must be a number"),
+    ],
+)
+def test_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        dataclasses.replace(LORA, **changes)
