@@ -142,7 +142,7 @@ def load(
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if engine_config.max_length == type(engine_config)().max_length:
         engine_config = dataclasses.replace(engine_config, max_length=positions)
-    policy, params = load_policy(root, dtype=dtype)
+    policy, params = load_policy(root, dtype, form="sampling")
     encoder.check_rows(policy.config.vocab_size)
     window = policy.config.max_position_embeddings
     if positions > window:

@@ -1,0 +1,85 @@
+"""`gru-mem bench`: flags, figures and the table."""
+
+import json
+import re
+
+import pytest
+
+from gru_mem_jax.cli.bench import table
+from gru_mem_jax.cli.main import main
+
+KEYS = (
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "slot_occupancy",
+    "compile_seconds",
+    "peak_rss_mb",
+    "programs",
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "required: what"),
+        (["samplign"], r"unknown value 'samplign' \(did you mean sampling\?\)"),
+        (["sampling", "--batch=0"], "--batch: must be at least 1"),
+        (["sampling", "--new_tokens=1"], "new_tokens must be .* at least 2, got 1"),
+        (["sampling", "--dtype=float16"], r"--dtype: unknown value 'float16'"),
+        (["sampling", "--peer=vllm"], "--peer: unknown value 'vllm'"),
+        (["sampling", "--json=no/such/x"], "folder .*no/such does not exist"),
+        (["sampling", "--policy=no/such"], "no such policy directory"),
+        (["sampling", "--btach=2"], r"did you mean --batch\?"),
+    ],
+)
+def test_mistakes(flags, expected, capsys):
+    assert main(["bench", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(expected, err), err
+    assert err.count("\n") == 1
+
+
+def test_figures_of_a_small_policy(tmp_path, capsys):
+    import jax
+
+    from gru_mem_jax.policy.config import PolicyConfig
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.hf import export_policy
+
+    policy = make_policy(
+        PolicyConfig(
+            vocab_size=64,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    )
+    export_policy(policy, policy.init(jax.random.key(0)), tmp_path / "p")
+    flags = [f"--policy={tmp_path / 'p'}", "--batch=2", "--prompt_tokens=40"]
+    flags += ["--new_tokens=64", "--repeats=1", "--dtype=float32"]
+    assert main(["bench", "sampling", *flags, f"--json={tmp_path / 'out.json'}"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    # On a busy machine the decode time of so little, a difference, may be anything.
+    assert all(found[key] > 0 for key in KEYS if key != "decode_tokens_per_s")
+    assert isinstance(found["decode_tokens_per_s"], float)
+    assert found["slot_occupancy"] <= 1
+    assert (found["batch"], found["prompt_tokens"], found["new_tokens"]) == (2, 40, 64)
+    assert all(re.search(rf"^{key} +-?[\d.]+$", out, re.MULTILINE) for key in KEYS)
+
+
+def test_table_shows_the_ratio_beside_both_figures():
+    result = {
+        "policy": None,
+        "decode_tokens_per_s": 600.04,
+        "slot_occupancy": 0.875,
+        "peer": {"name": "huggingface", "decode_tokens_per_s": 300.0},
+        "decode_ratio": 2.0001,
+    }
+    assert table(result).splitlines() == [
+        "policy               -",
+        "decode_tokens_per_s  600.0   huggingface 300.0   ratio 2.00",
+        "slot_occupancy       0.875",
+    ]
