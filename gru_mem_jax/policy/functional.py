@@ -114,13 +114,15 @@ class Policy:
         """The second form: a dict a layer, kernels [out, in]. One jitted program.
 
         Args:
-          params: as of `init`.
+          params: as of `init`; the second form itself is only cast.
           dtype: of the result; None keeps it.
 
         Returns:
           {"ends": ..., "layers": (dict, ...)}.
         """
         dtype = None if dtype is None else jnp.dtype(dtype)
+        if _is_sampling_form(params):
+            return params if dtype is None else _cast(dtype, params)
         return _unstack(self.config.num_hidden_layers, dtype, params)
 
     # -- training and scoring -----------------------------------------------------
@@ -312,6 +314,11 @@ def _init(config: PolicyConfig, dtype: Any, rng: jax.Array) -> Params:
         "ends": arrays(Ends, ends_rng),
         "layers": jax.vmap(functools.partial(arrays, Layer))(keys),
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _cast(dtype: Any, params: Params) -> Params:
+    return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
