@@ -98,6 +98,11 @@ class EngineConfig:
             rows.append(rows[-1] * 4)
         return tuple(rows)
 
+    def prefill_attend(self, length: int, stop: int) -> int:
+        """Attend of a prefill of blocks of `length` that end at `stop` or before."""
+        need = max(stop, min(length, self.max_length))
+        return smallest_at_least(self.prefill_attends, need)
+
     def prefill_shapes(self, longest: int) -> Iterator[tuple[int, int, int]]:
         """All (rows, block length, attend) that prompts up to `longest` may need.
 
@@ -105,7 +110,8 @@ class EngineConfig:
         itself only, which saves half of the scores. Only for long ones.
         """
         for length in self.block_lengths:
-            attends = [n for n in up_to(self.prefill_attends, longest) if n >= length]
+            first = self.prefill_attend(length, 1)
+            attends = [n for n in up_to(self.prefill_attends, longest) if n >= first]
             if length >= FRESH_LENGTH:
                 attends.append(0)
             for attend in attends:

@@ -72,7 +72,8 @@ class Engine:
 
         Args:
           policy: the policy.
-          params: of `policy.init` or `load_policy`, stacked form.
+          params: of `policy.init` or `load_policy`, in either form; the sampling form
+            in the engine's dtype is used as it is, without a copy.
           config: sizes.
           decoder: needed for requests with stop strings only.
         """
@@ -153,7 +154,9 @@ class Engine:
             raise RunError(
                 "set_params while requests run: step to their end, or cancel"
             )
-        self._params = self._policy.sampling_params(params, self.dtype)
+        if isinstance(params["layers"], dict):
+            params = self._policy.sampling_params(params, self.dtype)
+        self._params = jax.tree.map(lambda x: x.astype(self.dtype), params)
         self.reset()
 
     def reset(self) -> None:
@@ -304,9 +307,8 @@ class Engine:
         for row, (stop, start, slot) in zip(packed, blocks):
             row[0], row[1] = slot, start
             row[2 : 2 + stop - start] = tokens[slot, start:stop]
-        longest = max(blocks[-1][0], length)
-        attend = smallest_at_least(self.config.prefill_attends, longest)
-        program = self._programs.prefill(rows, length, 0 if fresh else attend)
+        attend = 0 if fresh else self.config.prefill_attend(length, blocks[-1][0])
+        program = self._programs.prefill(rows, length, attend)
         self._cache = program(self._params, self._cache, packed)
         useful = sum(stop - start for stop, start, _ in blocks)
         self._counts["prefill_padding"] += rows * length - useful

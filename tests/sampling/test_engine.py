@@ -39,6 +39,15 @@ def test_greedy_equals_the_naive_loop(small):
         check_logprobs(small, req, got)
 
 
+def test_an_engine_shorter_than_its_shortest_block(small):
+    engine = small.engine(max_length=11, slots=2)
+    count = engine.warm_up()
+    prompt = random_ids(0, 9)
+    got = run_all(engine, [request(prompt, budget=2, temperature=0.0)])[0]
+    assert list(got.ids) == small.greedy(prompt, 2)
+    assert engine.stats()["programs"] == count
+
+
 def test_logprobs_of_sampled_tokens(small):
     requests = [
         request(random_ids(i, 10 + 7 * i), seed=i, budget=25, temperature=heat)
@@ -229,6 +238,16 @@ def test_new_weights_forget_what_the_old_ones_left(small):
     engine.step()
     with pytest.raises(RunError, match="set_params while requests run"):
         engine.set_params(small.params)
+
+
+def test_either_form_of_the_weights_is_taken(small):
+    form = small.policy.sampling_params(small.params)
+    config = small.engine().config
+    req = request(random_ids(0, 20), budget=8)
+    stacked = run_all(Engine(small.policy, small.params, config), [req])[0]
+    engine = Engine(small.policy, form, config)
+    assert run_all(engine, [req])[0].logprobs == stacked.logprobs
+    assert engine._params["ends"]["embedding"] is form["ends"]["embedding"]
 
 
 def test_weights_that_are_not_numbers_end_the_run(small):
