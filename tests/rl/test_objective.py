@@ -196,7 +196,7 @@ def test_sums_of_parts_are_the_sum_of_all():
     whole, _ = o.dapo_objective(**arrays, config=DAPO)
     parts = [
         o.dapo_objective(**{k: v[at] for k, v in arrays.items()}, config=DAPO)[0]
-        for at in (slice(0, 1), slice(1, 4), slice(4, 6))
+        for at in (slice(0, 2), slice(2, 4), slice(4, 6))
     ]
     summed = parts[0] + parts[1] + parts[2]
     assert float(summed.count) == float(whole.count)
