@@ -91,8 +91,8 @@ def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, An
       The settings; `device`, `threads`; `prefill_tokens_per_s`, `decode_tokens_per_s`;
       `slot_occupancy` of a second workload of twice as many rows whose lengths differ,
       so that slots are refilled; `compile_seconds`, `programs`, `peak_rss_mb`; with a
-      peer, the same of it (`peer_prefill_tokens_per_s`, `peer_decode_tokens_per_s`,
-      `peer_peak_rss_mb`) and `prefill_ratio`, `decode_ratio`, engine by peer.
+      peer, its name, rates and `peak_rss_mb` under `peer`, and `prefill_ratio` and
+      `decode_ratio`, engine by peer.
 
     Raises:
       InputError: the policy cannot be loaded, or the peer is not installed.
@@ -130,9 +130,9 @@ def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, An
         "peak_rss_mb": peak_rss_mb(),
     }
     if config.peer:
-        result["peer_peak_rss_mb"] = peer_rss
-        for key, value in _medians(rates["peer"]).items():
-            result[f"peer_{key}"] = value
+        theirs = _medians(rates["peer"])
+        result["peer"] = {"name": config.peer, **theirs, "peak_rss_mb": peer_rss}
+        for key, value in theirs.items():
             result[key.replace("tokens_per_s", "ratio")] = result[key] / value
     return result
 
