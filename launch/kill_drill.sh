@@ -59,20 +59,25 @@ train() {
 
 say "kill_drill.sh: the run that nobody ends"
 start=$(date +%s.%N)
-(train "$out/whole") >"$out/whole.log" 2>&1 || {
+since() { awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { print b - a }'; }
+(train "$out/whole") >"$out/whole.log" 2>&1 &
+pid=$!
+while kill -0 "$pid" 2>/dev/null && [ ! -s "$out/whole/metrics.jsonl" ]; do sleep 0.1; done
+first=$(since)
+wait "$pid" || {
   say "kill_drill.sh: it failed; the end of $out/whole.log:"
   tail -n 5 "$out/whole.log" >&2
   exit 1
 }
-end=$(date +%s.%N)
-whole=$(awk -v a="$start" -v b="$end" 'BEGIN { print b - a }')
-say "kill_drill.sh: $whole s"
+whole=$(since)
+say "kill_drill.sh: $whole s, the first row after $first s"
 
 ended=0
 RANDOM=$seed
 for i in $(seq "$kills"); do
-  # Any moment of a whole run, its start too.
-  moment=$(awk -v r="$RANDOM" -v w="$whole" 'BEGIN { print 0.2 + w * r / 32768 }')
+  # Every third while it starts; the others leave it time to get on.
+  moment=$(awk -v r="$RANDOM" -v f="$first" -v w="$whole" -v i="$i" \
+    'BEGIN { r /= 32768; print i % 3 == 0 ? 0.2 + f * r : f + 0.7 * (w - f) * r }')
   (train "$out/ended") >"$out/ended.$i.log" 2>&1 &
   pid=$!
   if [ "$signal" = TERM ]; then # before a run has started there is nothing to save
