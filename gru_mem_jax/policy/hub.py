@@ -26,7 +26,7 @@ def fetch(location: str) -> tuple[pathlib.Path, str]:
       PolicyError: a location of another form, or the hub does not answer.
     """
     match = _LOCATION.fullmatch(location)
-    if match is None:
+    if match is None or ".." in location:
         raise PolicyError(
             f"{location[:200]!r}: expected hf://org/name@revision, the revision a "
             "commit, tag or branch (main, say)"
