@@ -83,6 +83,8 @@ def summary(trajectory: Trajectory) -> str:
         f"{trajectory.prompt_tokens} tokens in, {trajectory.completion_tokens} out, "
         f"{trajectory.seconds:.1f} s"
     )
+    if trajectory.seconds > 0:
+        text += f" ({len(trajectory.turns) / trajectory.seconds:.2f} turns/s)"
     malformed = sum(not turn.well_formed for turn in memory_turns)
     if malformed:
         text += f", {malformed} malformed turns"

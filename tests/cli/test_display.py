@@ -75,8 +75,8 @@ def test_turn_lines():
 
 def test_summary():
     assert display.summary(RUN) == (
-        "exit_gate: 4 chunks read, 2 memory updates, 600 tokens in, 100 out, 1.2 s, "
-        "1 malformed turns"
+        "exit_gate: 4 chunks read, 2 memory updates, 600 tokens in, 100 out, 1.2 s "
+        "(4.00 turns/s), 1 malformed turns"
     )
 
 
