@@ -1,0 +1,66 @@
+"""Processes that die by signals, and the run that goes on as if they had not."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+from train_settings import quick_settings
+
+SCRIPT = pathlib.Path(__file__).with_name("killed_train.py")
+
+
+def start(run, programs, *kill, signum=signal.SIGKILL):
+    """One process; it has the devices and flags of this one, as bit-equality needs."""
+    import os
+
+    environment = os.environ | {"PROGRAMS": programs, "SIGNAL": str(int(signum))}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(run.policy_dir), str(run.path), *kill],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_five_places_and_continued(make_run, unbroken, compiled_programs):
+    """One run, killed while sampling, updating, saving, writing a row, evaluating."""
+    other, run = unbroken(quick_settings()), make_run()
+    for kill in (
+        ("sampling", "40"),
+        ("updating", "3"),
+        ("saving", "1"),
+        ("writing", "2"),
+        ("evaluating", "1"),
+    ):
+        process = start(run, compiled_programs, *kill)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+    process = start(run, compiled_programs)
+    assert process.returncode == 0, process.stderr
+    assert "finished at step 5" in process.stderr.splitlines()[-1]
+    assert run.rows() == other.rows()
+    assert run.saved(5) == other.saved(5)
+    left = {p.name for p in (run.path / "checkpoints").iterdir()}
+    assert left == {"2", "4", "5"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "place", [("sampling", "40"), ("updating", "3"), ("saving", "1")]
+)
+def test_sigterm_saves_and_says_how_to_go_on(
+    make_run, unbroken, compiled_programs, place
+):
+    run = make_run()
+    process = start(run, compiled_programs, *place, signum=signal.SIGTERM)
+    assert process.returncode == 0, process.stderr
+    last = process.stderr.splitlines()[-1]
+    assert "stopped and saved at step" in last
+    assert f"go on with: python {SCRIPT} {run.policy_dir} {run.path}" in last
+    run()
+    other = unbroken(quick_settings())
+    assert run.rows() == other.rows()
+    assert run.saved(5) == other.saved(5)
