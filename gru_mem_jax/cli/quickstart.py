@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
             f"A tiny policy ({_shape(sft_config)}), trained from a structured start "
             f"(attention is wired, the task is learnt) on oracle turns of "
             f"{sft_config.data.num_chunks} chunks of {config.chunk_size} tokens; "
-            f"questions with key-value pairs that training never saw.",
+            f"questions with key-value pairs that training never saw; multi value and "
+            f"multi query ask for {suite.min_items} to {suite.max_items}.",
             f"Training {trained - started:.0f} s, questions "
             f"{seconds - (trained - started):.0f} s. Ratios in percent; MemAgent has "
             f"no gates: it counts as always updating, never exiting. “all” is over "
@@ -94,7 +95,13 @@ def _configure(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     classes = {*configurables(), *evaluating.configurables()}
     gin = gin_config.load(args, sorted(classes, key=lambda cls: cls.__name__))
     sft_config = gin.build(SFTConfig())
-    suite = gin.build(SyntheticSuite(chunk_tokens=sft_config.turns.chunk_size))
+    data = sft_config.data
+    default_suite = SyntheticSuite(
+        chunk_tokens=data.chunk_tokens,
+        min_items=data.min_items,
+        max_items=data.max_items,
+    )
+    suite = gin.build(default_suite)
     engine_config = gin.build(EngineConfig())
     gin.check_all_read()
     if args.num_questions:

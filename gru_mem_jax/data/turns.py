@@ -50,7 +50,9 @@ class TurnConfig:
       prompt: order and style of the prompts.
       chunk_size: tokens of a chunk.
       kinds: the kinds of turns.
-      off_evidence: turns without evidence per turn with evidence.
+      off_evidence: gated turns without evidence per turn with evidence.
+      memagent_off_evidence: the same for MemAgent's turns, each of which must write
+        the whole memory anew without a slip.
       extra_answers: further examples, per example, whose answer turn alone is taught:
         an example has one answer turn, and many others.
       blank_memory: share of gated turns before any evidence whose memory lists what
@@ -79,10 +81,11 @@ class TurnConfig:
                 "kinds must name some of gated, memagent and answer, got "
                 f"{self.kinds!r}"
             )
-        if not 0 <= self.off_evidence <= 1000:
-            raise InputError(
-                f"off_evidence must be between 0 and 1000, got {self.off_evidence}"
-            )
+        for name in ("off_evidence", "memagent_off_evidence"):
+            if not 0 <= getattr(self, name) <= 1000:
+                raise InputError(
+                    f"{name} must be between 0 and 1000, got {getattr(self, name)}"
+                )
         if self.extra_answers < 0:
             raise InputError(
                 f"extra_answers must be at least 0, got {self.extra_answers}"
@@ -125,7 +128,10 @@ class OracleTurns:
         question = self._builder.encode_content(example.question)
         chunks = list(iter_chunks(example.document, self._encoder, config.chunk_size))
         facts = _facts_by_chunk(example, [chunk.end for chunk in chunks])
-        chosen = {k: self._choose(facts, rng) for k in ("gated", "memagent")}
+        chosen = {
+            "gated": _choose(facts, config.off_evidence, rng),
+            "memagent": _choose(facts, config.memagent_off_evidence, rng),
+        }
         rows = []
         found: tuple[oracle.Fact, ...] = ()
         for chunk, new in zip(chunks, facts):
@@ -168,12 +174,6 @@ class OracleTurns:
         reply = oracle.answer_turn(asked, found)
         return self._row("answer", example, False, prompt, reply)
 
-    def _choose(self, facts: Sequence[tuple], rng: random.Random) -> set[int]:
-        with_evidence = [i for i, new in enumerate(facts) if new]
-        without = [i for i, new in enumerate(facts) if not new]
-        wanted = round(self.config.off_evidence * max(1, len(with_evidence)))
-        return {*with_evidence, *rng.sample(without, min(wanted, len(without)))}
-
     def _gated_reply(
         self,
         asked: oracle.Asked,
@@ -201,6 +201,16 @@ class OracleTurns:
     ) -> TurnRow:
         completion = (*self._encoder.encode_control(reply), self._encoder.stop_ids[0])
         return TurnRow(kind, example.task, evidence, prompt_ids(prompt), completion)
+
+
+def _choose(
+    facts: Sequence[tuple], off_evidence: float, rng: random.Random
+) -> set[int]:
+    """All chunks that add something, and so many of the others for each."""
+    with_evidence = [i for i, new in enumerate(facts) if new]
+    without = [i for i, new in enumerate(facts) if not new]
+    wanted = round(off_evidence * max(1, len(with_evidence)))
+    return {*with_evidence, *rng.sample(without, min(wanted, len(without)))}
 
 
 def _facts_by_chunk(

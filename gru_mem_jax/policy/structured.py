@@ -50,6 +50,8 @@ class StructuredConfig:
       gain: of the matching heads' queries and keys.
       copy: scale of what they write.
       noise: of the usual scale, in the matching heads' queries and keys.
+      heads_out: of the usual scale, what the heads that are not wired write.
+      mlp_out: of the usual scale, what the MLPs write.
       slow: matching uses the RoPE pairs that turn less than this per token.
     """
 
@@ -60,6 +62,8 @@ class StructuredConfig:
     gain: float = 2.0
     copy: float = 1.0
     noise: float = 0.1
+    heads_out: float = 0.5
+    mlp_out: float = 0.25
     slow: float = 0.006
 
 
@@ -69,8 +73,8 @@ def structured_init(
     """Random weights with wired attention, float32.
 
     The stream begins at variance 1, and the final norm at d^-1/2, so that logits have
-    variance 1. What is not wired is drawn at the usual scale (d^-1/2), attention
-    outputs at half, the MLP's down-projection at a quarter of it.
+    variance 1. What is not wired is drawn at the usual scale (d^-1/2), what writes to
+    the stream at less, so that it does not drown what is wired.
 
     Args:
       config: of family qwen2, two layers or more, as many key as query heads.
@@ -88,7 +92,8 @@ def structured_init(
     abstract = make_policy(config).abstract_params()
     seed = np.asarray(jax.random.key_data(rng)).ravel().tolist()
     random = np.random.default_rng(seed)
-    params = _usual(random, abstract, config)
+    scales = {"o": structure.heads_out, "down": structure.mlp_out}
+    params = _usual(random, abstract, config, scales)
     width, size = config.hidden_size, config.head_dim
     dims = structure.offset_dims
     basis = _orthonormal(random, width, width)
@@ -193,9 +198,13 @@ def _check(config: PolicyConfig, structure: StructuredConfig) -> None:
         )
 
 
-def _usual(random: np.random.Generator, abstract: Params, config: PolicyConfig):
+def _usual(
+    random: np.random.Generator,
+    abstract: Params,
+    config: PolicyConfig,
+    scales: dict[str, float],
+) -> Params:
     """Every leaf as it is drawn without wiring, as writable arrays."""
-    scales = {"o": 0.5, "down": 0.25}
 
     def draw(path, leaf):
         names = [entry.key for entry in path]
