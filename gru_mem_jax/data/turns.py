@@ -68,6 +68,7 @@ class TurnConfig:
     chunk_size: int = 64
     kinds: tuple[PromptKind, ...] = ("gated", "memagent", "answer")
     off_evidence: float = 1.0
+    memagent_off_evidence: float = 1.0
     extra_answers: int = 2
     blank_memory: float = 0.3
     wrong_updates: float = 0.0

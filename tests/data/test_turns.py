@@ -133,3 +133,13 @@ def test_answers_come_from_further_examples_too(encoder):
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         TurnConfig(**arguments)
+
+
+def test_turns_without_evidence_are_chosen_by_kind():
+    from gru_mem_jax.data.turns import _choose
+
+    facts = [(), ("a",), (), (), (), ("b",), (), ()]
+    rng = random.Random(0)
+    assert _choose(facts, 0.0, rng) == {1, 5}
+    assert len(_choose(facts, 1.0, rng)) == 4
+    assert _choose(facts, 9.0, rng) == set(range(8))
