@@ -1,0 +1,181 @@
+"""Columns of hand-made steps."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.errors import RunError
+from gru_mem_jax.rl.batching import Conversation
+from gru_mem_jax.rl.learner import Report
+from gru_mem_jax.rl.objective import TokenSum
+from gru_mem_jax.rl.outcomes import STOP_REASONS, Outcomes
+from gru_mem_jax.rl.rollout import RolloutBatch
+from gru_mem_jax.train.metrics import (
+    gap_metrics,
+    is_time,
+    rollout_metrics,
+    time_metrics,
+    update_metrics,
+)
+from gru_mem_jax.train.rollouts import check_gap
+
+
+def flags(*rows):
+    return np.asarray([[c == "x" for c in row] for row in rows])[None]
+
+
+def a_step(mode="with_exit_gate", well_formed="xx", **changes):
+    """One question on 4 chunks, evidence in 1 and 2; two rollouts.
+
+    The first reads 0 to 2 and updates on 1 alone; the second reads all and always
+    updates, but its turn 3 is malformed.
+    """
+    shape = (1, 2)
+    arrays = {
+        "correct": np.asarray([[1.0, 0.0]], np.float32),
+        "mode": np.full(shape, MODES.index(mode), np.int32),
+        "stop": np.full(shape, STOP_REASONS.index("exit_gate"), np.int32),
+        "exit_chunk": np.asarray([[2, 3]], np.int32),
+        "last_evidence": np.asarray([[2, 2]], np.int32),
+        "num_chunks": np.asarray([[4, 4]], np.int32),
+        "well_formed": flags(well_formed)[0][None, 0],
+        "turn_mask": flags("xxx.", "xxxx"),
+        "update": flags(".x..", "xxx."),
+        "evidence": flags(".xx.", ".xx."),
+        "turn_well_formed": flags("xxx.", "xxx."),
+        "memory_tokens": np.asarray([[[0, 5, 5, 0], [4, 6, 9, 9]]], np.int32),
+        "memory_cut": flags("....", "..x."),
+        "completion_tokens": np.asarray(
+            [[[10, 20, 10, 0, 5], [20, 20, 20, 40, 6]]], np.int32
+        ),
+        "cut": flags(".....", "...x."),
+    } | changes
+    turn = Conversation(
+        index=(0, 0, 0),
+        prompt_ids=(1, 2, 3),
+        completion_ids=(4, 5),
+        sampler_logprobs=(-1.0, -1.0),
+        advantage=0.0,
+    )
+    return RolloutBatch(
+        questions=(7,),
+        outcomes=Outcomes(**arrays),
+        turns=(turn, turn),
+        problems={"<think> missing": 2, "cut at the token limit": 1},
+        refills=1,
+        position=8,
+        shared_tokens=3,
+    )
+
+
+TERMS = {
+    "outcome": np.asarray([[1.0, 0.0]]),
+    "update": np.asarray([[[1.0, 1.0, -1.0, 0.0], [-1.0, 1.0, 1.0, -1.0]]]),
+}
+
+
+def columns_of(batch, keep=True, signal=True):
+    return rollout_metrics(
+        batch, TERMS, np.asarray([[2.0, 1.0]]), np.asarray([keep]), np.asarray([signal])
+    )
+
+
+def test_gates_by_hand():
+    row = columns_of(a_step())
+    assert row["reward/trajectory"] == 1.5
+    assert row["reward/update"] == pytest.approx(1 / 7)  # over the 7 turns read
+    assert row["exact"] == 0.5
+    # Turns on evidence: rollout 0 chunks 1 (right), 2 (wrong); rollout 1 both right.
+    assert row["update_on_evidence"] == 0.75
+    # Off: rollout 0 chunk 0 right; rollout 1 chunk 0 wrong, chunk 3 malformed: wrong.
+    assert row["update_off_evidence"] == pytest.approx(1 / 3)
+    assert (row["exact_exit"], row["late_exit"], row["early_exit"]) == (0.5, 0.5, 0)
+    assert (row["exit_deviation"], row["exit_offset"]) == (0.5, 0.5)
+    assert row["chunks_read"] == pytest.approx((3 / 4 + 1) / 2)
+    assert row["well_formed_turns"] == pytest.approx(6 / 7)
+
+
+def test_lengths_by_hand():
+    row = columns_of(a_step())
+    assert row["completion_tokens"] == pytest.approx(151 / 9)  # 7 turns, 2 answers
+    assert row["longest_completion"] == 40
+    assert row["memory_tokens"] == pytest.approx(38 / 7)
+    assert row["longest_memory"] == 9
+    assert row["cut_turns"] == pytest.approx(1 / 9)
+    assert row["cut_memories"] == pytest.approx(1 / 7)
+    assert (row["tokens/sampled"], row["tokens/prompts"]) == (4, 6)
+    assert row["tokens/shared"] == 3
+
+
+def test_groups_and_reasons():
+    row = columns_of(a_step(), keep=False, signal=False)
+    assert (row["groups/sampled"], row["groups/flat"]) == (1, 1)
+    assert (row["groups/learned"], row["groups/refills"]) == (0, 1)
+    assert row["unparsed/think_missing"] == 2
+    assert row["unparsed/cut_at_the_token_limit"] == 1
+    assert row["unparsed_turns"] == 3
+
+
+def test_what_has_no_denominator_is_none():
+    none = np.full((1, 2), -1, np.int32)
+    row = columns_of(a_step(last_evidence=none, evidence=flags("....", "....")))
+    assert row["exact_exit"] is row["exit_deviation"] is None
+    assert row["update_on_evidence"] is None
+    assert row["update_off_evidence"] is not None
+    nobody = flags("....", "....")
+    row = columns_of(a_step(turn_mask=nobody))
+    assert row["memory_tokens"] is row["well_formed_turns"] is None
+    assert row["longest_memory"] == 0
+
+
+def test_memagent_has_no_gates():
+    row = columns_of(a_step("memagent"))
+    assert not {"update_on_evidence", "exact_exit", "well_formed"} & set(row)
+    assert row["chunks_read"] == 0.875
+
+
+def report(taken=True, clip=2.0, norm=3.0):
+    sums = {
+        "loss": TokenSum(jnp.float32(5.0), jnp.float32(10)),
+        "clip_high": TokenSum(jnp.float32(clip), jnp.float32(10)),
+        "clip_low": TokenSum(jnp.float32(1.0), jnp.float32(10)),
+    }
+    return Report(sums, jnp.float32(norm), jnp.float32(0.5), jnp.asarray(taken))
+
+
+def test_updates_by_hand():
+    row = update_metrics([report(), report(clip=0.0, norm=5.0)])
+    assert (row["loss"], row["clip_high"], row["clip_low"]) == (0.5, 0.1, 0.1)
+    assert row["clipped"] == pytest.approx(0.2)
+    assert (row["grad_norm"], row["learning_rate"]) == (4.0, 0.5)
+    assert (row["optimizer_steps"], row["skipped_steps"]) == (2, 0)
+    row = update_metrics([report(), report(taken=False, norm=float("nan"))])
+    assert (row["grad_norm"], row["skipped_steps"]) == (3.0, 1)
+    assert update_metrics([report(taken=False)])["grad_norm"] is None
+    assert update_metrics([]) == {}
+
+
+def test_gaps():
+    gaps = [
+        (TokenSum(jnp.float32(1.0), jnp.float32(4)), jnp.float32(0.5)),
+        (TokenSum(jnp.float32(2.0), jnp.float32(2)), jnp.float32(1.5)),
+    ]
+    row = gap_metrics(gaps)
+    assert (row["logprob_gap"], row["largest_logprob_gap"]) == (0.5, 1.5)
+    check_gap(row, 0.5, 1)
+    check_gap(row, None, 1)
+    check_gap(gap_metrics([]), 0.0, 1)
+    for gap in (0.51, float("nan")):
+        with pytest.raises(RunError, match=r"step 9: .* above logprob_gap_limit 0.5"):
+            check_gap({"logprob_gap": gap}, 0.5, 9)
+
+
+def test_times_end_in_seconds_or_per_s():
+    row = time_metrics({"rollout": 2.0, "update": 0.0, "step": 4.0}, 100, 50)
+    assert row["rollout_seconds_per_s"] == 0.5
+    assert row["rollout_tokens_per_s"] == 50
+    assert row["update_tokens_per_s"] is None
+    assert "step_seconds_per_s" not in row
+    assert all(is_time(name) for name in row)
+    assert not any(is_time(name) for name in columns_of(a_step()))
