@@ -8,6 +8,7 @@ from gru_mem_jax.train.config import (
     TrainSettings,
     settings_text,
 )
+from gru_mem_jax.train.export import export_run
 from gru_mem_jax.train.plan import Plan, plan
 from gru_mem_jax.train.run import TrainResult, train
 
@@ -19,6 +20,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "TrainSettings",
+    "export_run",
     "plan",
     "settings_text",
     "train",

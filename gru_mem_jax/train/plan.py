@@ -12,6 +12,7 @@ from gru_mem_jax.agent.config import (
     config_from_json,
 )
 from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, make_mesh, row_shards
 from gru_mem_jax.policy.files import PolicyDir
@@ -54,12 +55,21 @@ def policy_agent(directory: PolicyDir) -> AgentConfig:
     The settings that the policy brings along, sampling from the whole distribution at
     temperature 1.
     """
-    text = directory.read_text(SETTINGS_FILE)
-    config = AgentConfig()
-    if text is not None:
-        config = config_from_json(text, str(directory.root / SETTINGS_FILE))
+    config = _own_agent(directory)
     sampling = dataclasses.replace(config.sampling, temperature=1.0, top_k=0, top_p=1.0)
     return dataclasses.replace(config, sampling=sampling)
+
+
+def own_sampling(directory: PolicyDir) -> SamplingConfig:
+    """How tokens are drawn where the policy is used."""
+    return _own_agent(directory).sampling
+
+
+def _own_agent(directory: PolicyDir) -> AgentConfig:
+    text = directory.read_text(SETTINGS_FILE)
+    if text is None:
+        return AgentConfig()
+    return config_from_json(text, str(directory.root / SETTINGS_FILE))
 
 
 def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
@@ -74,8 +84,11 @@ def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
     agent = settings.agent or policy_agent(directory)
     check_agent(agent)
     builder = PromptBuilder(encoder, agent.prompt)
-    check_budgets(builder, agent)
-    longest = longest_turn(builder, agent)
+    longest = 0
+    for mode in (agent.mode, *settings.train.eval_modes):
+        each = dataclasses.replace(agent, mode=mode)
+        check_budgets(builder, each)
+        longest = max(longest, longest_turn(builder, each))
     window = policy.config.max_position_embeddings
     if longest > window:
         raise InputError(

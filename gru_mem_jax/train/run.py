@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from gru_mem_jax.agent.config import config_to_dict
+from gru_mem_jax.agent.config import SETTINGS_FILE, config_to_dict
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.metrics import MetricsWriter, start_wandb
@@ -22,7 +22,7 @@ from gru_mem_jax.run_folder import RunFolder, describe_environment
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.config import MAY_CHANGE, TrainSettings, settings_text
 from gru_mem_jax.train.loop import Loop, Parts
-from gru_mem_jax.train.plan import Plan, plan
+from gru_mem_jax.train.plan import Plan, own_sampling, plan
 from gru_mem_jax.train.progress import TrainProgress
 from gru_mem_jax.train.rollouts import RolloutStage, Scorer
 from gru_mem_jax.train.store import Progress, TrainStore, read_files, weights_digest
@@ -210,12 +210,13 @@ def _store(
     lora = settings.learner.lora
     if lora is not None:
         identity["lora"] = dataclasses.asdict(lora) | {"targets": list(lora.targets)}
-    # Full training without a KL needs the first weights no more once it has begun.
-    if lora is not None or settings.objective.beta > 0:
-        identity["weights_sha256"] = weights_digest(directory)
+    # The KL's reference and the base of adapters; in any case, where a run began.
+    identity["weights_sha256"] = weights_digest(directory)
     files = read_files(directory)
     files["operative.gin"] = run.config_text.encode()
-    files["gru_mem.json"] = _json(config_to_dict(planned.agent))
+    # Rollouts are sampled; to be used, the policy is sampled from as it was before.
+    agent = dataclasses.replace(planned.agent, sampling=own_sampling(directory))
+    files[SETTINGS_FILE] = _json(config_to_dict(agent))
     return TrainStore(
         checkpoints, learner, identity, files, overlap=settings.train.overlap
     )

@@ -48,7 +48,7 @@ class TrainStore:
       checkpoints: of its folder.
       learner: knows the arrays' shapes and where they lie.
       identity: JSON values that a checkpoint to be taken up must have as well: policy
-        configuration, digest of the reference, ...
+        configuration, digest of the first weights, ...
       files: small files to keep, by name; tokenizer files must be the same.
       overlap: whether behaviour params are kept.
     """
