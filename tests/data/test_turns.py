@@ -45,7 +45,11 @@ def test_the_loop_asks_what_is_taught_and_the_oracle_answers(
     prompt = PromptConfig(style="compact", order=order)
     kind = "memagent" if mode == "memagent" else "gated"
     config = TurnConfig(
-        prompt=prompt, kinds=(kind, "answer"), off_evidence=100, blank_memory=0.0
+        prompt=prompt,
+        kinds=(kind, "answer"),
+        off_evidence=100,
+        memagent_off_evidence=100,
+        blank_memory=0.0,
     )
     rows = OracleTurns(encoder, config)(example, random.Random(0))
     taught = {row.prompt: row.completion for row in rows}
