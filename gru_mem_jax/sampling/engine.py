@@ -10,18 +10,16 @@ The same requests submitted in the same order to an engine in the same state (a 
 or after `reset`) give bit-equal results on one machine.
 """
 
-import dataclasses
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
-from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.errors import RunError
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.config import (
@@ -31,27 +29,9 @@ from gru_mem_jax.sampling.config import (
     smallest_at_least,
     up_to,
 )
+from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
 from gru_mem_jax.sampling.placement import Placement, Residents
-from gru_mem_jax.sampling.stop_strings import check_stop_strings, first_stop
-
-
-class Decoder(Protocol):
-    """The part of an Encoder that stop strings need."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
-
-
-@dataclasses.dataclass(slots=True)
-class _Job:
-    """A submitted request on its way."""
-
-    handle: int
-    request: Request
-    prompt: np.ndarray
-    submitted: float
-    shared: int = 0
-    checked: int = 0  # tokens of the completion that were searched for stop strings
+from gru_mem_jax.sampling.stop_strings import first_stop
 
 
 class Engine:
@@ -93,8 +73,8 @@ class Engine:
         self._rows = np.zeros((slots, sampler.STOP_IDS + self.config.max_stop_ids))
         self._rows = self._rows.astype(np.int32)
         self._rows[:, sampler.POSITION] = -1
-        self._jobs: list[_Job | None] = [None] * slots
-        self._waiting: deque[_Job] = deque()
+        self._jobs: list[Job | None] = [None] * slots
+        self._waiting: deque[Job] = deque()
         self._next_handle = 0
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._seconds = 0.0
@@ -115,10 +95,12 @@ class Engine:
             embedding, the budget is below 1, too many stop ids, bad stop strings.
         """
         prompt = np.asarray(prompt_ids(request.prompt), np.int64)
-        self._check(request, prompt)
+        check_request(
+            request, prompt, self.config, self._policy.config.vocab_size, self._decoder
+        )
         handle = self._next_handle
         self._next_handle += 1
-        job = _Job(handle, request, prompt.astype(np.int32), time.perf_counter())
+        job = Job(handle, request, prompt.astype(np.int32), time.perf_counter())
         self._waiting.append(job)
         return handle
 
@@ -217,32 +199,6 @@ class Engine:
     def _running(self) -> bool:
         return any(job is not None for job in self._jobs)
 
-    def _check(self, request: Request, prompt: np.ndarray) -> None:
-        length, budget = len(prompt), request.max_new_tokens
-        if length == 0:
-            raise InputError("the prompt is empty: expected at least one token")
-        if budget < 1:
-            raise InputError(f"max_new_tokens must be at least 1, got {budget}")
-        if length + budget > self.config.max_length:
-            raise InputError(
-                f"the prompt's {length} tokens and a budget of {budget} new ones "
-                f"exceed the engine's max_length {self.config.max_length}: shorten "
-                f"the prompt or raise max_length"
-            )
-        vocab = self._policy.config.vocab_size
-        if prompt.min() < 0 or prompt.max() >= vocab:
-            bad = next(int(i) for i in prompt if not 0 <= i < vocab)
-            raise InputError(
-                f"token id {bad} of the prompt is no row of the policy's embedding: "
-                f"expected 0 to {vocab - 1}; is the tokenizer the policy's own?"
-            )
-        if len(set(request.stop_ids)) > self.config.max_stop_ids:
-            raise InputError(
-                f"{len(set(request.stop_ids))} stop ids, but the engine's max_stop_ids "
-                f"is {self.config.max_stop_ids}"
-            )
-        check_stop_strings(request.stop_strings, self._decoder is not None)
-
     def _admit(self) -> None:
         """Gives free slots to waiting requests, and reads their prompts."""
         free = np.asarray([job is None for job in self._jobs])
@@ -256,7 +212,7 @@ class Engine:
         for job, placement in zip(jobs, placements):
             job.shared = placement.shared
             self._jobs[placement.slot] = job
-            self._rows[placement.slot] = _row(job, self._rows.shape[1])
+            self._rows[placement.slot] = job_row(job, self._rows.shape[1])
             self._counts["prompt_tokens"] += len(job.prompt)
             self._counts["shared_tokens"] += placement.shared
         for wave in range(1 + max(p.wave for p in placements)):
@@ -378,7 +334,7 @@ class Engine:
         self._counts["requests"] += len(ended)
         return ended
 
-    def _search(self, job: _Job, slot: int, end: int) -> int | None:
+    def _search(self, job: Job, slot: int, end: int) -> int | None:
         """Where the completion ends by a stop string, or None."""
         start = len(job.prompt)
         ids = self._residents.tokens[slot, start:end].tolist()
@@ -387,7 +343,7 @@ class Engine:
         job.checked = len(ids)
         return None if found is None else start + found
 
-    def _completion(self, job: _Job, slot: int, end: int, reason) -> Completion:
+    def _completion(self, job: Job, slot: int, end: int, reason) -> Completion:
         start = len(job.prompt)
         plain, sampling = self._logprobs[:, slot, start:end].tolist()
         return Completion(
@@ -414,19 +370,3 @@ _COUNTERS = (
     "decode_steps",
     "decode_blocks",
 )
-
-
-def _row(job: _Job, width: int) -> np.ndarray:
-    """The request as a row of the decode program, int32[8 + M]."""
-    request, row = job.request, np.full(width, -1, np.int32)
-    row[sampler.TOKEN] = job.prompt[-1]
-    row[sampler.POSITION] = len(job.prompt) - 1
-    row[sampler.BUDGET] = request.max_new_tokens
-    words = np.asarray([request.seed >> 32 & 0xFFFFFFFF, request.seed & 0xFFFFFFFF])
-    row[sampler.SEED_HIGH : sampler.SEED_LOW + 1] = words.astype(np.uint32).view("i4")
-    row[sampler.TOP_K] = min(request.top_k, 2**31 - 1)
-    floats = np.asarray([request.temperature, request.top_p], np.float32)
-    row[sampler.TEMPERATURE : sampler.TOP_P + 1] = floats.view(np.int32)
-    stop_ids = sorted(set(request.stop_ids))
-    row[sampler.STOP_IDS : sampler.STOP_IDS + len(stop_ids)] = stop_ids
-    return row
