@@ -99,6 +99,7 @@ def test_an_ignored_signal_stays_ignored():
 def test_sigusr1_prints_all_stacks_and_the_run_goes_on():
     with child(LOOP % ("blocked(0.2)", "")) as process:
         assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # until the run is in its program, past saying so
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
