@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from gru_mem_jax.errors import InputError
 
 FRESH_LENGTH = 256
+MOST_COPIED = 2**17  # cache positions, over all rows of a prefill
 DTYPES = ("float32", "bfloat16")
 
 
@@ -32,7 +33,7 @@ class EngineConfig:
     dtype: str | None = None
     decode_block: int = 32
     prefill_tokens: int = 2048
-    prefill_blocks: tuple[int, ...] = (32, 128, 512)
+    prefill_blocks: tuple[int, ...] = (32, 512)
     min_shared_tokens: int = 16
     refill_after: int | None = None
     max_stop_ids: int = 8
@@ -89,12 +90,16 @@ class EngineConfig:
         first, *rest = self.prefill_blocks
         return (first, *(n for n in rest if n <= self.max_length))
 
-    def prefill_rows(self, length: int) -> tuple[int, ...]:
-        """Rows that a prefill program of blocks of `length` may have: 1, 4, 16, ..."""
-        most = max(1, self.prefill_tokens // length)
-        useful = self.slots * max(1, self.max_length // length)
+    def prefill_rows(self, length: int, attend: int) -> tuple[int, ...]:
+        """Rows that a prefill program may have: 1, 4, 16, ...
+
+        Each row makes a copy of what it reads of the cache, so that long reads go
+        with few rows.
+        """
+        most = min(self.prefill_tokens // length, MOST_COPIED // max(attend, length))
+        useful = 2 * self.slots * max(1, self.max_length // length)
         rows = [1]
-        while rows[-1] * 4 <= min(most, 2 * useful):
+        while rows[-1] * 4 <= min(most, useful):
             rows.append(rows[-1] * 4)
         return tuple(rows)
 
@@ -115,7 +120,7 @@ class EngineConfig:
             if length >= FRESH_LENGTH:
                 attends.append(0)
             for attend in attends:
-                for rows in self.prefill_rows(length):
+                for rows in self.prefill_rows(length, attend):
                     yield rows, length, attend
 
 

@@ -10,28 +10,45 @@ The same requests submitted in the same order to an engine in the same state (a 
 or after `reset`) give bit-equal results on one machine.
 """
 
+import dataclasses
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
-from gru_mem_jax.sampling.config import (
-    FRESH_LENGTH,
-    EngineConfig,
-    fitting,
-    smallest_at_least,
-    up_to,
-)
-from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
+from gru_mem_jax.sampling.blocks import batches
+from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.placement import Placement, Residents
+from gru_mem_jax.sampling.rows import check_request, request_row
 from gru_mem_jax.sampling.stop_strings import first_stop
+
+
+class Decoder(Protocol):
+    """The part of an Encoder that stop strings need."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Job:
+    """A submitted request on its way."""
+
+    handle: int
+    request: Request
+    prompt: np.ndarray
+    submitted: float
+    shared: int = 0
+    checked: int = 0  # tokens of the completion that were searched for stop strings
 
 
 class Engine:
@@ -47,6 +64,7 @@ class Engine:
         params: Any,
         config: EngineConfig | None = None,
         decoder: Decoder | None = None,
+        mesh: Mesh | None = None,
     ):
         """Takes the weights over into sampling form and makes an empty cache.
 
@@ -56,6 +74,8 @@ class Engine:
             in the engine's dtype is used as it is, without a copy.
           config: sizes.
           decoder: needed for requests with stop strings only.
+          mesh: of `parallelism.make_mesh`, to spread weights and cache over; None: the
+            default device. On several hosts each makes the same calls.
         """
         self.config = config or EngineConfig()
         self._policy = policy
@@ -64,17 +84,17 @@ class Engine:
         if dtype is None:
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         self.dtype = jnp.dtype(dtype)
-        self._programs = sampler.programs(policy, self.config, self.dtype)
+        self._programs = sampler.programs(policy, self.config, self.dtype, mesh)
         self._compiled_before = self._programs.compile_seconds
         slots, length = self.config.slots, self.config.max_length
-        self._cache = policy.init_cache(slots, length, self.dtype)
+        self._cache = self._programs.new_cache()
         self._residents = Residents(slots, length)
         self._logprobs = np.zeros((2, slots, length + 1), np.float32)
         self._rows = np.zeros((slots, sampler.STOP_IDS + self.config.max_stop_ids))
         self._rows = self._rows.astype(np.int32)
         self._rows[:, sampler.POSITION] = -1
-        self._jobs: list[Job | None] = [None] * slots
-        self._waiting: deque[Job] = deque()
+        self._jobs: list[_Job | None] = [None] * slots
+        self._waiting: deque[_Job] = deque()
         self._next_handle = 0
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._seconds = 0.0
@@ -95,12 +115,11 @@ class Engine:
             embedding, the budget is below 1, too many stop ids, bad stop strings.
         """
         prompt = np.asarray(prompt_ids(request.prompt), np.int64)
-        check_request(
-            request, prompt, self.config, self._policy.config.vocab_size, self._decoder
-        )
+        vocab, can_decode = self._policy.config.vocab_size, self._decoder is not None
+        check_request(request, prompt, self.config, vocab, can_decode)
         handle = self._next_handle
         self._next_handle += 1
-        job = Job(handle, request, prompt.astype(np.int32), time.perf_counter())
+        job = _Job(handle, request, prompt.astype(np.int32), time.perf_counter())
         self._waiting.append(job)
         return handle
 
@@ -138,7 +157,7 @@ class Engine:
             )
         if isinstance(params["layers"], dict):
             params = self._policy.sampling_params(params, self.dtype)
-        self._params = jax.tree.map(lambda x: x.astype(self.dtype), params)
+        self._params = self._programs.place(params)
         self.reset()
 
     def reset(self) -> None:
@@ -212,7 +231,9 @@ class Engine:
         for job, placement in zip(jobs, placements):
             job.shared = placement.shared
             self._jobs[placement.slot] = job
-            self._rows[placement.slot] = job_row(job, self._rows.shape[1])
+            self._rows[placement.slot] = request_row(
+                job.request, job.prompt, self._rows.shape[1]
+            )
             self._counts["prompt_tokens"] += len(job.prompt)
             self._counts["shared_tokens"] += placement.shared
         for wave in range(1 + max(p.wave for p in placements)):
@@ -234,58 +255,35 @@ class Engine:
         self._cache = program(self._cache, pairs, np.int32(len(moves)))
 
     def _prefill(self, placements: list[Placement]) -> None:
-        """Cuts what is left of the prompts into blocks, and runs these in batches."""
-        lengths = self.config.block_lengths
-        blocks: dict[int, list[tuple[int, int, int]]] = {n: [] for n in lengths}
-        for p in placements:
-            start, end = p.shared, int(self._residents.filled[p.slot])
-            self._counts["prefill_tokens"] += end - start
-            while start < end:
-                length = fitting(end - start, lengths)
-                stop = min(start + length, end)
-                blocks[length].append((stop, start, p.slot))
-                start = stop
-        # Longest blocks first, then by where they end: so a slot's are in order, and
-        # those of a batch read about as far.
-        for length in reversed(lengths):
-            first = [b for b in blocks[length] if b[1] == 0 and length >= FRESH_LENGTH]
-            rest = [b for b in blocks[length] if b not in first]
-            for pending, fresh in ((sorted(first), True), (sorted(rest), False)):
-                while pending:
-                    rows = fitting(len(pending), self.config.prefill_rows(length))
-                    self._prefill_batch(pending[:rows], rows, length, fresh)
-                    pending = pending[rows:]
-
-    def _prefill_batch(self, blocks, rows: int, length: int, fresh: bool) -> None:
-        packed = np.full((rows, 2 + length), -1, np.int32)
-        packed[:, :2] = 0
-        tokens = self._residents.tokens
-        for row, (stop, start, slot) in zip(packed, blocks):
-            row[0], row[1] = slot, start
-            row[2 : 2 + stop - start] = tokens[slot, start:stop]
-        attend = 0 if fresh else self.config.prefill_attend(length, blocks[-1][0])
-        program = self._programs.prefill(rows, length, attend)
-        self._cache = program(self._params, self._cache, packed)
-        useful = sum(stop - start for stop, start, _ in blocks)
-        self._counts["prefill_padding"] += rows * length - useful
+        ends = [int(self._residents.filled[p.slot]) for p in placements]
+        spans = [(end, p.shared, p.slot) for end, p in zip(ends, placements)]
+        for batch in batches(spans, self.config):
+            program = self._programs.prefill(batch.rows, batch.length, batch.attend)
+            packed = batch.pack(self._residents.tokens)
+            self._cache = program(self._params, self._cache, packed)
+            self._counts["prefill_padding"] += batch.padding
+        computed = sum(end - start for end, start, _ in spans)
+        self._counts["prefill_tokens"] += computed
 
     def _decode(self) -> list[tuple[int, Completion]]:
         """One block of the decode loop; returns the requests that ended in it."""
         config, rows = self.config, self._rows
         active = np.flatnonzero(rows[:, sampler.POSITION] >= 0)
-        reached = int(rows[active, sampler.POSITION].max()) + 1
-        steps = min(config.decode_block, int(rows[active, sampler.BUDGET].max()))
+        positions = rows[active, sampler.POSITION]
+        budgets = np.minimum(rows[active, sampler.BUDGET], config.decode_block)
         # A shorter block that reads less is worth it, unless it gets very short.
+        short = np.minimum(budgets, 1 + config.decode_block // 4)
         attend = smallest_at_least(
-            config.decode_attends,
-            reached + min(steps, 1 + config.decode_block // 4) - 1,
+            config.decode_attends, int((positions + short).max())
         )
+        steps = int(budgets.max())
+        if (positions + budgets).max() > attend:
+            steps = attend - int(positions.max())
         # Few rows wait for nobody; of many, some may end before the host looks.
-        patience = min(config.patience, max(1, len(active) // 16))
-        limits = np.asarray([min(steps, attend - reached + 1), patience])
+        limits = [steps, min(config.patience, max(1, len(active) // 16))]
         program = self._programs.decode(attend)
         self._cache, result = program(
-            self._params, self._cache, rows, limits.astype(np.int32)
+            self._params, self._cache, rows, np.asarray(limits, np.int32)
         )
         return self._take(np.asarray(result), active)
 
@@ -334,7 +332,7 @@ class Engine:
         self._counts["requests"] += len(ended)
         return ended
 
-    def _search(self, job: Job, slot: int, end: int) -> int | None:
+    def _search(self, job: _Job, slot: int, end: int) -> int | None:
         """Where the completion ends by a stop string, or None."""
         start = len(job.prompt)
         ids = self._residents.tokens[slot, start:end].tolist()
@@ -343,7 +341,7 @@ class Engine:
         job.checked = len(ids)
         return None if found is None else start + found
 
-    def _completion(self, job: Job, slot: int, end: int, reason) -> Completion:
+    def _completion(self, job: _Job, slot: int, end: int, reason) -> Completion:
         start = len(job.prompt)
         plain, sampling = self._logprobs[:, slot, start:end].tolist()
         return Completion(

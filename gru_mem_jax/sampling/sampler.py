@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.draw import draw
+from gru_mem_jax.sampling.shardings import sampler_shardings
 
 # Columns of the int32[S, 8 + M] array that describes the rows of a decode block.
 TOKEN, POSITION, BUDGET, SEED_HIGH, SEED_LOW, TOP_K, TEMPERATURE, TOP_P = range(8)
@@ -64,13 +66,23 @@ class DecodeState(NamedTuple):
     sampling_logprobs: jax.Array
 
 
-def decode(policy: Policy, block: int, attend: int, params, cache, rows, limits):
+def decode(
+    policy: Policy,
+    block: int,
+    attend: int,
+    logits_sharding,
+    params,
+    cache,
+    rows,
+    limits,
+):
     """Draws up to `block` tokens for every row.
 
     Args:
       policy: the policy.
       block: T, static.
       attend: static, more than every position that is reached.
+      logits_sharding: static, of [S, V]; None on one device.
       params: sampling form.
       cache: donated.
       rows: int32[S, 8 + M], columns as named above; unused stop ids are -1, and idle
@@ -104,6 +116,8 @@ def decode(policy: Policy, block: int, attend: int, params, cache, rows, limits)
             attend=attend,
         )
         logits = policy.logits(params, hidden[:, 0])
+        if logits_sharding is not None:
+            logits = jax.lax.with_sharding_constraint(logits, logits_sharding)
         drawn = draw(logits, seeds, state.positions + 1, *settings)
         stop = active & (drawn.tokens[:, None] == stop_ids).any(-1)
         going = active & ~stop & (state.budgets > 1)
@@ -213,62 +227,120 @@ class Programs:
     """Compiles each program once, on abstract arguments, and counts.
 
     Attributes:
+      params: abstract sampling form, with shardings if there is a mesh.
+      cache: the same of the cache.
       compile_seconds: time spent compiling.
     """
 
-    def __init__(self, policy: Policy, config: EngineConfig, dtype: Any):
+    def __init__(
+        self, policy: Policy, config: EngineConfig, dtype: Any, mesh: Mesh | None = None
+    ):
         self._policy = policy
         self._config = config
-        self._params = jax.eval_shape(
+        self._shardings = None
+        self.params = jax.eval_shape(
             lambda p: policy.sampling_params(p, dtype), policy.abstract_params()
         )
-        self._cache = jax.eval_shape(
+        self.cache = jax.eval_shape(
             lambda: policy.init_cache(config.slots, config.max_length, dtype)
         )
+        if mesh is not None:
+            self._shardings = sampler_shardings(policy, mesh, config.slots)
+            self.params = jax.tree.map(_placed, self.params, self._shardings.params)
+            self.cache = jax.tree.map(
+                functools.partial(_placed, sharding=self._shardings.cache), self.cache
+            )
         self._compiled: dict[tuple, Any] = {}
         self.compile_seconds = 0.0
 
-    def decode(self, attend: int):
-        """(params, cache, rows, limits) -> (cache, results)."""
-        config = self._config
-        function = functools.partial(decode, self._policy, config.decode_block, attend)
-        rows = _ints(config.slots, STOP_IDS + config.max_stop_ids)
-        arguments = (self._params, self._cache, rows, _ints(2))
-        return self._get(("decode", attend), function, arguments, 1)
+    def lower_decode(self, attend: int) -> Any:
+        """(params, cache, rows, limits) -> (cache, results), before compilation."""
+        config, shardings = self._config, self._shardings
+        function = functools.partial(
+            decode,
+            self._policy,
+            config.decode_block,
+            attend,
+            None if shardings is None else shardings.logits,
+        )
+        rows = self._ints(config.slots, STOP_IDS + config.max_stop_ids)
+        out = None if shardings is None else (shardings.cache, shardings.whole)
+        arguments = (self.params, self.cache, rows, self._ints(2))
+        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
 
-    def prefill(self, rows: int, length: int, attend: int):
-        """(params, cache, blocks) -> cache."""
+    def lower_prefill(self, rows: int, length: int, attend: int) -> Any:
+        """(params, cache, blocks) -> cache, before compilation."""
         function = functools.partial(prefill, self._policy, attend)
-        arguments = (self._params, self._cache, _ints(rows, 2 + length))
-        return self._get(("prefill", rows, length, attend), function, arguments, 1)
+        out = None if self._shardings is None else self._shardings.cache
+        arguments = (self.params, self.cache, self._ints(rows, 2 + length))
+        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
 
-    def copy(self, length: int):
-        """(cache, pairs, count) -> cache."""
+    def lower_copy(self, length: int) -> Any:
+        """(cache, pairs, count) -> cache, before compilation."""
         function = functools.partial(copy_prefixes, length)
-        arguments = (self._cache, _ints(self._config.slots, 2), _ints())
-        return self._get(("copy", length), function, arguments, 0)
+        out = None if self._shardings is None else self._shardings.cache
+        arguments = (self.cache, self._ints(self._config.slots, 2), self._ints())
+        return jax.jit(function, donate_argnums=0, out_shardings=out).lower(*arguments)
+
+    def decode(self, attend: int) -> Any:
+        """Compiled `lower_decode`."""
+        return self._get(self.lower_decode, attend)
+
+    def prefill(self, rows: int, length: int, attend: int) -> Any:
+        """Compiled `lower_prefill`."""
+        return self._get(self.lower_prefill, rows, length, attend)
+
+    def copy(self, length: int) -> Any:
+        """Compiled `lower_copy`."""
+        return self._get(self.lower_copy, length)
+
+    def place(self, params: Any) -> Any:
+        """Sampling form where and as the programs want it; no copy if it is already."""
+
+        def one(x, like):
+            x = x.astype(like.dtype)
+            return x if like.sharding is None else jax.device_put(x, like.sharding)
+
+        return jax.tree.map(one, params, self.params)
+
+    def new_cache(self) -> Cache:
+        """An empty cache in its place."""
+        size = (self._config.slots, self._config.max_length)
+        make = functools.partial(
+            self._policy.init_cache, *size, jax.tree.leaves(self.cache)[0].dtype
+        )
+        if self._shardings is None:
+            return make()
+        return jax.jit(make, out_shardings=self._shardings.cache)()
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is compiled so far, in order of need."""
         return tuple(" ".join(map(str, key)) for key in self._compiled)
 
-    def _get(self, key, function, arguments, donated):
+    def _get(self, lower: Any, *sizes: int) -> Any:
+        key = (lower.__name__.removeprefix("lower_"), *sizes)
         program = self._compiled.get(key)
         if program is None:
             start = time.perf_counter()
-            jitted = jax.jit(function, donate_argnums=donated)
-            program = jitted.lower(*arguments).compile()
-            self._compiled[key] = program
+            program = self._compiled[key] = lower(*sizes).compile()
             self.compile_seconds += time.perf_counter() - start
         return program
 
+    def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
+        sharding = None if self._shardings is None else self._shardings.whole
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+
 
 @functools.lru_cache(maxsize=16)
-def programs(policy: Policy, config: EngineConfig, dtype: Any) -> Programs:
+def programs(
+    policy: Policy, config: EngineConfig, dtype: Any, mesh: Mesh | None = None
+) -> Programs:
     """The programs of engines of these sizes, shared by all of them."""
-    return Programs(policy, config, dtype)
+    return Programs(policy, config, dtype, mesh)
 
 
-def _ints(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
+def _placed(
+    leaf: jax.ShapeDtypeStruct, sharding: NamedSharding
+) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
