@@ -19,7 +19,7 @@ from gru_mem_jax.policy.hf_names import PREFIXES, TensorSpec, is_ignored, tensor
 _MAX_HEADER = 16 << 20
 _MAX_SHARDS = 1024
 # Pages of a mapped file count as this process's memory until the file is closed.
-_REOPEN_AFTER = 128 << 20
+_REOPEN_AFTER = 16 << 20
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 

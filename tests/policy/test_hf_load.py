@@ -210,8 +210,8 @@ print(json.dumps([after - before, size]))
 def test_peak_memory_is_near_the_size_of_the_weights(tmp_path):
     """160 MB of float32 from 80 MB of bfloat16.
 
-    Beside the weights the peak counts the file's mapped pages (80 MB, which the system
-    can drop) and the largest stacked leaf (34 MB) on its way to the device, twice.
+    Beside the weights the peak counts the largest tensor (17 MB), mapped pages of the
+    file (16 MB and one tensor), and the programs that were compiled (about 50 MB).
     """
     config = CONFIG | {
         "vocab_size": 16384,
@@ -231,7 +231,7 @@ def test_peak_memory_is_near_the_size_of_the_weights(tmp_path):
     )
     grown, size = json.loads(run.stdout)
     assert size > 150e6
-    assert grown < size + 80e6 + 3 * 34e6
+    assert grown < size + 100e6
 
 
 def load_config_of(config):
