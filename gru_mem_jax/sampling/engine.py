@@ -10,11 +10,9 @@ The same requests submitted in the same order to an engine in the same state (a 
 or after `reset`) give bit-equal results on one machine.
 """
 
-import dataclasses
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,28 +25,9 @@ from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.blocks import batches
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
+from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
 from gru_mem_jax.sampling.placement import Placement, Residents
-from gru_mem_jax.sampling.rows import check_request, request_row
 from gru_mem_jax.sampling.stop_strings import first_stop
-
-
-class Decoder(Protocol):
-    """The part of an Encoder that stop strings need."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
-
-
-@dataclasses.dataclass(slots=True)
-class _Job:
-    """A submitted request on its way."""
-
-    handle: int
-    request: Request
-    prompt: np.ndarray
-    submitted: float
-    shared: int = 0
-    checked: int = 0  # tokens of the completion that were searched for stop strings
 
 
 class Engine:
@@ -93,8 +72,8 @@ class Engine:
         self._rows = np.zeros((slots, sampler.STOP_IDS + self.config.max_stop_ids))
         self._rows = self._rows.astype(np.int32)
         self._rows[:, sampler.POSITION] = -1
-        self._jobs: list[_Job | None] = [None] * slots
-        self._waiting: deque[_Job] = deque()
+        self._jobs: list[Job | None] = [None] * slots
+        self._waiting: deque[Job] = deque()
         self._next_handle = 0
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._seconds = 0.0
@@ -115,11 +94,11 @@ class Engine:
             embedding, the budget is below 1, too many stop ids, bad stop strings.
         """
         prompt = np.asarray(prompt_ids(request.prompt), np.int64)
-        vocab, can_decode = self._policy.config.vocab_size, self._decoder is not None
-        check_request(request, prompt, self.config, vocab, can_decode)
+        vocab = self._policy.config.vocab_size
+        check_request(request, prompt, self.config, vocab, self._decoder)
         handle = self._next_handle
         self._next_handle += 1
-        job = _Job(handle, request, prompt.astype(np.int32), time.perf_counter())
+        job = Job(handle, request, prompt.astype(np.int32), time.perf_counter())
         self._waiting.append(job)
         return handle
 
@@ -231,9 +210,7 @@ class Engine:
         for job, placement in zip(jobs, placements):
             job.shared = placement.shared
             self._jobs[placement.slot] = job
-            self._rows[placement.slot] = request_row(
-                job.request, job.prompt, self._rows.shape[1]
-            )
+            self._rows[placement.slot] = job_row(job, self._rows.shape[1])
             self._counts["prompt_tokens"] += len(job.prompt)
             self._counts["shared_tokens"] += placement.shared
         for wave in range(1 + max(p.wave for p in placements)):
@@ -332,7 +309,7 @@ class Engine:
         self._counts["requests"] += len(ended)
         return ended
 
-    def _search(self, job: _Job, slot: int, end: int) -> int | None:
+    def _search(self, job: Job, slot: int, end: int) -> int | None:
         """Where the completion ends by a stop string, or None."""
         start = len(job.prompt)
         ids = self._residents.tokens[slot, start:end].tolist()
@@ -341,7 +318,7 @@ class Engine:
         job.checked = len(ids)
         return None if found is None else start + found
 
-    def _completion(self, job: _Job, slot: int, end: int, reason) -> Completion:
+    def _completion(self, job: Job, slot: int, end: int, reason) -> Completion:
         start = len(job.prompt)
         plain, sampling = self._logprobs[:, slot, start:end].tolist()
         return Completion(
