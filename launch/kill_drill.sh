@@ -76,8 +76,10 @@ ended=0
 RANDOM=$seed
 for i in $(seq "$kills"); do
   # Every third while it starts; the others leave it time to get on.
-  moment=$(awk -v r="$RANDOM" -v f="$first" -v w="$whole" -v i="$i" \
-    'BEGIN { r /= 32768; print i % 3 == 0 ? 0.2 + f * r : f + 0.7 * (w - f) * r }')
+  from="$first"
+  [ "$signal" = TERM ] && from=0 # it waits below until the run has started
+  moment=$(awk -v r="$RANDOM" -v f="$from" -v w="$whole" -v s="$first" -v i="$i" \
+    'BEGIN { r /= 32768; print i % 3 == 0 ? 0.2 + s * r : f + 0.7 * (w - s) * r }')
   (train "$out/ended") >"$out/ended.$i.log" 2>&1 &
   pid=$!
   if [ "$signal" = TERM ]; then # before a run has started there is nothing to save
