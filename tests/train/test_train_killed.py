@@ -30,7 +30,7 @@ def test_killed_at_five_places_and_continued(make_run, unbroken, compiled_progra
     """One run, killed while sampling, updating, saving, writing a row, evaluating."""
     other, run = unbroken(quick_settings()), make_run()
     for kill in (
-        ("sampling", "40"),
+        ("sampling", "8"),
         ("updating", "3"),
         ("saving", "1"),
         ("writing", "2"),
@@ -47,9 +47,8 @@ def test_killed_at_five_places_and_continued(make_run, unbroken, compiled_progra
     assert left == {"2", "4", "5"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "place", [("sampling", "40"), ("updating", "3"), ("saving", "1")]
+    "place", [("sampling", "8"), ("updating", "3"), ("saving", "1")]
 )
 def test_sigterm_saves_and_says_how_to_go_on(
     make_run, unbroken, compiled_programs, place
