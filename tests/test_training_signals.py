@@ -56,8 +56,10 @@ say(f"saved {stop.name} {stop.signum}")
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_first_signal_is_seen_within_a_program_and_stops_after_it(name):
-    with child(LOOP % ('busy(2.0); say("program done")', "")) as process:
+    program = 'say("program starts"); busy(2.0); say("program done")'
+    with child(LOOP % (program, "")) as process:
         assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "program starts\n"
         process.send_signal(getattr(signal, name))
         out, err = process.communicate(timeout=20)
         number = int(getattr(signal, name))
