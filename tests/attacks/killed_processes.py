@@ -121,7 +121,7 @@ def toy_training(folder: str, steps: int) -> None:
                 step += 1
                 noise = np.random.default_rng(step).normal(size=(8, 8))
                 w = np.tanh(w @ noise + noise).astype(np.float32)
-                time.sleep(0.01)
+                time.sleep(0.1)
                 now = time.perf_counter()
                 metrics.write(step, {"norm": np.linalg.norm(w), "now_seconds": now})
                 if step % 3 == 0 or step == steps:
