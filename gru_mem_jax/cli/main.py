@@ -18,6 +18,7 @@ COMMANDS = {
     "sft": "train a tiny policy on oracle turns, from scratch",
     "eval": "score a policy on questions whose answers are known",
     "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",
+    "plot": "draw a training run's metrics",
     "bench": "measure tokens per second",
     "env": "print versions and devices",
 }

@@ -1,0 +1,56 @@
+"""Plot a training run: gates, exits, rewards, lengths, evaluation.
+
+Draws RUN/plots/overview.png and a PNG for each panel from RUN/metrics.jsonl, also
+while the run goes on. Several runs are laid over each other; they, and folders that
+cannot be written, need --out. The paths that were written go to stdout.
+"""
+
+import argparse
+import pathlib
+
+from gru_mem_jax.cli import terminal
+from gru_mem_jax.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
+    parser.add_argument("--out", metavar="DIR", help="folder for the plots")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from gru_mem_jax.evaluation.training_figures import plot_training
+    from gru_mem_jax.run_folder import RunFolder
+
+    folders = [RunFolder.read(path) for path in dict.fromkeys(args.runs)]
+    if len(folders) > 1 and args.out is None:
+        raise InputError("several runs: say where the plots go, with --out DIR")
+    rows = {}
+    for folder in folders:
+        rows[terminal.plain_line(str(folder.path))] = metrics_rows(folder)
+    out = pathlib.Path(args.out) if args.out is not None else folders[0].plots
+    try:
+        paths = plot_training(rows, out)
+    except InputError as error:
+        if args.out is None and "cannot be written" in str(error):
+            raise InputError(f"{error}; give --out DIR") from error
+        raise
+    for path in paths:
+        print(path)
+    return 0
+
+
+def metrics_rows(folder) -> list[dict]:
+    """The rows of a RunFolder.
+
+    Raises:
+      InputError: there are none, or they cannot be read.
+    """
+    from gru_mem_jax.metrics import read_metrics
+
+    # Not a pipe, say: the folder may be a stranger's.
+    rows = read_metrics(folder.metrics) if folder.metrics.is_file() else []
+    if not rows:
+        raise InputError(f"{folder.path}: has no rows in {folder.metrics.name} yet")
+    return rows
