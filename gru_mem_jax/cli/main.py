@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "score a policy on questions whose answers are known",
     "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",
     "plot": "draw a training run's metrics",
+    "show": "show a training run's trajectories and last rows",
     "bench": "measure tokens per second",
     "env": "print versions and devices",
 }
