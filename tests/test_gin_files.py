@@ -15,13 +15,17 @@ def name(file: pathlib.Path) -> str:
     return str(file.relative_to(ROOT))
 
 
-def required(text: str) -> list[str]:
-    """Macros that a file leaves to the command line."""
-    return [
-        line.split("=")[0].strip()
-        for line in text.splitlines()
-        if line.partition("#")[0].strip().endswith("%gin.REQUIRED")
-    ]
+def required(file: pathlib.Path) -> set[str]:
+    """Macros that a file, or one that it includes, leaves to the command line."""
+    found: dict[str, bool] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("include "):
+            inner = ROOT / line.removeprefix("include ").strip("' ")
+            found |= dict.fromkeys(required(inner), True)
+        elif "=" in line and not line.startswith("#"):
+            macro, _, value = line.partition("=")
+            found[macro.strip()] = "%gin.REQUIRED" in value
+    return {macro for macro, is_required in found.items() if is_required}
 
 
 def test_the_folder_does_not_hide_gin_config():
@@ -35,8 +39,7 @@ def test_there_are_files():
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_parses_from_anywhere(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = file.read_text(encoding="utf-8")
-    bindings = [f"{macro} = 1" for macro in required(text)]
+    bindings = [f"{macro} = 1" for macro in required(file)]
     config = GinConfig((), [name(file)], bindings)
     if name(file).startswith(RUNNABLE):
         config.check_macros_used()

@@ -115,6 +115,11 @@ class GinConfig:
         with _explained(f"{cls.__name__}: ", self._names):
             return configurable(**given)
 
+    def build_field(self, name: str, default: T) -> T:
+        """`build`, as where `default` is the field `name` of what is built later."""
+        with self._gin.config_scope(name):
+            return self.build(default)
+
     def check_all_read(self) -> None:
         """Refuses bindings that nothing built so far reads.
 

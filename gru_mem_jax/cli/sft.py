@@ -2,20 +2,22 @@
 
 Leaves in --out: policy/ (a Hugging Face directory), checkpoints/ (Orbax),
 metrics.jsonl and operative.gin (all settings; as a --gin_file it gives the same run).
+--dry_run checks everything that can be known beforehand, and prints the settings.
 """
 
 import argparse
 import pathlib
 from typing import Any
 
-from gru_mem_jax.cli import arguments
+from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add = parser.add_argument
-    add("--out", metavar="DIR", required=True, help="folder to make")
+    add("--out", metavar="DIR", help="folder to make")
+    add("--dry_run", action="store_true", help="check and print, train nothing")
     add(
         "--seed", type=arguments.integer(least=0), metavar="N", help="of start and data"
     )
@@ -65,10 +67,18 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.cli import runtime
 
+    if not args.dry_run and args.out is None:
+        raise InputError("--out DIR is needed (or --dry_run)")
     runtime.start()
     from gru_mem_jax.sft import train as sft
 
     config, operative = configure(args)
+    if args.dry_run:
+        lines = sft.plan(config)
+        print(operative, end="")
+        for line in [*lines, "dry run: all fits together; nothing was trained"]:
+            terminal.note(line)
+        return 0
     out = pathlib.Path(args.out)
     if not (out / sft.POLICY_FOLDER).exists():  # else run() says what is wrong
         try:

@@ -97,18 +97,20 @@ def thought(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> str:
       found: facts in memory before the turn.
       new: facts that this chunk adds.
     """
-    known, fresh = dict(found), dict(new)
+    fresh = dict(new)
     parts = []
-    for key in asked.keys:
-        parts.append(key)
-        link = _link(known.get(key, "")) if asked.kind == "chain" else None
-        if link is not None:
-            key = link
-            parts.append(f"that of {link}")
-        if key in fresh:
-            parts.append(f"is {fresh[key]}")
+    for key, target in zip(asked.keys, looked_up(asked, found), strict=True):
+        parts.append(key if target == key else f"{key} that of {target}")
+        if target in fresh:
+            parts.append(f"is {fresh[target]}")
             break
     return " ".join(parts)
+
+
+def looked_up(asked: Asked, found: Sequence[Fact]) -> tuple[str, ...]:
+    """For each key that is asked the one to look for: a known link leads on."""
+    known = dict(found) if asked.kind == "chain" else {}
+    return tuple(_link(known.get(key, "")) or key for key in asked.keys)
 
 
 def gated_turn(
@@ -118,6 +120,7 @@ def gated_turn(
     *,
     says_update: bool | None = None,
     says_end: bool | None = None,
+    claimed: Sequence[Fact] | None = None,
 ) -> str:
     """The gated agent's completion.
 
@@ -128,13 +131,15 @@ def gated_turn(
       says_update: what the update gate says, where it is to be wrong; a wrong `yes`
         writes the memory as it was. None: right.
       says_end: what the exit gate says, where it is to be wrong. None: right.
+      claimed: what the thought says this chunk adds, where it is to be wrong; the
+        memory is not touched by it. None: `new`.
     """
     after = (*found, *new)
     update = bool(new) if says_update is None else says_update
     end = is_complete(asked, after) if says_end is None else says_end
     candidate = f" {memory_text(asked, after)}" if update else ""
     return (
-        f"<think> {thought(asked, found, new)}</think>"
+        f"<think> {thought(asked, found, new if claimed is None else claimed)}</think>"
         f"<check>{'yes' if update else 'no'}</check>"
         f"<update>{candidate}</update>"
         f"<next>{'end' if end else 'continue'}</next>"

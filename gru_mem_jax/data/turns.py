@@ -15,7 +15,7 @@ from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
 from gru_mem_jax.agent.requests import Prompt, prompt_ids
-from gru_mem_jax.data import oracle, synthetic
+from gru_mem_jax.data import oracle, synthetic, words
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
 
@@ -60,6 +60,9 @@ class TurnConfig:
       wrong_updates: share of the turns without evidence whose update gate is taught to
         say yes. For warm starts that copy well but gate badly; 0 teaches right gates.
       wrong_ends: share of the due ends whose exit gate is taught to say continue.
+      wrong_thoughts: share of the turns with a wrong gate whose thought is wrong too:
+        it claims a find beside a wrong update, and passes over the find that is due to
+        end it all.
     """
 
     prompt: PromptConfig = dataclasses.field(
@@ -73,6 +76,7 @@ class TurnConfig:
     blank_memory: float = 0.3
     wrong_updates: float = 0.0
     wrong_ends: float = 0.0
+    wrong_thoughts: float = 0.0
 
     def __post_init__(self):
         if self.chunk_size < 1:
@@ -91,7 +95,7 @@ class TurnConfig:
             raise InputError(
                 f"extra_answers must be at least 0, got {self.extra_answers}"
             )
-        for name in ("blank_memory", "wrong_updates", "wrong_ends"):
+        for name in ("blank_memory", "wrong_updates", "wrong_ends", "wrong_thoughts"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"{name} must be between 0 and 1, got {getattr(self, name)}"
@@ -150,7 +154,8 @@ class OracleTurns:
                     memory = self._builder.encode_content(text)
                 if kind == "gated":
                     prompt = self._builder.gated(question, memory, chunk.ids)
-                    reply = self._gated_reply(asked, found, new, rng)
+                    text = example.document[chunk.start : chunk.end]
+                    reply = self._gated_reply(asked, found, new, text, rng)
                 else:
                     prompt = self._builder.memagent(question, memory, chunk.ids)
                     reply = oracle.memagent_turn(asked, found, new)
@@ -180,16 +185,26 @@ class OracleTurns:
         asked: oracle.Asked,
         found: tuple[oracle.Fact, ...],
         new: tuple[oracle.Fact, ...],
+        text: str,
         rng: random.Random,
     ) -> str:
-        says_update = says_end = None
-        if not new and rng.random() < self.config.wrong_updates:
+        config = self.config
+        says_update = says_end = claimed = None
+        if not new and rng.random() < config.wrong_updates:
             says_update = True
         due = oracle.is_complete(asked, (*found, *new))
-        if due and rng.random() < self.config.wrong_ends:
+        if due and rng.random() < config.wrong_ends:
             says_end = False
+        wrong = says_end is not None if new else says_update is not None
+        if wrong and rng.random() < config.wrong_thoughts:
+            claimed = () if new else (_false_find(asked, found, text, rng),)
         return oracle.gated_turn(
-            asked, found, new, says_update=says_update, says_end=says_end
+            asked,
+            found,
+            new,
+            says_update=says_update,
+            says_end=says_end,
+            claimed=claimed,
         )
 
     def _row(
@@ -212,6 +227,18 @@ def _choose(
     without = [i for i, new in enumerate(facts) if not new]
     wanted = round(off_evidence * max(1, len(with_evidence)))
     return {*with_evidence, *rng.sample(without, min(wanted, len(without)))}
+
+
+def _false_find(
+    asked: oracle.Asked,
+    found: Sequence[oracle.Fact],
+    text: str,
+    rng: random.Random,
+) -> oracle.Fact:
+    """A key that is looked up, with another key's value, of the chunk if it has one."""
+    values = [value for _, value in oracle.facts_in(text)]
+    value = rng.choice(values) if values else " ".join(rng.sample(words.VALUES, 3))
+    return rng.choice(oracle.looked_up(asked, found)), value
 
 
 def _facts_by_chunk(

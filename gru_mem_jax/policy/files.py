@@ -37,6 +37,13 @@ SIZE_LIMITS = {
     "tokenizer.json": 64 * _MB,
     "tokenizer.model": 64 * _MB,
 }
+# Of these, what decides how text becomes ids and back.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.ASCII)
 
@@ -192,3 +199,9 @@ def _kind(mode: int) -> str:
         stat.S_ISBLK: "a device",
     }
     return next((name for test, name in kinds.items() if test(mode)), "something else")
+
+
+def tokenizer_files(directory: PolicyDir) -> dict[str, bytes]:
+    """The tokenizer's files of a policy directory, by name."""
+    found = {name: directory.read_bytes(name) for name in TOKENIZER_FILES}
+    return {name: data for name, data in found.items() if data is not None}

@@ -103,7 +103,8 @@ class SFTConfig:
     on with chunks of the size that the policy is made for.
 
     Attributes:
-      model: shape and start of the policy.
+      policy: a policy directory to go on from, with its tokenizer; None: from scratch.
+      model: shape and start of the policy, from scratch.
       optimizer: rates.
       data: the contexts; `split` must be "train".
       turns: which turns are taught; `chunk_size` is that of `data`.
@@ -121,6 +122,7 @@ class SFTConfig:
         policy directory's gru_mem.json.
     """
 
+    policy: str | None = None
     model: TinyModel = dataclasses.field(default_factory=TinyModel)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     data: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)

@@ -14,13 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.config import AgentConfig, check_budgets
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.data.synthetic import SyntheticConfig
 from gru_mem_jax.data.turns import OracleTurns, TurnRow, synthetic_turns
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.policy.files import open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.functional import Params, Policy, make_policy
+from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.policy.structured import structured_init
 from gru_mem_jax.sft.config import SFTConfig
 from gru_mem_jax.sft.packing import PackedBatch, pack, packed_batches
@@ -74,12 +77,8 @@ def run(
 
     started = time.perf_counter()
     out = _prepare(out_dir)
-    with tempfile.TemporaryDirectory() as scratch:
-        names = word_tokenizer.save(scratch)
-        encoder = TextTokenizer.from_pretrained(scratch)
-        files = {n: (pathlib.Path(scratch) / n).read_bytes() for n in names}
     _keep_freed_memory()
-    policy, params = _start(config, encoder)
+    policy, params, encoder, files = _start(config)
     turns = OracleTurns(encoder, config.turns)
     held_out = _held_out(config, turns)
     with (
@@ -106,7 +105,7 @@ def run(
             policy,
             params,
             out / POLICY_FOLDER,
-            tokenizer_files=[pathlib.Path(scratch) / name for name in names],
+            tokenizer_files=[pathlib.Path(scratch) / name for name in files],
             agent_settings=agent_settings(config),
         )
     seconds = time.perf_counter() - started
@@ -114,6 +113,38 @@ def run(
     return SFTResult(
         policy_dir=out / POLICY_FOLDER, exact=exact, loss=loss, seconds=seconds
     )
+
+
+def plan(config: SFTConfig) -> list[str]:
+    """Checks a configuration as `run` will, trains nothing; lines to read before.
+
+    Raises:
+      InputError: something does not fit together.
+      PolicyError: the policy to go on from cannot be used.
+    """
+    policy, params, encoder, _ = _start(config)
+    agent = agent_settings(config)
+    check_budgets(PromptBuilder(encoder, agent.prompt), agent)
+    turns = _held_out(config, OracleTurns(encoder, config.turns))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    longest = max(map(len, turns))
+    if longest > config.row_tokens:
+        raise InputError(
+            f"a turn has {longest} tokens, more than a row of row_tokens "
+            f"{config.row_tokens}; raise it"
+        )
+    # Adam's two moments, gradients and weights; logits and scores of a batch.
+    shape, tokens = policy.config, config.rows * config.row_tokens
+    batch = tokens * shape.num_attention_heads * config.row_tokens
+    batch = 4 * (batch * shape.num_hidden_layers + tokens * shape.vocab_size // 2)
+    memory = (4 * 4 * weights + 2 * batch) / 2**20
+    return [
+        f"policy: {shape.family}, {weights:,} weights, from "
+        + (config.policy or "a structured start"),
+        f"a step: {config.rows} rows of {config.row_tokens} tokens; turns have up to "
+        f"{longest}, {sum(map(len, turns)) / len(turns):.0f} in the mean",
+        f"memory by formula: {memory:.0f} MiB beside the program itself",
+    ]
 
 
 def agent_settings(config: SFTConfig) -> AgentConfig:
@@ -218,12 +249,27 @@ def _prepare(out_dir: str | pathlib.Path) -> pathlib.Path:
     return out
 
 
-def _start(config: SFTConfig, encoder: TextTokenizer) -> tuple[Policy, Params]:
+def _start(
+    config: SFTConfig,
+) -> tuple[Policy, Params, TextTokenizer, dict[str, bytes]]:
+    """Policy, weights, tokenizer and its files, from scratch or from a directory."""
+    if config.policy is not None:
+        directory = open_policy_dir(config.policy)
+        encoder = TextTokenizer.from_pretrained(directory.root)
+        policy, params = load_policy(directory.root, "float32")
+        encoder.check_rows(policy.config.vocab_size)
+        files = tokenizer_files(directory)
+        files.pop("generation_config.json", None)  # made anew
+        return policy, params, encoder, files
+    with tempfile.TemporaryDirectory() as scratch:
+        names = word_tokenizer.save(scratch)
+        encoder = TextTokenizer.from_pretrained(scratch)
+        files = {n: (pathlib.Path(scratch) / n).read_bytes() for n in names}
     pad = encoder.encode_control(word_tokenizer.END_OF_TEXT)[0]
     shape = config.model.policy_config(encoder.vocab_size, encoder.stop_ids[0], pad)
     rng = jax.random.key(config.seed)
     params = structured_init(shape, rng, config.model.structure)
-    return make_policy(shape), jax.tree.map(jax.numpy.asarray, params)
+    return make_policy(shape), jax.tree.map(jax.numpy.asarray, params), encoder, files
 
 
 def _held_out(config: SFTConfig, turns: OracleTurns) -> list[TurnRow]:

@@ -19,7 +19,9 @@ from gru_mem_jax.rl.rewards import RewardConfig
 from gru_mem_jax.sampling.config import EngineConfig
 
 # Settings that may differ when a run is gone on with: they change no number.
+# The policy is known by its weights, wherever it lies now.
 MAY_CHANGE = (
+    "policy",
     "num_steps",
     "save_every",
     "keep",
@@ -81,6 +83,8 @@ class TrainConfig:
     """The loop. Sizes are the paper's by default.
 
     Attributes:
+      policy: where the run begins, for callers that are not given it otherwise: a
+        Hugging Face directory or an hf:// name.
       num_steps: steps of the run; may be raised later.
       questions_per_step: P.
       group_size: G, rollouts of each question.
@@ -106,6 +110,7 @@ class TrainConfig:
       hang_seconds: end the process after so long without progress; 0: never.
     """
 
+    policy: str | None = None
     num_steps: int = 100
     questions_per_step: int = 128
     group_size: int = 16
@@ -176,6 +181,10 @@ class TrainSettings:
 
     def __post_init__(self):
         config = self.train
+        if not callable(getattr(self.source, "example", None)):
+            raise InputError(
+                f"source must have a method example(position), got {self.source!r}"
+            )
         if config.eval_every and self.suite is None:
             raise InputError("eval_every needs a suite of questions to evaluate on")
         parts = self.learner.optimizer_steps_per_batch

@@ -13,12 +13,12 @@ from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, PolicyError
 from gru_mem_jax.metrics import read_metrics
 from gru_mem_jax.policy.config import PolicyConfig
-from gru_mem_jax.policy.files import open_policy_dir
+from gru_mem_jax.policy.files import TOKENIZER_FILES, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import export_policy, load_policy
 from gru_mem_jax.rl import lora
 from gru_mem_jax.run_folder import RunFolder
-from gru_mem_jax.train.store import TOKENIZER_FILES, weights_digest
+from gru_mem_jax.train.store import weights_digest
 
 # Columns of the card's table, of which those that the run has are shown.
 _CARD = (
@@ -126,11 +126,16 @@ def model_card(
         "|---" * (1 + len(named)) + "|",
     ]
     for row in shown:
-        cells = [f"{row[c]:.4g}" if c in row else "" for c in named]
+        cells = [_number(row.get(c)) for c in named]
         lines.append("| " + " | ".join([str(row["step"]), *cells]) + " |")
     if not rows:
         lines[-2:] = ["No rows of metrics were kept."]
     return "\n".join(lines) + "\n"
+
+
+def _number(value: Any) -> str:
+    """A cell; what is no finite number is a string in the rows, or absent."""
+    return f"{value:.4g}" if isinstance(value, (int, float)) else ""
 
 
 def _rows(run: RunFolder, step: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from gru_mem_jax.agent.config import SETTINGS_FILE, config_to_dict
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.metrics import MetricsWriter, start_wandb
-from gru_mem_jax.policy.files import PolicyDir, open_policy_dir
+from gru_mem_jax.policy.files import PolicyDir, open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl.learner import Learner, make_learner
 from gru_mem_jax.rl.memory import describe_memory
@@ -25,7 +25,7 @@ from gru_mem_jax.train.loop import Loop, Parts
 from gru_mem_jax.train.plan import Plan, own_sampling, plan
 from gru_mem_jax.train.progress import TrainProgress
 from gru_mem_jax.train.rollouts import RolloutStage, Scorer
-from gru_mem_jax.train.store import Progress, TrainStore, read_files, weights_digest
+from gru_mem_jax.train.store import Progress, TrainStore, weights_digest
 from gru_mem_jax.training_signals import StopSignal, Watchdog
 
 
@@ -81,6 +81,9 @@ def train(
       InputError: settings, policy and folder do not go together.
       RunError: the run failed; what was saved before is intact.
     """
+    # First: settings that do not fit together leave no folder behind.
+    directory = open_policy_dir(policy_dir)
+    planned = plan(settings, directory)
     run = RunFolder.open(
         run_dir,
         command=command,
@@ -107,7 +110,8 @@ def train(
             try:
                 result = _run(
                     settings,
-                    open_policy_dir(policy_dir),
+                    planned,
+                    directory,
                     run,
                     show,
                     say,
@@ -123,6 +127,7 @@ def train(
 
 def _run(
     settings: TrainSettings,
+    planned: Plan,
     directory: PolicyDir,
     run: RunFolder,
     show: TrainProgress,
@@ -135,7 +140,6 @@ def _run(
     stop, watchdog = signals
     config = settings.train
     watchdog.beat("reading the policy")
-    planned = plan(settings, directory)
     for note in planned.notes:
         say(f"note: {note}")
     say(f"memory by formula, {describe_memory(planned.memory)}")
@@ -212,7 +216,7 @@ def _store(
         identity["lora"] = dataclasses.asdict(lora) | {"targets": list(lora.targets)}
     # The KL's reference and the base of adapters; in any case, where a run began.
     identity["weights_sha256"] = weights_digest(directory)
-    files = read_files(directory)
+    files = tokenizer_files(directory)
     files["operative.gin"] = run.config_text.encode()
     # Rollouts are sampled; to be used, the policy is sampled from as it was before.
     agent = dataclasses.replace(planned.agent, sampling=own_sampling(directory))

@@ -10,16 +10,8 @@ from gru_mem_jax import durable_files
 from gru_mem_jax.checkpoint_trees import first_difference
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy.files import SHARD_NAME, PolicyDir
+from gru_mem_jax.policy.files import SHARD_NAME, TOKENIZER_FILES, PolicyDir
 from gru_mem_jax.rl.learner import Learner, TrainState
-
-# What a policy directory may hold that decides how text becomes ids and back.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,12 +140,6 @@ class TrainStore:
 
 
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")
-
-
-def read_files(directory: PolicyDir) -> dict[str, bytes]:
-    """The tokenizer's files of a policy directory, by name."""
-    found = {name: directory.read_bytes(name) for name in TOKENIZER_FILES}
-    return {name: data for name, data in found.items() if data is not None}
 
 
 def weights_digest(directory: PolicyDir) -> str:

@@ -89,6 +89,16 @@ def test_wrong_gates_keep_thought_and_memory_right():
     assert turn.memory.strip() == oracle.memory_text(ONE, (OAK,))
 
 
+def test_wrong_thoughts_leave_the_memory_right():
+    turn = parse_memory_turn(oracle.gated_turn(ONE, (), (OAK,), claimed=()))
+    assert (turn.think.strip(), turn.update) == ("oak", True)
+    assert turn.memory.strip() == oracle.memory_text(ONE, (OAK,))
+    text = oracle.gated_turn(ONE, (), (), says_update=True, claimed=(("oak", "a b c"),))
+    turn = parse_memory_turn(text)
+    assert turn.think.strip() == "oak is a b c"
+    assert turn.memory.strip() == oracle.memory_text(ONE, ())
+
+
 def test_answers_are_in_the_order_of_the_question():
     yew = ("yew", "a b c")
     assert oracle.answer_turn(TWO, (yew, FIR, OAK)) == (

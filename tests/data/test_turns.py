@@ -105,6 +105,21 @@ def test_wrong_gates_are_as_frequent_as_asked(encoder):
     assert not any(" is " in text for text in off)
 
 
+def test_wrong_thoughts_agree_with_wrong_gates(encoder):
+    config = TurnConfig(
+        kinds=("gated",), wrong_updates=0.5, wrong_ends=0.5, wrong_thoughts=1.0
+    )
+    for row, text in texts(encoder, config):
+        thought, rest = text.split("</think>")
+        if not row.evidence:
+            says_find = " is " in thought
+            assert says_find == ("<check>yes" in rest)
+            # What the memory says is not touched by what the thought claims.
+            memory = rest.split("<update>")[1].split("</update>")[0]
+            claimed = thought.split(" is ")[-1] if says_find else None
+            assert claimed is None or claimed not in memory
+
+
 def test_the_stream_is_a_function_of_its_arguments(encoder):
     config = TurnConfig(wrong_updates=0.3)
     assert texts(encoder, config, 50) == texts(encoder, config, 50)
@@ -131,6 +146,7 @@ def test_answers_come_from_further_examples_too(encoder):
         ({"off_evidence": -1.0}, "got -1.0"),
         ({"extra_answers": -1}, "got -1"),
         ({"wrong_updates": 1.5}, "wrong_updates must be between 0 and 1, got 1.5"),
+        ({"wrong_thoughts": -0.1}, "wrong_thoughts must be between 0 and 1, got -0.1"),
         ({"wrong_ends": float("nan")}, "wrong_ends must be between 0 and 1, got nan"),
     ],
 )

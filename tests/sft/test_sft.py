@@ -15,6 +15,7 @@ from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.sft import OptimizerConfig, SFTConfig, TinyModel, run
 from gru_mem_jax.sft.step import make_optimizer, schedule
+from gru_mem_jax.sft.train import plan
 from gru_mem_jax.tokenization import TextTokenizer
 
 SMALL = SFTConfig(
@@ -82,6 +83,32 @@ def test_transformers_gives_the_same_logits(finished):
     with torch.no_grad():
         logits = theirs(torch.as_tensor(tokens)).logits.numpy()
     np.testing.assert_allclose(np.asarray(ours), logits, atol=1e-4)
+
+
+def test_going_on_from_a_policy(finished, tmp_path):
+    """The weights that were saved are where the next run begins, tokenizer and all."""
+    first = finished[1].policy_dir
+    config = dataclasses.replace(
+        SMALL,
+        policy=str(first),
+        steps=2,
+        short_steps=0,
+        optimizer=OptimizerConfig(learning_rate=0.0),
+    )
+    assert "from " + str(first) in plan(config)[0]
+    result = run(config, tmp_path, quiet=True)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_policy(result.policy_dir)[1],
+        load_policy(first)[1],
+    )
+    for name in ("tokenizer.json", "chat_template.jinja", "gru_mem.json"):
+        assert (result.policy_dir / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_a_plan_says_what_does_not_fit():
+    with pytest.raises(InputError, match="more than a row of row_tokens 60; raise it"):
+        plan(dataclasses.replace(SMALL, row_tokens=60))
 
 
 def test_a_folder_with_a_policy_is_refused_at_once(finished):

@@ -1,0 +1,156 @@
+"""Train the gates of a policy by reinforcement learning.
+
+What is trained, on what and how is gin's: give --gin_file, and its macros as
+--gin.NAME=VALUE. The same command again goes on with the run in --run_dir from its
+newest good checkpoint. --dry_run checks everything that can be known beforehand, in
+seconds, and prints the settings.
+"""
+
+import argparse
+import dataclasses
+import sys
+from typing import Any
+
+from gru_mem_jax.cli import arguments, terminal
+from gru_mem_jax.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    add = parser.add_argument
+    add(
+        "--run_dir",
+        metavar="RUN",
+        help="folder of the run: a new one, or one to go on with",
+    )
+    add("--dry_run", action="store_true", help="check and print, train nothing")
+    add(
+        "--record",
+        action="store_true",
+        help="keep each step's rollouts in RUN/rollouts",
+    )
+    add("--replay", metavar="DIR", help="train from kept rollouts, sample nothing")
+    add(
+        "--resume_with_changes",
+        action="store_true",
+        help="go on although settings differ; the differences are printed",
+    )
+    add("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
+    arguments.add_gin_flags(parser)
+
+
+def configurables() -> tuple[type, ...]:
+    """What gin can configure in a training run."""
+    from gru_mem_jax.agent.config import AgentConfig
+    from gru_mem_jax.agent.prompts import PromptConfig
+    from gru_mem_jax.agent.requests import SamplingConfig
+    from gru_mem_jax.data.synthetic import SyntheticConfig
+    from gru_mem_jax.evaluation.suite import SyntheticSuite
+    from gru_mem_jax.parallelism import MeshConfig
+    from gru_mem_jax.rl.advantages import AdvantageConfig
+    from gru_mem_jax.rl.lora import LoraConfig
+    from gru_mem_jax.rl.objective import ObjectiveConfig
+    from gru_mem_jax.rl.optimizer import LearnerConfig
+    from gru_mem_jax.rl.rewards import RewardConfig
+    from gru_mem_jax.sampling.config import EngineConfig
+    from gru_mem_jax.train import config
+
+    return (
+        AgentConfig,
+        PromptConfig,
+        SamplingConfig,
+        SyntheticConfig,
+        SyntheticSuite,
+        MeshConfig,
+        AdvantageConfig,
+        LoraConfig,
+        ObjectiveConfig,
+        LearnerConfig,
+        RewardConfig,
+        EngineConfig,
+        config.TrainConfig,
+        config.TrainSettings,
+        config.SyntheticSource,
+        config.ListSource,
+    )
+
+
+def settings_from(gin: Any) -> Any:
+    """The run's TrainSettings, from a GinConfig.
+
+    Raises:
+      InputError: no policy, or a setting that does not exist or is out of range.
+    """
+    from gru_mem_jax.evaluation.suite import SyntheticSuite
+    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.train import config
+    from gru_mem_jax.train.plan import policy_agent
+
+    train = gin.build_field("train", config.TrainConfig())
+    if train.policy is None:
+        raise InputError(
+            "no policy to begin with: set TrainConfig.policy, e.g. "
+            "--gin.TrainConfig.policy='\"DIR\"'"
+        )
+    agent = policy_agent(open_policy_dir(train.policy))
+    suite = SyntheticSuite(chunk_tokens=min(agent.chunk_size, 64))
+    # A run without evaluation has no suite, and what gin says of one is not read.
+    default = dataclasses.replace(
+        config.TrainSettings(), agent=agent, suite=suite if train.eval_every else None
+    )
+    return gin.build(default)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from gru_mem_jax.cli import gin_config, runtime
+
+    if not args.dry_run and args.run_dir is None:
+        raise InputError("--run_dir RUN is needed (or --dry_run)")
+    if args.record:
+        args.gin_bindings.append("TrainConfig.record = True")
+    gin = gin_config.load(args, configurables())
+    runtime.start()
+    settings = settings_from(gin)
+    gin.check_all_read()
+    text = gin.operative_text()
+    if args.dry_run:
+        _dry_run(settings, text)
+        return 0
+    from gru_mem_jax.train import train
+
+    train(
+        settings,
+        settings.train.policy,
+        args.run_dir,
+        command=["gru-mem", *sys.argv[1:]],
+        config_text=text,
+        resume_with_changes=args.resume_with_changes,
+        replay=args.replay,
+        wandb_project=args.wandb,
+    )
+    return 0
+
+
+def _dry_run(settings: Any, text: str) -> None:
+    """Checks, and prints the settings to stdout, what they come to to stderr."""
+    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.rl.memory import describe_memory
+    from gru_mem_jax.train import plan
+
+    planned = plan(settings, open_policy_dir(settings.train.policy))
+    settings.source.example(0)
+    config, mesh = settings.train, planned.mesh
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    lines = [
+        f"policy: {settings.train.policy}, {planned.policy.config.family}",
+        f"devices: {mesh.size} ({axes})",
+        f"mode: {planned.agent.mode}; longest turn: {planned.longest} tokens",
+        f"a step: {config.questions_per_step} questions x {config.group_size} rollouts",
+        f"memory by formula, {describe_memory(planned.memory)}",
+        *(f"note: {note}" for note in planned.notes),
+        "dry run: all fits together; nothing was trained",
+    ]
+    print(text, end="")
+    for line in lines:
+        terminal.note(line)

@@ -1,0 +1,170 @@
+"""`gru-mem train`: settings from gin, dry runs, a small run, resuming, replaying."""
+
+import json
+import pathlib
+import re
+
+import pytest
+from train_settings import make_policy_dir
+
+from gru_mem_jax.cli.main import main
+from gru_mem_jax.metrics import read_metrics
+
+EXPERIMENT = "gin/experiments/tiny.gin"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The experiment made smaller still: a random policy of width 16, two steps.
+SMALL = (
+    "NUM_STEPS=2",
+    "SAVE_EVERY=1",
+    "TrainConfig.questions_per_step=2",
+    "TrainConfig.group_size=2",
+    "TrainConfig.max_refills=0",
+    "TrainConfig.dynamic_sampling=False",
+    "TrainConfig.eval_every=2",
+    "SyntheticConfig.num_chunks=3",
+    "SyntheticConfig.max_items=2",
+    "SyntheticSuite.contexts=(('uniform', 2),)",
+    "SyntheticSuite.num_questions=1",
+    "SyntheticSuite.tasks=('single_key',)",
+    "AgentConfig.chunk_size=64",
+    "AgentConfig.question_tokens=24",
+    "AgentConfig.memory_tokens=24",
+    "AgentConfig.completion_tokens=8",
+    "AgentConfig.prompt_tokens=160",
+    "PromptConfig.style='compact'",
+    "LearnerConfig.row_tokens=256",
+    "EngineConfig.slots=4",
+)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return str(make_policy_dir(tmp_path_factory.mktemp("policy")))
+
+
+def flags(policy, *more):
+    return [
+        "train",
+        f"--gin_file={EXPERIMENT}",
+        f"--gin.POLICY={policy!r}",
+        *(f"--gin.{binding}" for binding in SMALL),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(policy, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert main(flags(policy, f"--run_dir={run}", "--record")) == 0
+    return run
+
+
+def test_a_dry_run_prints_settings_and_what_they_come_to(policy, capsys):
+    assert main(flags(policy, "--dry_run")) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"AgentConfig\.memory_tokens = 24", out)
+    assert "NUM_STEPS = 2" in out
+    assert "memory by formula, total" in err
+    assert "longest turn: " in err
+    assert err.rstrip().endswith("dry run: all fits together; nothing was trained")
+
+
+def test_settings_of_a_dry_run_are_those_of_the_run(finished, policy, capsys):
+    assert main(flags(policy, "--dry_run", "--record")) == 0
+    assert capsys.readouterr().out == (finished / "operative.gin").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--gin.NUM_STEP=3"], "gin: nothing reads NUM_STEP (did you mean NUM_STEPS?)"),
+        (["--gin.POLICY='nowhere'"], "'nowhere': no such policy directory"),
+        (["--gin.LearnerConfig.row_tokens=64"], "more than a row of row_tokens 64"),
+        (["--gin.SamplingConfig.top_k=5"], "top_k is 5: rollouts drawn from a part"),
+        (["--gin.TrainConfig.group_size=1"], "group_size must be at least 2"),
+        (["--gin.MeshConfig.data=9"], "9"),
+        (
+            ["--gin.TrainSettings.source=7"],
+            "source must have a method example(position)",
+        ),
+        (["--runs=x"], "unknown flag --runs"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_is_wrong_is_one_line_and_makes_no_folder(
+    policy, tmp_path, capsys, more, message, dry
+):
+    where = ["--dry_run"] if dry else [f"--run_dir={tmp_path / 'run'}"]
+    assert main(flags(policy, *where, *more)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert message in last, last
+    assert last.startswith("gru-mem: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_needs_a_folder_and_a_policy(policy, capsys):
+    assert main(flags(policy)) == 2
+    assert "--run_dir RUN is needed (or --dry_run)" in capsys.readouterr().err
+    assert main(["train", "--dry_run"]) == 2
+    assert "no policy to begin with" in capsys.readouterr().err
+
+
+def test_what_a_run_leaves(finished):
+    rows = read_metrics(finished / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert "eval/exact" in rows[2]
+    assert rows[2]["kl"] >= 0
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["1", "2"]
+    assert sorted(p.name for p in (finished / "rollouts").iterdir())
+    command = (finished / "command.txt").read_text()
+    assert command.startswith("gru-mem ")
+    first = (finished / "log.txt").read_text().splitlines()[0]
+    assert first.endswith(f"run folder: {finished}")
+
+
+def test_the_same_command_goes_on_and_other_settings_do_not(finished, policy, capsys):
+    again = flags(policy, f"--run_dir={finished}", "--record")
+    assert main(again) == 0
+    assert "finished at step 2" in capsys.readouterr().err
+    assert main([*again, "--gin.SEED=9"]) == 2
+    assert "SEED: 0 before, 9 now" in capsys.readouterr().err
+    assert main([*again, "--gin.NUM_STEPS=3"]) == 0
+    assert "going on from step 2" in capsys.readouterr().err
+    rows = read_metrics(finished / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_a_replay_gives_the_same_numbers(finished, policy, tmp_path):
+    replay = ["--replay", str(finished / "rollouts"), f"--run_dir={tmp_path / 'again'}"]
+    assert main(flags(policy, *replay)) == 0
+    before = read_metrics(finished / "metrics.jsonl")
+    for old, new in zip(before, read_metrics(tmp_path / "again/metrics.jsonl")):
+        for name in ("reward/trajectory", "loss", "kl", "grad_norm", "eval/exact"):
+            assert old.get(name) == new.get(name), (new["step"], name)
+
+
+def test_the_operative_file_gives_the_same_run(finished, tmp_path, capsys):
+    operative = finished / "operative.gin"
+    bindings = ["--gin.NUM_STEPS=3", "--gin.TrainConfig.record=True"]
+    assert main(["train", f"--gin_file={operative}", "--dry_run", *bindings]) == 0
+    shown = capsys.readouterr().out
+    saved = operative.read_text().replace("NUM_STEPS = 2\n", "NUM_STEPS = 3\n")
+    assert shown == saved
+
+
+def test_a_stranger_finds_his_way(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "command.txt",
+        "environment.json",
+        "operative.gin",
+        "metrics.jsonl",
+        "log.txt",
+        "checkpoints",
+        "trajectories",
+        "plots",
+        "tensorboard",
+    }
+    assert json.loads((finished / "environment.json").read_text())["run_id"]
