@@ -8,6 +8,7 @@ import pytest
 from train_settings import changed, make_policy_dir, quick_settings
 
 from gru_mem_jax.agent.config import config_from_json
+from gru_mem_jax.cli.main import main
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl import lora
@@ -64,6 +65,86 @@ def test_cards_show_some_rows_and_the_last():
     assert lines[-1] == "| 20 | 1 |"
     assert len(lines) <= 2 + 7
     assert "No rows" in model_card([], 3)
+    # What is no finite number is a string in metrics.jsonl, and absent from a card.
+    card = model_card([{"step": 1, "kl": "nan", "exact": 0.5}], 1)
+    assert "| 1 | 0.5 |  |" in card
+
+
+@pytest.fixture(scope="session")
+def exported(unbroken, tmp_path_factory):
+    """What `gru-mem export` makes, and the run."""
+    run = unbroken(quick_settings())
+    out = tmp_path_factory.mktemp("exported") / "policy"
+    flags = [f"--out={out}", "--step=4", "--dtype=bfloat16"]
+    assert main(["export", str(run.path), *flags]) == 0
+    return out, run
+
+
+def test_the_command_writes_a_whole_directory(exported, capsys):
+    out, run = exported
+    assert {path.name for path in out.iterdir()} == {
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "gru_mem.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert "for 4 steps" in (out / "README.md").read_text()
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    settings = json.loads((out / "gru_mem.json").read_text())
+    assert (settings["chunk_size"], settings["memory_tokens"]) == (48, 24)
+    # The stored numbers are those of the step, rounded once.
+    _, params = load_policy(out)
+    want = np.frombuffer(run.saved(4)["params.ends.embedding"], np.float32)
+    got = np.asarray(params["ends"]["embedding"]).astype(np.float32).ravel()
+    np.testing.assert_allclose(got, want, rtol=2**-8)
+    capsys.readouterr()
+    assert main(["export", str(run.path), f"--out={out}"]) == 2
+    assert "not empty; nothing is written over" in capsys.readouterr().err
+
+
+def test_transformers_and_ask_load_it(exported, tmp_path, capsys, monkeypatch):
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    out, _ = exported
+    encoder = TextTokenizer.from_pretrained(out)
+    assert AutoConfig.from_pretrained(out).model_type == "qwen2"
+    assert GenerationConfig.from_pretrained(out).eos_token_id == encoder.stop_ids[0]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    messages = [{"role": "user", "content": "heron"}]
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert text == encoder.render_chat(messages)
+    (tmp_path / "context.txt").write_text(
+        "The code for heron is amber anchor bolt. " * 9
+    )
+    monkeypatch.setenv("GRU_MEM_CACHE_DIR", "off")  # it is jax's own, process-wide
+    flags = [f"--policy={out}", f"--context={tmp_path / 'context.txt'}", "--json=-"]
+    flags += ["--question=Which code belongs to heron?", "--dtype=float32"]
+    capsys.readouterr()
+    assert main(["ask", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["chunk_size"] == 48
+    assert found["turns"][-1]["kind"] == "answer"
+
+
+@pytest.mark.torch
+def test_transformers_computes_what_was_trained(exported):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    out, _ = exported
+    policy, params = load_policy(out, "float32")
+    ids = np.arange(1, 13)[None]
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+        want = model(torch.as_tensor(ids)).logits.numpy()
+    positions = np.arange(12, dtype=np.int32)[None]
+    got = np.asarray(policy.apply(params, ids.astype(np.int32), positions))
+    np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 def test_lora_merged_and_alone(unbroken, policy_dir, tmp_path):

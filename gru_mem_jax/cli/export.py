@@ -1,0 +1,49 @@
+"""Write a training run's policy as a Hugging Face directory.
+
+--out gets config.json, safetensors, the tokenizer, gru_mem.json and a model card, for
+transformers and `gru-mem ask`. A run that trained adapters (LoRA) needs --policy, the
+directory that it began with, to merge them; --adapters writes them alone, for PEFT.
+The directory's path goes to stdout.
+"""
+
+import argparse
+
+from gru_mem_jax.cli import arguments, terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run folder, also of a run that goes on")
+    add("--out", metavar="DIR", required=True, help="folder to make")
+    add(
+        "--step",
+        type=arguments.integer(least=1),
+        metavar="N",
+        help="a saved step; default: the newest",
+    )
+    add("--policy", metavar="DIR", help="where a LoRA run began")
+    add("--adapters", action="store_true", help="the adapters of a LoRA run alone")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the stored weights; default float32, as they were trained",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from gru_mem_jax.train.export import export_run
+
+    step = export_run(
+        args.run,
+        args.out,
+        step=args.step,
+        policy_dir=args.policy,
+        adapters=args.adapters,
+        dtype=args.dtype,
+    )
+    terminal.note(f"the policy of step {step}")
+    print(args.out)
+    return 0
