@@ -138,11 +138,6 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, (int, float)) else ""
 
 
-def _number(value: Any) -> str:
-    """A cell; what is no finite number is a string in the rows, or absent."""
-    return f"{value:.4g}" if isinstance(value, (int, float)) else ""
-
-
 def _rows(run: RunFolder, step: int) -> list[dict[str, Any]]:
     if not run.metrics.is_file():
         return []
