@@ -94,10 +94,7 @@ def settings_from(gin: Any) -> Any:
         )
     agent = policy_agent(open_policy_dir(train.policy))
     suite = SyntheticSuite(chunk_tokens=min(agent.chunk_size, 64))
-    # A run without evaluation has no suite, and what gin says of one is not read.
-    default = dataclasses.replace(
-        config.TrainSettings(), agent=agent, suite=suite if train.eval_every else None
-    )
+    default = dataclasses.replace(config.TrainSettings(), agent=agent, suite=suite)
     return gin.build(default)
 
 
