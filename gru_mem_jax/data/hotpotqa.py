@@ -1,0 +1,200 @@
+"""HotpotQA's questions in documents of many paragraphs.
+
+Yang et al., arXiv 1809.09600. The official files (hotpot_train_v1.1.json,
+hotpot_dev_distractor_v1.json) are lists of records with _id, question, answer,
+supporting_facts ([title, index of a sentence]) and context ([title, [sentences]]).
+MemAgent (arXiv 2507.02259) and GRU-Mem put a record's paragraphs among others of the
+same file, 200 in all for training, and shuffle them.
+"""
+
+import dataclasses
+import functools
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gru_mem_jax.agent.validation import check_choice
+from gru_mem_jax.data import files
+from gru_mem_jax.data.example import Example, Scoring
+from gru_mem_jax.data.paragraphs import Paragraph, Pool, Span, check_shape, compose
+from gru_mem_jax.data.scoring import SCORERS
+from gru_mem_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HotpotQASource:
+    """HotpotQA's questions, in an order of its own in every epoch.
+
+    The file is read when the first example is asked for, once. A document's other
+    paragraphs are drawn from all records of the file; none has a title of the record's
+    own. They depend on seed and position: an epoch later a question has other company.
+
+    Attributes:
+      path: of an official JSON file, with the paragraphs of the distractor setting.
+      paragraphs: of a document. If fewer than the record has, those with evidence stay.
+      seed: of the orders and of what is drawn.
+      form: how paragraphs are written, see `paragraphs.compose`.
+      scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
+        what it is evaluated with, "exact" and "f1" are HotpotQA's own.
+    """
+
+    path: str
+    paragraphs: int = 200
+    seed: int = 0
+    form: str = "numbered"
+    scoring: Scoring = "equivalent"
+
+    def __post_init__(self):
+        files.check_source(self.path, self.seed)
+        check_shape(self.paragraphs, self.form)
+        check_choice("scoring", self.scoring, tuple(SCORERS))
+
+    def example(self, position: int) -> Example:
+        """The example at a position.
+
+        Raises:
+          InputError: the file cannot be read, or is not of HotpotQA's form: names
+            file, record and field.
+        """
+        data = self._data
+        record = data.records[files.index_at(position, self.seed, len(data.records))]
+        rng = random.Random(f"{self.seed}/hotpotqa/{position}")
+        own = record.paragraphs
+        if len(own) > self.paragraphs:
+            # Sorting is stable: in the order of the file, evidence first.
+            own = sorted(own, key=lambda p: not p.evidence)[: self.paragraphs]
+        document, evidence = compose(
+            own,
+            data.pool,
+            self.paragraphs,
+            self.form,
+            rng,
+            avoid=[paragraph.title for paragraph in record.paragraphs],
+        )
+        return Example(
+            id=record.id,
+            question=record.question,
+            answers=(record.answer,),
+            document=document,
+            evidence=evidence,
+            task="hotpotqa",
+            scoring=self.scoring,
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 of the file: equal files give equal examples."""
+        return self._data.sha256
+
+    @functools.cached_property
+    def _data(self) -> "_Data":
+        value, sha256 = files.read_json(self.path)
+        records = _records(value, self.path)
+        of_title: dict[str, Paragraph] = {}
+        for record in records:
+            for paragraph in record.paragraphs:
+                of_title.setdefault(paragraph.title, paragraph)
+            needed = sum(bool(paragraph.evidence) for paragraph in record.paragraphs)
+            if needed > self.paragraphs:
+                raise InputError(
+                    f"paragraphs is {self.paragraphs}, but the evidence of record "
+                    f"{record.id!r} of {self.path} lies in {needed}"
+                )
+        if len(of_title) < self.paragraphs:
+            raise InputError(
+                f"{self.path}: has {len(of_title)} paragraphs of different titles, too "
+                f"few for documents of {self.paragraphs}; lower paragraphs, or take a "
+                "larger file"
+            )
+        return _Data(records, Pool(of_title.values()), sha256)
+
+
+class _Record(NamedTuple):
+    id: str
+    question: str
+    answer: str
+    paragraphs: tuple[Paragraph, ...]
+
+
+class _Data(NamedTuple):
+    records: tuple[_Record, ...]
+    pool: Pool
+    sha256: str
+
+
+def _records(value: Any, path: str) -> tuple[_Record, ...]:
+    values = files.checked(value, list, f"{path}: the file's value")
+    if not values:
+        raise InputError(f"{path}: holds no record")
+    seen: set[str] = set()
+    records = []
+    for index, each in enumerate(values):
+        record = _record(each, f"{path}: record {index}")
+        if record.id in seen:
+            raise InputError(f"{path}: record {index} has the _id of an earlier one")
+        seen.add(record.id)
+        records.append(record)
+    return tuple(records)
+
+
+def _record(value: Any, where: str) -> _Record:
+    texts = [files.field(value, n, str, where) for n in ("_id", "question", "answer")]
+    for name, text in zip(("question", "answer"), texts[1:]):
+        if not text.strip():
+            raise InputError(f"{where}.{name} is empty")
+    facts: dict[str, list[int]] = {}
+    for fact in files.field(value, "supporting_facts", list, where):
+        title, index = _pair(fact, str, int, f"{where}.supporting_facts")
+        facts.setdefault(title, []).append(index)
+    articles: dict[str, list[str]] = {}
+    # Where a title comes twice, the first counts: facts name nothing else.
+    for article in files.field(value, "context", list, where):
+        title, sentences = _pair(article, str, list, f"{where}.context")
+        for sentence in sentences:
+            files.checked(sentence, str, f"{where}.context: a sentence")
+        articles.setdefault(title, sentences)
+    for title in facts:
+        if title not in articles:
+            raise InputError(
+                f"{where}: the supporting paragraph {title!r} is not in its context; "
+                "take a file of the distractor setting"
+            )
+    paragraphs = tuple(
+        _paragraph(title, sentences, facts.get(title))
+        for title, sentences in articles.items()
+        if "".join(sentences).strip()
+    )
+    if not any(paragraph.evidence for paragraph in paragraphs):
+        raise InputError(f"{where}: has no supporting fact")
+    return _Record(*texts, paragraphs)
+
+
+def _paragraph(
+    title: str, sentences: Sequence[str], facts: Sequence[int] | None
+) -> Paragraph:
+    """Sentences bring their own spaces. Official files have facts beyond the last
+    sentence, and empty ones; where nothing else is left, the paragraph is evidence."""
+    text = "".join(sentences)
+    spans = []
+    offset = 0
+    for index, sentence in enumerate(sentences):
+        if index in (facts or ()) and sentence.strip():
+            spans.append(_stripped(sentence, offset))
+        offset += len(sentence)
+    if facts and not spans:
+        spans = [_stripped(text, 0)]
+    return Paragraph(title, text, tuple(spans))
+
+
+def _stripped(text: str, offset: int) -> Span:
+    """The span of `text`, which begins at `offset`, without white space around it."""
+    start = offset + len(text) - len(text.lstrip())
+    return start, offset + len(text.rstrip())
+
+
+def _pair(value: Any, first: type, second: type, where: str) -> tuple[Any, Any]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"{where}: expected pairs, got {value!r:.80}")
+    return (
+        files.checked(value[0], first, f"{where}: the first of a pair"),
+        files.checked(value[1], second, f"{where}: the second of a pair"),
+    )

@@ -1,0 +1,101 @@
+"""Long documents of many short paragraphs, some of which hold the answer."""
+
+import collections
+import random
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from gru_mem_jax.agent.validation import check_choice, check_int
+
+Form = Literal["numbered", "plain"]
+FORMS: tuple[Form, ...] = ("numbered", "plain")
+Span = tuple[int, int]
+
+
+class Paragraph(NamedTuple):
+    """A paragraph of an article.
+
+    Attributes:
+      title: of the article.
+      text: without the title.
+      evidence: (start, end) in characters of `text`.
+    """
+
+    title: str
+    text: str
+    evidence: tuple[Span, ...] = ()
+
+
+def check_shape(paragraphs: int, form: str) -> None:
+    """Raises InputError unless a document can have this shape."""
+    check_int("paragraphs", paragraphs, 1, 1 << 20)
+    check_choice("form", form, FORMS)
+
+
+class Pool:
+    """Paragraphs to draw from, without their evidence.
+
+    Args:
+      paragraphs: in an order that is the same everywhere.
+    """
+
+    def __init__(self, paragraphs: Iterable[Paragraph]):
+        self._paragraphs = tuple(each._replace(evidence=()) for each in paragraphs)
+        self._of_title = collections.Counter(each.title for each in self._paragraphs)
+
+    def __len__(self) -> int:
+        return len(self._paragraphs)
+
+    def draw(
+        self, rng: random.Random, count: int, avoid: Collection[str]
+    ) -> list[Paragraph]:
+        """`count` different ones, fewer if there are not so many.
+
+        Args:
+          rng: decides.
+          count: how many.
+          avoid: titles that are not drawn.
+        """
+        # So many that enough are left when those of these titles fall out.
+        avoid = set(avoid)
+        many = min(len(self), count + sum(self._of_title[title] for title in avoid))
+        drawn = (self._paragraphs[i] for i in rng.sample(range(len(self)), many))
+        return [each for each in drawn if each.title not in avoid][:count]
+
+
+def compose(
+    own: Sequence[Paragraph],
+    pool: Pool,
+    count: int,
+    form: str,
+    rng: random.Random,
+    avoid: Collection[str] = (),
+) -> tuple[str, tuple[Span, ...]]:
+    """A document of `count` shuffled paragraphs: some given ones and drawn others.
+
+    Args:
+      own: always in it, fewer than `count` or as many.
+      pool: of the others.
+      count: paragraphs in all; fewer if the pool has not so many.
+      form: "numbered": a line "Document 3:" above each title, as MemAgent does;
+        "plain": title and text. Paragraphs are parted by an empty line.
+      rng: decides what is drawn, and the order.
+      avoid: titles that are not drawn, beside those of `own`.
+
+    Returns:
+      The document, and the evidence in it, in order.
+    """
+    taken = {*avoid, *(paragraph.title for paragraph in own)}
+    every = [*own, *pool.draw(rng, max(0, count - len(own)), taken)]
+    rng.shuffle(every)
+    parts: list[str] = []
+    spans: list[Span] = []
+    offset = 0
+    for number, paragraph in enumerate(every, 1):
+        head = f"Document {number}:\n" if form == "numbered" else ""
+        head += f"{paragraph.title}\n"
+        start = offset + len(head)
+        spans += [(start + a, start + b) for a, b in paragraph.evidence]
+        parts.append(head + paragraph.text)
+        offset += len(parts[-1]) + 2
+    return "\n\n".join(parts), tuple(sorted(spans))
