@@ -1,7 +1,8 @@
 """Show a training run: sampled trajectories turn by turn, and the last rows.
 
 Reads RUN/trajectories and RUN/metrics.jsonl, also while the run goes on. A "!" marks a
-gate that differs from its label.
+gate that differs from its label. The memory is shown after an update, new words in bold
+on a terminal; for a malformed turn, what was wrong with it.
 """
 
 import argparse
@@ -150,12 +151,14 @@ def _turn_table(sample: "TrainingSample") -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for heading in ("chunk", "evidence", "update", "exit"):
         table.add_column(heading)
     for heading in ("reward", "adv.", "tokens"):
         table.add_column(heading, justify="right")
-    table.add_column("memory after an update, new words bold; or what was malformed")
+    table.add_column("memory")
     last = math.inf if sample.last_evidence is None else sample.last_evidence
     for index, turn in enumerate(sample.trajectory.memory_turns):
         label = index < len(sample.evidence) and sample.evidence[index]
@@ -241,7 +244,8 @@ def _at(values: Sequence[float], index: int) -> str:
 def _field(name: str, value: str) -> "Text":
     from rich.text import Text
 
-    text = Text(f"{name:<10}", style="dim")
+    text = Text()
+    text.append(f"{name:<10}", style="dim")
     text.append(terminal.plain_line(value))
     return text
 
