@@ -101,6 +101,17 @@ def check_budgets(builder: PromptBuilder, config: AgentConfig) -> None:
             )
 
 
+def longest_turn(builder: PromptBuilder, config: AgentConfig) -> int:
+    """Tokens of the longest prompt and completion within the budgets."""
+    memory = max(config.memory_tokens, builder.no_memory_tokens())
+    prompts = (
+        builder.overhead_tokens(config.memory_kind) + config.chunk_size,
+        builder.overhead_tokens("answer"),
+    )
+    content = config.question_tokens + memory + config.completion_tokens
+    return max(prompts) + content
+
+
 def config_to_dict(config: AgentConfig) -> dict[str, Any]:
     """An agent configuration as JSON values."""
     return to_record(config)

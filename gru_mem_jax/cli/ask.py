@@ -126,6 +126,7 @@ def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
     from gru_mem_jax.agent.prompts import PromptConfig
     from gru_mem_jax.agent.requests import SamplingConfig
     from gru_mem_jax.cli import gin_config
+    from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.sampling.config import EngineConfig
 
     config = policy_settings(directory)
@@ -141,11 +142,3 @@ def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
     if args.dtype:
         engine_config = dataclasses.replace(engine_config, dtype=args.dtype)
     return config, engine_config
-
-
-def policy_settings(directory: Any) -> Any:
-    """The AgentConfig in a PolicyDir's gru_mem.json; the defaults without one."""
-    from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_from_json
-
-    text = directory.read_text(SETTINGS_FILE)
-    return AgentConfig() if text is None else config_from_json(text)

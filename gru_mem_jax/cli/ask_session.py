@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gru_mem_jax.agent import driver
-from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.config import AgentConfig, longest_turn
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import INTERRUPTED, Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
@@ -130,7 +130,7 @@ def load(
     from gru_mem_jax.tokenization import TextTokenizer
 
     encoder = TextTokenizer.from_pretrained(root)
-    positions = longest_request(PromptBuilder(encoder, config.prompt), config)
+    positions = longest_turn(PromptBuilder(encoder, config.prompt), config)
     view.status("loading the policy")
     import jax
 
@@ -141,7 +141,9 @@ def load(
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if engine_config.max_length == type(engine_config)().max_length:
-        engine_config = dataclasses.replace(engine_config, max_length=positions)
+        # Of whole budgets, whatever the question: programs serve the next one too.
+        whole = dataclasses.replace(engine_config, max_length=2**31)
+        engine_config = whole.lowered_to(positions)
     policy, params = load_policy(root, dtype, form="sampling")
     encoder.check_rows(policy.config.vocab_size)
     window = policy.config.max_position_embeddings
@@ -175,21 +177,6 @@ class Forgetful:
         """As the engine's, after it has forgotten everything."""
         self._engine.reset()
         return self._engine.submit(request)
-
-
-def longest_request(builder: PromptBuilder, config: AgentConfig) -> int:
-    """Positions that the longest turn within the budgets takes, rounded up.
-
-    It does not depend on the question, so that compiled programs serve the next one.
-    """
-    memory = max(config.memory_tokens, builder.no_memory_tokens())
-    need = config.question_tokens + memory + config.completion_tokens
-    kind = config.memory_kind
-    need += max(
-        builder.overhead_tokens(kind) + config.chunk_size,
-        builder.overhead_tokens("answer"),
-    )
-    return -(-need // 64) * 64
 
 
 def characters_of(context: str) -> int | None:

@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.cli import evaluating, gin_config, json_output
-    from gru_mem_jax.cli.ask import policy_settings
     from gru_mem_jax.evaluation.run import write_pages
     from gru_mem_jax.evaluation.suite import MODES, SyntheticSuite, table_rows
+    from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
 
     modes = _choices("--modes", args.modes, MODES)

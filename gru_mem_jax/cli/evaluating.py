@@ -5,11 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.config import AgentConfig, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.cli import runtime, terminal
-from gru_mem_jax.cli.ask_session import longest_request
 from gru_mem_jax.sampling.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -59,12 +58,9 @@ def evaluate_policy(
     encoder = TextTokenizer.from_pretrained(policy_dir)
     builder = PromptBuilder(encoder, config.prompt)
     longest = max(
-        longest_request(builder, dataclasses.replace(config, mode=mode))
-        for mode in modes
+        longest_turn(builder, dataclasses.replace(config, mode=mode)) for mode in modes
     )
-    engine_config = dataclasses.replace(
-        engine_config, max_length=min(engine_config.max_length, longest)
-    )
+    engine_config = engine_config.lowered_to(longest)
     policy, params = load_policy(policy_dir)
     engine = Engine(policy, params, engine_config, encoder)
     terminal.note("compiling the sampling programs")

@@ -1,8 +1,9 @@
 """Train a tiny policy, then see GRU-Mem at work: what launch/quickstart.sh runs.
 
-Trains on oracle turns unless the policy is there already, answers held-out questions
-in the three modes, and leaves policy/, results.json, report.html, memory.png and
-trace.png in --out. The table goes to stdout.
+A tiny policy is taught to copy by supervision, with half of its gates wrong
+(warm_start/); reinforcement learning mends the gates (rl/, a run folder; policy/). Both
+answer held-out questions in the three modes. What is there already is not made again.
+Leaves results.json, report.html and plots in --out; the table goes to stdout.
 """
 
 import argparse
@@ -14,9 +15,11 @@ import time
 from typing import Any
 
 from gru_mem_jax.cli import arguments, terminal
+from gru_mem_jax.errors import InputError
 
 _GIN_FILE = "gin/local_tiny.gin"
 _TITLE = "GRU-Mem quickstart"
+_MADE = ("sft", "spoil", "warm_start", "rl", "policy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,103 +32,206 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of each task and kind of context",
     )
-    add("--retrain", action="store_true", help="train even if the policy is there")
+    add("--retrain", action="store_true", help="train anew, even if all is there")
     arguments.add_gin_flags(parser)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is done, checked before the first minute of work.
+
+    Attributes:
+      sft, spoil: SFTConfig of the two supervised stages.
+      rl: TrainSettings.
+      rl_text: the settings as gin text.
+      suite: held-out questions.
+      engine: EngineConfig of the evaluation.
+    """
+
+    sft: Any
+    spoil: Any
+    rl: Any
+    rl_text: str
+    suite: Any
+    engine: Any
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.cli import evaluating
-    from gru_mem_jax.cli.ask import policy_settings
-    from gru_mem_jax.evaluation.run import write_pages
-    from gru_mem_jax.evaluation.suite import MODES
-    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.cli import runtime
 
     started = time.perf_counter()
     out = pathlib.Path(args.out)
-    sft_config, suite, engine_config = _configure(args)
-    policy_dir = _train(sft_config, out, retrain=args.retrain)
-    trained = time.perf_counter()
-    config = evaluating.greedy(policy_settings(open_policy_dir(policy_dir)))
-    results = evaluating.evaluate_policy(
-        str(policy_dir), config, engine_config, list(suite.question_sets()), MODES
+    runtime.start()
+    plan = _configure(args, out)
+    if args.retrain:
+        for name in _MADE:
+            shutil.rmtree(out / name, ignore_errors=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--out: {out}: {e.strerror}") from None
+    seconds = {}
+    for stage, train in (("warm_start", _warm_start), ("rl", _reinforce)):
+        began = time.perf_counter()
+        train(plan, out)
+        seconds[stage] = time.perf_counter() - began
+    results = [
+        dataclasses.replace(result, stage=stage)
+        for stage, name in (("warm_start", "warm_start"), ("rl", "policy"))
+        for result in _evaluate(plan, out / name)
+    ]
+    seconds["total"] = time.perf_counter() - started
+    _report(plan, out, results, seconds)
+    return 0
+
+
+def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
+    """All stages, from gin."""
+    from gru_mem_jax.cli import evaluating, gin_config, sft, train
+    from gru_mem_jax.evaluation.suite import SyntheticSuite
+    from gru_mem_jax.sampling.config import EngineConfig
+    from gru_mem_jax.sft.config import SFTConfig
+    from gru_mem_jax.sft.train import agent_settings
+
+    if not args.gin_file:
+        args.gin_file = [_GIN_FILE]
+    args.gin_bindings.append(f"POLICY = {str(out / 'warm_start')!r}")
+    classes = {
+        *sft.configurables(),
+        *train.configurables(),
+        *evaluating.configurables(),
+    }
+    gin = gin_config.load(args, sorted(classes, key=lambda cls: cls.__name__))
+    first = gin.build_field("sft", SFTConfig())
+    spoil = gin.build_field("spoil", SFTConfig())
+    spoil = dataclasses.replace(
+        spoil, policy=str(out / "sft" / "policy"), seed=first.seed
     )
-    seconds = time.perf_counter() - started
+    agent = agent_settings(first)
+    sampling = dataclasses.replace(agent.sampling, temperature=1.0)
+    rl = train.settings_from(gin, dataclasses.replace(agent, sampling=sampling))
+    data = first.data
+    suite = gin.build_field(
+        "evaluation",
+        SyntheticSuite(
+            chunk_tokens=data.chunk_tokens,
+            min_items=data.min_items,
+            max_items=data.max_items,
+        ),
+    )
+    engine = gin.build_field("evaluation", EngineConfig())
+    gin.check_all_read()
+    if args.num_questions:
+        suite = dataclasses.replace(suite, num_questions=args.num_questions)
+    return _Plan(
+        sft=first,
+        spoil=spoil,
+        rl=rl,
+        rl_text=gin.operative_text(),
+        suite=suite,
+        engine=engine,
+    )
+
+
+def _warm_start(plan: _Plan, out: pathlib.Path) -> None:
+    """Leaves a policy that copies well and gates badly."""
+    target = out / "warm_start"
+    if target.exists():
+        terminal.note(f"{target} is there; --retrain trains it anew")
+        return
+    stages = (
+        ("sft", plan.sft, "learning to copy: some minutes on 2 cores"),
+        ("spoil", plan.spoil, "half of the gates are taught wrong"),
+    )
+    for name, config, what in stages:
+        if not (out / name / "policy").exists():
+            from gru_mem_jax.sft import train as sft
+
+            shutil.rmtree(out / name, ignore_errors=True)  # of a broken-off run
+            terminal.note(f"{out / name}: {what}")
+            sft.run(config, out / name)
+    (out / "spoil" / "policy").rename(target)
+
+
+def _reinforce(plan: _Plan, out: pathlib.Path) -> None:
+    """Leaves the policy whose gates reinforcement learning has mended."""
+    target = out / "policy"
+    if target.exists():
+        terminal.note(f"{target} is there; --retrain trains it anew")
+        return
+    from gru_mem_jax.train import export_run, train
+
+    terminal.note(f"{out / 'rl'}: the gates learn from rewards")
+    result = train(
+        plan.rl,
+        plan.rl.train.policy,
+        out / "rl",
+        command=["gru-mem", *sys.argv[1:]],
+        config_text=plan.rl_text,
+    )
+    if not result.finished:
+        raise KeyboardInterrupt(f"the same command goes on from step {result.step}")
+    export_run(out / "rl", target)
+
+
+def _evaluate(plan: _Plan, policy_dir: pathlib.Path) -> list[Any]:
+    from gru_mem_jax.cli import evaluating
+    from gru_mem_jax.evaluation.suite import MODES
+    from gru_mem_jax.policy.agent_settings import policy_settings
+    from gru_mem_jax.policy.files import open_policy_dir
+
+    terminal.note(f"{policy_dir} answers questions")
+    config = evaluating.greedy(policy_settings(open_policy_dir(policy_dir)))
+    sets = list(plan.suite.question_sets())
+    return evaluating.evaluate_policy(str(policy_dir), config, plan.engine, sets, MODES)
+
+
+def _report(
+    plan: _Plan, out: pathlib.Path, results: list[Any], seconds: dict[str, float]
+) -> None:
+    from gru_mem_jax.cli import evaluating
+    from gru_mem_jax.evaluation.run import write_pages
+    from gru_mem_jax.evaluation.training_figures import plot_training
+    from gru_mem_jax.metrics import read_metrics
+
+    overview, *_ = plot_training(
+        {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"
+    )
+    model, data, train = plan.sft.model, plan.sft.data, plan.rl.train
+    suite = plan.suite
     rows = write_pages(
         out,
         results,
         evaluating.MIX,
         title=_TITLE,
         notes=[
-            f"A tiny policy ({_shape(sft_config)}), trained from a structured start "
-            f"(attention is wired, the task is learnt) on oracle turns of "
-            f"{sft_config.data.num_chunks} chunks of {config.chunk_size} tokens; "
-            f"questions with key-value pairs that training never saw; multi value and "
-            f"multi query ask for {suite.min_items} to {suite.max_items}.",
-            f"Training {trained - started:.0f} s, questions "
-            f"{seconds - (trained - started):.0f} s. Ratios in percent; MemAgent has "
-            f"no gates: it counts as always updating, never exiting. “all” is over "
-            f"{', '.join(evaluating.MIX)}.",
+            f"A tiny policy (Qwen2, {model.num_layers} layers, width "
+            f"{model.hidden_size}), trained from a structured start (attention is "
+            f"wired, the task is learnt) on oracle turns of {data.num_chunks} chunks "
+            f"of {data.chunk_tokens} tokens. In the warm start "
+            f"{plan.spoil.turns.wrong_updates:.0%} of the needless updates and of the "
+            f"due exits were taught wrong; reinforcement learning then had "
+            f"{train.num_steps} steps of {train.questions_per_step} questions x "
+            f"{train.group_size} rollouts. Questions have key-value pairs that "
+            f"training never saw; multi value and multi query ask for "
+            f"{suite.min_items} to {suite.max_items}.",
+            f"Warm start {seconds['warm_start']:.0f} s, reinforcement learning "
+            f"{seconds['rl']:.0f} s, all {seconds['total']:.0f} s. Ratios in percent; "
+            f"MemAgent has no gates: it counts as always updating, never exiting. "
+            f"“all” is over {', '.join(evaluating.MIX)}.",
         ],
         extra={
-            "seconds_total": seconds,
-            "seconds_training": trained - started,
-            "seed": sft_config.seed,
+            "seconds_total": seconds["total"],
+            "seconds_warm_start": seconds["warm_start"],
+            "seconds_rl": seconds["rl"],
+            "seed": plan.sft.seed,
         },
+        pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
     )
     evaluating.print_rows(rows, sys.stdout)
-    terminal.note(f"{seconds:.0f} s in all; look at {out / 'report.html'}, then try")
+    terminal.note(f"{seconds['total']:.0f} s in all; see {out / 'report.html'}, then")
     terminal.note(
-        f"  gru-mem ask --policy {policy_dir} --question 'Which code belongs to "
+        f"  gru-mem ask --policy {out / 'policy'} --question 'Which code belongs to "
         "heron?' --context FILE"
     )
-    return 0
-
-
-def _configure(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Training, questions and engine, from gin."""
-    from gru_mem_jax.cli import evaluating, gin_config
-    from gru_mem_jax.cli.sft import configurables
-    from gru_mem_jax.evaluation.suite import SyntheticSuite
-    from gru_mem_jax.sampling.config import EngineConfig
-    from gru_mem_jax.sft.config import SFTConfig
-
-    if not args.gin_file:
-        args.gin_file = [_GIN_FILE]
-    classes = {*configurables(), *evaluating.configurables()}
-    gin = gin_config.load(args, sorted(classes, key=lambda cls: cls.__name__))
-    sft_config = gin.build(SFTConfig())
-    data = sft_config.data
-    default_suite = SyntheticSuite(
-        chunk_tokens=data.chunk_tokens,
-        min_items=data.min_items,
-        max_items=data.max_items,
-    )
-    suite = gin.build(default_suite)
-    engine_config = gin.build(EngineConfig())
-    gin.check_all_read()
-    if args.num_questions:
-        suite = dataclasses.replace(suite, num_questions=args.num_questions)
-    return sft_config, suite, engine_config
-
-
-def _train(config: Any, out: pathlib.Path, *, retrain: bool) -> pathlib.Path:
-    """The policy's directory, trained if it is not there."""
-    from gru_mem_jax import sft
-    from gru_mem_jax.cli import runtime
-
-    policy_dir = out / "policy"
-    if policy_dir.exists() and not retrain:
-        terminal.note(f"{policy_dir} is there; --retrain trains it anew")
-        return policy_dir
-    for name in ("policy", "checkpoints"):  # of an earlier or a broken-off run
-        shutil.rmtree(out / name, ignore_errors=True)
-    (out / "metrics.jsonl").unlink(missing_ok=True)
-    runtime.start()
-    terminal.note(f"training a tiny policy into {out}: some minutes on 2 cores")
-    return sft.run(config, out).policy_dir
-
-
-def _shape(config: Any) -> str:
-    model = config.model
-    return f"Qwen2, {model.num_layers} layers, width {model.hidden_size}"

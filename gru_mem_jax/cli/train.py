@@ -75,8 +75,12 @@ def configurables() -> tuple[type, ...]:
     )
 
 
-def settings_from(gin: Any) -> Any:
+def settings_from(gin: Any, agent: Any = None) -> Any:
     """The run's TrainSettings, from a GinConfig.
+
+    Args:
+      gin: what is bound.
+      agent: how the policy wants contexts to be read; None: as its directory says.
 
     Raises:
       InputError: no policy, or a setting that does not exist or is out of range.
@@ -92,7 +96,8 @@ def settings_from(gin: Any) -> Any:
             "no policy to begin with: set TrainConfig.policy, e.g. "
             "--gin.TrainConfig.policy='\"DIR\"'"
         )
-    agent = policy_agent(open_policy_dir(train.policy))
+    if agent is None:
+        agent = policy_agent(open_policy_dir(train.policy))
     suite = SyntheticSuite(chunk_tokens=min(agent.chunk_size, 64))
     default = dataclasses.replace(config.TrainSettings(), agent=agent, suite=suite)
     return gin.build(default)

@@ -70,15 +70,17 @@ def write_pages(
     title: str,
     notes: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
+    pictures: Sequence[tuple[str | os.PathLike, str]] = (),
 ) -> list[dict]:
     """Writes results.json, memory.png, trace.png and report.html into a folder.
 
     Args:
       folder: made if absent.
-      results: of `evaluate`.
+      results: of `evaluate`; pictures and loops show the last stage's.
       mix: tasks that the rows "all" are over.
       title, notes: of the report.
       extra: more entries of results.json.
+      pictures: more (PNG, caption) pairs for the report.
 
     Returns:
       The table's rows.
@@ -87,7 +89,8 @@ def write_pages(
     folder.mkdir(parents=True, exist_ok=True)
     rows = table_rows(results, mix)
     panels: dict[str, dict[str, list]] = {}
-    for result in results:
+    last = [result for result in results if result.stage == results[-1].stage]
+    for result in last:
         if result.questions.task in mix:
             kind = CONTEXT_TITLES.get(result.questions.evidence)
             label = f"{result.questions.num_chunks} chunks, "
@@ -95,21 +98,21 @@ def write_pages(
             by_mode = panels.setdefault(label, {})
             by_mode.setdefault(result.mode, []).extend(result.outcomes)
     figures.plot_memory(panels, folder / "memory.png")
-    pictures = [(folder / "memory.png", "Mean memory size after each chunk.")]
-    traced = _to_trace(results)
+    shown = [(folder / "memory.png", "Mean memory size after each chunk.")]
+    traced = _to_trace(last)
     if traced is not None:
         figures.plot_trace(
             traced.trajectory, traced.outcome.evidence, folder / "trace.png"
         )
         caption = f"One loop: {traced.example.question}"
-        pictures.append((folder / "trace.png", caption))
+        shown.append((folder / "trace.png", caption))
     write_report(
         folder / "report.html",
         title=title,
         notes=notes,
         rows=rows,
-        figures=pictures,
-        samples=_samples(results),
+        figures=[*shown, *pictures],
+        samples=_samples(last),
     )
     results_json = {**(extra or {}), "rows": rows}
     text = json.dumps(results_json, indent=1, ensure_ascii=False)

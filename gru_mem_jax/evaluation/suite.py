@@ -107,6 +107,7 @@ class SetResult:
       questions, mode: what was run.
       outcomes, trajectories: one each per question, in the questions' order.
       seconds: wall-clock of the whole set.
+      stage: of training that the policy is from, where several are compared.
     """
 
     questions: QuestionSet
@@ -114,6 +115,7 @@ class SetResult:
     outcomes: tuple[Outcome, ...]
     trajectories: tuple[Trajectory, ...]
     seconds: float
+    stage: str | None = None
 
 
 def labels(
@@ -171,7 +173,7 @@ def run_set(
 
 
 def table_rows(results: Sequence[SetResult], mix: Sequence[str]) -> list[dict]:
-    """A row per set, and before each context's and mode's one over the mix.
+    """A row per set, and before each stage's, context's and mode's one over the mix.
 
     The sets ran one after the other, so the mix took the sum of their seconds.
 
@@ -181,7 +183,8 @@ def table_rows(results: Sequence[SetResult], mix: Sequence[str]) -> list[dict]:
     """
     grouped: dict[tuple, list[SetResult]] = {}
     for result in results:
-        key = (result.questions.evidence, result.questions.num_chunks, result.mode)
+        questions = result.questions
+        key = (result.stage, questions.evidence, questions.num_chunks, result.mode)
         grouped.setdefault(key, []).append(result)
     rows = []
     for group in grouped.values():
@@ -194,7 +197,9 @@ def table_rows(results: Sequence[SetResult], mix: Sequence[str]) -> list[dict]:
 
 def _row(task: str, results: Sequence[SetResult]) -> dict:
     outcomes = [item for result in results for item in result.outcomes]
+    stage = results[0].stage
     return {
+        **({} if stage is None else {"stage": stage}),
         "task": task,
         "mode": results[0].mode,
         "evidence": results[0].questions.evidence,

@@ -57,17 +57,6 @@ def check_agent(config: AgentConfig) -> None:
         )
 
 
-def longest_turn(builder: PromptBuilder, config: AgentConfig) -> int:
-    """Tokens of the longest prompt and completion within the budgets."""
-    memory = max(config.memory_tokens, builder.no_memory_tokens())
-    prompts = (
-        builder.overhead_tokens(config.memory_kind) + config.chunk_size,
-        builder.overhead_tokens("answer"),
-    )
-    content = config.question_tokens + memory + config.completion_tokens
-    return max(prompts) + content
-
-
 def labels(example: Example, encoder: Encoder, chunk_size: int) -> Labels:
     """evidence[t] of every chunk of an example's document, and the last that is."""
     chunks = iter_chunks(example.document, encoder, chunk_size)

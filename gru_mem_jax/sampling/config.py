@@ -60,6 +60,11 @@ class EngineConfig:
             )
         object.__setattr__(self, "prefill_blocks", blocks)
 
+    def lowered_to(self, longest: int) -> "EngineConfig":
+        """The same with a max_length that `longest` tokens need, in steps of 64."""
+        need = -(-longest // 64) * 64
+        return dataclasses.replace(self, max_length=min(self.max_length, need))
+
     @property
     def patience(self) -> int:
         """Rows that end before a decode block does."""

@@ -6,20 +6,19 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from gru_mem_jax.agent.config import (
-    SETTINGS_FILE,
     AgentConfig,
     check_budgets,
-    config_from_json,
+    longest_turn,
 )
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, make_mesh, row_shards
+from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import load_config
 from gru_mem_jax.rl.memory import memory_estimate
-from gru_mem_jax.rl.rollout import check_agent, longest_turn
+from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.tokenization import TextTokenizer
 from gru_mem_jax.train.config import TrainSettings
@@ -55,21 +54,9 @@ def policy_agent(directory: PolicyDir) -> AgentConfig:
     The settings that the policy brings along, sampling from the whole distribution at
     temperature 1.
     """
-    config = _own_agent(directory)
+    config = policy_settings(directory)
     sampling = dataclasses.replace(config.sampling, temperature=1.0, top_k=0, top_p=1.0)
     return dataclasses.replace(config, sampling=sampling)
-
-
-def own_sampling(directory: PolicyDir) -> SamplingConfig:
-    """How tokens are drawn where the policy is used."""
-    return _own_agent(directory).sampling
-
-
-def _own_agent(directory: PolicyDir) -> AgentConfig:
-    text = directory.read_text(SETTINGS_FILE)
-    if text is None:
-        return AgentConfig()
-    return config_from_json(text, str(directory.root / SETTINGS_FILE))
 
 
 def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
@@ -106,9 +93,7 @@ def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
             f"{settings.engine.max_length}; raise it or lower a budget"
         )
     mesh = make_mesh(settings.mesh)
-    engine = dataclasses.replace(settings.engine, max_length=-(-longest // 64) * 64)
-    if engine.max_length > settings.engine.max_length:
-        engine = settings.engine
+    engine = settings.engine.lowered_to(longest)
     memory = memory_estimate(
         policy,
         settings.learner,

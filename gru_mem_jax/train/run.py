@@ -10,10 +10,11 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from gru_mem_jax.agent.config import SETTINGS_FILE, config_to_dict
+from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.metrics import MetricsWriter, start_wandb
+from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl.learner import Learner, make_learner
@@ -22,7 +23,7 @@ from gru_mem_jax.run_folder import RunFolder, describe_environment
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.config import MAY_CHANGE, TrainSettings, settings_text
 from gru_mem_jax.train.loop import Loop, Parts
-from gru_mem_jax.train.plan import Plan, own_sampling, plan
+from gru_mem_jax.train.plan import Plan, plan
 from gru_mem_jax.train.progress import TrainProgress
 from gru_mem_jax.train.rollouts import RolloutStage, Scorer
 from gru_mem_jax.train.store import Progress, TrainStore, weights_digest
@@ -218,12 +219,22 @@ def _store(
     identity["weights_sha256"] = weights_digest(directory)
     files = tokenizer_files(directory)
     files["operative.gin"] = run.config_text.encode()
-    # Rollouts are sampled; to be used, the policy is sampled from as it was before.
-    agent = dataclasses.replace(planned.agent, sampling=own_sampling(directory))
-    files[SETTINGS_FILE] = _json(config_to_dict(agent))
+    files[SETTINGS_FILE] = _json(config_to_dict(_settings_to_use(planned, directory)))
     return TrainStore(
         checkpoints, learner, identity, files, overlap=settings.train.overlap
     )
+
+
+def _settings_to_use(planned: Plan, directory: PolicyDir) -> AgentConfig:
+    """How the trained policy is to be used.
+
+    Sampled from as it was before, and within its own budgets, unless it was trained to
+    read otherwise: rollouts may have had tighter ones.
+    """
+    own, trained = policy_settings(directory), planned.agent
+    if (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt):
+        return dataclasses.replace(own, mode=trained.mode)
+    return dataclasses.replace(trained, sampling=own.sampling)
 
 
 def _weights(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.config import AgentConfig, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.data.example import Example
@@ -15,7 +15,6 @@ from gru_mem_jax.rl.rollout import (
     check_agent,
     join,
     learnable,
-    longest_turn,
     make_batch,
     rollout,
     rollout_id,

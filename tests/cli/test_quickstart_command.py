@@ -1,0 +1,112 @@
+"""`gru-mem quickstart` in small, from start to end: stages, files, a second call."""
+
+import json
+import pathlib
+
+import pytest
+
+from gru_mem_jax.cli.main import main
+from gru_mem_jax.metrics import read_metrics
+
+SMALL = (
+    "SFTConfig.steps=12",
+    "SFTConfig.short_steps=8",
+    "SFTConfig.rows=2",
+    "SFTConfig.eval_turns=16",
+    "SFTConfig.pool_turns=64",
+    "spoil/SFTConfig.steps=4",
+    "NUM_STEPS=2",
+    "SAVE_EVERY=1",
+    "TrainConfig.questions_per_step=2",
+    "TrainConfig.group_size=2",
+    "TrainConfig.max_refills=0",
+    "TrainConfig.dynamic_sampling=False",
+    "TrainConfig.eval_every=0",
+    "LearnerConfig.rows_per_device=4",
+    "AgentConfig.completion_tokens=8",
+    "evaluation/SyntheticSuite.contexts=(('uniform', 4),)",
+)
+
+
+def flags(out, *more):
+    bindings = [f"--gin.{binding}" for binding in SMALL]
+    return ["quickstart", f"--out={out}", "--num_questions=1", *bindings, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quick") / "out"
+    assert main(flags(out)) == 0
+    return out
+
+
+def test_two_policies_and_the_run_between_them(finished):
+    for name in ("warm_start", "policy"):
+        assert (finished / name / "config.json").is_file()
+        assert (finished / name / "tokenizer.json").is_file()
+    before, after = (
+        (finished / name / "model.safetensors").read_bytes()
+        for name in ("warm_start", "policy")
+    )
+    assert before != after
+    rows = read_metrics(finished / "rl" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    # The settings to use are the policy's own, not those of the rollouts.
+    own, trained = (
+        json.loads((finished / name / "gru_mem.json").read_text())
+        for name in ("warm_start", "policy")
+    )
+    assert own == trained
+
+
+def test_results(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["seconds_total"] > results["seconds_rl"] > 0
+    rows = results["rows"]
+    # 2 stages x 3 modes x (5 tasks and the mix).
+    assert len(rows) == 36
+    assert [row["stage"] for row in rows] == ["warm_start"] * 18 + ["rl"] * 18
+    for row in rows:
+        assert row["evidence"] == "uniform"
+        assert row["num_chunks"] == 4
+        assert row["num_questions"] == (4 if row["task"] == "all" else 1)
+        assert row["seconds"] > 0
+        for name in ("exact", "update_on_evidence", "update_off_evidence"):
+            assert row[name] is None or 0 <= row[name] <= 1
+
+
+def test_pages(finished):
+    for name in ("memory.png", "rl/plots/overview.png"):
+        assert (finished / name).read_bytes().startswith(b"\x89PNG")
+    page = (finished / "report.html").read_text()
+    assert "warm_start" in page
+    assert "Reinforcement learning of the gates" in page
+
+
+def test_what_is_there_is_not_made_again(finished, capsys):
+    """Also without the supervised stages, which only the warm start needed."""
+    before = (finished / "policy" / "model.safetensors").stat().st_mtime_ns
+    assert main(flags(finished)) == 0
+    err = capsys.readouterr().err
+    assert "warm_start is there; --retrain trains it anew" in err
+    assert "policy is there; --retrain trains it anew" in err
+    after = (finished / "policy" / "model.safetensors").stat().st_mtime_ns
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--gin.SFTConfig.step=3", "doesn't have a parameter named"),
+        ("--gin.sft/TrainConfig.seed=3", "nothing reads sft/TrainConfig.seed"),
+        ("--num_questions=0", "must be at least 1"),
+        ("--gin.LearnerConfig.learning_rate=-1", "learning_rate"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_trained(
+    tmp_path, capsys, more, message
+):
+    out = pathlib.Path(tmp_path) / "out"
+    assert main(flags(out, more)) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
