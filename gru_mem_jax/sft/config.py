@@ -139,9 +139,9 @@ class SFTConfig:
     eval_every: int = 500
     eval_turns: int = 400
     log_every: int = 20
-    question_tokens: int = 64
-    memory_tokens: int = 96
-    completion_tokens: int = 128
+    question_tokens: int = 32
+    memory_tokens: int = 64
+    completion_tokens: int = 64
 
     def __post_init__(self):
         for name, least in (

@@ -24,6 +24,8 @@ SMALL = (
     "TrainConfig.eval_every=0",
     "LearnerConfig.rows_per_device=4",
     "AgentConfig.completion_tokens=8",
+    "EngineConfig.slots=2",
+    "evaluation/EngineConfig.slots=2",
     "evaluation/SyntheticSuite.contexts=(('uniform', 4),)",
 )
 
