@@ -19,9 +19,10 @@ from gru_mem_jax.rl.rewards import RewardConfig
 from gru_mem_jax.sampling.config import EngineConfig
 
 # Settings that may differ when a run is gone on with: they change no number.
-# The policy is known by its weights, wherever it lies now.
+# Policy and data are known by their content, wherever they lie now.
 MAY_CHANGE = (
     "policy",
+    "path",
     "num_steps",
     "save_every",
     "keep",

@@ -217,6 +217,8 @@ def _store(
         identity["lora"] = dataclasses.asdict(lora) | {"targets": list(lora.targets)}
     # The KL's reference and the base of adapters; in any case, where a run began.
     identity["weights_sha256"] = weights_digest(directory)
+    if (fingerprint := getattr(settings.source, "fingerprint", None)) is not None:
+        identity["data_sha256"] = fingerprint()
     files = tokenizer_files(directory)
     files["operative.gin"] = run.config_text.encode()
     files[SETTINGS_FILE] = _json(config_to_dict(_settings_to_use(planned, directory)))

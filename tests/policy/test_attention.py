@@ -156,3 +156,38 @@ def test_the_number_of_blocks_is_bounded():
         512,
         512,
     ]
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_the_gradient_is_that_of_the_plain_formula(group):
+    """The custom backward pass, against the formula in float64 numpy."""
+    rng = np.random.default_rng(group)
+    rows, heads, length, keys, dim = 2, 2, 3, 5, 4
+    shape = (rows, length, heads * group, dim)
+    query = rng.normal(size=shape)
+    key, value = rng.normal(size=(2, rows, heads, keys, dim))
+    mask = rng.random((rows, length, keys)) < 0.7
+    mask[:, :, 0] = True
+    weight = rng.normal(size=(rows, length, heads * group * dim))
+
+    def loss(query, key, value):
+        out = attention.attend(query, key, value, jnp.asarray(mask), scale=0.5)
+        return jnp.sum(out * weight.astype(np.float32))
+
+    arguments = tuple(jnp.asarray(x, jnp.float32) for x in (query, key, value))
+    found = jax.grad(loss, argnums=(0, 1, 2))(*arguments)
+
+    split = query.reshape(rows, length, heads, group, dim)
+    scores = 0.5 * np.einsum("blkgh,bkch->bklgc", split, key)
+    scores = np.where(mask[:, None, :, None], scores, -np.inf)
+    probs = np.exp(scores - scores.max(-1, keepdims=True))
+    probs /= probs.sum(-1, keepdims=True)
+    grad_out = weight.reshape(rows, length, heads, group, dim)
+    grad_value = np.einsum("bklgc,blkgh->bkch", probs, grad_out)
+    grad_probs = np.einsum("blkgh,bkch->bklgc", grad_out, value)
+    along = (grad_probs * probs).sum(-1, keepdims=True)
+    grad_scores = 0.5 * probs * (grad_probs - along)
+    grad_query = np.einsum("bklgc,bkch->blkgh", grad_scores, key).reshape(shape)
+    grad_key = np.einsum("bklgc,blkgh->bkch", grad_scores, split)
+    for ours, by_hand in zip(found, (grad_query, grad_key, grad_value)):
+        np.testing.assert_allclose(ours, by_hand, atol=2e-6)
