@@ -63,7 +63,7 @@ def test_the_operative_text_gives_the_same_run(trained):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "required: --out"),
+        ([], "--out DIR is needed"),
         (["--out=x", "--steps=0"], "--steps: must be at least 1"),
         (["--out=x", "--stps=1"], r"did you mean --steps\?"),
         (["--out=x", "--gin.SFTConfig.step=1"], r"did you mean steps\?"),

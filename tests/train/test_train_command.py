@@ -119,7 +119,7 @@ def test_what_a_run_leaves(finished):
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["1", "2"]
     assert sorted(p.name for p in (finished / "rollouts").iterdir())
     command = (finished / "command.txt").read_text()
-    assert command.startswith("gru-mem ")
+    assert command.startswith("gru-mem")
     first = (finished / "log.txt").read_text().splitlines()[0]
     assert first.endswith(f"run folder: {finished}")
 
