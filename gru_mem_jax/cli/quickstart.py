@@ -44,7 +44,7 @@ class _Plan:
       sft, spoil: SFTConfig of the two supervised stages.
       rl: TrainSettings.
       rl_text: the settings as gin text.
-      suite: held-out questions.
+      before, after: held-out questions for the warm start, and for the end.
       engine: EngineConfig of the evaluation.
     """
 
@@ -52,7 +52,8 @@ class _Plan:
     spoil: Any
     rl: Any
     rl_text: str
-    suite: Any
+    before: Any
+    after: Any
     engine: Any
 
 
@@ -78,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
         seconds[stage] = time.perf_counter() - began
     results = [
         dataclasses.replace(result, stage=stage)
-        for stage, name in (("warm_start", "warm_start"), ("rl", "policy"))
-        for result in _evaluate(plan, out / name)
+        for stage, name, suite in (
+            ("warm_start", "warm_start", plan.before),
+            ("rl", "policy", plan.after),
+        )
+        for result in _evaluate(plan, out / name, suite)
     ]
     seconds["total"] = time.perf_counter() - started
     _report(plan, out, results, seconds)
@@ -112,24 +116,24 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
     sampling = dataclasses.replace(agent.sampling, temperature=1.0)
     rl = train.settings_from(gin, dataclasses.replace(agent, sampling=sampling))
     data = first.data
-    suite = gin.build_field(
-        "evaluation",
-        SyntheticSuite(
-            chunk_tokens=data.chunk_tokens,
-            min_items=data.min_items,
-            max_items=data.max_items,
-        ),
+    default = SyntheticSuite(
+        chunk_tokens=data.chunk_tokens,
+        min_items=data.min_items,
+        max_items=data.max_items,
     )
+    suites = [gin.build_field(name, default) for name in ("before", "evaluation")]
     engine = gin.build_field("evaluation", EngineConfig())
     gin.check_all_read()
     if args.num_questions:
-        suite = dataclasses.replace(suite, num_questions=args.num_questions)
+        number = args.num_questions
+        suites = [dataclasses.replace(s, num_questions=number) for s in suites]
     return _Plan(
         sft=first,
         spoil=spoil,
         rl=rl,
         rl_text=gin.operative_text(),
-        suite=suite,
+        before=suites[0],
+        after=suites[1],
         engine=engine,
     )
 
@@ -175,7 +179,7 @@ def _reinforce(plan: _Plan, out: pathlib.Path) -> None:
     export_run(out / "rl", target)
 
 
-def _evaluate(plan: _Plan, policy_dir: pathlib.Path) -> list[Any]:
+def _evaluate(plan: _Plan, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
     from gru_mem_jax.cli import evaluating
     from gru_mem_jax.evaluation.suite import MODES
     from gru_mem_jax.policy.agent_settings import policy_settings
@@ -183,7 +187,7 @@ def _evaluate(plan: _Plan, policy_dir: pathlib.Path) -> list[Any]:
 
     terminal.note(f"{policy_dir} answers questions")
     config = evaluating.greedy(policy_settings(open_policy_dir(policy_dir)))
-    sets = list(plan.suite.question_sets())
+    sets = list(suite.question_sets())
     return evaluating.evaluate_policy(str(policy_dir), config, plan.engine, sets, MODES)
 
 
@@ -199,7 +203,7 @@ def _report(
         {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"
     )
     model, data, train = plan.sft.model, plan.sft.data, plan.rl.train
-    suite = plan.suite
+    suite = plan.after
     rows = write_pages(
         out,
         results,

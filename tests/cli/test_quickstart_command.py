@@ -26,6 +26,7 @@ SMALL = (
     "AgentConfig.completion_tokens=8",
     "EngineConfig.slots=2",
     "evaluation/EngineConfig.slots=2",
+    "before/SyntheticSuite.contexts=(('uniform', 4),)",
     "evaluation/SyntheticSuite.contexts=(('uniform', 4),)",
 )
 
