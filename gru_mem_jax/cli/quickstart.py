@@ -233,8 +233,10 @@ def _report(
         },
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
     )
-    evaluating.print_rows(rows, sys.stdout)
-    terminal.note(f"{seconds['total']:.0f} s in all; see {out / 'report.html'}, then")
+    evaluating.print_rows([row for row in rows if row["task"] == "all"], sys.stdout)
+    terminal.note(
+        f"{seconds['total']:.0f} s in all; by task: {out / 'report.html'}; try"
+    )
     terminal.note(
         f"  gru-mem ask --policy {out / 'policy'} --question 'Which code belongs to "
         "heron?' --context FILE"

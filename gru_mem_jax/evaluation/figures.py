@@ -1,6 +1,7 @@
 """Plots of trajectories: memory over turns, and one loop's trace."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from gru_mem_jax.agent.records import Trajectory
@@ -131,8 +132,10 @@ def plot_trace(
     memory.set_ylabel("memory (tokens)")
     memory.set_xlabel("chunk")
     _clean(memory)
+    answer = textwrap.shorten(trajectory.answer or "", 150, placeholder=" …")
+    title = f"read {len(turns)} of {chunks} chunks, answered “{answer}”"
     gates.set_title(
-        f"read {len(turns)} of {chunks} chunks, answered “{trajectory.answer}”",
+        textwrap.fill(title, 80),
         fontsize=10,
         color=_INK,
         loc="left",

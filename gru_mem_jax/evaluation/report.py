@@ -106,17 +106,19 @@ def write_report(
       samples: loops shown turn by turn.
     """
     columns = columns_of(rows)
+    shown = [
+        {
+            "mix": row.get("task") == "all",
+            "cells": [format_cell(row.get(key), kind) for key, _, kind in columns],
+        }
+        for row in rows
+    ]
     page = _template().render(
         title=title,
         notes=notes,
-        columns=[heading for _, heading, _ in columns],
-        rows=[
-            {
-                "mix": row.get("task") == "all",
-                "cells": [format_cell(row.get(key), kind) for key, _, kind in columns],
-            }
-            for row in rows
-        ],
+        columns=[{"name": heading, "kind": kind} for _, heading, kind in columns],
+        mixes=[row | {"mix": False} for row in shown if row["mix"]],
+        rows=shown,
         figures=[
             {
                 "data": base64.b64encode(pathlib.Path(file).read_bytes()).decode(),
