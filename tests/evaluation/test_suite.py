@@ -144,7 +144,7 @@ def test_pages(results, tmp_path):
     assert "A &lt;title&gt;" in page
     assert "One &amp; two" in page
     assert base64.b64encode((tmp_path / "memory.png").read_bytes()).decode() in page
-    assert "<td class=\"text\">with_exit_gate</td>" in page
+    assert '<td class="text">with_exit_gate</td>' in page
 
 
 def test_what_policies_and_documents_say_is_escaped(results, tmp_path):
