@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from gru_mem_jax.agent import driver
-from gru_mem_jax.agent.chunking import evidence_labels, iter_chunks
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
@@ -14,6 +13,7 @@ from gru_mem_jax.agent.records import Trajectory
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.data import synthetic
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.outcomes import Outcome, outcome, summarize
 
@@ -116,15 +116,6 @@ class SetResult:
     trajectories: tuple[Trajectory, ...]
     seconds: float
     stage: str | None = None
-
-
-def labels(
-    example: Example, encoder: Encoder, chunk_size: int
-) -> tuple[tuple[bool, ...], int | None]:
-    """evidence[t] of every chunk of the context, and the last evidence chunk."""
-    chunks = iter_chunks(example.document, encoder, chunk_size)
-    borders = [(chunk.start, chunk.end) for chunk in chunks]
-    return evidence_labels(borders, example.evidence)
 
 
 def run_set(

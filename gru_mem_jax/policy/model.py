@@ -173,11 +173,6 @@ class Ends(nnx.Module):
         return logits
 
 
-# With so few rows the kernel stands on the left: a third less time on CPU. The barrier
-# keeps the compiler from turning the product round again.
-_THIN = 64
-
-
 def _norm(config: PolicyConfig, size: int) -> RMSNorm:
     return RMSNorm(size, config.rms_norm_eps, config.traits.norm_offset)
 
@@ -212,28 +207,3 @@ def _left_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 # Rows up to which the kernel stands on the left.
 _THIN = 64
-
-
-def _norm(config: PolicyConfig, size: int) -> RMSNorm:
-    return RMSNorm(size, config.rms_norm_eps, config.traits.norm_offset)
-
-
-def _product(x: jax.Array, kernel: jax.Array, out_in: bool) -> jax.Array:
-    """x [..., in] times a kernel [in, out] (or [out, in]); float32 [..., out].
-
-    As one matrix: with two leading axes the kernel's gradient contracts over both,
-    which takes several times as long on CPU.
-    """
-    flat = x.reshape(-1, x.shape[-1])
-    if out_in and len(flat) <= _THIN:
-        contract = (((1,), (1,)), ((), ()))
-        out = jax.lax.dot_general(
-            kernel, flat, contract, preferred_element_type=jnp.float32
-        )
-        out = jax.lax.optimization_barrier(out).T
-        return out.reshape(*x.shape[:-1], out.shape[-1])
-    contract = (((1,), (int(out_in),)), ((), ()))
-    out = jax.lax.dot_general(
-        flat, kernel, contract, preferred_element_type=jnp.float32
-    )
-    return out.reshape(*x.shape[:-1], out.shape[-1])

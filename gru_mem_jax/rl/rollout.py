@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from gru_mem_jax.agent import driver
-from gru_mem_jax.agent.chunking import evidence_labels, iter_chunks
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
@@ -20,9 +19,10 @@ from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.records import Trajectory
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.batching import Conversation, conversations
-from gru_mem_jax.rl.outcomes import Array, Labels, Outcomes, RewardFn, outcomes
+from gru_mem_jax.rl.outcomes import Array, Outcomes, RewardFn, outcomes
 
 Group = Sequence[Trajectory]
 _FEWEST_TURNS = 8
@@ -55,13 +55,6 @@ def check_agent(config: AgentConfig) -> None:
             "deadline_seconds makes rollouts depend on the clock; train without it "
             "(max_chunks bounds them)"
         )
-
-
-def labels(example: Example, encoder: Encoder, chunk_size: int) -> Labels:
-    """evidence[t] of every chunk of an example's document, and the last that is."""
-    chunks = iter_chunks(example.document, encoder, chunk_size)
-    borders = [(chunk.start, chunk.end) for chunk in chunks]
-    return evidence_labels(borders, example.evidence)
 
 
 def rollout(

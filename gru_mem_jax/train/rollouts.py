@@ -15,11 +15,12 @@ from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.records import Trajectory, trajectory_to_dict
+from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.parallelism import pmap_groups
 from gru_mem_jax.rl.advantages import AdvantageConfig, Scores, group_has_signal
 from gru_mem_jax.rl.advantages import score_groups as score_arrays
-from gru_mem_jax.rl.rollout import RolloutBatch, labels, make_batch, rollout, sample
+from gru_mem_jax.rl.rollout import RolloutBatch, make_batch, rollout, sample
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.config import TrainSettings
 
