@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# From nothing to a table: installs, trains a tiny policy, and asks it held-out
-# questions as MemAgent, without exit gate and with exit gate.
+# From nothing to a table: installs, teaches a tiny policy to copy, has reinforcement
+# learning mend its gates, and asks it held-out questions before and after: as MemAgent,
+# without exit gate and with exit gate.
 #
 #   bash launch/quickstart.sh [--out DIR] [--gin.NAME=VALUE ...]
 #
-# 2 CPU cores, at most 15 minutes. Leaves in runs/quickstart: policy/ (a Hugging Face
-# directory), results.json, and a plot of memory size over turns. A second run uses the
-# policy that is there.
+# 2 CPU cores, at most 20 minutes. Leaves in runs/quickstart: warm_start/ and policy/
+# (Hugging Face directories), rl/ (a run folder), results.json, report.html and plots. A
+# second run uses what is there.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_env ""
