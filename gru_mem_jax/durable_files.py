@@ -105,7 +105,8 @@ def problems(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """What is wrong with a folder that `write_manifest` has seen; empty: nothing.
 
     Every file must be there, regular, listed and equal to its sha256, so that a single
-    byte anywhere, the list's own included, cannot change unnoticed.
+    byte anywhere, the list's own included, cannot change unnoticed. What another
+    process deletes meanwhile is named like what was never there.
     """
     folder = pathlib.Path(folder)
     try:
@@ -117,22 +118,22 @@ def problems(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     found = [f"{name} is missing" for name in sorted(listed.keys() - present)]
     found += [f"{name} is not listed" for name in sorted(present - listed.keys())]
     regular = []
-    for name in sorted(listed.keys() & present):
-        if stat.S_ISREG(os.lstat(folder / name).st_mode):
-            regular.append(name)
-        else:
-            found.append(f"{name} is not a regular file")
     try:
+        for name in sorted(listed.keys() & present):
+            if stat.S_ISREG(os.lstat(folder / name).st_mode):
+                regular.append(name)
+            else:
+                found.append(f"{name} is not a regular file")
         hashes = _hash_all([folder / name for name in regular])
+        for name, digest in zip(regular, hashes):
+            if digest != listed[name]:
+                size = (folder / name).stat().st_size
+                found.append(
+                    f"{name} differs from its sha256: "
+                    + ("it is empty" if size == 0 else f"cut or changed ({size} bytes)")
+                )
     except OSError as error:
-        return (*found, f"{error.filename}: {error.strerror}")
-    for name, digest in zip(regular, hashes):
-        if digest != listed[name]:
-            size = (folder / name).stat().st_size
-            found.append(
-                f"{name} differs from its sha256: "
-                + ("it is empty" if size == 0 else f"cut or changed ({size} bytes)")
-            )
+        found.append(f"{error.filename}: {error.strerror}")
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import checkpoint_step, durable_files
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, RunError
 
@@ -90,6 +90,50 @@ def test_the_step_before_is_used(copied, kind, which):
         with pytest.raises(RunError, match="checkpoints/9: damaged"):
             checkpoints.metadata(9)
     assert listing(copied) == before
+
+
+@pytest.mark.filterwarnings(  # Orbax, stopped halfway, leaves coroutines behind
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.parametrize(
+    ("module", "place"),
+    [
+        (durable_files, "_read_manifest"),
+        (durable_files, "_names"),
+        (durable_files, "_hash_all"),
+        (checkpoint_step, "read_record"),
+        (checkpoint_step, "_check"),
+        (checkpoint_step, "_restore"),
+        (checkpoint_step, "_small_files"),
+    ],
+)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("latest", [False, True], ids=["restore", "restore_latest"])
+def test_a_step_deleted_while_it_is_read_is_not_damage(
+    copied, monkeypatch, module, place, after, latest
+):
+    """A writer deletes step 9 once a reader came to a place, and has 6 left."""
+    whole = getattr(module, place)
+
+    def deleting(*args, **kwargs):
+        monkeypatch.setattr(module, place, whole)
+        if after:
+            found = whole(*args, **kwargs)
+            shutil.rmtree(copied / "9")
+            return found
+        shutil.rmtree(copied / "9")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(module, place, deleting)
+    with Checkpoints(copied, create=False) as checkpoints:
+        if latest:
+            restored = checkpoints.restore_latest(ABSTRACT)
+            assert (restored.step, restored.warnings) == (6, ())
+            found = restored.trees
+        else:
+            found = checkpoints.restore(ABSTRACT)
+    assert not (copied / "9").exists()
+    np.testing.assert_array_equal(found["params"]["w"], trees(6)["params"]["w"])
 
 
 def test_no_flip_within_the_list_goes_unnoticed(saved):

@@ -99,6 +99,9 @@ def test_a_run_killed_many_times_equals_one_that_nobody_killed(tmp_path):
     assert left == []
 
 
+@pytest.mark.filterwarnings(  # Orbax, stopped halfway, leaves coroutines behind
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_readers_see_whole_steps_while_old_ones_are_deleted(tmp_path):
     """As `export` or `ask` in a loop beside a training that keeps one step."""
     with killed_processes.started(
