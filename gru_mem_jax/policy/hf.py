@@ -105,7 +105,7 @@ def export_policy(
       policy: as of `make_policy`.
       params: its weights, stacked form.
       location: a directory that does not exist yet, or is empty.
-      tokenizer_files: paths of files to copy beside the weights.
+      tokenizer_files: to be put beside the weights: paths, or contents by name.
       dtype: of the stored weights; None: that of the params.
       agent_settings: an AgentConfig to be kept as gru_mem.json.
       shard_bytes: most bytes of one weight file; about as much memory is taken.

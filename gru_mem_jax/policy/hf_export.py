@@ -34,7 +34,7 @@ def write_policy(
     params: Params,
     location: str | os.PathLike[str],
     *,
-    tokenizer_files: Iterable[str | os.PathLike[str]] = (),
+    tokenizer_files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes] = (),
     dtype: str | None = None,
     agent_settings: Mapping[str, Any] | None = None,
     shard_bytes: int = 2 << 30,
@@ -42,7 +42,7 @@ def write_policy(
     """See `hf.export_policy`."""
     target = pathlib.Path(os.path.abspath(location))
     _check_target(target)
-    files = _check_tokenizer_files(tokenizer_files)
+    files = _contents(tokenizer_files)
     dtype = dtype or jnp.dtype(params["ends"]["embedding"].dtype).name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +57,8 @@ def write_policy(
         _write_json(aside / "generation_config.json", _generation_config(policy))
         if agent_settings is not None:
             _write_json(aside / "gru_mem.json", dict(agent_settings))
-        for file in files:
-            shutil.copyfile(file, aside / file.name)
+        for name, content in files.items():
+            (aside / name).write_bytes(content)
         for file in aside.iterdir():
             _sync(file)
         umask = os.umask(0)
@@ -87,18 +87,23 @@ def _check_target(target: pathlib.Path) -> None:
         raise PolicyError(f"{target}: not empty; nothing is written over")
 
 
-def _check_tokenizer_files(
-    files: Iterable[str | os.PathLike[str]],
-) -> list[pathlib.Path]:
-    checked = []
+def _contents(
+    files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes],
+) -> dict[str, bytes]:
+    """Tokenizer files by name, read where they are given as paths."""
+    contents = {}
     for file in map(pathlib.Path, files):
         if file.name in _OURS or file.name not in SIZE_LIMITS:
             expected = ", ".join(n for n in SIZE_LIMITS if n not in _OURS)
             raise PolicyError(f"{file}: not a tokenizer file; expected {expected}")
-        if PolicyDir(file.parent).path(file.name) is None:
+        if isinstance(files, Mapping):
+            content = files[file.name]
+        else:
+            content = PolicyDir(file.parent).read_bytes(file.name)
+        if content is None:
             raise PolicyError(f"{file}: missing")
-        checked.append(file)
-    return checked
+        contents[file.name] = content
+    return contents
 
 
 def _write_weights(policy, params, folder, dtype: str, shard_bytes: int) -> None:

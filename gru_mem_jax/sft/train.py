@@ -98,16 +98,13 @@ def run(
             {"config": policy.config.to_hf(), "seed": config.seed},
             files=files,
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, content in files.items():
-            (pathlib.Path(scratch) / name).write_bytes(content)
-        export_policy(
-            policy,
-            params,
-            out / POLICY_FOLDER,
-            tokenizer_files=[pathlib.Path(scratch) / name for name in files],
-            agent_settings=agent_settings(config),
-        )
+    export_policy(
+        policy,
+        params,
+        out / POLICY_FOLDER,
+        tokenizer_files=files,
+        agent_settings=agent_settings(config),
+    )
     seconds = time.perf_counter() - started
     progress.done(out, seconds)
     return SFTResult(

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -163,21 +162,17 @@ def _base(run_dir, policy_dir: str | None, identity: Mapping[str, Any]) -> Any:
 def _write_policy(
     policy: Policy, params: Any, out, files: Mapping[str, bytes], card: str, dtype
 ) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = []
-        for name in TOKENIZER_FILES:
-            if name in files and name != "generation_config.json":  # made anew
-                paths.append(pathlib.Path(scratch) / name)
-                paths[-1].write_bytes(files[name])
-        settings = json.loads(files[SETTINGS_FILE])
-        export_policy(
-            policy,
-            params,
-            out,
-            tokenizer_files=paths,
-            dtype=dtype,
-            agent_settings=settings,
-        )
+    tokenizer = {name: files[name] for name in TOKENIZER_FILES if name in files}
+    tokenizer.pop("generation_config.json", None)  # made anew
+    settings = json.loads(files[SETTINGS_FILE])
+    export_policy(
+        policy,
+        params,
+        out,
+        tokenizer_files=tokenizer,
+        dtype=dtype,
+        agent_settings=settings,
+    )
     _write(pathlib.Path(out) / "README.md", card)
 
 

@@ -83,6 +83,16 @@ def test_tokenizer_files_and_settings_come_along(loaded, tmp_path):
     assert names == {"tokenizer.json", "chat_template.jinja", "p"}
 
 
+def test_tokenizer_files_may_be_given_by_their_contents(loaded, tmp_path):
+    files = {"tokenizer.json": b"{}"}
+    export_policy(*loaded, tmp_path / "p", tokenizer_files=files)
+    assert (tmp_path / "p" / "tokenizer.json").read_bytes() == b"{}"
+    with pytest.raises(PolicyError, match="not a tokenizer file; expected"):
+        export_policy(*loaded, tmp_path / "q", tokenizer_files={"../x": b""})
+    assert not (tmp_path / "q").exists()
+    assert not (tmp_path / "x").exists()
+
+
 def test_nothing_is_written_over(loaded, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("kept")
