@@ -91,14 +91,14 @@ def _contents(
     files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes],
 ) -> dict[str, bytes]:
     """Tokenizer files by name, read where they are given as paths."""
+    given = files if isinstance(files, Mapping) else dict.fromkeys(files)
     contents = {}
-    for file in map(pathlib.Path, files):
+    for name, content in given.items():
+        file = pathlib.Path(name)
         if file.name in _OURS or file.name not in SIZE_LIMITS:
             expected = ", ".join(n for n in SIZE_LIMITS if n not in _OURS)
             raise PolicyError(f"{file}: not a tokenizer file; expected {expected}")
-        if isinstance(files, Mapping):
-            content = files[file.name]
-        else:
+        if content is None:
             content = PolicyDir(file.parent).read_bytes(file.name)
         if content is None:
             raise PolicyError(f"{file}: missing")
