@@ -23,8 +23,8 @@ class EngineConfig:
       prefill_tokens: most tokens of one prefill program, padding included.
       prefill_blocks: prompts are read in blocks of these lengths, largest first.
       min_shared_tokens: a prefix shorter than this is computed rather than copied.
-      refill_after: a decode block ends when so many rows have ended; None: one row
-        for each 16 slots, at least one.
+      refill_after: a decode block ends when so many rows have ended, whose slots are
+        then filled together; None: one for each 16 rows at work, at least one.
       max_stop_ids: most stop ids that a request may have.
     """
 
@@ -65,10 +65,12 @@ class EngineConfig:
         need = -(-longest // 64) * 64
         return dataclasses.replace(self, max_length=min(self.max_length, need))
 
-    @property
-    def patience(self) -> int:
-        """Rows that end before a decode block does."""
-        return self.refill_after or max(1, self.slots // 16)
+    def patience(self, active: int) -> int:
+        """How many of the `active` rows end before a decode block does.
+
+        Few rows wait for nobody; of many, some may end before the host looks.
+        """
+        return self.refill_after or max(1, active // 16)
 
     @property
     def decode_attends(self) -> tuple[int, ...]:

@@ -256,8 +256,7 @@ class Engine:
         steps = int(budgets.max())
         if (positions + budgets).max() > attend:
             steps = attend - int(positions.max())
-        # Few rows wait for nobody; of many, some may end before the host looks.
-        limits = [steps, min(config.patience, max(1, len(active) // 16))]
+        limits = [steps, config.patience(len(active))]
         program = self._programs.decode(attend)
         self._cache, result = program(
             self._params, self._cache, rows, np.asarray(limits, np.int32)

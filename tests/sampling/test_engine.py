@@ -291,6 +291,22 @@ def test_a_slot_that_ends_is_refilled_at_once(small):
     assert stats["slot_occupancy"] == 1.0
 
 
+def test_slots_can_be_refilled_together(small):
+    """With refill_after=2 a row that has ended waits for a second one."""
+    requests = [
+        request(random_ids(i, 5), budget=6 + i % 2, seed=i, **SAMPLED)
+        for i in range(12)
+    ]
+    found, blocks = {}, {}
+    for number in (None, 2):
+        engine = small.engine(slots=4, refill_after=number)
+        completions = run_all(engine, requests)
+        found[number] = [completion.ids for completion in completions]
+        blocks[number] = engine.stats()["decode_blocks"]
+    assert found[2] == found[None]
+    assert blocks[2] < blocks[None]
+
+
 def test_ids_beyond_the_tokenizers_rows_pass_through(small):
     class Short(Letters):
         def decode(self, ids):
