@@ -92,7 +92,7 @@ def evaluate_policy(
     return results
 
 
-def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO) -> None:
+def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO, title: str = "") -> None:
     """The table, in the terminal's width; in a pipe as wide as it needs to be."""
     from rich.console import Console
 
@@ -103,4 +103,4 @@ def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO) -> None:
         no_color=not terminal.wants_colour(stream),
         width=None if stream.isatty() else 160,
     )
-    console.print(rich_table(rows))
+    console.print(rich_table(rows, title))

@@ -19,6 +19,7 @@ from gru_mem_jax.errors import InputError
 
 _GIN_FILE = "gin/local_tiny.gin"
 _TITLE = "GRU-Mem quickstart"
+_SUITES = ("before", "evaluation", "long_memory")
 _MADE = ("sft", "spoil", "warm_start", "rl", "policy")
 
 
@@ -45,6 +46,7 @@ class _Plan:
       rl: TrainSettings.
       rl_text: the settings as gin text.
       before, after: held-out questions for the warm start, and for the end.
+      long_memory: more for the end, that need a long memory.
       engine: EngineConfig of the evaluation.
     """
 
@@ -54,6 +56,7 @@ class _Plan:
     rl_text: str
     before: Any
     after: Any
+    long_memory: Any
     engine: Any
 
 
@@ -77,16 +80,16 @@ def run(args: argparse.Namespace) -> int:
         began = time.perf_counter()
         train(plan, out)
         seconds[stage] = time.perf_counter() - began
-    results = [
-        dataclasses.replace(result, stage=stage)
-        for stage, name, suite in (
-            ("warm_start", "warm_start", plan.before),
-            ("rl", "policy", plan.after),
-        )
-        for result in _evaluate(plan, out / name, suite)
-    ]
+    results, long_memory = [], []
+    for stage, name, suite, kept in (
+        ("warm_start", "warm_start", plan.before, results),
+        ("rl", "policy", plan.after, results),
+        ("rl", "policy", plan.long_memory, long_memory),
+    ):
+        for result in _evaluate(plan, out / name, suite):
+            kept.append(dataclasses.replace(result, stage=stage))
     seconds["total"] = time.perf_counter() - started
-    _report(plan, out, results, seconds)
+    _report(plan, out, results, long_memory, seconds)
     return 0
 
 
@@ -121,7 +124,7 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
         min_items=data.min_items,
         max_items=data.max_items,
     )
-    suites = [gin.build_field(name, default) for name in ("before", "evaluation")]
+    suites = [gin.build_field(name, default) for name in _SUITES]
     engine = gin.build_field("evaluation", EngineConfig())
     gin.check_all_read()
     if args.num_questions:
@@ -132,8 +135,7 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
         spoil=spoil,
         rl=rl,
         rl_text=gin.operative_text(),
-        before=suites[0],
-        after=suites[1],
+        **dict(zip(("before", "after", "long_memory"), suites, strict=True)),
         engine=engine,
     )
 
@@ -192,10 +194,15 @@ def _evaluate(plan: _Plan, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
 
 
 def _report(
-    plan: _Plan, out: pathlib.Path, results: list[Any], seconds: dict[str, float]
+    plan: _Plan,
+    out: pathlib.Path,
+    results: list[Any],
+    long_memory: list[Any],
+    seconds: dict[str, float],
 ) -> None:
     from gru_mem_jax.cli import evaluating
     from gru_mem_jax.evaluation.run import write_pages
+    from gru_mem_jax.evaluation.suite import table_rows
     from gru_mem_jax.evaluation.training_figures import plot_training
     from gru_mem_jax.metrics import read_metrics
 
@@ -203,7 +210,8 @@ def _report(
         {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"
     )
     model, data, train = plan.sft.model, plan.sft.data, plan.rl.train
-    suite = plan.after
+    suite, longer = plan.after, plan.long_memory
+    heading = f"A long memory: {longer.min_items} to {longer.max_items} values or keys"
     rows = write_pages(
         out,
         results,
@@ -232,8 +240,14 @@ def _report(
             "seed": plan.sft.seed,
         },
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
+        further={"long_memory_rows": (heading, long_memory)},
     )
-    evaluating.print_rows([row for row in rows if row["task"] == "all"], sys.stdout)
+    for title, printed in (
+        ("", rows),
+        (heading, table_rows(long_memory, evaluating.MIX)),
+    ):
+        mixes = [row for row in printed if row["task"] == "all"]
+        evaluating.print_rows(mixes, sys.stdout, title)
     terminal.note(
         f"{seconds['total']:.0f} s in all; by task: {out / 'report.html'}; try"
     )

@@ -9,8 +9,9 @@ each thing asked, in the order of the question:
     K was that of L L was not yet found              chain
 
 so that what is missing can be seen, and the answer copied, in one glance. The gated
-turn's thought names the keys looked up, until one is found, and quotes that; off
-evidence the update is empty. MemAgent's turn writes the same memory anew each time.
+turn's thought names the keys looked up, until one is found, and quotes that; it is
+empty once nothing is missing. Off evidence the update is empty. MemAgent's turn writes
+the same memory anew each time.
 """
 
 import dataclasses
@@ -90,13 +91,15 @@ def _link(value: str) -> str | None:
 
 
 def thought(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> str:
-    """The keys looked up, with what was found quoted.
+    """The keys looked up, with what was found quoted; nothing once nothing is missing.
 
     Args:
       asked: what the question asks.
       found: facts in memory before the turn.
       new: facts that this chunk adds.
     """
+    if not new and is_complete(asked, found):
+        return ""
     fresh = dict(new)
     parts = []
     for key, target in zip(asked.keys, looked_up(asked, found), strict=True):
@@ -138,8 +141,9 @@ def gated_turn(
     update = bool(new) if says_update is None else says_update
     end = is_complete(asked, after) if says_end is None else says_end
     candidate = f" {memory_text(asked, after)}" if update else ""
+    reason = thought(asked, found, new if claimed is None else claimed)
     return (
-        f"<think> {thought(asked, found, new if claimed is None else claimed)}</think>"
+        f"<think>{' ' if reason else ''}{reason}</think>"
         f"<check>{'yes' if update else 'no'}</check>"
         f"<update>{candidate}</update>"
         f"<next>{'end' if end else 'continue'}</next>"

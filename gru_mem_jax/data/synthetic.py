@@ -2,11 +2,12 @@
 
 After Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language
 Models?", arXiv 2404.06654, with these differences. A value is three words, not a
-number, so that a policy with a small vocabulary can copy it. The question says how
-many codes are wanted, so that a reader knows when it has read enough. A needle never
-crosses a block of `chunk_tokens` words and marks: a tokenizer with one token per word
-and mark, cutting at that size, sees every needle whole; other tokenizers cut where
-they cut.
+number, so that a policy with a small vocabulary can copy it; as RULER's numbers are
+never alike, a wanted value shares no word with another value of its text. The question
+says how many codes are wanted, so that a reader knows when it has read enough. A
+needle never crosses a block of `chunk_tokens` words and marks: a tokenizer with one
+token per word and mark, cutting at that size, sees every needle whole; other tokenizers
+cut where they cut.
 
 single_key: one needle; "Which code belongs to K?"
 multi_key: one needle, and distractors for other keys; the same question.
@@ -25,7 +26,8 @@ import dataclasses
 import hashlib
 import itertools
 import random
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
 
 from gru_mem_jax.data import words
 from gru_mem_jax.data.example import Example
@@ -136,6 +138,7 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     rng = random.Random(f"{config.seed}/{config.split}/{index}")
     task = rng.choices(config.tasks, config.weights or None)[0]
     question, answer, pairs, asked = _draw_task(rng, config, task)
+    wanted = _Wanted(asked, frozenset(" ".join(v for _, v in pairs).split()))
     blocks = _place(rng, config, len(pairs))
     filler = config.filler
     if filler == "mixed":
@@ -146,7 +149,9 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     offset = 0
     for block in range(config.num_chunks):
         evidence = evidence_at.get(block)
-        for sentence, is_evidence in _block(rng, config, task, filler, evidence, asked):
+        for sentence, is_evidence in _block(
+            rng, config, task, filler, evidence, wanted
+        ):
             if is_evidence:
                 spans.append((offset, offset + len(sentence)))
             parts.append(sentence)
@@ -167,6 +172,13 @@ def needle(key: str, value: str) -> str:
     return f"The code for {key} is {value}."
 
 
+class _Wanted(NamedTuple):
+    """The keys of a question, and the words of their values: no distractor has them."""
+
+    keys: frozenset[str]
+    words: frozenset[str]
+
+
 def _draw_task(
     rng: random.Random, config: SyntheticConfig, task: str
 ) -> tuple[str, str, list[tuple[str, str]], frozenset[str]]:
@@ -174,7 +186,7 @@ def _draw_task(
     items = rng.randint(config.min_items, config.max_items)
     if task == "multi_query":
         keys = rng.sample(words.KEYS, items)
-        values = [_draw_value(rng, key, config.split) for key in keys]
+        values = _draw_values(rng, keys, config.split)
         pairs = list(zip(keys, values))
         rng.shuffle(pairs)
         question = f"Which codes belong to {' '.join(keys)}?"
@@ -187,7 +199,7 @@ def _draw_task(
         return question, value, pairs, frozenset((key, target))
     key = rng.choice(words.KEYS)
     if task == "multi_value":
-        values = [_draw_value(rng, key, config.split) for _ in range(items)]
+        values = _draw_values(rng, [key] * items, config.split)
         question = f"Which {' '.join(words.ORDINALS[:items])} codes belong to {key}?"
     else:
         values = [_draw_value(rng, key, config.split)]
@@ -195,9 +207,19 @@ def _draw_task(
     return question, ", ".join(values), [(key, v) for v in values], frozenset((key,))
 
 
-def _draw_value(rng: random.Random, key: str, split: str) -> str:
+def _draw_values(rng: random.Random, keys: Sequence[str], split: str) -> list[str]:
+    values: list[str] = []
+    for key in keys:
+        values.append(_draw_value(rng, key, split, taken=" ".join(values).split()))
+    return values
+
+
+def _draw_value(
+    rng: random.Random, key: str, split: str, taken: Collection[str] = ()
+) -> str:
+    free = [word for word in words.VALUES if word not in taken]
     while True:
-        value = " ".join(rng.sample(words.VALUES, 3))
+        value = " ".join(rng.sample(free, 3))
         if in_split(key, value, split):
             return value
 
@@ -223,13 +245,15 @@ def _block(
     task: str,
     filler: str,
     evidence: tuple[str, str] | None,
-    asked: frozenset[str],
+    wanted: _Wanted,
 ) -> list[tuple[str, bool]]:
     """Sentences of exactly `chunk_tokens` words and marks; which are evidence."""
     needles = []
     if task != "single_key":
         for _ in range(rng.randint(0, config.max_distractors)):
-            needles.append((needle(*_draw_distractor(rng, config, task, asked)), False))
+            needles.append(
+                (needle(*_draw_distractor(rng, config, task, wanted)), False)
+            )
     if evidence is not None:
         needles.append((needle(*evidence), True))
     rng.shuffle(needles)
@@ -243,18 +267,18 @@ def _block(
 
 
 def _draw_distractor(
-    rng: random.Random, config: SyntheticConfig, task: str, asked: frozenset[str]
+    rng: random.Random, config: SyntheticConfig, task: str, wanted: _Wanted
 ) -> tuple[str, str]:
     while True:
         if task == "chain" and rng.random() < 0.5:
             key, target = _draw_link(rng, config.split)
             value = f"that of {target}"
-            if target in asked:
+            if target in wanted.keys:
                 continue
         else:
             key = rng.choice(words.KEYS)
-            value = _draw_value(rng, key, config.split)
-        if key not in asked:
+            value = _draw_value(rng, key, config.split, wanted.words)
+        if key not in wanted.keys:
             return key, value
 
 

@@ -62,6 +62,23 @@ def _template():
     return environment.from_string(source.read_text(encoding="utf-8"))
 
 
+def _table(heading: str, rows: Sequence[Mapping]) -> dict:
+    columns = columns_of(rows)
+    shown = [
+        {
+            "mix": row.get("task") == "all",
+            "cells": [format_cell(row.get(key), kind) for key, _, kind in columns],
+        }
+        for row in rows
+    ]
+    return {
+        "heading": heading,
+        "columns": [{"name": name, "kind": kind} for _, name, kind in columns],
+        "mixes": [row | {"mix": False} for row in shown if row["mix"]],
+        "rows": shown,
+    }
+
+
 def _sample_context(sample: Sample) -> dict:
     turns = [turn for turn in sample.trajectory.turns if turn.kind == "memory"]
     gate = {True: "yes", False: "no", None: "–"}
@@ -93,6 +110,7 @@ def write_report(
     rows: Sequence[Mapping],
     figures: Sequence[tuple[str | os.PathLike, str]],
     samples: Sequence[Sample] = (),
+    further: Sequence[tuple[str, Sequence[Mapping]]] = (),
 ) -> None:
     """Writes one HTML file that needs nothing beside it.
 
@@ -101,24 +119,15 @@ def write_report(
     Args:
       path: of the page.
       title, notes: heading and the lines below it.
-      rows: as `suite.rows` gives them, with "mode", "evidence", "num_chunks" added.
+      rows: of `suite.table_rows`.
       figures: (path of a PNG, caption) pairs.
       samples: loops shown turn by turn.
+      further: (heading, rows) of more tables.
     """
-    columns = columns_of(rows)
-    shown = [
-        {
-            "mix": row.get("task") == "all",
-            "cells": [format_cell(row.get(key), kind) for key, _, kind in columns],
-        }
-        for row in rows
-    ]
     page = _template().render(
         title=title,
         notes=notes,
-        columns=[{"name": heading, "kind": kind} for _, heading, kind in columns],
-        mixes=[row | {"mix": False} for row in shown if row["mix"]],
-        rows=shown,
+        tables=[_table(*table) for table in (("Results", rows), *further)],
         figures=[
             {
                 "data": base64.b64encode(pathlib.Path(file).read_bytes()).decode(),

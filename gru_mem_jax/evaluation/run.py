@@ -71,6 +71,7 @@ def write_pages(
     notes: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     pictures: Sequence[tuple[str | os.PathLike, str]] = (),
+    further: Mapping[str, tuple[str, Sequence[SetResult]]] | None = None,
 ) -> list[dict]:
     """Writes results.json, memory.png, trace.png and report.html into a folder.
 
@@ -81,6 +82,8 @@ def write_pages(
       title, notes: of the report.
       extra: more entries of results.json.
       pictures: more (PNG, caption) pairs for the report.
+      further: more results, in tables of their own: name of the rows in results.json
+        to (heading, results); no picture shows them.
 
     Returns:
       The table's rows.
@@ -106,6 +109,10 @@ def write_pages(
         )
         caption = f"One loop: {traced.example.question}"
         shown.append((folder / "trace.png", caption))
+    more = {
+        name: (heading, table_rows(others, mix))
+        for name, (heading, others) in (further or {}).items()
+    }
     write_report(
         folder / "report.html",
         title=title,
@@ -113,8 +120,10 @@ def write_pages(
         rows=rows,
         figures=[*shown, *pictures],
         samples=_samples(last),
+        further=tuple(more.values()),
     )
     results_json = {**(extra or {}), "rows": rows}
+    results_json |= {name: others for name, (_, others) in more.items()}
     text = json.dumps(results_json, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     return rows

@@ -38,7 +38,7 @@ class SyntheticSuite:
     num_questions: int = 32
     chunk_tokens: int = 64
     min_items: int = 2
-    max_items: int = 3
+    max_items: int = 4
     seed: int = 1000
 
     def __post_init__(self):

@@ -28,6 +28,7 @@ SMALL = (
     "evaluation/EngineConfig.slots=2",
     "before/SyntheticSuite.contexts=(('uniform', 4),)",
     "evaluation/SyntheticSuite.contexts=(('uniform', 4),)",
+    "long_memory/SyntheticSuite.contexts=(('uniform', 6),)",
 )
 
 
@@ -76,6 +77,17 @@ def test_results(finished):
         assert row["seconds"] > 0
         for name in ("exact", "update_on_evidence", "update_off_evidence"):
             assert row[name] is None or 0 <= row[name] <= 1
+    longer = results["long_memory_rows"]
+    assert [
+        (row["task"], row["num_chunks"], row["num_questions"]) for row in longer
+    ] == [
+        ("all", 6, 2),
+        ("multi_value", 6, 1),
+        ("multi_query", 6, 1),
+    ] * 3
+    assert "A long memory: 4 to 6 values or keys" in (
+        finished / "report.html"
+    ).read_text(encoding="utf-8")
 
 
 def test_pages(finished):

@@ -56,12 +56,14 @@ def test_memory(asked, found, memory):
     [
         (ONE, (), (), "oak"),
         (ONE, (), (OAK,), "oak is gold wool zinc"),
+        (ONE, (OAK,), (), ""),
         (TWO, (), (), "oak fir yew"),
         (TWO, (OAK,), (FIR,), "oak fir is silk coin bell"),
         (VALUES, (OAK,), (OAK_AGAIN,), "oak is ruby teal lens"),
         (CHAIN, (), (LINK,), "oak is that of fir"),
         (CHAIN, (LINK,), (), "oak that of fir"),
         (CHAIN, (LINK,), (FIR,), "oak that of fir is silk coin bell"),
+        (CHAIN, (LINK, FIR), (), ""),
     ],
 )
 def test_thought(asked, found, new, thought):
@@ -74,6 +76,10 @@ def test_gated_turns_parse_and_say_what_is_due():
     assert turn.memory.strip() == oracle.memory_text(TWO, (OAK, FIR))
     turn = parse_memory_turn(oracle.gated_turn(ONE, (), (OAK,)))
     assert (turn.update, turn.exit) == (True, True)
+    text = oracle.gated_turn(ONE, (OAK,), ())
+    assert text.startswith("<think></think><check>no</check><update></update>")
+    turn = parse_memory_turn(text)
+    assert (turn.well_formed, turn.update, turn.exit) == (True, False, True)
     text = oracle.gated_turn(ONE, (), ())
     assert "<update></update>" in text
     turn = parse_memory_turn(text)

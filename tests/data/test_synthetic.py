@@ -58,6 +58,9 @@ def test_spans_hold_the_needles_and_blocks_hold_them_whole(config, index):
     assert not {key for key, _ in others} & {key for key, _ in facts}
     for key, value in oracle.facts_in(example.document):
         assert in_split(key, value, config.split)
+    wanted = [w for _, value in facts for w in value.split() if w in words.VALUES]
+    assert len(set(wanted)) == len(wanted)
+    assert not set(wanted) & {w for _, value in others for w in value.split()}
 
 
 def test_a_pair_is_in_one_split_and_a_tenth_is_held_out():
@@ -72,9 +75,9 @@ def test_the_first_example_is_what_it_always_was():
     config = SyntheticConfig(tasks=("multi_query",), split="test", num_chunks=4)
     example = generate(config, 1)
     assert example.question == "Which codes belong to olive oak?"
-    assert example.answers == ("pencil crown ebony, velvet spindle cradle",)
+    assert example.answers == ("pencil crown ebony, fender hinge fiddle",)
     assert example.evidence[0][1] - example.evidence[0][0] == len(
-        "The code for oak is velvet spindle cradle."
+        "The code for oak is fender hinge fiddle."
     )
 
 
