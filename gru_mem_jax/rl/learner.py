@@ -3,9 +3,14 @@
     state = learner.init(params)
     old   = [learner.score(params, rows) for rows in batches]      before the update
     carry = learner.begin()
-    for rows, (logprobs, _) in zip(batches, old):
-        carry = learner.accumulate(state.params, frozen, carry, rows, logprobs, ref, n)
+    for rows, score in zip(batches, old):
+        carry = learner.accumulate(
+            state.params, frozen, carry, rows, score.logprobs, ref, n
+        )
     state, carry, report = learner.apply(state, carry)
+
+Where state.params are those that sampled (one optimiser step to a batch, on policy),
+the first pass is not needed: `accumulate` takes None for the old logprobs.
 
 Every function has explicit shardings and can be lowered on abstract arguments: how a
 run is planned for devices that nobody holds.
@@ -74,10 +79,18 @@ class TrainState:
 
 
 class Carry(NamedTuple):
-    """What micro-batches add up: gradients, float32, and sums to report."""
+    """What micro-batches add up: gradients, float32, and what is reported.
+
+    Attributes:
+      grads: as the trained params.
+      sums: of `dapo_objective`, and "loss".
+      gap, largest_gap: as of `Score`, under the params that the gradient is of.
+    """
 
     grads: Any
     sums: dict[str, TokenSum]
+    gap: TokenSum
+    largest_gap: jax.Array
 
 
 class Report(NamedTuple):
@@ -125,9 +138,10 @@ class Learner:
       freeze: params -> frozen.
       score: (params, rows) -> Score, under any full params.
       begin: () -> Carry of zeros.
-      accumulate: (state.params, frozen, carry, rows, old_logprobs, ref_logprobs or
-        None, count) -> Carry; count is the number of sampled tokens of the whole
-        optimiser step, float32 []. The carry is donated.
+      accumulate: (state.params, frozen, carry, rows, old_logprobs or None,
+        ref_logprobs or None, count) -> Carry; None for the old ones: they are those of
+        state.params. count is the number of sampled tokens of the whole optimiser
+        step, float32 []. The carry is donated.
       apply: (state, carry) -> (state, Carry of zeros, Report). Both are donated.
       policy_params: (state.params, frozen, dtype) -> full params in new arrays.
     """
@@ -252,24 +266,28 @@ def make_learner(
 
     def loss(trained, frozen, rows, old_logprobs, ref_logprobs, count):
         logprobs, entropy = logprobs_of(full(trained, frozen), rows)
+        fixed = jax.lax.stop_gradient(logprobs)
         total, sums = dapo_objective(
             logprobs,
-            old_logprobs,
+            fixed if old_logprobs is None else old_logprobs,
             rows.advantages,
             rows.completion_mask,
             objective,
             ref_logprobs=ref_logprobs,
             entropy=entropy,
         )
-        return total.total / count, sums | {"loss": total}
+        gap = logprob_gap(fixed, rows.sampler_logprobs, rows.completion_mask)
+        return total.total / count, (sums | {"loss": total}, *gap)
 
     def accumulate(
         trained, frozen, carry, rows, old_logprobs, ref_logprobs, count
     ) -> Carry:
-        grads, sums = jax.grad(loss, has_aux=True)(
+        grads, (sums, gap, largest) = jax.grad(loss, has_aux=True)(
             trained, frozen, rows, old_logprobs, ref_logprobs, count
         )
-        return Carry(*jax.tree.map(jnp.add, carry, Carry(grads, sums)))
+        largest = jnp.maximum(carry.largest_gap, largest)
+        added = jax.tree.map(jnp.add, carry[:3], (grads, sums, gap))
+        return Carry(*added, largest)
 
     def begin() -> Carry:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), carry_shapes)
@@ -302,9 +320,9 @@ def make_learner(
         return jax.tree.map(lambda x: jnp.array(x, dtype), params)
 
     beta = objective.beta > 0
-    sums_shapes = _sum_shapes(loss, trained_shapes, full_shapes, adapted, beta)
-    carry_shapes = Carry(trained_shapes, sums_shapes)
-    carry_at = Carry(trained_at, jax.tree.map(lambda _: everywhere, sums_shapes))
+    reported = _reported_shapes(loss, trained_shapes, full_shapes, adapted, beta)
+    carry_shapes = Carry(trained_shapes, *reported)
+    carry_at = Carry(trained_at, *jax.tree.map(lambda _: everywhere, reported))
     ref_at = rows_at if beta else None
     return Learner(
         policy=policy,
@@ -346,8 +364,8 @@ def host_count(batches: list[PackedRows]) -> np.ndarray:
     return np.float32(sum(float(np.sum(rows.completion_mask)) for rows in batches))
 
 
-def _sum_shapes(loss, trained, full, adapted: bool, beta: bool) -> dict[str, TokenSum]:
-    """Shapes of what the loss reports."""
+def _reported_shapes(loss, trained, full, adapted: bool, beta: bool) -> tuple:
+    """Shapes of what the loss reports: a carry's but for the gradients."""
     rows = _abstract_rows((1, 2))
     real = rows.advantages
     reference = real if beta else None

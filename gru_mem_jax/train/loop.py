@@ -8,7 +8,7 @@ repeats, bit for bit, what the killed one would have done.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,7 @@ from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.metrics import MetricsWriter
 from gru_mem_jax.rl.batching import Conversation, PackedRows, mini_batches, pack
-from gru_mem_jax.rl.learner import Learner, Report, Score, host_count
+from gru_mem_jax.rl.learner import Carry, Learner, Report, Score, host_count
 from gru_mem_jax.rl.rollout import learnable
 from gru_mem_jax.rl.rollout_files import load_rollouts, save_rollouts
 from gru_mem_jax.run_folder import RunFolder
@@ -148,16 +148,15 @@ class Loop:
         batches = self._pack(turns)
         with self._stage("score"):
             old, reference = self._scores(batches)
-        gaps = [(score.gap, score.largest_gap) for part in old for score in part]
-        columns |= columns_of.gap_metrics(gaps)
-        check_gap(columns, self._config.logprob_gap_limit, step)
+        if old is not None or not batches:
+            columns |= self._gap([score for part in old or () for score in part])
         behaviour = None
         if self._config.overlap:
             behaviour = self._policy_params()
             self._begin_next(step + 1, batch.position, behaviour)
         with self._stage("update"):
-            state, reports = self._update(batches, old, reference)
-        columns |= columns_of.update_metrics(reports)
+            state, reports, gap = self._update(batches, old, reference)
+        columns |= columns_of.update_metrics(reports) | gap
         columns["skipped"] = int(state.skipped)
         self.at = Progress(
             step=step, state=state, position=batch.position, behaviour=behaviour
@@ -215,30 +214,48 @@ class Loop:
         parts = mini_batches(turns, count)
         return [pack(part, self._parts.learner.packing) for part in parts]
 
-    def _scores(self, batches) -> tuple[list[list[Score]], list[list[Any]]]:
-        """Of the policy that sampled, and the reference's logprobs."""
-        parts = self._parts
-        behaviour = self.at.behaviour
-        if behaviour is None:
-            behaviour = self._full_params()
+    def _scores(self, batches) -> tuple[list[list[Score]] | None, list[list[Any]]]:
+        """Of the policy that sampled, and the reference's logprobs.
 
-        def under(params: Any, pick: Callable[[Score], Any]) -> list[list[Any]]:
-            return [[pick(self._scored(params, rows)) for rows in p] for p in batches]
+        The first is None where the only update is of that very policy, and so brings
+        its logprobs along.
+        """
+        behaviour, reference = self.at.behaviour, self._parts.reference
 
-        old = under(behaviour, lambda score: score)
-        if parts.reference is None:
+        def under(params: Any) -> list[list[Score]]:
+            return [[self._scored(params, rows) for rows in part] for part in batches]
+
+        old = None
+        if behaviour is not None or len(batches) > 1:
+            old = under(self._full_params() if behaviour is None else behaviour)
+        if reference is None:
             return old, [[None] * len(part) for part in batches]
-        return old, under(parts.reference, lambda score: score.logprobs)
+        scores = under(reference)
+        return old, [[score.logprobs for score in part] for part in scores]
+
+    def _gap(self, scores: Sequence[Score | Carry]) -> dict[str, Any]:
+        """Columns of the distance to the sampler, which must be within its limit."""
+        gaps = [(score.gap, score.largest_gap) for score in scores]
+        columns = columns_of.gap_metrics(gaps)
+        check_gap(columns, self._config.logprob_gap_limit, self.at.step + 1)
+        return columns
 
     def _scored(self, params: Any, rows: PackedRows) -> Score:
         self._look()
         return jax.block_until_ready(self._parts.learner.score(params, rows))
 
-    def _update(self, batches, old, reference) -> tuple[Any, list[Report]]:
+    def _update(
+        self, batches, old, reference
+    ) -> tuple[Any, list[Report], dict[str, Any]]:
+        """The new state, what each optimiser step did, and the gap if `old` is None."""
         learner, state, reports = self._parts.learner, self.at.state, []
+        gap: dict[str, Any] = {}
         carry = learner.begin() if batches else None
-        for part, scores, references in zip(batches, old, reference, strict=True):
+        for number, (part, references) in enumerate(
+            zip(batches, reference, strict=True)
+        ):
             count = host_count(part)
+            scores = [None] * len(part) if old is None else old[number]
             for rows, score, ref in zip(part, scores, references, strict=True):
                 if not reports:  # later the state is no longer that of a whole step
                     self._look()
@@ -248,14 +265,16 @@ class Loop:
                     self._parts.frozen,
                     carry,
                     rows,
-                    score.logprobs,
+                    None if score is None else score.logprobs,
                     ref,
                     count,
                 )
                 jax.block_until_ready(carry)
+            if old is None:
+                gap = self._gap([carry])
             state, carry, report = learner.apply(state, carry)
             reports.append(jax.device_get(report))
-        return state, reports
+        return state, reports, gap
 
     def _check_skipped(self) -> None:
         in_a_row = int(self.at.state.skipped_in_a_row)

@@ -260,6 +260,32 @@ def test_scores_report_the_gap_to_the_sampler(base, params):
     assert float(base.score(params, exact).largest_gap) == 0
 
 
+def test_on_policy_the_old_logprobs_come_along(base, params, reference):
+    """None for the old logprobs is what `score` says of the same params."""
+    batches = pack(some_conversations(), base.packing)
+    assert len(batches) > 1
+    trained, frozen = base.init(params).params, base.freeze(params)
+    scores = [base.score(params, rows) for rows in batches]
+    carries = []
+    for olds in ([score.logprobs for score in scores], [None] * len(batches)):
+        carry = base.begin()
+        for rows, old in zip(batches, olds, strict=True):
+            ref = base.score(base.put(reference), rows).logprobs
+            carry = base.accumulate(
+                trained, frozen, carry, rows, old, ref, host_count(batches)
+            )
+        carries.append(carry)
+    given, own = carries
+    assert_close(own.grads, given.grads)
+    assert float(own.sums["ratio"].total) == float(own.sums["ratio"].count)
+    assert float(own.sums["clip_low"].total + own.sums["clip_high"].total) == 0
+    for carry in carries:
+        gap = sum((score.gap for score in scores[1:]), start=scores[0].gap)
+        assert carry.gap.value() == pytest.approx(gap.value(), rel=1e-5)
+        largest = max(float(score.largest_gap) for score in scores)
+        assert float(carry.largest_gap) == pytest.approx(largest, rel=1e-5)
+
+
 def test_programs_lower_without_weights_for_a_mesh(base):
     learner = make_learner(
         POLICY, OBJECTIVE, CONFIG, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))

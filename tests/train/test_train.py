@@ -13,6 +13,7 @@ import gru_mem_jax
 from gru_mem_jax.agent.records import trajectory_from_dict
 from gru_mem_jax.rl.lora import LoraConfig
 from gru_mem_jax.rl.rewards import RewardConfig
+from gru_mem_jax.train.loop import Loop
 
 DOCS = pathlib.Path(gru_mem_jax.__file__).parents[1] / "docs"
 LEARNING = quick_settings(
@@ -36,6 +37,33 @@ def test_a_run_learns_what_is_rewarded(unbroken):
         assert row["ratio"] == pytest.approx(1, abs=0.2)
     rates = [row["learning_rate"] for row in rows[:2]]
     assert rates == pytest.approx([0.03, 0.03])  # the second of 2 warm-up steps
+
+
+def test_one_optimiser_step_needs_no_pass_of_its_own(make_run, monkeypatch):
+    """With one optimiser step the old logprobs are those of the update itself."""
+    settings = changed(
+        quick_settings(num_steps=1, eval_every=0),
+        learner={"optimizer_steps_per_batch": 1},
+    )
+    run = make_run()
+    run(settings)
+    (row,) = run.rows()
+    assert (row["ratio"], row["clipped"]) == (1.0, 0.0)
+    assert 0 < row["logprob_gap"] < row["largest_logprob_gap"] < 1e-4
+    scores = Loop._scores
+
+    def both(loop, batches):
+        params = loop._full_params()
+        old = [[loop._scored(params, rows) for rows in part] for part in batches]
+        return old, scores(loop, batches)[1]
+
+    monkeypatch.setattr(Loop, "_scores", both)
+    other = make_run()
+    other(settings)
+    (expected,) = other.rows()
+    assert set(row) == set(expected)
+    for name in ("loss", "grad_norm", "kl", "logprob_gap"):
+        assert row[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-7), name
 
 
 def test_every_column_is_documented(unbroken):

@@ -204,11 +204,17 @@ def test_another_tokenizer_is_refused(begun, make_run, policy_dir, tmp_path):
 # Faults in a run
 
 
-def test_a_sampler_with_stale_weights_stops_the_run(make_run, monkeypatch):
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_sampler_with_stale_weights_stops_the_run(make_run, monkeypatch, steps):
+    """Before the update, whether the learner's logprobs have a pass of their own."""
     run = make_run()
+    settings = changed(
+        quick_settings(save_every=1, eval_every=0),
+        learner={"optimizer_steps_per_batch": steps},
+    )
     monkeypatch.setattr(Engine, "set_params", _only_once(Engine.set_params))
     with pytest.raises(RunError, match=r"step 2: .* above logprob_gap_limit 0.0001"):
-        run(quick_settings(save_every=1, eval_every=0))
+        run(settings)
     assert [row["step"] for row in run.rows()] == [1]
     assert run.saved(1)
 
