@@ -54,9 +54,13 @@ def test_killed_at_each_place_of_a_save(tmp_path):
 
 
 def wait_for_a_new_row(path, process) -> None:
-    """Until the file of rows is another than it was, or the process has ended."""
+    """Until the file of rows is another than it was, or the process has ended.
+
+    At most a minute: a life that is cut short before its first row is one, too.
+    """
     before = path.read_bytes() if path.exists() else b""
-    while process.exitcode is None:
+    end = time.monotonic() + 60
+    while process.exitcode is None and time.monotonic() < end:
         if path.exists() and path.read_bytes() != before:
             return
         time.sleep(0.005)

@@ -25,17 +25,35 @@ def start(run, programs, *kill, signum=signal.SIGKILL):
     )
 
 
-@pytest.mark.slow
-def test_killed_at_five_places_and_continued(make_run, unbroken, compiled_programs):
+FIVE_PLACES = (
+    ("sampling", "8"),
+    ("updating", "3"),
+    ("saving", "1"),
+    ("writing", "2"),
+    ("evaluating", "1"),
+)
+MORE_PLACES = (
+    ("sampling", "2"),
+    ("updating", "1"),
+    ("writing", "1"),
+    ("evaluating", "2"),
+    ("saving", "2"),
+    ("sampling", "3"),
+    ("updating", "2"),
+)
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(FIVE_PLACES, id="five"),
+        pytest.param(MORE_PLACES, id="more", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_continued(make_run, unbroken, compiled_programs, kills):
     """One run, killed while sampling, updating, saving, writing a row, evaluating."""
     other, run = unbroken(quick_settings()), make_run()
-    for kill in (
-        ("sampling", "8"),
-        ("updating", "3"),
-        ("saving", "1"),
-        ("writing", "2"),
-        ("evaluating", "1"),
-    ):
+    for kill in kills:
         process = start(run, compiled_programs, *kill)
         assert process.returncode == -signal.SIGKILL, process.stderr
     process = start(run, compiled_programs)
