@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import scripted_ask
 
@@ -100,3 +101,14 @@ def without_times(document: dict) -> dict:
     """A trajectory without what differs from run to run."""
     turns = [{k: v for k, v in t.items() if k != "seconds"} for t in document["turns"]]
     return {**document, "turns": turns, "seconds": None}
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def turns_in(path) -> int:
+    return len(json.loads(path.read_text())["turns"]) if path.exists() else 0
