@@ -13,16 +13,20 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gru_mem_jax.agent.validation import check_choice
 from gru_mem_jax.data import files
 from gru_mem_jax.data.example import Example, Scoring
-from gru_mem_jax.data.paragraphs import Paragraph, Pool, Span, check_shape, compose
-from gru_mem_jax.data.scoring import SCORERS
+from gru_mem_jax.data.paragraphs import (
+    Paragraph,
+    ParagraphSource,
+    Pool,
+    Span,
+    compose,
+)
 from gru_mem_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HotpotQASource:
+class HotpotQASource(ParagraphSource):
     """HotpotQA's questions, in an order of its own in every epoch.
 
     The file is read when the first example is asked for, once. A document's other
@@ -32,22 +36,12 @@ class HotpotQASource:
     Attributes:
       path: of an official JSON file, with the paragraphs of the distractor setting.
       paragraphs: of a document. If fewer than the record has, those with evidence stay.
-      seed: of the orders and of what is drawn.
-      form: how paragraphs are written, see `paragraphs.compose`.
+      seed, form: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
         what it is evaluated with, "exact" and "f1" are HotpotQA's own.
     """
 
-    path: str
-    paragraphs: int = 200
-    seed: int = 0
-    form: str = "numbered"
     scoring: Scoring = "equivalent"
-
-    def __post_init__(self):
-        files.check_source(self.path, self.seed)
-        check_shape(self.paragraphs, self.form)
-        check_choice("scoring", self.scoring, tuple(SCORERS))
 
     def example(self, position: int) -> Example:
         """The example at a position.

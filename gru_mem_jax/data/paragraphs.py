@@ -1,11 +1,15 @@
 """Long documents of many short paragraphs, some of which hold the answer."""
 
 import collections
+import dataclasses
 import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from gru_mem_jax.agent.validation import check_choice, check_int
+from gru_mem_jax.data import files
+from gru_mem_jax.data.example import Scoring
+from gru_mem_jax.data.scoring import SCORERS
 
 Form = Literal["numbered", "plain"]
 FORMS: tuple[Form, ...] = ("numbered", "plain")
@@ -26,10 +30,29 @@ class Paragraph(NamedTuple):
     evidence: tuple[Span, ...] = ()
 
 
-def check_shape(paragraphs: int, form: str) -> None:
-    """Raises InputError unless a document can have this shape."""
-    check_int("paragraphs", paragraphs, 1, 1 << 20)
-    check_choice("form", form, FORMS)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParagraphSource:
+    """Settings of a source whose documents are made of a file's paragraphs.
+
+    Attributes:
+      path: of an official JSON file.
+      paragraphs: of a document.
+      seed: of the orders and of what is drawn.
+      form: how paragraphs are written, see `compose`.
+      scoring: of the answers, see `data.scoring`.
+    """
+
+    path: str
+    paragraphs: int = 200
+    seed: int = 0
+    form: str = "numbered"
+    scoring: Scoring = "exact"
+
+    def __post_init__(self):
+        files.check_source(self.path, self.seed)
+        check_int("paragraphs", self.paragraphs, 1, 1 << 20)
+        check_choice("form", self.form, FORMS)
+        check_choice("scoring", self.scoring, tuple(SCORERS))
 
 
 class Pool:

@@ -13,41 +13,32 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from gru_mem_jax.agent.validation import check_choice
 from gru_mem_jax.data import files
-from gru_mem_jax.data.example import Example, Scoring
-from gru_mem_jax.data.paragraphs import Paragraph, Pool, Span, check_shape, compose
-from gru_mem_jax.data.scoring import SCORERS
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.paragraphs import (
+    Paragraph,
+    ParagraphSource,
+    Pool,
+    Span,
+    compose,
+)
 from gru_mem_jax.errors import InputError
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SQuADSource:
+class SQuADSource(ParagraphSource):
     """SQuAD's answerable questions, in an order of its own in every epoch.
 
     Evidence is the sentence that holds the first gold answer, or the sentences that it
     lies in. The file is read when the first example is asked for, once.
 
     Attributes:
-      path: of an official JSON file.
       paragraphs: of a document; all but one are of other articles.
-      seed: of the orders and of what is drawn.
-      form: how paragraphs are written, see `paragraphs.compose`.
       scoring: of the answers: "exact" and "f1" are SQuAD's own.
+      path, seed, form: see `ParagraphSource`.
     """
-
-    path: str
-    paragraphs: int = 200
-    seed: int = 0
-    form: str = "numbered"
-    scoring: Scoring = "exact"
-
-    def __post_init__(self):
-        files.check_source(self.path, self.seed)
-        check_shape(self.paragraphs, self.form)
-        check_choice("scoring", self.scoring, tuple(SCORERS))
 
     def example(self, position: int) -> Example:
         """The example at a position.
