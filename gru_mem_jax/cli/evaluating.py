@@ -79,14 +79,22 @@ def evaluate_policy(
     with bar:
         task = bar.add_task("", total=count_turns(sets, modes))
 
-        def on_set(item: "QuestionSet", mode: str) -> None:
-            text = f"{mode} · {item.task} · {item.num_chunks} chunks, {item.evidence}"
+        def on_sets(group: "Sequence[QuestionSet]", mode: str) -> None:
+            first, tasks = group[0], ", ".join(item.task for item in group)
+            text = f"{mode} · {tasks} · {first.num_chunks} chunks, {first.evidence}"
             bar.update(task, description=text)
             if bar.disable:
                 terminal.note(text)
 
         results = evaluate(
-            engine, encoder, config, sets, modes, on_set, lambda: bar.advance(task)
+            engine,
+            encoder,
+            config,
+            sets,
+            modes,
+            on_sets,
+            lambda: bar.advance(task),
+            together=MIX,
         )
         bar.update(task, completed=count_turns(sets, modes))
     return results

@@ -12,7 +12,7 @@ from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.evaluation import figures
 from gru_mem_jax.evaluation.report import Sample, write_report
-from gru_mem_jax.evaluation.suite import QuestionSet, SetResult, run_set, table_rows
+from gru_mem_jax.evaluation.suite import QuestionSet, SetResult, run_sets, table_rows
 
 CONTEXT_TITLES = {
     "uniform": "evidence anywhere",
@@ -26,10 +26,11 @@ def evaluate(
     config: AgentConfig,
     sets: Sequence[QuestionSet],
     modes: Sequence[str],
-    on_set: Callable[[QuestionSet, str], None] = lambda questions, mode: None,
+    on_sets: Callable[[Sequence[QuestionSet], str], None] = lambda sets, mode: None,
     on_turn: Callable[[], None] = lambda: None,
+    together: Sequence[str] = (),
 ) -> list[SetResult]:
-    """Runs every set in every mode, one after the other.
+    """Runs every set in every mode.
 
     Args:
       generator: warm, so that seconds count no compilation.
@@ -37,8 +38,10 @@ def evaluate(
       config: of the agent; its mode is replaced by each of `modes`.
       sets: questions.
       modes: of the agent.
-      on_set: called before each run.
+      on_sets: called before each run.
       on_turn: called after each turn.
+      together: tasks whose sets run as one for each context and mode, so that slots
+        that one leaves are filled by the next; the others run one after the other.
 
     Returns:
       Results in the order of a table: by context, then mode, then task.
@@ -48,12 +51,12 @@ def evaluate(
     for context in contexts:
         for mode in modes:
             mode_config = dataclasses.replace(config, mode=mode)
-            for item in sets:
-                if (item.evidence, item.num_chunks) == context:
-                    on_set(item, mode)
-                    results.append(
-                        run_set(generator, encoder, mode_config, item, on_turn)
-                    )
+            chosen = [s for s in sets if (s.evidence, s.num_chunks) == context]
+            mixed = [item for item in chosen if item.task in together]
+            alone = [[item] for item in chosen if item.task not in together]
+            for group in filter(None, [mixed, *alone]):
+                on_sets(group, mode)
+                results += run_sets(generator, encoder, mode_config, group, on_turn)
     return results
 
 

@@ -1,6 +1,7 @@
 """Runs sets of questions through the loop in several modes and tabulates the rest."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -106,7 +107,7 @@ class SetResult:
     Attributes:
       questions, mode: what was run.
       outcomes, trajectories: one each per question, in the questions' order.
-      seconds: wall-clock of the whole set.
+      seconds: wall-clock of the whole set; its share where sets ran together.
       stage: of training that the policy is from, where several are compared.
     """
 
@@ -118,6 +119,73 @@ class SetResult:
     stage: str | None = None
 
 
+def run_sets(
+    generator: Generator,
+    encoder: Encoder,
+    config: AgentConfig,
+    sets: Sequence[QuestionSet],
+    on_turn: Callable[[], None] = lambda: None,
+) -> list[SetResult]:
+    """Answers all questions of some sets together, all of the generator's slots busy.
+
+    A set's seconds are its share of the wall-clock: as its turns' part of the time that
+    all turns had slots for.
+
+    Args:
+      generator: e.g. a warm `sampling.engine.Engine`; compile time counts otherwise.
+      encoder: the policy's tokenizer.
+      config: mode, chunk size, budgets and sampling of every loop.
+      sets: the sets; their questions take turns in the queue.
+      on_turn: called after each turn, for progress bars.
+    """
+    builder = PromptBuilder(encoder, config.prompt)
+    by_set = [
+        [
+            Recurrence(
+                builder,
+                config,
+                example.question,
+                example.document,
+                trajectory_id=index,
+            )
+            for index, example in enumerate(questions.examples)
+        ]
+        for questions in sets
+    ]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_set))
+    start = time.perf_counter()
+    for _ in driver.run(generator, [r for r in in_turn if r is not None]):
+        on_turn()
+    seconds = time.perf_counter() - start
+    held = [
+        sum(turn.seconds for r in recurrences for turn in r.trajectory.turns)
+        for recurrences in by_set
+    ]
+    results = []
+    for questions, recurrences, own in zip(sets, by_set, held, strict=True):
+        trajectories = tuple(recurrence.trajectory for recurrence in recurrences)
+        share = own / sum(held) if sum(held) else 1 / len(sets)
+        results.append(
+            SetResult(
+                questions=questions,
+                mode=config.mode,
+                outcomes=tuple(
+                    outcome(
+                        example,
+                        trajectory,
+                        *labels(example, encoder, config.chunk_size),
+                    )
+                    for example, trajectory in zip(
+                        questions.examples, trajectories, strict=True
+                    )
+                ),
+                trajectories=trajectories,
+                seconds=share * seconds,
+            )
+        )
+    return results
+
+
 def run_set(
     generator: Generator,
     encoder: Encoder,
@@ -125,48 +193,14 @@ def run_set(
     questions: QuestionSet,
     on_turn: Callable[[], None] = lambda: None,
 ) -> SetResult:
-    """Answers all questions of a set, all of the generator's slots busy.
-
-    Args:
-      generator: e.g. a warm `sampling.engine.Engine`; compile time counts otherwise.
-      encoder: the policy's tokenizer.
-      config: mode, chunk size, budgets and sampling of every loop.
-      questions: the set.
-      on_turn: called after each turn, for progress bars.
-    """
-    builder = PromptBuilder(encoder, config.prompt)
-    recurrences = [
-        Recurrence(
-            builder,
-            config,
-            example.question,
-            example.document,
-            trajectory_id=index,
-        )
-        for index, example in enumerate(questions.examples)
-    ]
-    start = time.perf_counter()
-    for _ in driver.run(generator, recurrences):
-        on_turn()
-    seconds = time.perf_counter() - start
-    trajectories = tuple(recurrence.trajectory for recurrence in recurrences)
-    outcomes = tuple(
-        outcome(example, trajectory, *labels(example, encoder, config.chunk_size))
-        for example, trajectory in zip(questions.examples, trajectories, strict=True)
-    )
-    return SetResult(
-        questions=questions,
-        mode=config.mode,
-        outcomes=outcomes,
-        trajectories=trajectories,
-        seconds=seconds,
-    )
+    """Answers all questions of one set; see `run_sets`."""
+    return run_sets(generator, encoder, config, [questions], on_turn)[0]
 
 
 def table_rows(results: Sequence[SetResult], mix: Sequence[str]) -> list[dict]:
     """A row per set, and before each stage's, context's and mode's one over the mix.
 
-    The sets ran one after the other, so the mix took the sum of their seconds.
+    A set's seconds are its own or its share, so the mix took the sum of them.
 
     Args:
       results: in the order of the table.

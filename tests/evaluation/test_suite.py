@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import time
 
 import pytest
 
@@ -125,6 +126,31 @@ def test_an_oracle_has_perfect_figures(results):
     mix = rows[0]
     assert mix["num_questions"] == 8
     assert mix["seconds"] == pytest.approx(rows[1]["seconds"] + rows[2]["seconds"])
+
+
+def test_sets_that_run_together_share_the_time(results):
+    """The same answers, one run for each mode, its wall-clock divided."""
+    groups, sets = [], list(question_sets(("single_key", "multi_query", "chain")))
+    begun = time.perf_counter()
+    together = run.evaluate(
+        oracle_generator(capacity=3, shuffle_seed=1),
+        ENCODER,
+        CONFIG,
+        sets,
+        suite.MODES,
+        on_sets=lambda group, mode: groups.append([s.task for s in group]),
+        together=("single_key", "multi_query"),
+    )
+    passed = time.perf_counter() - begun
+    assert groups == [["single_key", "multi_query"], ["chain"]] * 3
+    assert [r.questions.task for r in together[:3]] == [s.task for s in sets]
+    alone = {(r.mode, r.questions.task): r for r in results}
+    for result in together:
+        assert 0 < result.seconds < passed
+        other = alone.get((result.mode, result.questions.task))
+        if other is not None:
+            assert result.outcomes == other.outcomes
+    assert sum(result.seconds for result in together) < passed
 
 
 def test_pages(results, tmp_path):
