@@ -193,6 +193,11 @@ def _evaluate(plan: _Plan, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
     return evaluating.evaluate_policy(str(policy_dir), config, plan.engine, sets, MODES)
 
 
+def _spent(seconds: float) -> str:
+    """A stage that was there already took no time."""
+    return f"{seconds:.0f} s" if seconds >= 1 else "there before"
+
+
 def _report(
     plan: _Plan,
     out: pathlib.Path,
@@ -228,8 +233,9 @@ def _report(
             f"{train.group_size} rollouts. Questions have key-value pairs that "
             f"training never saw; multi value and multi query ask for "
             f"{suite.min_items} to {suite.max_items}.",
-            f"Warm start {seconds['warm_start']:.0f} s, reinforcement learning "
-            f"{seconds['rl']:.0f} s, all {seconds['total']:.0f} s. Ratios in percent; "
+            f"Warm start: {_spent(seconds['warm_start'])}, reinforcement learning: "
+            f"{_spent(seconds['rl'])}, all: {_spent(seconds['total'])}. The tasks of "
+            f"“all” run together, and each has its share of the seconds. In percent; "
             f"MemAgent has no gates: it counts as always updating, never exiting. "
             f"“all” is over {', '.join(evaluating.MIX)}.",
         ],
