@@ -164,37 +164,23 @@ def run_sets(
     results = []
     for questions, recurrences, own in zip(sets, by_set, held, strict=True):
         trajectories = tuple(recurrence.trajectory for recurrence in recurrences)
+        outcomes = tuple(
+            outcome(example, trajectory, *labels(example, encoder, config.chunk_size))
+            for example, trajectory in zip(
+                questions.examples, trajectories, strict=True
+            )
+        )
         share = own / sum(held) if sum(held) else 1 / len(sets)
         results.append(
             SetResult(
                 questions=questions,
                 mode=config.mode,
-                outcomes=tuple(
-                    outcome(
-                        example,
-                        trajectory,
-                        *labels(example, encoder, config.chunk_size),
-                    )
-                    for example, trajectory in zip(
-                        questions.examples, trajectories, strict=True
-                    )
-                ),
+                outcomes=outcomes,
                 trajectories=trajectories,
                 seconds=share * seconds,
             )
         )
     return results
-
-
-def run_set(
-    generator: Generator,
-    encoder: Encoder,
-    config: AgentConfig,
-    questions: QuestionSet,
-    on_turn: Callable[[], None] = lambda: None,
-) -> SetResult:
-    """Answers all questions of one set; see `run_sets`."""
-    return run_sets(generator, encoder, config, [questions], on_turn)[0]
 
 
 def table_rows(results: Sequence[SetResult], mix: Sequence[str]) -> list[dict]:

@@ -8,7 +8,7 @@ from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.evaluation.outcomes import Outcome, summarize
-from gru_mem_jax.evaluation.suite import QuestionSet, run_set
+from gru_mem_jax.evaluation.suite import QuestionSet, run_sets
 
 
 def evaluation_columns(
@@ -19,7 +19,7 @@ def evaluation_columns(
     modes: Sequence[str],
     on_turn: Callable[[], None],
 ) -> dict[str, float | None]:
-    """Runs all sets in all modes.
+    """Runs all sets in all modes, the sets together.
 
     Args:
       generator: with the weights to evaluate.
@@ -39,9 +39,8 @@ def evaluation_columns(
     for mode in modes:
         config = dataclasses.replace(agent, mode=mode, sampling=sampling)
         by_task: dict[str, list[Outcome]] = defaultdict(list)
-        for questions in sets:
-            result = run_set(generator, encoder, config, questions, on_turn)
-            by_task[questions.task] += result.outcomes
+        for result in run_sets(generator, encoder, config, sets, on_turn):
+            by_task[result.questions.task] += result.outcomes
         prefix = "eval" if len(modes) == 1 else f"eval/{mode}"
         every = [item for items in by_task.values() for item in items]
         for name, value in summarize(every).items():
