@@ -38,6 +38,11 @@ def unflatten(flat: Mapping[str, Any], like: Any) -> Any:
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
 
 
+def abstract(flat: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes alone."""
+    return {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in flat.items()}
+
+
 def signatures(flat: Mapping[str, Any]) -> dict[str, str]:
     """Path to e.g. "float32[64, 8]"."""
     return {

@@ -7,11 +7,12 @@ A step is a folder, named by its number:
     12/files/           small files given to `save` (tokenizer, configuration text)
     12/NAME/            one tree of arrays, as Orbax writes it
 
-It is written aside and renamed when it is whole, so a step that exists was saved. What
-a step holds is checked against its sha256 list before anything is read from it, for
-Orbax restores changed bytes without noticing. A damaged step is never deleted. Arrays
-are restored only into an abstract tree that the caller makes from its own
-configuration, so a folder can neither choose shapes nor run code.
+It is written aside, restored from disk, compared with the checksums of the arrays that
+were to be saved, and renamed: a step that exists can be restored. Its files are checked
+against their sha256 list before anything is read from it, for Orbax restores changed
+bytes without noticing. A damaged step is never deleted. Arrays are restored only into
+an abstract tree that the caller makes from its own configuration, so a folder can
+neither choose shapes nor run code.
 """
 
 import contextlib
@@ -23,20 +24,23 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from gru_mem_jax import checkpoint_trees as trees_lib
 from gru_mem_jax import durable_files
 from gru_mem_jax.checkpoint_step import (
     FILES,
     Restored,
+    complete,
     identity,
+    lower_priority,
     make_contents,
     read_record,
     read_step,
 )
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.orbax_noise import OrbaxNoise
+from gru_mem_jax.plain_path import plain_path
 
 _LEFTOVER = re.compile(r"\d+\.(saving|deleting)\b.*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -75,6 +79,7 @@ class Checkpoints:
         self._good: set[int] = set()  # verified by this process
         self._saver: Any = None
         self._noise = OrbaxNoise()
+        self._link = contextlib.ExitStack()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         if self.directory.exists() and not self.directory.is_dir():
@@ -170,7 +175,8 @@ class Checkpoints:
         self._make_room(step)
         needed = sum(map(len, contents.values()))
         needed += sum(trees_lib.nbytes(tree) for tree in flat.values())
-        self._start_saving(step, flat, contents, needed)
+        shapes = {name: trees_lib.abstract(tree) for name, tree in flat.items()}
+        self._start_saving(_Save(step, contents, shapes, needed, wait), flat)
         if wait:
             self.wait()
 
@@ -204,69 +210,53 @@ class Checkpoints:
         except OSError as error:
             raise durable_files.storage_error(aside, error) from error
 
-    def _start_saving(
-        self,
-        step: int,
-        flat: dict[str, dict[str, Any]],
-        contents: dict[str, bytes],
-        needed: int,
-    ) -> None:
+    def _start_saving(self, save: "_Save", flat: Mapping[str, Any]) -> None:
+        ocp = self._ocp
         if self._saver is None:
-            handler = self._ocp.CompositeCheckpointHandler()
-            self._saver = self._ocp.AsyncCheckpointer(handler)
-        aside = self.directory / f"{step}.saving"
-        args = {
-            name: self._ocp.args.StandardSave(tree)
-            for name, tree in flat.items()
-            if tree  # Orbax refuses empty trees; the record knows them
-        }
+            self._saver = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        # Orbax refuses empty trees; the record knows them.
+        args = {name: ocp.args.StandardSave(t) for name, t in flat.items() if t}
         self._noise.start()
         try:
+            plain = self._link.enter_context(plain_path(self.directory))
             if args:
-                self._saver.save(aside, args=self._ocp.args.Composite(**args))
+                composite = ocp.args.Composite(**args)
+                self._saver.save(plain / f"{save.step}.saving", args=composite)
         except Exception as error:  # Orbax raises what its backends raise
-            raise self._give_up(step, error, needed) from error
+            raise self._give_up(save, error) from error
         self._thread = threading.Thread(
-            target=self._finish_saving,
-            args=(step, aside, contents, needed),
-            name=f"checkpoint-{step}",
+            target=self._finish_saving, args=(save,), name=f"checkpoint-{save.step}"
         )
         self._thread.start()
 
-    def _finish_saving(
-        self, step: int, aside: pathlib.Path, contents: dict[str, bytes], needed: int
-    ) -> None:
+    def _finish_saving(self, save: "_Save") -> None:
+        aside = self.directory / f"{save.step}.saving"
         try:
             self._saver.wait_until_finished()
-            aside.mkdir(exist_ok=True)
-            for stamp in aside.rglob("commit_success.txt"):
-                stamp.unlink()  # holds an absolute path, and a run folder may move
-            for name, data in contents.items():
-                path = aside / name
-                path.parent.mkdir(exist_ok=True)
-                durable_files.write_atomically(path, data)
-            durable_files.write_manifest(aside)
-            found = durable_files.problems(aside)
-            if found:
-                raise OSError(f"read back otherwise than written: {found[0]}")
-            os.rename(aside, self._folder(step))
+            if not save.waited_for:
+                lower_priority()
+            complete(aside, save.contents, save.shapes)
+            os.rename(aside, self._folder(save.step))
             durable_files.sync_folder(self.directory)
-            self._good.add(step)
+            self._good.add(save.step)
             self._prune()
             self._noise.stop()
+            self._link.close()
         except Exception as error:
-            self._failure = self._give_up(step, error, needed)
+            self._failure = self._give_up(save, error)
             self._failure.__cause__ = error
 
-    def _give_up(self, step: int, error: Exception, needed: int) -> RunError:
+    def _give_up(self, save: "_Save", error: Exception) -> RunError:
         """Cleans up after a save that failed, as far as that can be done."""
         self._saver = None  # what it is in the middle of is not known
+        self._link.close()
         for _ in range(10):  # writes that it gave up on may still be running
             with contextlib.suppress(OSError):
                 self._remove_leftovers()
                 break
             time.sleep(0.05)
-        return durable_files.storage_error(self._folder(step), error, needed=needed)
+        folder = self._folder(save.step)
+        return durable_files.storage_error(folder, error, needed=save.needed)
 
     def _prune(self) -> None:
         """Deletes good steps beyond `keep`; what is damaged counts for nothing."""
@@ -395,3 +385,13 @@ class Checkpoints:
 
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / str(step)
+
+
+class _Save(NamedTuple):
+    """A step on its way to disk."""
+
+    step: int
+    contents: dict[str, bytes]
+    shapes: dict[str, dict[str, Any]]
+    needed: int  # bytes
+    waited_for: bool

@@ -32,7 +32,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     path = pathlib.Path(path)
     if isinstance(data, str):
         data = data.encode()
-    aside = path.with_name(f"{path.name}.saving")
+    aside = path.with_name(f"{short_name(path)}.saving")
     try:
         with open(aside, "wb") as file:
             file.write(data)
@@ -46,6 +46,11 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def short_name(path: pathlib.Path) -> str:
+    """The path's name, cut so that something can be added: names end at 255 bytes."""
+    return os.fsdecode(os.fsencode(path.name)[:200])
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Makes names in a folder survive a power cut, where the file system can."""
     with contextlib.suppress(OSError):
@@ -54,6 +59,15 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def drop_cached(folder: str | os.PathLike[str]) -> None:
+    """Has the next read of a folder's files come from disk, where the system can."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for name in _names(pathlib.Path(folder)):
+        with contextlib.suppress(OSError), open(pathlib.Path(folder) / name, "rb") as f:
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def storage_error(

@@ -1,5 +1,6 @@
 """Saving and restoring steps: exactness, placement, what is kept, what is refused."""
 
+import json
 import subprocess
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from gru_mem_jax import checkpoint_trees
+from gru_mem_jax import checkpoint_step, checkpoint_trees, durable_files
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, RunError
 
@@ -222,3 +223,127 @@ def test_first_difference():
     assert difference({"a": [1, 2]}, {"a": [1, 3]}) == "a[1] is 2, expected 3"
     assert difference({"a": [1]}, {"a": [1, 3]}) == "a has 1 elements, expected 2"
     assert difference({"a": True}, {"a": 1}) == "a is True, expected 1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sweep [lr=3e-4]",
+        "a\\b",
+        "x**y",
+        "s*?r",
+        "{a,b}",
+        "50%41 #1",
+        "'it' \"is\"",
+        "two\nlines",
+        " ünï 日本 ",
+        "bytes\udcff",
+        "l" * 200,
+    ],
+)
+@pytest.mark.parametrize("inner", ["", "run"])
+def test_any_path_works(tmp_path, name, inner):
+    folder = tmp_path / name / inner / "checkpoints"
+    link = tmp_path / "link [x]"
+    link.symlink_to(tmp_path / name)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"params": PARAMS}, files={"a.json": b"{}"})
+        assert checkpoints.steps() == (2,)
+    for path in (folder, link / inner / "checkpoints"):
+        with Checkpoints(path, create=False) as checkpoints:
+            found = checkpoints.restore_latest({"params": abstract(PARAMS)})
+            equal(found.trees["params"], PARAMS)
+    for path in folder.rglob("*"):
+        assert not path.is_file() or b"gru_mem_" not in path.read_bytes(), path
+
+
+def test_a_name_that_reads_as_a_pattern_takes_nothing_from_its_neighbour(tmp_path):
+    other = {"w": np.ones(3, np.float32)}
+    for name, tree in (("sXr", other), ("s*r", {"w": np.zeros(3, np.float32)})):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            checkpoints.save(1, {"params": tree})
+    for name, value in (("sXr", 1), ("s*r", 0)):
+        with Checkpoints(tmp_path / name, create=False) as checkpoints:
+            found = checkpoints.restore({"params": abstract(other)})["params"]["w"]
+        np.testing.assert_array_equal(np.asarray(found), np.float32([value] * 3))
+
+
+def test_a_step_counts_only_after_its_arrays_were_restored(tmp_path, monkeypatch):
+    """Orbax reads one array back otherwise than it was, or not at all."""
+    read = checkpoint_step._read_arrays
+
+    def rot(folder, name, tree, **options):
+        arrays = dict(read(folder, name, tree, **options))
+        for key in arrays.keys() & {"layers.q"}:
+            arrays[key] = np.asarray(arrays[key]).copy()
+            arrays[key][1, 2] += 1
+        return arrays
+
+    def lose(folder, name, tree, **options):
+        raise RunError(f"{folder}: cannot be read: NOT_FOUND")
+
+    for fault, message in (
+        (rot, "params.layers.q is read back otherwise than it was saved"),
+        (lose, "cannot be read: NOT_FOUND"),
+    ):
+        folder = tmp_path / fault.__name__
+        with Checkpoints(folder, keep=1) as checkpoints:
+            checkpoints.save(1, {"params": PARAMS})
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoint_step, "_read_arrays", fault)
+                with pytest.raises(RunError, match=message):
+                    checkpoints.save(2, {"params": PARAMS})
+                checkpoints.save(2, {"params": PARAMS}, wait=False)
+                with pytest.raises(RunError, match=message):
+                    checkpoints.wait()
+            assert [path.name for path in folder.iterdir()] == ["1"]
+            checkpoints.save(2, {"params": PARAMS})
+            assert checkpoints.steps() == (2,)
+
+
+def test_arrays_are_read_back_a_bounded_part_at_a_time(tmp_path, monkeypatch):
+    tree = {f"w{i}": np.full(1000, i, np.float32) for i in range(5)}
+    tree["large"] = np.zeros(5000, np.float32)
+    monkeypatch.setattr(checkpoint_step, "_MAX_BATCH", 8000)
+    read, batches = checkpoint_step._read_arrays, []
+
+    def counting(folder, name, tree, **options):
+        batches.append(sorted(tree))
+        return read(folder, name, tree, **options)
+
+    monkeypatch.setattr(checkpoint_step, "_read_arrays", counting)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"params": tree})
+    assert sorted(key for batch in batches for key in batch) == sorted(tree)
+    assert max(len(batch) for batch in batches) == 2
+    assert ["large"] in batches
+
+
+def test_a_restored_array_is_compared_with_its_checksum(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"params": PARAMS})
+    # A whole step with a right sha256 list, whose arrays are another step's.
+    record = json.loads((tmp_path / "2" / "record.json").read_text())
+    record["checksums"]["params"]["embed"] = "0123456789abcdef"
+    relisted(tmp_path / "2", record)
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        found = checkpoints.restore_latest({"params": abstract(PARAMS)})
+        assert found.step == 1
+        assert "params.embed is read back otherwise" in found.warnings[0]
+    for sums, good in (({}, True), ({"params": []}, False), (3, False)):
+        relisted(tmp_path / "2", record | {"checksums": sums})
+        with Checkpoints(tmp_path, create=False) as checkpoints:
+            found = checkpoints.restore_latest({"params": abstract(PARAMS)})
+            assert found.step == (2 if good else 1)
+    del record["checksums"]  # as steps of earlier versions have none
+    relisted(tmp_path / "2", record)
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        assert checkpoints.restore_latest({"params": abstract(PARAMS)}).step == 2
+
+
+def relisted(folder, record):
+    (folder / "record.json").write_text(json.dumps(record))
+    (folder / durable_files.MANIFEST).unlink()
+    durable_files.write_manifest(folder)

@@ -19,7 +19,14 @@ LAYERS = [
     {"data.example"},
     {"agent"},
     {"data"},
-    {"durable_files", "tensorboard", "checkpoint_trees", "training_signals"},
+    {
+        "checkpoint_trees",
+        "checksums",
+        "durable_files",
+        "plain_path",
+        "tensorboard",
+        "training_signals",
+    },
     {"checkpoint_step", "config_text", "file_lock", "orbax_noise"},
     {
         "tokenization",

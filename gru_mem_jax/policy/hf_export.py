@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from gru_mem_jax.durable_files import storage_error, sync_folder
+from gru_mem_jax.durable_files import short_name, storage_error, sync_folder
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import (
     CONFIG,
@@ -47,7 +47,7 @@ def write_policy(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = pathlib.Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.saving-", dir=target.parent)
+            tempfile.mkdtemp(prefix=f".{short_name(target)}.saving-", dir=target.parent)
         )
     except OSError as error:
         raise storage_error(target, error) from None

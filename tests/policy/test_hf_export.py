@@ -131,6 +131,15 @@ def test_only_tokenizer_files_are_copied(loaded, tmp_path, name):
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize("name", ["é" * 120, "a [b] ** 50%41 'q' #1\n", "b\udcff"])
+def test_a_target_of_any_name(loaded, tmp_path, name):
+    policy, params = loaded
+    export_policy(policy, params, tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    again, same = load_policy(tmp_path / name)
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
 def test_an_export_that_fails_leaves_nothing(loaded, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

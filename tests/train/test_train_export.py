@@ -57,6 +57,23 @@ def test_the_newest_step_and_an_older_one(unbroken, policy_dir, tmp_path):
     assert "| 3 | " not in card
 
 
+def test_a_run_in_a_folder_of_any_name(make_run, unbroken, tmp_path):
+    name = "sweep [lr=3e-4] a\\b **50%41** 'ü'\n#1"
+    settings = quick_settings(num_steps=2, save_every=1, keep=1)
+    run = make_run(f"{name}/run")
+    assert run(quick_settings(num_steps=1, save_every=1, keep=1)).step == 1
+    assert run(settings).finished
+    assert export_run(run.path, tmp_path / name / "out") == 2
+    plain = unbroken(quick_settings())
+    arrays = plain.saved(2)
+    assert same_params(tmp_path / name / "out", arrays) == {
+        "embedding": True,
+        "down": True,
+    }
+    shown = main(["show", str(run.path), "--limit", "1"])
+    assert shown == main(["plot", str(run.path)]) == 0
+
+
 def test_cards_show_some_rows_and_the_last():
     rows = [{"step": i, "exact": i / 20} for i in range(1, 21)]
     lines = [line for line in model_card(rows, 20).splitlines() if line[0:1] == "|"]
