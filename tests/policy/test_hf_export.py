@@ -136,7 +136,7 @@ def test_a_target_of_any_name(loaded, tmp_path, name):
     policy, params = loaded
     export_policy(policy, params, tmp_path / name)
     assert os.listdir(tmp_path) == [name]
-    again, same = load_policy(tmp_path / name)
+    _, same = load_policy(tmp_path / name)
     jax.tree.map(np.testing.assert_array_equal, params, same)
 
 
