@@ -14,13 +14,15 @@ occurs twice, or inside an element, has no single reading and is malformed.
 import dataclasses
 import re
 
+from gru_mem_jax.agent.tex import plain_text
+
 TAGS = tuple(
     f"<{slash}{name}>"
     for name in ("think", "check", "update", "next")
     for slash in ("", "/")
 )
 _TAG = re.compile("|".join(TAGS))
-_BOX_OR_BRACE = re.compile(r"\\boxed\{|[{}]")
+_BOX_OR_BRACE = re.compile(r"\\(boxed|fbox)\s*\{|[{}]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,15 +76,30 @@ def _tag_problem(tags: tuple[str, ...]) -> str:
 
 
 def extract_boxed(text: str) -> str | None:
+    r"""The answer in the last box of a text, as `tex.plain_text` reads it; else None.
+
+    An empty box is an empty answer, not None.
+    """
+    box = last_box(text)
+    return None if box is None else plain_text(box)
+
+
+def last_box(text: str) -> str | None:
     r"""The content of the last \boxed{...} that is complete, stripped; else None.
 
-    Braces are balanced; of nested boxes the innermost is the last.
+    Braces are balanced, escaped ones too; white space may stand before the first; of
+    nested boxes the innermost is the last. \fbox{...} counts where no \boxed{...} is
+    complete. As in MemAgent's scripts a box in the reasoning counts if none follows;
+    unlike them, a box that is not complete does not hide the one before it, a box
+    without braces is none, and the whole text is read, not its last 300 characters.
     """
-    opened: list[int | None] = []  # where a box's content starts; None for a brace
-    last = None
+    opened: list[tuple[str, int] | None] = []  # a box and its start; None for a brace
+    last: dict[str, tuple[int, int]] = {}
     for match in _BOX_OR_BRACE.finditer(text):
         if match.group() != "}":
-            opened.append(None if match.group() == "{" else match.end())
-        elif opened and (start := opened.pop()) is not None:
-            last = max(last or (start, 0), (start, match.start()))
-    return None if last is None else text[slice(*last)].strip()
+            opened.append(match[1] and (match[1], match.end()))
+        elif opened and (box := opened.pop()) is not None:
+            name, start = box
+            last[name] = max(last.get(name, (start, 0)), (start, match.start()))
+    span = last.get("boxed") or last.get("fbox")
+    return None if span is None else text[slice(*span)].strip()

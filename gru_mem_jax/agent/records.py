@@ -66,8 +66,9 @@ class Trajectory:
     r"""All turns of one question on one context, as far as they have come.
 
     Attributes:
-      answer: content of the last \boxed{} of the answer turn; None if it has none, or
-        before it (the turn's `text` has all that was said).
+      answer: content of the last \boxed{} of the answer turn, without TeX around what
+        it says (`tex.plain_text`); None if it has none, or before it (the turn's
+        `text` has all that was said).
       mode: "with_exit_gate", "without_exit_gate" or "memagent".
       question: text.
       turns: in order; the answer turn, if there is one, is the last.

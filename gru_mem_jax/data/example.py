@@ -20,9 +20,10 @@ class Example:
       evidence: (start, end) in characters of `document`, in order of start.
       task: name of the task, e.g. "single_key".
       scoring: "exact", any gold answer equals the prediction after normalisation;
-        "f1", the best F1 of the words with any (both SQuAD's); "all" / "part",
-        RULER's: all gold answers, or their share, occur in it; "boxed", MemAgent's
-        evaluation: any occurs in it; "equivalent", MemAgent's reward: any is it.
+        "f1", the best F1 of the words with any (both SQuAD's); "part", the share of
+        gold answers that occur in it (RULER's); "all", whether all do; "boxed", any
+        occurs in it or it in any (MemAgent's evaluation); "equivalent", any is it
+        (MemAgent's reward). See `data.scoring`.
     """
 
     id: str

@@ -7,12 +7,13 @@ import json
 import pathlib
 import random
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gru_mem_jax.agent.text import check_text
 from gru_mem_jax.agent.validation import check_int, from_record
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.scoring import unmatchable
 from gru_mem_jax.errors import InputError
 
 MOST_BYTES = 1 << 31
@@ -87,6 +88,16 @@ def checked(value: Any, kind: type, where: str) -> Any:
     if kind is str:
         check_text(value, where)
     return value
+
+
+def check_answers(answers: Sequence[str], scoring: str, where: str) -> None:
+    """Whether some answer can be right.
+
+    Raises:
+      InputError: none can, see `scoring.unmatchable`.
+    """
+    if problem := unmatchable(answers, scoring):
+        raise InputError(f"{where}: {problem}; correct it, or take it out")
 
 
 _NAMES = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
@@ -182,4 +193,5 @@ def _example(record: Any, number: int, where: str) -> Example:
         raise InputError(f"{where}: {error}") from None
     if not any(answer.strip() for answer in example.answers):
         raise InputError(f"{where}: example.answers holds no answer")
+    check_answers(example.answers, example.scoring, f"{where}: {example.id!r}")
     return dataclasses.replace(example, evidence=tuple(sorted(example.evidence)))

@@ -38,7 +38,8 @@ class HotpotQASource(ParagraphSource):
       paragraphs: of a document. If fewer than the record has, those with evidence stay.
       seed, form: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
-        what it is evaluated with, "exact" and "f1" are HotpotQA's own.
+        what it is evaluated with, "exact" is HotpotQA's own; "f1" is SQuAD's, without
+        HotpotQA's rule for "yes" and "no".
     """
 
     scoring: Scoring = "equivalent"
@@ -84,7 +85,9 @@ class HotpotQASource(ParagraphSource):
         value, sha256 = files.read_json(self.path)
         records = _records(value, self.path)
         of_title: dict[str, Paragraph] = {}
-        for record in records:
+        for index, record in enumerate(records):
+            where = f"{self.path}: record {index} ({record.id!r})"
+            files.check_answers((record.answer,), self.scoring, where)
             for paragraph in record.paragraphs:
                 of_title.setdefault(paragraph.title, paragraph)
             needed = sum(bool(paragraph.evidence) for paragraph in record.paragraphs)

@@ -1,36 +1,84 @@
-"""Is an answer right? One function per convention, each as its benchmark has it."""
+r"""Is an answer right? One function per convention, each as its benchmark has it.
+
+`score` reads predictions and gold answers alike as plain text (`agent.tex`) before it
+compares them. What each script does otherwise is said where it is followed.
+"""
 
 import collections
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from gru_mem_jax.agent.parse import extract_boxed
+from gru_mem_jax.agent.tex import plain_text
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-# Mark-up that does not change what an answer says, and white space.
-_TEX_NOISE = re.compile(r"\\!|\\left|\\right|\^\{\\circ\}|\^\\circ|\\[$%]|\s")
+_BRACE = re.compile(r"[{}]")
+_PLAIN = re.compile(r"[^\\{}]*")
+_BARE_POINT = re.compile(r"(?<![\w.)\]])\.(?=\d)")
+# In this order, as the script has it; blanks count in the last two alone.
+_TEX_SPELLINGS = (
+    ("\n", ""),
+    ("\\!", ""),
+    ("\\\\", "\\"),
+    ("tfrac", "frac"),
+    ("dfrac", "frac"),
+    ("\\left", ""),
+    ("\\right", ""),
+    ("^{\\circ}", ""),
+    ("^\\circ", ""),
+    (" .", " 0."),
+    ("{.", "{0."),
+)
+_BLANK_OR_SIGN = re.compile(r"[\s%$]")
 
 
 def normalize_answer(text: str) -> str:
     """Lower case, without punctuation, English articles and doubled white space.
 
-    SQuAD's normalisation (Rajpurkar et al. 2016, `evaluate-v2.0.py`).
+    SQuAD's normalisation (Rajpurkar et al. 2016, `evaluate-v2.0.py`), HotpotQA's and
+    MemAgent's too. Punctuation is that of ASCII; no other form of Unicode is changed.
     """
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
+def _forms(text: str) -> Iterator[str]:
+    """What is compared, the first where something is left of the gold answer."""
+    yield normalize_answer(text)
+    yield " ".join(text.lower().translate(_PUNCTUATION).split())
+    yield " ".join(text.lower().split())
+
+
+def _compared(prediction: str, answer: str) -> tuple[str, str]:
+    pairs = zip(_forms(prediction), _forms(answer))
+    return next(((said, gold) for said, gold in pairs if gold), ("", ""))
+
+
+def _same(prediction: str, answer: str) -> bool:
+    said, gold = _compared(prediction, answer)
+    return said == gold != ""
+
+
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if the prediction equals any gold answer after normalisation, else 0.0."""
-    normalized = normalize_answer(prediction)
-    return float(any(normalized == normalize_answer(a) for a in answers))
+    """1.0 if the prediction equals any gold answer after normalisation, else 0.0.
+
+    SQuAD's (Rajpurkar et al. 2018, `evaluate-v2.0.py`) and HotpotQA's. Unlike them, a
+    gold answer of which normalisation leaves nothing ("A", "The", "?") is compared
+    with its articles, or with its punctuation too where nothing else is left: "A" is
+    right for "A", and "" and "the" are wrong.
+    """
+    return float(any(_same(prediction, answer) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
     """Best F1 of the normalised words, over the gold answers, in 0..1.
 
     SQuAD's (Rajpurkar et al. 2018, `evaluate-v2.0.py`): words count as often as they
-    occur; where either side has no words, 1.0 if both have none.
+    occur; 0.0 where the prediction has none. HotpotQA's has a rule of its own for
+    "yes", "no" and "noanswer" that is not followed. Unlike the scripts, a gold answer
+    without words is compared as `exact_match` does.
     """
     return max((_f1(prediction, answer) for answer in answers), default=0.0)
 
@@ -38,8 +86,8 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 def _f1(prediction: str, answer: str) -> float:
     said = collections.Counter(normalize_answer(prediction).split())
     gold = collections.Counter(normalize_answer(answer).split())
-    if not said or not gold:
-        return float(said == gold)
+    if not gold:
+        return float(_same(prediction, answer))
     # The harmonic mean of precision and recall.
     return 2 * (said & gold).total() / (said.total() + gold.total())
 
@@ -47,25 +95,33 @@ def _f1(prediction: str, answer: str) -> float:
 def match_equivalent(prediction: str, answers: Sequence[str]) -> float:
     r"""1.0 if the prediction is equivalent to any gold answer, else 0.0.
 
-    What MemAgent is rewarded for (Yu et al. 2025): equal without case, white space and
-    mark-up of TeX, after Hendrycks et al. 2021 (`math_equivalence.py`). The content of
-    the last \boxed{} is the prediction. Punctuation and articles do count.
+    What MemAgent is rewarded for (Yu et al. 2025, `reward_score/hotpotqa.py`): equal
+    without case, blanks, degree signs of TeX, `\left`, `\right` and `\!`, with one
+    spelling of fractions. Punctuation and articles do count. Unlike the script, all
+    white space is left out, and percent and dollar signs with and without backslash,
+    unless nothing else is left of the gold answer.
     """
-    stripped = _strip_tex(prediction)
-    return float(any(stripped == _strip_tex(answer) for answer in answers))
+    return float(any(_equivalent(prediction, answer) for answer in answers))
+
+
+def _equivalent(prediction: str, answer: str) -> bool:
+    if stripped := _strip_tex(answer):
+        return _strip_tex(prediction) == stripped
+    return prediction.lower().split() == answer.lower().split() != []
 
 
 def _strip_tex(text: str) -> str:
-    text = text.lower().replace("\\\\", "\\")
-    text = re.sub(r"[td]frac", "frac", text)
-    text = re.sub(r"([ {])\.", r"\g<1>0.", text)
-    return _TEX_NOISE.sub("", text)
+    text = text.lower()
+    for spelling, other in _TEX_SPELLINGS:
+        text = text.replace(spelling, other)
+    return _BLANK_OR_SIGN.sub("", text.replace("\\%", "").replace("\\$", ""))
 
 
 def match_part(prediction: str, answers: Sequence[str]) -> float:
     """Share of the gold answers that occur in the prediction, in 0..1.
 
-    RULER's `string_match_all` (Hsieh et al. 2024): case-folded substrings.
+    RULER's `string_match_all` (Hsieh et al. 2024, `eval/synthetic/constants.py`):
+    case-folded substrings. Its `string_match_part`, any gold answer, is none of ours.
     """
     if not answers:
         return 0.0
@@ -74,18 +130,32 @@ def match_part(prediction: str, answers: Sequence[str]) -> float:
 
 
 def match_all(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if every gold answer occurs in the prediction, else 0.0."""
+    """1.0 if every gold answer occurs in the prediction, else 0.0.
+
+    Ours: where RULER's `string_match_all` (`match_part`) gives the whole point.
+    """
     return float(bool(answers) and match_part(prediction, answers) == 1.0)
 
 
 def match_any(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if the normalised prediction contains any normalised gold answer.
+    """1.0 if the normalised prediction contains any gold answer, or lies in one.
 
-    MemAgent's `sub_em` (Yu et al. 2025), for answers inside a boxed sentence.
+    MemAgent's `sub_em` (Yu et al. 2025, `memory_eval/utils`), for answers inside a
+    boxed sentence; it knows one gold answer. Words are not told apart: "e" lies in
+    "Beatles", so that this is for evaluation, not for rewards. Unlike the script, a
+    prediction of which nothing is left ("the", "...") is wrong, and of a gold answer
+    like that the words must occur, compared as in `exact_match`.
     """
-    normalized = f" {normalize_answer(prediction)} "
-    gold = [normalize_answer(a) for a in answers]
-    return float(any(g and f" {g} " in normalized for g in gold))
+    return float(any(_contains(prediction, answer) for answer in answers))
+
+
+def _contains(prediction: str, answer: str) -> bool:
+    said, gold = _compared(prediction, answer)
+    if not said or not gold:
+        return False
+    if normalize_answer(answer):
+        return gold in said or said in gold
+    return f" {gold} " in f" {said} "
 
 
 SCORERS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
@@ -99,11 +169,59 @@ SCORERS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
 
 
 def score(prediction: str | None, answers: Sequence[str], scoring: str) -> float:
-    """Scores one answer in 0..1; no answer scores 0.
+    r"""Scores one answer in 0..1; no answer and an empty one score 0.
+
+    Both sides are read as plain text, without braces around the whole; gold answers
+    that are empty then do not count. A number may lack the 0 before its point: the
+    better score of the two spellings counts (".5" is "0.5").
 
     Args:
       prediction: the answer taken out of the completion, or None if there was none.
       answers: gold answers of `Example.answers`.
       scoring: one of `SCORERS`, as in `Example.scoring`.
     """
-    return 0.0 if prediction is None else SCORERS[scoring](prediction, answers)
+    said = _comparable(prediction or "")
+    gold = _gold(answers)
+    if not said or not gold:
+        return 0.0
+    scorer = SCORERS[scoring]
+    full_said, *full_gold = (_BARE_POINT.sub("0.", text) for text in (said, *gold))
+    return max(scorer(said, gold), scorer(full_said, full_gold))
+
+
+def _gold(answers: Sequence[str]) -> list[str]:
+    return [text for answer in answers if (text := _comparable(answer))]
+
+
+def _comparable(text: str) -> str:
+    text = plain_text(text)
+    lead = len(text) - len(text.lstrip("{"))
+    trail = len(text) - len(text.rstrip("}"))
+    depth = least = lead
+    for brace in _BRACE.findall(text, lead, max(lead, len(text) - trail)):
+        depth += 1 if brace == "{" else -1
+        least = min(least, depth)
+    around = max(0, min(lead, trail, least))
+    return text[around : len(text) - around].strip()
+
+
+def unmatchable(answers: Sequence[str], scoring: str) -> str | None:
+    r"""Why no answer can be wholly right, in a few words; None if one can.
+
+    The gold answers themselves are tried, in a box as a completion has them, with
+    their braces and without: what is empty, or has braces that do not pair where
+    braces count, cannot be said.
+
+    Args:
+      answers: gold answers of `Example.answers`.
+      scoring: one of `SCORERS`.
+    """
+    gold = _gold(answers)
+    said = [", ".join(gold)] if scoring in ("all", "part") else gold
+    for text in said:
+        if text and _PLAIN.fullmatch(text):  # quick, for files of many questions
+            return None
+        for form in (text, text.translate({ord("{"): None, ord("}"): None})):
+            if score(extract_boxed(rf"\boxed{{{form}}}"), answers, scoring) == 1.0:
+                return None
+    return f"no answer can match answers {list(answers)!r:.80} by scoring {scoring!r}"

@@ -74,6 +74,9 @@ class SQuADSource(ParagraphSource):
         for title, text, answered in _paragraphs(value, self.path):
             paragraphs.append(Paragraph(title, text))
             questions += answered
+            for each in answered:
+                where = f"{self.path}: question {each.id!r}"
+                files.check_answers(each.answers, self.scoring, where)
         if not questions:
             raise InputError(f"{self.path}: holds no question with an answer")
         if len({question.id for question in questions}) < len(questions):

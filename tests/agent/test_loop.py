@@ -138,6 +138,23 @@ def test_no_box_no_answer_but_the_text_is_kept():
     assert trajectory.turns[-1].problem == r"no \boxed{} in the answer"
 
 
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (r"It is \boxed{\text{Ada Lovelace}}.", "Ada Lovelace"),
+        (r"\boxed {50\%}", "50%"),
+        (r"\fbox{New~York}", "New York"),
+        (r"\boxed{$\frac{1}{2}$}", r"\frac{1}{2}"),
+        (r"\boxed{\text{}}", ""),
+    ],
+)
+def test_an_answer_is_plain_text_and_the_turn_keeps_what_was_said(said, answer):
+    trajectory, _ = run([reply(), said], recurrence("x"))
+    assert trajectory.answer == answer
+    assert trajectory.turns[-1].text == said
+    assert trajectory.well_formed
+
+
 def test_long_memory_is_cut_to_its_budget():
     trajectory, generator = run([reply(update="é" * 20), ANSWER], recurrence("x"))
     turn = trajectory.turns[0]

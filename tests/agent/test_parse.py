@@ -2,7 +2,13 @@
 
 import pytest
 
-from gru_mem_jax.agent.parse import TAGS, TurnOutput, extract_boxed, parse_memory_turn
+from gru_mem_jax.agent.parse import (
+    TAGS,
+    TurnOutput,
+    extract_boxed,
+    last_box,
+    parse_memory_turn,
+)
 
 GOOD = "<think>t</think><check>yes</check><update>m</update><next>continue</next>"
 
@@ -100,11 +106,41 @@ def test_a_tag_of_the_format_inside_an_element_is_malformed(tag, element):
         (r"}} \boxed{a}", "a"),
         (r"{ \boxed{a}", "a"),
         ("\\boxed{two\nlines}", "two\nlines"),
-        (r"\boxed {a}", None),
+        (r"\boxed {a}", "a"),
+        ("\\boxed\n {a}", "a"),
+        (r"\boxed 42", None),
+        (r"\boxedx{a}", None),
         (r"boxed{a}", None),
+        (r"\\boxed{a}", "a"),
+        # \fbox where there is no \boxed.
+        (r"\fbox{42}", "42"),
+        (r"\fbox {a} \fbox{b}", "b"),
+        (r"\boxed{a} \fbox{b}", "a"),
+        (r"\fbox{a} \boxed{b", "a"),
+        (r"\fbox{\boxed{a}}", "a"),
+        (r"\boxed{\fbox{a}}", "a"),
+        # The reasoning, and what a limit has cut.
+        (r"<think>\boxed{a}</think>\boxed{b}", "b"),
+        (r"<think>\boxed{a}</think> It is b.", "a"),
+        (r"<think>perhaps \boxed{a} or", "a"),
+        (r"\boxed{Ada Love", None),
+        (r"\boxed{\text{Ada}", None),
+        # TeX around what is said, see test_tex.
+        (r"\boxed{\text{Ada {B.} Lovelace}}", "Ada {B.} Lovelace"),
+        (r"\boxed{ 50\% }", "50%"),
+        (r"\boxed{\text{}}", ""),
+        (r"\boxed{$x^{2}$}", "x^{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{a", None),
         ("", None),
     ],
 )
 def test_boxed(text, answer):
     assert extract_boxed(text) == answer
+    assert extract_boxed(f"x {text} y") == answer
+
+
+def test_the_last_box_as_it_is_written():
+    assert last_box(r"\boxed{ \text{Ada } }, i.e. 50\%") == r"\text{Ada }"
+    assert last_box(r"\boxed {}") == ""
+    assert last_box(r"\text{Ada}") is None

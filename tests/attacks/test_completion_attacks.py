@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.loop import Recurrence
-from gru_mem_jax.agent.parse import TAGS, extract_boxed, parse_memory_turn
+from gru_mem_jax.agent.parse import (
+    TAGS,
+    extract_boxed,
+    last_box,
+    parse_memory_turn,
+)
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.records import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.agent.requests import Completion
+from gru_mem_jax.agent.tex import plain_text
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator
 
@@ -28,6 +34,7 @@ GOOD = "<think>t</think><check>yes</check><update>m</update><next>end</next>"
 PIECES = st.one_of(
     st.sampled_from([*TAGS, "yes", "no", "continue", "end", " ", "\n", GOOD]),
     st.sampled_from([r"\boxed{", "{", "}", "<|im_end|>", "<think", "<", "\x00"]),
+    st.sampled_from([r"\text{", r"\fbox {", r"\%", "$", "~", "\\"]),
     st.text(st.characters(codec="utf-8"), max_size=8),
 )
 NEARLY = st.lists(PIECES, max_size=24).map("".join)
@@ -59,8 +66,9 @@ def test_the_parser_always_gives_a_turn(text):
     assert output.well_formed is (output.problem is None)
     if not output.well_formed:
         assert (output.update, output.exit, output.memory) == (False, False, "")
-    boxed = extract_boxed(text)
-    assert boxed is None or boxed in text
+    box = last_box(text)
+    assert box is None or box in text
+    assert extract_boxed(text) == (None if box is None else plain_text(box))
 
 
 @settings(max_examples=200, deadline=None)
@@ -142,6 +150,15 @@ def test_the_loop_always_ends_with_defined_turns(
         r"\boxed{" * 200_000,
         r"\boxed{" * 100_000 + "}" * 100_000,
         "{" * 1_000_000 + r"\boxed{",
+        r"\boxed{" + r"\text{" * 100_000 + "}" * 100_001,
+        r"\boxed{" + r"{\bf " * 100_000 + "}" * 100_001,
+        r"\boxed{" + "\\" * 1_000_000 + "}",
+        r"\boxed{" + r"\(" * 200_000 + "}",
+        r"\boxed{" + "$\\" * 200_000 + "}",
+        r"\boxed{" + " {" * 100_000 + " }" * 100_001,
+        r"\boxed{" + r"\textcolor{" * 100_000 + "}" * 100_001,
+        r"\boxed" + " " * 1_000_000 + "{",
+        r"\boxed{" + "C:" * 200_000 + "~" * 200_000 + "}",
         " " * 1_000_000 + GOOD + " " * 1_000_000,
     ],
     ids=lambda text: text[:12] + str(len(text)),

@@ -79,6 +79,10 @@ def test_other_paragraphs_are_of_other_articles(tmp_path):
         (question(1, id=4), "question 0.id must be text"),
         (question(0), "has two questions of one id"),
         (7, "question 0 must be an object"),
+        (
+            question(1, answers=[{"text": " ", "answer_start": TEXT.index(" ")}]),
+            "question 'q1': no answer can match answers \\[' '\\] by scoring 'exact'",
+        ),
     ],
 )
 def test_questions_that_are_none(bad, expected, tmp_path):

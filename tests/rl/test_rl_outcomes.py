@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.data.scoring import SCORERS
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.evaluation import outcomes as evaluation
 from gru_mem_jax.rl.outcomes import STOP_REASONS, outcomes
 from gru_mem_jax.rl.rewards import RewardConfig
 
@@ -115,6 +117,21 @@ def test_answers_are_scored_as_asked(make, config, answer, value):
     run = make.trajectory([], answer=answer)
     got = outcomes([[run]], [example], [((), None)], config.answer_reward)
     assert got.correct.item() == pytest.approx(value)
+
+
+@pytest.mark.parametrize("scoring", SCORERS)
+@pytest.mark.parametrize("answer", [None, "", " ", r"\text{}", "{}"])
+def test_no_answer_and_an_empty_one_are_worth_nothing(make, scoring, answer):
+    """In training, by either way to a scoring, and in an evaluation."""
+    run = make.trajectory([], answer=answer)
+    for gold in ("red balloon", "A", "?", ""):
+        example = make.example(answers=(gold,), scoring=scoring)
+        ways = (None, RewardConfig().answer_reward)
+        ways += (RewardConfig(scoring=scoring).answer_reward,)
+        for way in ways:
+            got = outcomes([[run]], [example], [((), None)], way)
+            assert got.correct.item() == 0.0
+        assert evaluation.outcome(example, run, (), None).correct == 0.0
 
 
 def test_without_a_reward_function_the_example_says_how(make):
