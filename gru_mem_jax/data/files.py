@@ -201,7 +201,8 @@ class JsonlSource(FileSource):
     @functools.cached_property
     def _data(self) -> FileData:
         data = read_file(self.path)
-        if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+        text = data.removeprefix(codecs.BOM_UTF8)
+        if text.lstrip()[:1] == b"[":
             raise InputError(
                 f"{self.path}: begins with '[': expected one JSON object a line, not a "
                 "list; write each record into a line of its own"
@@ -209,7 +210,7 @@ class JsonlSource(FileSource):
         good: list[tuple[str, Example]] = []
         bad: list[BadRecord] = []
         seen: dict[str, str] = {}
-        for where, line, note in _lines(data):
+        for where, line, note in _lines(text):
             with gathering(bad, where) as known:
                 good.append((where, _example(line, where, note, seen, known)))
         if not good and not bad:

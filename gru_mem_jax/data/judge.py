@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gru_mem_jax.agent.chunking import evidence_labels, iter_chunks
@@ -22,14 +22,21 @@ class Judge:
     Args:
       builder: of the prompts, with the policy's tokenizer.
       config: budgets, chunk size and `max_chunks`.
-      scored: answers are scored as the examples say; else (another reward function) it
+      scored: answers are scored by `data.scoring`; else (another reward function) it
         is not asked whether they can be given.
+      scoring: instead of each example's own; None: its own.
     """
 
     def __init__(
-        self, builder: PromptBuilder, config: AgentConfig, *, scored: bool = True
+        self,
+        builder: PromptBuilder,
+        config: AgentConfig,
+        *,
+        scored: bool = True,
+        scoring: str | None = None,
     ):
-        self._builder, self._config, self._scored = builder, config, scored
+        self._builder, self._config = builder, config
+        self._scored, self._scoring = scored, scoring
         self._encoder = builder.encoder
 
     @property
@@ -43,6 +50,7 @@ class Judge:
             "max_chunks": config.max_chunks,
             "style": config.prompt.style,
             "scored": self._scored,
+            "scoring": self._scoring,
         }
 
     @functools.cached_property
@@ -57,7 +65,10 @@ class Judge:
           example: to judge.
           composed: its document is not known yet, and not judged.
         """
+        if not example.question.strip():
+            return "the question is empty"
         try:
+            check_text(example.question, "the question")
             question_ids(self._builder, self._config, example.question)
             found = self._question(example.question)
             if found is None and self._scored:
@@ -91,10 +102,11 @@ class Judge:
 
     def _answers(self, example: Example) -> str | None:
         """A full score must be possible, or some where a scorer gives parts of it."""
+        scoring = self._scoring or example.scoring
         fewest = None
-        for text in _predictions(example):
+        for text in _predictions(example.answers, scoring):
             for lead in ("", " "):
-                tokens = self._tokens_to_say(lead + text, example)
+                tokens = self._tokens_to_say(lead + text, example.answers, scoring)
                 if tokens is None or (fewest is not None and fewest <= tokens):
                     continue
                 fewest = tokens
@@ -109,14 +121,16 @@ class Judge:
             "raise the budget"
         )
 
-    def _tokens_to_say(self, text: str, example: Example) -> int | None:
+    def _tokens_to_say(
+        self, text: str, answers: Sequence[str], scoring: str
+    ) -> int | None:
         """Tokens of a completion that predicts `text`; None if that would score 0."""
         try:
             ids = self._encoder.encode(text)
         except InputError:
             return None
         said = self._encoder.decode(ids).strip()
-        if score(said, example.answers, example.scoring) == 0:
+        if score(said, answers, scoring) == 0:
             return None
         return self._box_tokens + len(ids) + 1
 
@@ -156,9 +170,8 @@ class Judge:
         return None
 
 
-def _predictions(example: Example) -> Iterator[str]:
+def _predictions(answers: Sequence[str], scoring: str) -> Iterator[str]:
     """Texts that would score, the likely ones first."""
-    answers, scoring = example.answers, example.scoring
     if scoring == "all":
         yield ", ".join(answers)
         return

@@ -82,8 +82,9 @@ def told(records: Records, listed: str | None, most: int | None = _LISTED) -> li
 def make_judge(settings: TrainSettings, planned: Plan) -> Judge:
     """The judge of a run's examples."""
     builder = PromptBuilder(planned.encoder, planned.agent.prompt)
-    scored = settings.rewards.answer_reward is None
-    return Judge(builder, planned.agent, scored=scored)
+    rewards = settings.rewards
+    scored = rewards.reward_fn is None and rewards.outcome_weight > 0
+    return Judge(builder, planned.agent, scored=scored, scoring=rewards.scoring)
 
 
 def check_data(
