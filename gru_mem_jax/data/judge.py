@@ -65,6 +65,12 @@ class Judge:
           example: to judge.
           composed: its document is not known yet, and not judged.
         """
+        for name in ("question", "document"):
+            if not isinstance(value := getattr(example, name), str):
+                return f"its {name} must be text, got {type(value).__name__}"
+        answers = example.answers
+        if not isinstance(answers, tuple) or not all(map(_is_text, answers)):
+            return f"its answers must be a tuple of texts, got {answers!r:.80}"
         if not example.question.strip():
             return "the question is empty"
         try:
@@ -168,6 +174,10 @@ class Judge:
                 "lets no more be read"
             )
         return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _predictions(answers: Sequence[str], scoring: str) -> Iterator[str]:

@@ -112,9 +112,8 @@ class QuestionStage:
             return example, self._judge.problem(example)
         if example.id in self._passed_over:
             return example, ""
-        if self._composed and not self._judge.reads_any_text:
-            return example, self._judge.problem(example)
-        return example, None
+        judged = not self._composed or self._judge.reads_any_text
+        return example, self._judge.problem(example, composed=judged)
 
     def _tell(self, position: int, example: Example | None, problem: str) -> None:
         own = "" if example is None else f" (id {example.id!r:.60})"

@@ -37,6 +37,11 @@ def judge(encoder=None, scored=True, scoring=None, **config):
         ({"question": "\ud800"}, "the question: character 0 is the lone surrogate"),
         ({"document": " \n"}, "the document is empty"),
         ({"document": "x\udfff"}, "the document: character 1 is the lone surrogate"),
+        ({"question": 7}, "its question must be text, got int"),
+        ({"document": ["x"]}, "its document must be text, got list"),
+        ({"answers": "Ada"}, "its answers must be a tuple of texts, got 'Ada'"),
+        ({"answers": (7,)}, "its answers must be a tuple of texts, got (7,)"),
+        ({"answers": ()}, "no prediction of this tokenizer scores"),
         # \boxed{} and the stop token are 9: 11 are left.
         ({"answers": ("x" * 11,)}, None),
         ({"answers": ("x" * 12,)}, "shortest answer takes 21 tokens"),

@@ -372,6 +372,22 @@ def _stop_at_step(patch, number):
     patch.setattr(Engine, "step", step)
 
 
+class Shouting(JsonlSource):
+    """Gives other questions than its file holds."""
+
+    def example(self, position):
+        example = super().example(position)
+        return dataclasses.replace(example, question=f"{example.question} " * 9)
+
+
+def test_what_a_file_became_is_judged_as_it_comes(tmp_path, check, stage):
+    path = write(tmp_path / "q.jsonl", line("a"))
+    source = Shouting(path=path)
+    known = check(source)
+    with pytest.raises(InputError, match=r"position 0 \(id 'a'\) is bad: the question"):
+        stage(source, check=known).take(0, 1)
+
+
 # Files, in a run
 
 
