@@ -103,6 +103,8 @@ class BadRecordsError(InputError):
         told = f"{len(bad)} of {total} records {verb} bad: {told}; correct {what}"
         if records.good:
             told += f", or set {type(source).__name__}.on_bad_record = 'skip'"
+        else:
+            told += " or the settings"
         super().__init__(told)
 
 

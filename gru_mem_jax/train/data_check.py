@@ -14,7 +14,7 @@ import re
 import stat
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gru_mem_jax import durable_files
@@ -46,14 +46,14 @@ class DataCheck:
     Attributes:
       records: of it, with all bad ones, those that only the tokenizer can tell too.
       passed_over: ids of the latter: the source gives them.
-      sizes: lines on lengths, to be told.
+      sizes: a phrase on lengths, to be told.
       listed: name of the file that lists the bad records; None: none does.
       unsaved: the result, where it could not be written beside the file.
     """
 
     records: Records
     passed_over: frozenset[str] = frozenset()
-    sizes: tuple[str, ...] = ()
+    sizes: str = ""
     listed: str | None = None
     unsaved: bytes | None = None
 
@@ -61,8 +61,7 @@ class DataCheck:
         """What a user should see before a run."""
         records = self.records
         bad, total = records.bad, len(records)
-        first = f"data: {records.name}, {total} records"
-        lines = ["; ".join([first, *self.sizes])]
+        lines = [f"data: {records.name}, {total} records; {self.sizes}"]
         if bad:
             kinds = f": {reasons(bad)}" if len(bad) > _FEW else ""
             lines.append(f"data: {len(bad)} of {total} records skipped{kinds}")
@@ -258,28 +257,23 @@ def _keep(
     return str(places[0]), None
 
 
-def _sizes(judge: Judge, records: Records) -> tuple[str, ...]:
-    """Smallest, median and largest numbers, of the first good records."""
+def _sizes(judge: Judge, records: Records) -> str:
+    """Least, median and most of what good records have; of the first, if many."""
     examples = [example for _, example in records.good[:_SIZED_RECORDS]]
-    if not examples:
-        return ()
-    lines = [f"question tokens {_spread(map(judge.question_tokens, examples))}"]
-    if not records.composed:
-        counts, room = [], _SIZED_CHARACTERS
-        for example in examples:
-            room -= len(example.document)
-            if room < 0:
-                break
-            counts.append(judge.num_chunks(example))
-        if counts:
-            lines.append(f"chunks {_spread(counts)}")
-    return tuple(lines)
-
-
-def _spread(values: Iterator[int] | Sequence[int]) -> str:
-    values = sorted(values)
-    middle = statistics.median_low(values)
-    return f"{values[0]} / {middle} / {values[-1]} (least / median / most)"
+    sizes = {"question tokens": [judge.question_tokens(each) for each in examples]}
+    counts, room = [], 0 if records.composed else _SIZED_CHARACTERS
+    for example in examples:
+        room -= len(example.document)
+        if room <= 0:
+            break
+        counts.append(judge.num_chunks(example))
+    if counts:
+        sizes["chunks"] = counts
+    told = [
+        f"{name} {min(values)} / {statistics.median_low(values)} / {max(values)}"
+        for name, values in sizes.items()
+    ]
+    return f"{', '.join(told)} (least / median / most)"
 
 
 class _Progress:

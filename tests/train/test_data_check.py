@@ -93,7 +93,10 @@ def test_all_bad_records_are_told_before_the_first_step(data, check):
         f"line {i}" for i in (1, 3, 5, 6)
     ]
     first, second, *listed = known.lines()
-    assert first.startswith(f"data: {data}, 6 records; question tokens 6 / 6 / 6 (")
+    assert first == (
+        f"data: {data}, 6 records; question tokens 6 / 6 / 6, chunks 1 / 1 / 1 "
+        "(least / median / most)"
+    )
     assert second == "data: 2 of 6 records skipped"
     assert [each.split(": ")[0] for each in listed] == [f"{data}:2", f"{data}:4"]
 
