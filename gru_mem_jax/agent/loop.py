@@ -78,7 +78,7 @@ class Recurrence:
         self._builder = builder
         self._encoder = builder.encoder
         self._config = config
-        self._question_ids = _question_ids(builder, config, question)
+        self._question_ids = question_ids(builder, config, question)
         self._trace = trace
         self._clock = clock
         self._started = clock()
@@ -323,9 +323,14 @@ def _digest(chunk: Chunk) -> str:
     return hashlib.blake2b(chunk.text.encode(), digest_size=8).hexdigest()
 
 
-def _question_ids(
+def question_ids(
     builder: PromptBuilder, config: AgentConfig, question: str
 ) -> tuple[int, ...]:
+    """A question as prompts show it.
+
+    Raises:
+      InputError: it is empty, no text, of no tokens, or over its budget.
+    """
     if not isinstance(question, str) or not question.strip():
         raise InputError(f"the question must be text that is not empty: {question!r}")
     check_text(question, "the question")
@@ -335,4 +340,6 @@ def _question_ids(
             f"the question has {len(ids)} tokens, more than question_tokens "
             f"{config.question_tokens}; shorten it or raise the budget"
         )
+    if not ids:
+        raise InputError(f"no character of the question has a token: {question!r:.80}")
     return ids

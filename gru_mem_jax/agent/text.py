@@ -88,14 +88,15 @@ def _with_head(pieces: Iterable[bytes], name: str) -> Iterator[tuple[bytes, bool
             if len(head) < _HEAD_BYTES:
                 continue
             piece, head = head, None
-            _refuse_binary(piece, name)
+            refuse_binary(piece, name)
         yield piece, False
     if head:
-        _refuse_binary(head, name)
+        refuse_binary(head, name)
     yield head or b"", True
 
 
-def _refuse_binary(head: bytes, name: str) -> None:
+def refuse_binary(head: bytes, name: str) -> None:
+    """Raises InputError if the first bytes of a file are plainly those of no text."""
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             raise InputError(f"{name}: this is {kind}; convert it to UTF-8 text first")

@@ -7,8 +7,10 @@ seconds, and prints the settings.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from gru_mem_jax.cli import arguments, terminal
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--resume_with_changes",
         action="store_true",
-        help="go on although settings differ; the differences are printed",
+        help="go on although settings or data differ; the differences are printed",
     )
     add("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
     arguments.add_gin_flags(parser)
@@ -117,21 +119,42 @@ def run(args: argparse.Namespace) -> int:
     gin.check_all_read()
     text = gin.operative_text()
     if args.dry_run:
-        _dry_run(settings, text)
+        with _listed_if_bad(None):
+            _dry_run(settings, text)
         return 0
     from gru_mem_jax.train import train
 
-    train(
-        settings,
-        settings.train.policy,
-        args.run_dir,
-        command=["gru-mem", *sys.argv[1:]],
-        config_text=text,
-        resume_with_changes=args.resume_with_changes,
-        replay=args.replay,
-        wandb_project=args.wandb,
-    )
+    with _listed_if_bad(20):
+        train(
+            settings,
+            settings.train.policy,
+            args.run_dir,
+            command=["gru-mem", *sys.argv[1:]],
+            config_text=text,
+            resume_with_changes=args.resume_with_changes,
+            replay=args.replay,
+            wandb_project=args.wandb,
+        )
     return 0
+
+
+@contextlib.contextmanager
+def _listed_if_bad(most: int | None) -> Iterator[None]:
+    """Lists bad records, a line each, before the line of the error that they are.
+
+    Args:
+      most: lines; None: all.
+    """
+    from gru_mem_jax.data.records import BadRecordsError
+    from gru_mem_jax.train.data_check import told
+
+    try:
+        yield
+    except BadRecordsError as error:
+        if len(error.records.bad) > 1:
+            for line in told(error.records, error.listed, most):
+                terminal.note(terminal.plain_line(line))
+        raise
 
 
 def _dry_run(settings: Any, text: str) -> None:
@@ -139,9 +162,16 @@ def _dry_run(settings: Any, text: str) -> None:
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.rl.memory import describe_memory
     from gru_mem_jax.train import plan
+    from gru_mem_jax.train.data_check import check_data, make_judge
+    from gru_mem_jax.train.questions import QuestionStage
 
-    planned = plan(settings, open_policy_dir(settings.train.policy))
-    settings.source.example(0)
+    directory = open_policy_dir(settings.train.policy)
+    planned = plan(settings, directory)
+    judge = make_judge(settings, planned)
+    data = check_data(settings.source, judge, directory)
+    # A first step's questions, from a source that can be judged no further.
+    questions = QuestionStage(settings.source, judge, data, terminal.note)
+    questions.take(0, settings.train.questions_per_step)
     config, mesh = settings.train, planned.mesh
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines = [
@@ -150,6 +180,7 @@ def _dry_run(settings: Any, text: str) -> None:
         f"mode: {planned.agent.mode}; longest turn: {planned.longest} tokens",
         f"a step: {config.questions_per_step} questions x {config.group_size} rollouts",
         f"memory by formula, {describe_memory(planned.memory)}",
+        *([] if data is None else data.lines()),
         *(f"note: {note}" for note in planned.notes),
         "dry run: all fits together; nothing was trained",
     ]

@@ -22,6 +22,7 @@ from gru_mem_jax.data.paragraphs import (
     Span,
     compose,
 )
+from gru_mem_jax.data.records import BadRecord, Records
 from gru_mem_jax.errors import InputError
 
 
@@ -36,7 +37,7 @@ class HotpotQASource(ParagraphSource):
     Attributes:
       path: of an official JSON file, with the paragraphs of the distractor setting.
       paragraphs: of a document. If fewer than the record has, those with evidence stay.
-      seed, form: see `ParagraphSource`.
+      seed, form, on_bad_record: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
         what it is evaluated with, "exact" is HotpotQA's own; "f1" is SQuAD's, without
         HotpotQA's rule for "yes" and "no".
@@ -48,11 +49,11 @@ class HotpotQASource(ParagraphSource):
         """The example at a position.
 
         Raises:
-          InputError: the file cannot be read, or is not of HotpotQA's form: names
-            file, record and field.
+          InputError: the file cannot be read, or records are not of HotpotQA's form:
+            names file, record and field.
         """
-        data = self._data
-        record = data.records[files.index_at(position, self.seed, len(data.records))]
+        data = self._usable
+        record = data.items[files.index_at(position, self.seed, len(data.items))]
         rng = random.Random(f"{self.seed}/hotpotqa/{position}")
         own = record.paragraphs
         if len(own) > self.paragraphs:
@@ -66,43 +67,71 @@ class HotpotQASource(ParagraphSource):
             rng,
             avoid=[paragraph.title for paragraph in record.paragraphs],
         )
+        return dataclasses.replace(
+            self._example(record), document=document, evidence=evidence
+        )
+
+    def _example(self, record: "_Record") -> Example:
+        """Without its document, which depends on the position."""
         return Example(
             id=record.id,
             question=record.question,
             answers=(record.answer,),
-            document=document,
-            evidence=evidence,
+            document="",
             task="hotpotqa",
             scoring=self.scoring,
         )
 
-    def fingerprint(self) -> str:
-        """sha256 of the file: equal files give equal examples."""
-        return self._data.sha256
-
     @functools.cached_property
     def _data(self) -> "_Data":
         value, sha256 = files.read_json(self.path)
-        records = _records(value, self.path)
+        values = files.checked(value, list, f"{self.path}: the file's value")
+        if not values:
+            raise InputError(f"{self.path}: holds no record")
+        items: list[tuple[str, _Record]] = []
+        bad: list[BadRecord] = []
+        seen: dict[str, str] = {}
+        for index, each in enumerate(values):
+            where = f"record {index}"
+            with files.gathering(bad, where) as known:
+                items.append((where, self._read(each, where, seen, known)))
+        records = Records(
+            name=self.path,
+            good=tuple((where, self._example(item)) for where, item in items),
+            bad=tuple(bad),
+            composed=True,
+        )
         of_title: dict[str, Paragraph] = {}
-        for index, record in enumerate(records):
-            where = f"{self.path}: record {index} ({record.id!r})"
-            files.check_answers((record.answer,), self.scoring, where)
-            for paragraph in record.paragraphs:
+        for _, item in items:
+            for paragraph in item.paragraphs:
                 of_title.setdefault(paragraph.title, paragraph)
-            needed = sum(bool(paragraph.evidence) for paragraph in record.paragraphs)
-            if needed > self.paragraphs:
-                raise InputError(
-                    f"paragraphs is {self.paragraphs}, but the evidence of record "
-                    f"{record.id!r} of {self.path} lies in {needed}"
-                )
-        if len(of_title) < self.paragraphs:
+        # Where bad records are an error, they are told first.
+        if len(of_title) < self.paragraphs and not (
+            bad and (self.on_bad_record == "error" or not items)
+        ):
             raise InputError(
                 f"{self.path}: has {len(of_title)} paragraphs of different titles, too "
                 f"few for documents of {self.paragraphs}; lower paragraphs, or take a "
                 "larger file"
             )
-        return _Data(records, Pool(of_title.values()), sha256)
+        return _Data(
+            records, sha256, tuple(item for _, item in items), Pool(of_title.values())
+        )
+
+    def _read(
+        self, value: Any, where: str, seen: dict[str, str], known: dict[str, str]
+    ) -> "_Record":
+        record = _record(value, where, known)
+        if (other := seen.setdefault(record.id, where)) != where:
+            raise InputError(f"{where} has the _id of an earlier one, {other}")
+        files.check_answers((record.answer,), self.scoring)
+        needed = sum(bool(paragraph.evidence) for paragraph in record.paragraphs)
+        if needed > self.paragraphs:
+            raise InputError(
+                f"paragraphs is {self.paragraphs}, but the evidence of record "
+                f"{record.id!r:.60} lies in {needed}"
+            )
+        return record
 
 
 class _Record(NamedTuple):
@@ -113,27 +142,14 @@ class _Record(NamedTuple):
 
 
 class _Data(NamedTuple):
-    records: tuple[_Record, ...]
-    pool: Pool
+    records: Records
     sha256: str
+    items: tuple[_Record, ...]
+    pool: Pool
 
 
-def _records(value: Any, path: str) -> tuple[_Record, ...]:
-    values = files.checked(value, list, f"{path}: the file's value")
-    if not values:
-        raise InputError(f"{path}: holds no record")
-    seen: set[str] = set()
-    records = []
-    for index, each in enumerate(values):
-        record = _record(each, f"{path}: record {index}")
-        if record.id in seen:
-            raise InputError(f"{path}: record {index} has the _id of an earlier one")
-        seen.add(record.id)
-        records.append(record)
-    return tuple(records)
-
-
-def _record(value: Any, where: str) -> _Record:
+def _record(value: Any, where: str, known: dict[str, str]) -> _Record:
+    known["id"] = files.field(value, "_id", str, where)
     texts = [files.field(value, n, str, where) for n in ("_id", "question", "answer")]
     for name, text in zip(("question", "answer"), texts[1:]):
         if not text.strip():

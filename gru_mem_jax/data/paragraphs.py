@@ -31,7 +31,7 @@ class Paragraph(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ParagraphSource:
+class ParagraphSource(files.FileSource):
     """Settings of a source whose documents are made of a file's paragraphs.
 
     Attributes:
@@ -40,16 +40,15 @@ class ParagraphSource:
       seed: of the orders and of what is drawn.
       form: how paragraphs are written, see `compose`.
       scoring: of the answers, see `data.scoring`.
+      on_bad_record: see `files.FileSource`.
     """
 
-    path: str
     paragraphs: int = 200
-    seed: int = 0
     form: str = "numbered"
     scoring: Scoring = "exact"
 
     def __post_init__(self):
-        files.check_source(self.path, self.seed)
+        super().__post_init__()
         check_int("paragraphs", self.paragraphs, 1, 1 << 20)
         check_choice("form", self.form, FORMS)
         check_choice("scoring", self.scoring, tuple(SCORERS))

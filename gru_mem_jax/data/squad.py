@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import random
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from gru_mem_jax.data import files
@@ -22,6 +21,7 @@ from gru_mem_jax.data.paragraphs import (
     Span,
     compose,
 )
+from gru_mem_jax.data.records import BadRecord, Records
 from gru_mem_jax.errors import InputError
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
@@ -37,59 +37,64 @@ class SQuADSource(ParagraphSource):
     Attributes:
       paragraphs: of a document; all but one are of other articles.
       scoring: of the answers: "exact" and "f1" are SQuAD's own.
-      path, seed, form: see `ParagraphSource`.
+      path, seed, form, on_bad_record: see `ParagraphSource`.
     """
 
     def example(self, position: int) -> Example:
         """The example at a position.
 
         Raises:
-          InputError: the file cannot be read, or is not of SQuAD's form: names file,
-            place and field.
+          InputError: the file cannot be read, or parts are not of SQuAD's form: names
+            file, place and field.
         """
-        data = self._data
+        data = self._usable
         item = data.questions[files.index_at(position, self.seed, len(data.questions))]
         rng = random.Random(f"{self.seed}/squad/{position}")
         own = Paragraph(item.title, item.text, (item.evidence,))
         document, evidence = compose([own], data.pool, self.paragraphs, self.form, rng)
+        return dataclasses.replace(
+            self._example(item), document=document, evidence=evidence
+        )
+
+    def _example(self, item: "_Question") -> Example:
+        """Without its document, which depends on the position."""
         return Example(
             id=item.id,
             question=item.question,
             answers=item.answers,
-            document=document,
-            evidence=evidence,
+            document="",
             task="squad",
             scoring=self.scoring,
         )
 
-    def fingerprint(self) -> str:
-        """sha256 of the file: equal files give equal examples."""
-        return self._data.sha256
-
     @functools.cached_property
     def _data(self) -> "_Data":
         value, sha256 = files.read_json(self.path)
-        paragraphs: list[Paragraph] = []
-        questions: list[_Question] = []
-        for title, text, answered in _paragraphs(value, self.path):
-            paragraphs.append(Paragraph(title, text))
-            questions += answered
-            for each in answered:
-                where = f"{self.path}: question {each.id!r}"
-                files.check_answers(each.answers, self.scoring, where)
-        if not questions:
+        bad: list[BadRecord] = []
+        paragraphs, items = _read(value, self.path, self.scoring, bad)
+        if not items and not bad:
             raise InputError(f"{self.path}: holds no question with an answer")
-        if len({question.id for question in questions}) < len(questions):
-            raise InputError(f"{self.path}: has two questions of one id")
+        questions = tuple(item for _, item in items)
+        records = Records(
+            name=self.path,
+            good=tuple((where, self._example(item)) for where, item in items),
+            bad=tuple(bad),
+            composed=True,
+        )
         of_title = collections.Counter(paragraph.title for paragraph in paragraphs)
-        most = 1 + len(paragraphs) - max(of_title[q.title] for q in questions)
-        if most < self.paragraphs:
+        most = (
+            1 + len(paragraphs) - max((of_title[q.title] for q in questions), default=0)
+        )
+        # Where bad records are an error, they are told first.
+        if most < self.paragraphs and not (
+            bad and (self.on_bad_record == "error" or not items)
+        ):
             raise InputError(
                 f"{self.path}: has paragraphs of other articles for documents of at "
                 f"most {most}; lower paragraphs {self.paragraphs}, or take a larger "
                 "file"
             )
-        return _Data(tuple(questions), Pool(paragraphs), sha256)
+        return _Data(records, sha256, questions, Pool(paragraphs))
 
 
 class _Question(NamedTuple):
@@ -102,47 +107,71 @@ class _Question(NamedTuple):
 
 
 class _Data(NamedTuple):
+    records: Records
+    sha256: str
     questions: tuple[_Question, ...]
     pool: Pool
-    sha256: str
 
 
-def _paragraphs(value: Any, path: str) -> Iterator[tuple[str, str, list[_Question]]]:
-    """Title, text and questions with an answer of each paragraph."""
+def _read(
+    value: Any, path: str, scoring: str, bad: list[BadRecord]
+) -> tuple[list[Paragraph], list[tuple[str, _Question]]]:
+    """All paragraphs, and (where, question) of the questions with an answer."""
+    paragraphs: list[Paragraph] = []
+    items: list[tuple[str, _Question]] = []
+    seen: dict[str, str] = {}
     for a, article in enumerate(files.field(value, "data", list, f"{path}: the file")):
-        where = f"{path}: article {a}"
-        title = files.field(article, "title", str, where)
-        for p, each in enumerate(files.field(article, "paragraphs", list, where)):
-            inner = f"{where}, paragraph {p}"
-            text = files.field(each, "context", str, inner)
-            found = []
-            for q, record in enumerate(files.field(each, "qas", list, inner)):
-                here = f"{inner}, question {q}"
-                answers = files.field(record, "answers", list, here)
-                if answers and record.get("is_impossible") is not True:
-                    found.append(_question(record, answers, title, text, here))
-            yield title, text, found
+        where = f"article {a}"
+        with files.gathering(bad, where):
+            title = files.field(article, "title", str, where)
+            for p, each in enumerate(files.field(article, "paragraphs", list, where)):
+                inner = f"{where}, paragraph {p}"
+                with files.gathering(bad, inner):
+                    text = files.field(each, "context", str, inner)
+                    records = files.field(each, "qas", list, inner)
+                    paragraphs.append(Paragraph(title, text))
+                    for q, record in enumerate(records):
+                        here = f"{inner}, question {q}"
+                        with files.gathering(bad, here) as known:
+                            item = _question(record, paragraphs[-1], here, known)
+                            if item is not None:
+                                _check_new(item.id, here, seen)
+                                files.check_answers(item.answers, scoring)
+                                items.append((here, item))
+    return paragraphs, items
+
+
+def _check_new(own: str, where: str, seen: dict[str, str]) -> None:
+    if (other := seen.setdefault(own, where)) != where:
+        raise InputError(
+            f"{where}: the file has two questions of one id, the other is {other}"
+        )
 
 
 def _question(
-    record: Any, answers: list[Any], title: str, text: str, where: str
-) -> _Question:
+    record: Any, paragraph: Paragraph, where: str, known: dict[str, str]
+) -> _Question | None:
+    """The question; None if it has no answer."""
+    answers = files.field(record, "answers", list, where)
+    if not answers or record.get("is_impossible") is True:
+        return None
+    known["id"] = files.field(record, "id", str, where)
     gold = [files.field(each, "text", str, f"{where}, an answer") for each in answers]
     first = f"{where}, the first answer"
     start = files.field(answers[0], "answer_start", int, first)
     end = start + len(gold[0])
-    if start < 0 or not gold[0] or text[start:end] != gold[0]:
+    if start < 0 or not gold[0] or paragraph.text[start:end] != gold[0]:
         raise InputError(f"{first} is not in the paragraph at character {start}")
     question = files.field(record, "question", str, where)
     if not question.strip():
         raise InputError(f"{where}.question is empty")
     return _Question(
-        files.field(record, "id", str, where),
+        known["id"],
         question.strip(),
         tuple(dict.fromkeys(gold)),
-        title,
-        text,
-        _sentences(text, (start, end)),
+        paragraph.title,
+        paragraph.text,
+        _sentences(paragraph.text, (start, end)),
     )
 
 

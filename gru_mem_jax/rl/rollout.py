@@ -125,6 +125,7 @@ class RolloutBatch:
       refills: rounds of further questions that were sampled.
       position: number of the next question after these.
       shared_tokens: prompt tokens that the generator did not have to compute.
+      skipped: bad examples that were met on the way to these questions.
     """
 
     questions: tuple[int, ...]
@@ -134,6 +135,7 @@ class RolloutBatch:
     refills: int
     position: int
     shared_tokens: int
+    skipped: int = 0
 
 
 def make_batch(
@@ -142,6 +144,8 @@ def make_batch(
     encoder: Encoder,
     chunk_size: int,
     reward_fn: RewardFn | None = None,
+    *,
+    skipped: int = 0,
 ) -> RolloutBatch:
     """Reads one round of rollouts against their labels.
 
@@ -163,6 +167,7 @@ def make_batch(
         refills=0,
         position=1 + max(examples, default=-1),
         shared_tokens=sum(turn.shared_prompt_tokens for turn in every),
+        skipped=skipped,
     )
 
 
@@ -190,6 +195,7 @@ def join(rounds: Sequence[RolloutBatch]) -> RolloutBatch:
         refills=len(rounds) - 1,
         position=rounds[-1].position,
         shared_tokens=sum(r.shared_tokens for r in rounds),
+        skipped=sum(r.skipped for r in rounds),
     )
 
 
@@ -215,7 +221,8 @@ def sample(
     """Samples until enough groups teach something, or often enough (DAPO, 3.2).
 
     Args:
-      draw: samples the questions of these numbers.
+      draw: samples questions from the first of these numbers on, as many; where some
+        cannot be used, others that come later take their place.
       has_signal: bool [P] of a round.
       position: number of the first question.
       questions: P, groups that are wanted.
@@ -228,7 +235,7 @@ def sample(
     missing = questions
     while missing > 0 and len(rounds) <= max_refills:
         rounds.append(draw(range(position, position + missing)))
-        position += missing
+        position = rounds[-1].position
         missing -= int(np.sum(has_signal(rounds[-1])))
     return join(rounds)
 

@@ -70,7 +70,8 @@ def save_rollouts(
         arrays[f"outcome_{field.name}"] = np.asarray(value)
     arrays |= {f"reward_{name}": np.asarray(term) for name, term in terms.items()}
     record = {name: getattr(batch, name) for name in _RECORD}
-    text = json.dumps({"format": FORMAT, "step": step} | record)
+    record |= {"format": FORMAT, "step": step, "skipped": batch.skipped}
+    text = json.dumps(record)
     arrays["record"] = np.frombuffer(text.encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -110,6 +111,7 @@ def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
             outcomes=Outcomes(**{f.name: arrays[f"outcome_{f.name}"] for f in fields}),
             turns=tuple(_turns(arrays)),
             **{name: record[name] for name in _RECORD},
+            skipped=record.get("skipped", 0),  # absent in earlier files
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{path}: no rollouts of a step: {error}") from error

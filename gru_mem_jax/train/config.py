@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
-import random
 from typing import Any, Protocol
 
 from gru_mem_jax.agent.config import MODES, AgentConfig
 from gru_mem_jax.agent.validation import check_choice, check_int, check_number
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.files import index_at
+from gru_mem_jax.data.records import ON_BAD_RECORD, OnBadRecord, Records
 from gru_mem_jax.data.synthetic import SyntheticConfig, generate
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import SyntheticSuite
@@ -19,10 +20,12 @@ from gru_mem_jax.rl.rewards import RewardConfig
 from gru_mem_jax.sampling.config import EngineConfig
 
 # Settings that may differ when a run is gone on with: they change no number.
-# Policy and data are known by their content, wherever they lie now.
+# Policy and data are known by their content, wherever they lie now; what is done with
+# bad records decides whether a run goes on, and nothing where none was met.
 MAY_CHANGE = (
     "policy",
     "path",
+    "on_bad_record",
     "num_steps",
     "save_every",
     "keep",
@@ -34,10 +37,22 @@ MAY_CHANGE = (
 
 
 class ExampleSource(Protocol):
-    """Where questions come from: position 0, 1, 2, ... without end."""
+    """Where questions come from: position 0, 1, 2, ... without end.
+
+    One that has a method `records` too (`data.records.FiniteSource`) is judged before
+    the first step. The others are judged as they go: an example that breaks a budget,
+    or at whose position an InputError is raised, is skipped, or ends the run if the
+    source has an attribute `on_bad_record` = "error".
+    """
 
     def example(self, position: int) -> Example:
         """The example at a position; equal for equal positions, on any machine."""
+
+
+def on_bad_record(source: ExampleSource) -> OnBadRecord:
+    """What a source says of bad records; if nothing, those without end skip them."""
+    finite = callable(getattr(source, "records", None))
+    return getattr(source, "on_bad_record", "error" if finite else "skip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,9 +61,14 @@ class SyntheticSource:
 
     Attributes:
       config: what they are like.
+      on_bad_record: "skip" passes over questions that break a budget; "error".
     """
 
     config: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
+    on_bad_record: OnBadRecord = "skip"
+
+    def __post_init__(self):
+        check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
 
     def example(self, position: int) -> Example:
         """The example at a position."""
@@ -60,23 +80,30 @@ class ListSource:
     """Given examples, in an order of its own in every epoch.
 
     Attributes:
-      examples: at least one.
+      examples: at least one; ids are unique.
       seed: of the orders.
+      on_bad_record: "error", bad examples end a run before its first step; "skip".
     """
 
     examples: tuple[Example, ...]
     seed: int = 0
+    on_bad_record: OnBadRecord = "error"
 
     def __post_init__(self):
         if not self.examples:
             raise InputError("a source of examples must hold at least one")
+        check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
+        if len({example.id for example in self.examples}) < len(self.examples):
+            raise InputError("two examples have one id; ids are unique in a source")
 
     def example(self, position: int) -> Example:
         """The example at a position."""
-        epoch, index = divmod(position, len(self.examples))
-        order = list(range(len(self.examples)))
-        random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        return self.examples[order[index]]
+        return self.examples[index_at(position, self.seed, len(self.examples))]
+
+    def records(self) -> Records:
+        """The examples; none is bad by itself."""
+        good = tuple((f"example {i}", item) for i, item in enumerate(self.examples))
+        return Records(name="ListSource", good=good)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,6 +213,7 @@ class TrainSettings:
             raise InputError(
                 f"source must have a method example(position), got {self.source!r}"
             )
+        check_choice("on_bad_record", on_bad_record(self.source), ON_BAD_RECORD)
         if config.eval_every and self.suite is None:
             raise InputError("eval_every needs a suite of questions to evaluate on")
         parts = self.learner.optimizer_steps_per_batch

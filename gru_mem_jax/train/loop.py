@@ -158,8 +158,14 @@ class Loop:
             state, reports, gap = self._update(batches, old, reference)
         columns |= columns_of.update_metrics(reports) | gap
         columns["skipped"] = int(state.skipped)
+        met = self.at.met_bad + batch.skipped
+        columns["data/skipped"] = self._parts.stage.skipped(met)
         self.at = Progress(
-            step=step, state=state, position=batch.position, behaviour=behaviour
+            step=step,
+            state=state,
+            position=batch.position,
+            behaviour=behaviour,
+            met_bad=met,
         )
         self._check_skipped()
         if step == 1 or self._sampled(step):

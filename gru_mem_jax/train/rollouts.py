@@ -23,6 +23,7 @@ from gru_mem_jax.rl.advantages import score_groups as score_arrays
 from gru_mem_jax.rl.rollout import RolloutBatch, make_batch, rollout, sample
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.config import TrainSettings
+from gru_mem_jax.train.questions import QuestionStage
 
 
 class Rollouts(NamedTuple):
@@ -97,6 +98,7 @@ class RolloutStage:
       agent: how contexts are read.
       encoder: the policy's tokenizer.
       scorer: of rewards and advantages.
+      questions: gives the examples.
       make_engine: from weights to an engine; called once, when it is first needed.
     """
 
@@ -106,11 +108,13 @@ class RolloutStage:
         agent: AgentConfig,
         encoder: Encoder,
         scorer: Scorer,
+        questions: QuestionStage,
         make_engine: Callable[[Any], Engine],
     ):
         self._settings, self._agent, self._encoder = settings, agent, encoder
         self._builder = PromptBuilder(encoder, agent.prompt)
         self._scorer, self._make_engine = scorer, make_engine
+        self._questions = questions
         self._engine: Engine | None = None
 
     def engine(self, params: Any) -> Engine:
@@ -136,8 +140,10 @@ class RolloutStage:
         engine = self.engine(params)
         trajectories: list[list[Trajectory]] = []
 
-        def draw(questions: Sequence[int]) -> RolloutBatch:
-            examples = {i: self._settings.source.example(i) for i in questions}
+        def draw(numbers: Sequence[int]) -> RolloutBatch:
+            examples, skipped = self._questions.take(
+                numbers[0], len(numbers), on_look=on_turn
+            )
             groups = rollout(
                 engine,
                 self._builder,
@@ -155,6 +161,7 @@ class RolloutStage:
                 self._encoder,
                 self._agent.chunk_size,
                 self._settings.rewards.answer_reward,
+                skipped=skipped,
             )
 
         batch = sample(
@@ -165,6 +172,14 @@ class RolloutStage:
             max_refills=config.max_refills if config.dynamic_sampling else 0,
         )
         return Rollouts(batch, *self._scorer(batch), trajectories)
+
+    def skipped(self, met: int) -> int:
+        """Bad examples of the whole source, or those of them that are known.
+
+        Args:
+          met: since the start of the run.
+        """
+        return self._questions.known_bad + met
 
     def scored(self, batch: RolloutBatch) -> Rollouts:
         """Rollouts that were read from a file."""

@@ -22,9 +22,16 @@ from gru_mem_jax.rl.memory import describe_memory
 from gru_mem_jax.run_folder import RunFolder, describe_environment
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.config import MAY_CHANGE, TrainSettings, settings_text
+from gru_mem_jax.train.data_check import (
+    check_data,
+    data_identity,
+    keep_in_run,
+    make_judge,
+)
 from gru_mem_jax.train.loop import Loop, Parts
 from gru_mem_jax.train.plan import Plan, plan
 from gru_mem_jax.train.progress import TrainProgress
+from gru_mem_jax.train.questions import QuestionStage
 from gru_mem_jax.train.rollouts import RolloutStage, Scorer
 from gru_mem_jax.train.store import Progress, TrainStore, weights_digest
 from gru_mem_jax.training_signals import StopSignal, Watchdog
@@ -69,7 +76,7 @@ def train(
       command: the words that repeat this call, to be kept and told.
       config_text: the settings as text, compared when a run is gone on with; None: a
         text made of `settings`.
-      resume_with_changes: go on although the settings differ.
+      resume_with_changes: go on although the settings, or the source's data, differ.
       replay: a folder of rollouts that were kept by `TrainConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
@@ -79,12 +86,15 @@ def train(
       TrainResult. SIGTERM and SIGINT end a run this way too, saved.
 
     Raises:
-      InputError: settings, policy and folder do not go together.
+      InputError: settings, policy, data and folder do not go together; a
+        BadRecordsError has all bad records of a finite source.
       RunError: the run failed; what was saved before is intact.
     """
     # First: settings that do not fit together leave no folder behind.
     directory = open_policy_dir(policy_dir)
     planned = plan(settings, directory)
+    judge = make_judge(settings, planned)
+    data = check_data(settings.source, judge, directory, run_dir=run_dir, quiet=quiet)
     run = RunFolder.open(
         run_dir,
         command=command,
@@ -103,6 +113,10 @@ def train(
         say(f"run folder: {run.path}")
         for note in run.notes:
             show.note(note)
+        keep_in_run(data, run.path)
+        for line in [] if data is None else data.lines():
+            say(line)
+        questions = QuestionStage(settings.source, judge, data, say)
         asked = functools.partial("{}: saving where the run stands".format)
         with (
             StopSignal(lambda name: say(asked(name))) as stop,
@@ -117,6 +131,8 @@ def train(
                     show,
                     say,
                     (stop, watchdog),
+                    questions,
+                    accept_data=resume_with_changes,
                     replay=replay,
                     wandb_project=wandb_project,
                 )
@@ -134,7 +150,9 @@ def _run(
     show: TrainProgress,
     say,
     signals: tuple[StopSignal, Watchdog],
+    questions: QuestionStage,
     *,
+    accept_data: bool,
     replay: str | None,
     wandb_project: str | None,
 ) -> TrainResult:
@@ -159,7 +177,9 @@ def _run(
         keep=config.keep,
         best=None if config.best_metric is None else "max",
     ) as checkpoints:
-        store = _store(settings, planned, directory, run, learner, checkpoints)
+        store = _store(
+            settings, planned, directory, run, learner, checkpoints, accept_data
+        )
         progress, warnings = store.restore()
         for warning in warnings:
             say(f"warning: {warning}")
@@ -182,7 +202,9 @@ def _run(
                         f"warning: {run.metrics} ends with step {metrics.last_step}, "
                         f"before the checkpoint of step {progress.step}"
                     )
-            parts = _parts(settings, planned, learner, store, run, metrics, show)
+            parts = _parts(
+                settings, planned, learner, store, run, metrics, show, questions
+            )
             loop = Loop(
                 Parts(
                     **parts,
@@ -210,6 +232,7 @@ def _store(
     run: RunFolder,
     learner: Learner,
     checkpoints: Checkpoints,
+    accept_data: bool,
 ) -> TrainStore:
     identity: dict[str, Any] = {"policy": planned.policy.config.to_hf()}
     lora = settings.learner.lora
@@ -217,13 +240,17 @@ def _store(
         identity["lora"] = dataclasses.asdict(lora) | {"targets": list(lora.targets)}
     # The KL's reference and the base of adapters; in any case, where a run began.
     identity["weights_sha256"] = weights_digest(directory)
-    if (fingerprint := getattr(settings.source, "fingerprint", None)) is not None:
-        identity["data_sha256"] = fingerprint()
     files = tokenizer_files(directory)
     files["operative.gin"] = run.config_text.encode()
     files[SETTINGS_FILE] = _json(config_to_dict(_settings_to_use(planned, directory)))
     return TrainStore(
-        checkpoints, learner, identity, files, overlap=settings.train.overlap
+        checkpoints,
+        learner,
+        identity,
+        files,
+        data=data_identity(settings.source),
+        accept_data=accept_data,
+        overlap=settings.train.overlap,
     )
 
 
@@ -279,6 +306,7 @@ def _parts(
     run: RunFolder,
     metrics: MetricsWriter,
     show: TrainProgress,
+    questions: QuestionStage,
 ) -> Mapping[str, Any]:
     device = planned.mesh.devices.flat[0]
 
@@ -294,7 +322,7 @@ def _parts(
         "encoder": planned.encoder,
         "learner": learner,
         "stage": RolloutStage(
-            settings, planned.agent, planned.encoder, scorer, make_engine
+            settings, planned.agent, planned.encoder, scorer, questions, make_engine
         ),
         "store": store,
         "run": run,

@@ -24,6 +24,7 @@ class Progress:
       position: of the next question in the source.
       behaviour: params that sample the next step, where they are not the state's.
       pending: columns of this step's row, where it waits for its evaluation.
+      met_bad: bad examples that were met and skipped so far.
     """
 
     step: int
@@ -31,6 +32,7 @@ class Progress:
     position: int
     behaviour: Any = None
     pending: dict[str, Any] | None = None
+    met_bad: int = 0
 
 
 class TrainStore:
@@ -42,6 +44,9 @@ class TrainStore:
       identity: JSON values that a checkpoint to be taken up must have as well: policy
         configuration, digest of the first weights, ...
       files: small files to keep, by name; tokenizer files must be the same.
+      data: of the source's data, "sha256" and "records"; None: it has no end, or no
+        file.
+      accept_data: go on although the data changed.
       overlap: whether behaviour params are kept.
     """
 
@@ -52,10 +57,13 @@ class TrainStore:
         identity: Mapping[str, Any],
         files: Mapping[str, bytes],
         *,
+        data: Mapping[str, Any] | None = None,
+        accept_data: bool = False,
         overlap: bool,
     ):
         self._checkpoints, self._learner = checkpoints, learner
         self._identity, self._files = dict(identity), dict(files)
+        self._data, self._accept_data = data and dict(data), accept_data
         self._overlap = overlap
         self._held: set[int] = set()  # what a restart would find, or soon will
 
@@ -78,6 +86,8 @@ class TrainStore:
         metadata = {
             "position": progress.position,
             "pending": progress.pending,
+            "met_bad": progress.met_bad,
+            "data": self._data,
             "identity": self._identity,
             "trees": sorted(trees),
         }
@@ -90,14 +100,20 @@ class TrainStore:
         """The newest good checkpoint, and a warning for each newer bad one.
 
         Raises:
-          InputError: it is of another policy, reference or tokenizer; the first
+          InputError: it is of another policy, reference, tokenizer or data; the first
             difference is named.
           RunError: all are bad.
         """
         known = self._checkpoints.restore_latest({})
         if known is None:
             return None, ()
-        self._check(known.step, known.metadata.get("identity"), known.files)
+        identity = dict(known.metadata.get("identity") or {})
+        # Earlier versions kept it there.
+        sha256 = identity.pop("data_sha256", None)
+        self._check(known.step, identity, known.files)
+        before = known.metadata.get("data") or (sha256 and {"sha256": sha256})
+        position = known.metadata["position"]
+        notes = self._check_data(known.step, before, position)
         abstract = self._learner.abstract_state()
         trees = {
             "params": abstract.params,
@@ -116,12 +132,34 @@ class TrainStore:
         progress = Progress(
             step=known.step,
             state=state,
-            position=known.metadata["position"],
+            position=position,
             behaviour=restored.get("behaviour"),
             pending=known.metadata["pending"],
+            met_bad=known.metadata.get("met_bad", 0),
         )
         self._held.add(known.step)
-        return progress, known.warnings
+        return progress, (*known.warnings, *notes)
+
+    def _check_data(
+        self, step: int, before: Mapping[str, Any] | None, position: int
+    ) -> tuple[str, ...]:
+        """Notes on data that changed, if that is accepted."""
+        now = self._data
+        if (before and before["sha256"]) == (now and now["sha256"]):
+            return ()
+        told = (
+            f"the data has changed since step {step}: {_describe_data(before)} then, "
+            f"{_describe_data(now)} now"
+        )
+        if self._accept_data:
+            return (f"{told}; position {position} and on are of the new order",)
+        raise InputError(
+            f"{self._checkpoints.directory / str(step)}: {told}. Its path may change, "
+            "its bytes may not: records that were added, removed or moved change which "
+            "questions come next. Give the data that the run began with, begin another "
+            "run in another --run_dir, or give --resume_with_changes to go on at "
+            f"position {position} of the new order"
+        )
 
     def _check(self, step: int, identity: Any, files: Mapping[str, bytes]) -> None:
         where = f"{self._checkpoints.directory / str(step)}"
@@ -137,6 +175,14 @@ class TrainStore:
                     f"{where}: was trained with another tokenizer: {name} differs; "
                     "give the policy that this run began with"
                 )
+
+
+def _describe_data(data: Mapping[str, Any] | None) -> str:
+    if data is None:
+        return "a source without a file"
+    count = data.get("records")
+    many = "data" if count is None else f"{count} records"
+    return f"{many} with sha256 {data['sha256'][:12]}..."
 
 
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")

@@ -134,7 +134,7 @@ def test_what_official_files_hold_too(changes, expected, tmp_path):
         (record(1, supporting_facts=[["Z", 0]]), "'Z' is not in its context; take"),
         (record(1, supporting_facts=[]), "record 1: has no supporting fact"),
         (record(0), "record 1 has the _id of an earlier one"),
-        (record(1, answer=":}"), r"record 1 \('id1'\): no answer can match answers"),
+        (record(1, answer=":}"), r"record 1: no answer can match answers .*'id1'"),
     ],
 )
 def test_records_that_are_none(bad, expected, tmp_path):

@@ -104,6 +104,46 @@ def test_what_is_wrong_is_one_line_and_makes_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_bad_records_are_listed_a_line_each(policy, tmp_path, capsys):
+    """All of them by a dry run, the first by a run; neither makes a folder."""
+    document = {"answers": ["amber"], "document": "The code is amber."}
+    lines = [
+        json.dumps({"id": f"q{i}", "question": "Which code? " * (9 if i else 1)})[:-1]
+        + f", {json.dumps(document)[1:]}"
+        for i in range(30)
+    ]
+    data = tmp_path / "q.jsonl"
+    data.write_text("\n".join(lines))
+    gin = tmp_path / "q.gin"
+    gin.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from gru_mem_jax.data import files\n"
+        "from gru_mem_jax.train import config\n"
+        "include 'gin/runs/train.gin'\n"
+        "config.TrainSettings.source = @files.JsonlSource()\n"
+        f"files.JsonlSource.path = '{data}'\n"
+    )
+    words = [w for w in flags(policy, f"--gin_file={gin}") if "Synthetic" not in w]
+    words.remove(f"--gin_file={EXPERIMENT}")
+    for where, listed in (("--dry_run", 29), (f"--run_dir={tmp_path / 'run'}", 21)):
+        assert main([*words, where]) == 2
+        out, err = capsys.readouterr()
+        *before, last = err.strip().splitlines()
+        assert out == ""
+        assert len(before) == listed
+        assert re.match(rf"{data}:2: the question has \d+ tokens, .*'q1'\)$", before[0])
+        assert last.startswith("gru-mem: 29 of 30 records are bad: ")
+        assert f"{data}:4: " in last
+        assert "; and 26 more, all listed in " in last
+    assert before[-1] == f"and 9 more, listed in {data}.gru_mem_check.json"
+    assert not (tmp_path / "run").exists()
+    skip = "--gin.JsonlSource.on_bad_record='skip'"
+    assert main([*words, "--dry_run", skip]) == 0
+    _, err = capsys.readouterr()
+    assert "data: 29 of 30 records skipped: 29 x the question has # tokens" in err
+    assert err.rstrip().endswith("dry run: all fits together; nothing was trained")
+
+
 def test_a_run_needs_a_folder_and_a_policy(policy, capsys):
     assert main(flags(policy)) == 2
     assert "--run_dir RUN is needed (or --dry_run)" in capsys.readouterr().err

@@ -1,0 +1,130 @@
+"""The questions of a run: what its source gives, without what cannot be used."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.judge import Judge
+from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.train.config import ExampleSource, on_bad_record
+from gru_mem_jax.train.data_check import DataCheck
+
+# So many bad examples one after the other end a run.
+MOST_IN_A_ROW = 1000
+_TOLD = 20
+
+
+class Questions(NamedTuple):
+    """Some examples of a source.
+
+    Attributes:
+      examples: by position.
+      skipped: bad ones that were met between them.
+    """
+
+    examples: dict[int, Example]
+    skipped: int
+
+
+class QuestionStage:
+    """Takes good examples from a source, the same at equal positions.
+
+    A bad example costs its position: the next one takes its place.
+
+    Args:
+      source: of examples.
+      judge: of what is drawn.
+      check: what is known of a finite source; its bad records are passed over without
+        being counted again.
+      note: called with a line for each of the first examples that are skipped.
+    """
+
+    def __init__(
+        self,
+        source: ExampleSource,
+        judge: Judge,
+        check: DataCheck | None = None,
+        note: Callable[[str], None] = lambda line: None,
+    ):
+        self._source, self._judge, self._note = source, judge, note
+        self._skips = on_bad_record(source) == "skip"
+        self._passed_over = None if check is None else check.passed_over
+        # Documents that are made for a position cannot be judged before.
+        self._composed = check is not None and check.records.composed
+        self._told = 0
+        self.known_bad = 0 if check is None else len(check.records.bad)
+
+    def take(
+        self, position: int, count: int, on_look: Callable[[], None] = lambda: None
+    ) -> Questions:
+        """The next good examples from a position on.
+
+        Args:
+          position: of the first candidate.
+          count: how many.
+          on_look: called before each candidate; what it raises ends the search.
+
+        Raises:
+          InputError: an example is bad, and that is an error to the source; or far too
+            many are, one after the other.
+          RunError: the source failed otherwise.
+        """
+        examples: dict[int, Example] = {}
+        skipped = in_a_row = 0
+        while len(examples) < count:
+            on_look()
+            example, problem = self._look_at(position)
+            if problem is None:
+                examples[position] = example
+                in_a_row = 0
+            elif problem:
+                skipped += 1
+                in_a_row += 1
+                self._tell(position, example, problem)
+                if in_a_row >= MOST_IN_A_ROW:
+                    raise InputError(
+                        f"{self._name}: {in_a_row} examples in a row are bad, the last "
+                        f"at position {position}: {problem}"
+                    )
+            position += 1
+        return Questions(examples, skipped)
+
+    @property
+    def _name(self) -> str:
+        return getattr(self._source, "path", None) or type(self._source).__name__
+
+    def _look_at(self, position: int) -> tuple[Example | None, str | None]:
+        """The example, and what is wrong with it; "": what is known before."""
+        try:
+            example = self._source.example(position)
+        except InputError as error:
+            return None, str(error) or "the source refuses it"
+        except Exception as error:
+            raise RunError(
+                f"source {self._name} failed at position {position}: {error!r}"
+            ) from error
+        if not isinstance(example, Example):
+            raise InputError(
+                f"source {self._name} must give an Example at position {position}, got "
+                f"{type(example).__name__}"
+            )
+        if self._passed_over is None:
+            return example, self._judge.problem(example)
+        if example.id in self._passed_over:
+            return example, ""
+        judged = not self._composed or self._judge.reads_any_text
+        return example, self._judge.problem(example, composed=judged)
+
+    def _tell(self, position: int, example: Example | None, problem: str) -> None:
+        own = "" if example is None else f" (id {example.id!r:.60})"
+        where = f"{self._name}: the example at position {position}{own}"
+        if not self._skips:
+            raise InputError(
+                f"{where} is bad: {problem}; correct the source, or set its "
+                "on_bad_record to 'skip'"
+            )
+        self._told += 1
+        if self._told <= _TOLD:
+            self._note(f"skipped: {where}: {problem}")
+        elif self._told == _TOLD + 1:
+            self._note("further skipped examples are counted in data/skipped alone")
