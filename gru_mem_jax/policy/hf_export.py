@@ -26,9 +26,10 @@ from gru_mem_jax.policy.files import (
     is_tokenizer_file,
 )
 from gru_mem_jax.policy.functional import Params, Policy
+from gru_mem_jax.policy.generation import GENERATION
 from gru_mem_jax.policy.hf_names import TensorSpec, tensor_table
 
-_OURS = (CONFIG, WEIGHTS_INDEX, "generation_config.json", "gru_mem.json")
+_OURS = (CONFIG, WEIGHTS_INDEX, "gru_mem.json")
 
 
 def write_policy(
@@ -41,7 +42,15 @@ def write_policy(
     agent_settings: Mapping[str, Any] | None = None,
     shard_bytes: int = 2 << 30,
 ) -> None:
-    """See `hf.export_policy`."""
+    """See `hf.export_policy`.
+
+    What is in the directory: the weights and their config.json, made of the policy;
+    gru_mem.json; and the small files that are given, byte for byte: any that a policy
+    directory may hold (`files.SIZE_LIMITS`) and templates by name. Where there is no
+    generation_config.json among them, one is made of config.json, as transformers does
+    at load. Nothing else is copied: what decides ids, stops and sampling is in these,
+    and code, licences and cards are the user's to add.
+    """
     target = pathlib.Path(os.path.abspath(location))
     _check_target(target)
     files = _contents(tokenizer_files)
@@ -56,7 +65,8 @@ def write_policy(
     try:
         _write_weights(policy, params, aside, dtype, shard_bytes)
         _write_json(aside / CONFIG, policy.config.to_hf(dtype))
-        _write_json(aside / "generation_config.json", _generation_config(policy))
+        if GENERATION not in files:
+            _write_json(aside / GENERATION, _generation_config(policy))
         if agent_settings is not None:
             _write_json(aside / "gru_mem.json", dict(agent_settings))
         for name, content in files.items():
@@ -93,7 +103,7 @@ def _check_target(target: pathlib.Path) -> None:
 def _contents(
     files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes],
 ) -> dict[str, bytes]:
-    """Tokenizer files by name, read where they are given as paths."""
+    """The small files by name, read where they are given as paths."""
     given = files if isinstance(files, Mapping) else dict.fromkeys(files)
     contents = {}
     for name, content in given.items():

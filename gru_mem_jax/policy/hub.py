@@ -16,6 +16,9 @@ _PATTERNS = [
     "chat_template.jinja",
     f"{TEMPLATE_FOLDER}/*.jinja",
 ]
+# Mistral's repositories hold all weights once more, in a format of their own; others
+# have further formats in folders.
+_LEFT_OUT = ["consolidated*.safetensors", "*/*.safetensors"]
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -41,7 +44,10 @@ def fetch(location: str) -> tuple[pathlib.Path, str]:
 
     try:
         path = huggingface_hub.snapshot_download(
-            match["repo"], revision=match["revision"], allow_patterns=_PATTERNS
+            match["repo"],
+            revision=match["revision"],
+            allow_patterns=_PATTERNS,
+            ignore_patterns=_LEFT_OUT,
         )
     except Exception as error:  # the hub client raises of many libraries
         line = " ".join(str(error).split())[:300]

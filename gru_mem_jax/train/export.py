@@ -163,7 +163,6 @@ def _write_policy(
     policy: Policy, params: Any, out, files: Mapping[str, bytes], card: str, dtype
 ) -> None:
     tokenizer = {n: data for n, data in files.items() if is_tokenizer_file(n)}
-    tokenizer.pop("generation_config.json", None)  # made anew
     settings = json.loads(files[SETTINGS_FILE])
     export_policy(
         policy,
