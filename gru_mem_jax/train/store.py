@@ -2,15 +2,17 @@
 
 import dataclasses
 import hashlib
-import os
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from gru_mem_jax import durable_files
+from gru_mem_jax.checkpoint_step import Restored
 from gru_mem_jax.checkpoint_trees import first_difference
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy.files import SHARD_NAME, PolicyDir, is_tokenizer_file
+from gru_mem_jax.policy.checkpoint_files import weight_files
+from gru_mem_jax.policy.files import PolicyDir, is_tokenizer_file
 from gru_mem_jax.rl.learner import Learner, TrainState
 
 
@@ -80,6 +82,7 @@ class TrainStore:
             "pending": progress.pending,
             "identity": self._identity,
             "trees": sorted(trees),
+            "tokenizer_files": sorted(filter(is_tokenizer_file, self._files)),
         }
         self._checkpoints.save(
             progress.step, trees, metadata, files=self._files, score=score, wait=wait
@@ -97,7 +100,7 @@ class TrainStore:
         known = self._checkpoints.restore_latest({})
         if known is None:
             return None, ()
-        self._check(known.step, known.metadata.get("identity"), known.files)
+        self._check(known)
         abstract = self._learner.abstract_state()
         trees = {
             "params": abstract.params,
@@ -123,31 +126,55 @@ class TrainStore:
         self._held.add(known.step)
         return progress, known.warnings
 
-    def _check(self, step: int, identity: Any, files: Mapping[str, bytes]) -> None:
-        where = f"{self._checkpoints.directory / str(step)}"
-        difference = first_difference(identity, self._identity)
+    def _check(self, known: Restored) -> None:
+        where = f"{self._checkpoints.directory / str(known.step)}"
+        difference = first_difference(known.metadata.get("identity"), self._identity)
         if difference is not None:
             raise InputError(
                 f"{where}: was saved by another run: {difference}; give the policy "
                 "that this run began with, or another --run_dir"
             )
-        for name in sorted({*files, *self._files}):
-            same = files.get(name) == self._files.get(name)
-            if is_tokenizer_file(name) and not same:
+        names = filter(is_tokenizer_file, sorted({*known.files, *self._files}))
+        if "tokenizer_files" not in known.metadata:
+            names = filter(_FIRST_TOKENIZER_FILES.__contains__, names)
+        for name in names:
+            have, want = known.files.get(name), self._files.get(name)
+            if have != want:
                 raise InputError(
-                    f"{where}: was trained with another tokenizer: {name} differs; "
-                    "give the policy that this run began with"
+                    f"{where}: was trained with another tokenizer: {name} differs"
+                    f"{_difference(have, want)}; give the policy that this run began "
+                    "with"
                 )
 
 
+def _difference(have: bytes | None, want: bytes | None) -> str:
+    """What differs first in a small file: ": eos_token_id is 1, expected 2"."""
+    if have is None or want is None:
+        return f": {'absent' if have is None else 'there'} in the checkpoint"
+    try:
+        found = first_difference(json.loads(have), json.loads(want))
+    except (ValueError, RecursionError):
+        return ""
+    return f": {found}" if found else ""
+
+
+# All that checkpoints kept before they said what they keep.
+_FIRST_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")
 
 
 def weights_digest(directory: PolicyDir) -> str:
-    """One sha256 over the weights of a policy directory, to know them again."""
+    """One sha256 over the weights of a policy directory, to know them again.
+
+    Over the files that the weights are read from: what else lies there may come and go.
+    """
     total = hashlib.sha256()
-    names = sorted(entry.name for entry in os.scandir(directory.root))
-    for name in names:
-        if SHARD_NAME.fullmatch(name) and (path := directory.path(name)) is not None:
-            total.update(f"{name} {durable_files.sha256(path)}\n".encode())
+    for name in weight_files(directory):
+        digest = durable_files.sha256(directory.root / name)
+        total.update(f"{name} {digest}\n".encode())
     return total.hexdigest()

@@ -24,8 +24,9 @@ class FakeHub(types.ModuleType):
         self.calls = []
         self.files = ["config.json", "model.safetensors", "evil.py", "model.bin"]
         self.files += ["additional_chat_templates/tool_use.jinja", "other/x.jinja"]
+        self.files += ["consolidated.safetensors", "onnx/model.safetensors"]
 
-    def snapshot_download(self, repo, *, revision, allow_patterns):
+    def snapshot_download(self, repo, *, revision, allow_patterns, ignore_patterns):
         self.calls.append((repo, revision))
         if repo != "org/tiny" or revision not in ("main", COMMIT):
             raise OSError(f"404 Client Error:\n no {repo} at {revision}")
@@ -35,6 +36,7 @@ class FakeHub(types.ModuleType):
             file
             for file in self.files
             if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns)
+            and not any(fnmatch.fnmatch(file, pattern) for pattern in ignore_patterns)
         ]
         return str(snapshot)
 
