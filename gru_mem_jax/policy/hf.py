@@ -85,6 +85,7 @@ def load_policy(
         raise InputError(f"form must be stacked or sampling, got {form!r}")
     directory = open_policy_dir(location)
     config, head = _config_and_head(directory)
+    tensors = find_tensors(directory, config)
     if head is not None:
         warnings.warn(
             f"{directory.root}: config.json says tie_word_embeddings, but the weights "
@@ -92,7 +93,6 @@ def load_policy(
             "tied (tie_word_embeddings false in config.json would say so)",
             stacklevel=2,
         )
-    tensors = find_tensors(directory, config)
     name = name or _widest(tensors)
     # Bad directories are refused without the seconds and the memory that jax takes.
     from gru_mem_jax.policy.functional import make_policy
