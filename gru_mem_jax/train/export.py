@@ -82,7 +82,7 @@ def export_run(
         params = checkpoints.restore({"params": shapes}, step)["params"]
     card = model_card(_rows(run, step), step, by_lora=config is not None)
     if adapters:
-        _write_adapters(params, config, out, card)
+        _write_adapters(params, config, out, files[SETTINGS_FILE], card)
         return step
     if config is not None:
         base = _base(run_dir, policy_dir, identity)
@@ -175,7 +175,14 @@ def _write_policy(
     _write(pathlib.Path(out) / "README.md", card)
 
 
-def _write_adapters(adapters: Any, config: lora.LoraConfig, out, card: str) -> None:
+def _write_adapters(
+    adapters: Any, config: lora.LoraConfig, out, settings: bytes, card: str
+) -> None:
+    """Adapters and the settings that they were trained with.
+
+    No tokenizer file: those of the base are used, unchanged, and where PEFT finds some
+    it cuts the base's embedding to the tokenizer's size.
+    """
     target = pathlib.Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PolicyError(f"{target}: not empty; nothing is written over")
@@ -184,6 +191,7 @@ def _write_adapters(adapters: Any, config: lora.LoraConfig, out, card: str) -> N
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         lora.save_adapters(adapters, config, aside)
+        (aside / SETTINGS_FILE).write_bytes(settings)
         _write(aside / "README.md", card)
         aside.rename(target)
     except OSError as error:

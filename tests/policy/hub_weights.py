@@ -195,12 +195,12 @@ LAYOUTS = {
         config={
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
-            "max_position_embeddings": 64,
+            "max_position_embeddings": 4096,
             "max_window_layers": 28,
             "rope_theta": 1000000.0,
             "rope_scaling": {
                 "factor": 4.0,
-                "original_max_position_embeddings": 64,
+                "original_max_position_embeddings": 4096,
                 "type": "yarn",
             },
             "sliding_window": 131072,
