@@ -5,6 +5,7 @@ that trains is in tests/train/test_train_round_trip.py.
 """
 
 import json
+import shutil
 
 import hub_weights
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import round_trip
 from hub_weights import LAYOUTS, values_of, write
 
+from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl.lora import LoraConfig
@@ -138,3 +140,25 @@ def test_what_makes_another_policy_at_resume(tmp_path, name):
         return
     with pytest.raises(InputError, match=message):
         round_trip.start(source, tmp_path)
+
+
+def test_a_run_of_before_is_compared_by_what_it_kept(tmp_path, monkeypatch):
+    """Checkpoints once held four files and did not say so: special_tokens_map.json may
+    be new at a resume, generation_config.json may not."""
+    source = write(tmp_path / "p", LAYOUTS["llama3_8b_instruct"])
+    save = Checkpoints.save
+
+    def saved_before(self, step, trees, metadata, *, files, **options):
+        metadata = {k: v for k, v in metadata.items() if k != "tokenizer_files"}
+        files = {k: v for k, v in files.items() if k != "special_tokens_map.json"}
+        save(self, step, trees, metadata, files=files, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", saved_before)
+        round_trip.start(source, tmp_path)
+    (tmp_path / "copy").mkdir()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy" / "run")
+    assert round_trip.start(source, tmp_path)
+    change(source / "generation_config.json", eos_token_id=257)
+    with pytest.raises(InputError, match=r"generation_config\.json differs"):
+        round_trip.start(source, tmp_path / "copy")
