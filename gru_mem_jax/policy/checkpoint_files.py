@@ -318,7 +318,8 @@ def _equal(
         ]
         if same and rows[0].tobytes() == rows[1].tobytes():
             continue
-        first, second = (part.astype(np.dtype(dtype)) for part in rows)
+        with np.errstate(over="ignore"):
+            first, second = (part.astype(np.dtype(dtype)) for part in rows)
         if not np.array_equal(first, second):
             return False
     return True

@@ -51,6 +51,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
+    *("vocab.json", "merges.txt", "tokenizer.model"),  # for other programs alone
 )
 TEMPLATE_FOLDER = "additional_chat_templates"
 _MAX_TEMPLATES = 64

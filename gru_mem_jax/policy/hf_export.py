@@ -45,11 +45,12 @@ def write_policy(
     """See `hf.export_policy`.
 
     What is in the directory: the weights and their config.json, made of the policy;
-    gru_mem.json; and the small files that are given, byte for byte: any that a policy
-    directory may hold (`files.SIZE_LIMITS`) and templates by name. Where there is no
-    generation_config.json among them, one is made of config.json, as transformers does
-    at load. Nothing else is copied: what decides ids, stops and sampling is in these,
-    and code, licences and cards are the user's to add.
+    gru_mem.json; and the small files that are given, byte for byte. Those may be
+    `files.TOKENIZER_FILES` and templates by name: all that decides ids, roles,
+    template, stops and sampling for any program that loads such a directory. Where
+    there is no generation_config.json among them, one is made of config.json, as
+    transformers does at load. Nothing else is copied; code, licences and cards are the
+    user's to add.
     """
     target = pathlib.Path(os.path.abspath(location))
     _check_target(target)

@@ -9,10 +9,13 @@ from gru_mem_jax.policy.files import TEMPLATE_FOLDER
 _LOCATION = re.compile(
     r"hf://(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[\w-][\w./-]*)", re.ASCII
 )
-# Weights in safetensors, JSON, and the templates, which are text.
+# Weights in safetensors, JSON, and the templates, which are text; what other programs
+# read of the tokenizer, to be exported.
 _PATTERNS = [
     "*.safetensors",
     "*.json",
+    "merges.txt",
+    "tokenizer.model",
     "chat_template.jinja",
     f"{TEMPLATE_FOLDER}/*.jinja",
 ]

@@ -416,6 +416,7 @@ LAYOUTS = {
         },
         turn=_GEMMA_TURN,
         roles_in="special_tokens_map.json",
+        extra=("tokenizer.model", "README.md"),
     ),
     "gemma3_4b_it": Layout(
         config={

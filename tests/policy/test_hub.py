@@ -25,6 +25,7 @@ class FakeHub(types.ModuleType):
         self.files = ["config.json", "model.safetensors", "evil.py", "model.bin"]
         self.files += ["additional_chat_templates/tool_use.jinja", "other/x.jinja"]
         self.files += ["consolidated.safetensors", "onnx/model.safetensors"]
+        self.files += ["tokenizer.model", "original/tokenizer.model"]
 
     def snapshot_download(self, repo, *, revision, allow_patterns, ignore_patterns):
         self.calls.append((repo, revision))
@@ -54,7 +55,8 @@ def test_a_location_is_fetched_at_its_revision_and_the_commit_is_kept(hub):
     assert directory.root.name == COMMIT
     assert hub.calls == [("org/tiny", "main")]
     extra = "additional_chat_templates/tool_use.jinja"
-    assert hub.fetched == ["config.json", "model.safetensors", extra]
+    names = ["config.json", "model.safetensors", extra, "tokenizer.model"]
+    assert hub.fetched == names
 
 
 def test_a_policy_is_loaded_from_the_hub(hub):

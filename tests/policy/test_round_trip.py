@@ -53,6 +53,14 @@ def test_nothing_is_lost(done, name):
     assert resumed
     found = round_trip.compare(source, export)
     assert set(found.values()) == {True}, found
+    ours = {"README.md", "gru_mem.json", "generation_config.json"}
+    small = {p.name for p in export.iterdir() if p.suffix != ".safetensors"} - ours
+    kept = ("token", "template", "config.json", "vocab.json", "merges.txt")
+    assert (
+        small
+        == {p.name for p in source.iterdir() if any(word in p.name for word in kept)}
+        - ours
+    )
 
 
 @pytest.mark.torch

@@ -105,6 +105,17 @@ def test_heads_of_another_dtype(tmp_path, embedding, head, stated, tied):
     assert load_config(open_policy_dir(tmp_path)).tie_word_embeddings is tied
 
 
+def test_values_beyond_the_dtype_are_compared_in_silence(tmp_path):
+    """1e6 and 2e6 are both infinite in float16, and those are equal."""
+    values, embedding = tensors()
+    embedding[0, 0] = 1e6
+    head = embedding.copy()
+    head[0, 0] = 2e6
+    write(tmp_path, QWEN3, config={"dtype": "float16"})
+    write_weights(tmp_path, {**values, EMBEDDING: embedding, "lm_head.weight": head})
+    assert load_config(open_policy_dir(tmp_path)).tie_word_embeddings
+
+
 def test_the_last_row_counts_and_rows_are_read_in_blocks(tmp_path, monkeypatch):
     values, embedding = tensors()
     head = embedding.copy()
