@@ -340,7 +340,8 @@ def _rows(directory: PolicyDir, file: str, name: str, rows: slice) -> np.ndarray
 
 
 def _check_names(directory, config, table, where) -> None:
-    unknown = [n for n in where if n not in table and not is_ignored(n, config)]
+    known = {*table, _head(where)} if config.tie_word_embeddings else table
+    unknown = [n for n in where if n not in known and not is_ignored(n, config)]
     missing = [name for name in table if name not in where]
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""

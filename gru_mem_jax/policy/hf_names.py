@@ -109,13 +109,11 @@ def _layer_table(
 def is_ignored(name: str, config: PolicyConfig) -> bool:
     """Whether a tensor that the table lacks may be there all the same.
 
-    These may: rotary frequencies, which follow from the configuration; the head of a
-    tied checkpoint, which is its embedding; Gemma 3's vision tower. Any other tensor
-    means that the checkpoint is of another model.
+    These may: rotary frequencies, which follow from the configuration, and Gemma 3's
+    vision tower. Any other tensor means that the checkpoint is of another model, but
+    for the head of a tied one.
     """
     if name.endswith("rotary_emb.inv_freq"):
-        return True
-    if config.tie_word_embeddings and name in HEADS:
         return True
     vision = ("vision_tower.", "multi_modal_projector.")
     vision += tuple(f"model.{v}" for v in vision)

@@ -156,6 +156,18 @@ def test_no_head_though_config_says_that_there_is_one(tmp_path):
         load_policy(tmp_path)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_two_heads_are_refused(tmp_path, tied):
+    values, embedding = tensors()
+    heads = dict.fromkeys(
+        ("lm_head.weight", "language_model.lm_head.weight"), embedding
+    )
+    write(tmp_path, QWEN3, config={"tie_word_embeddings": tied})
+    write_weights(tmp_path, {**values, **heads})
+    with pytest.raises(PolicyError, match=r"'language_model\.lm_head\.weight' is not"):
+        load_policy(tmp_path)
+
+
 def test_a_head_of_another_shape_is_named(tmp_path):
     values, embedding = tensors()
     write(tmp_path, QWEN3, values={**values, "lm_head.weight": embedding[:-1]})
