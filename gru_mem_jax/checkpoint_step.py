@@ -29,7 +29,7 @@ RECORD = "record.json"
 FILES = "files"
 _MAX_RECORD = 1 << 28
 _MAX_BATCH = 1 << 28  # bytes that are read back at a time, or one array
-_FILE_NAME = re.compile(r"[\w-][\w.-]*")
+_FILE_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")  # one folder deep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def complete(
         stamp.unlink()  # holds an absolute path, and a run folder may move
     for name, data in contents.items():
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         durable_files.write_atomically(path, data)
     durable_files.write_manifest(folder)
     durable_files.drop_cached(folder)
@@ -318,6 +318,7 @@ def _small_files(folder: pathlib.Path) -> dict[str, bytes]:
     try:
         if not folder.is_dir():
             return {}
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
     except OSError as error:
         raise RunError(f"{folder}: {error.strerror}") from error

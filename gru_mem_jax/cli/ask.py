@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="strict",
         help="bytes that are no UTF-8: an error (default), or U+FFFD",
     )
-    sampling = parser.add_argument_group("sampling")
+    sampling = parser.add_argument_group(
+        "sampling",
+        "by default as the policy's gru_mem.json says, else its generation_config.json",
+    )
     add = sampling.add_argument
     add(
         "--temperature",

@@ -13,8 +13,22 @@ from safetensors import SafetensorError, safe_open
 
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.config import PolicyConfig
-from gru_mem_jax.policy.files import SHARD_NAME, WEIGHTS, WEIGHTS_INDEX, PolicyDir
-from gru_mem_jax.policy.hf_names import PREFIXES, TensorSpec, is_ignored, tensor_table
+from gru_mem_jax.policy.files import (
+    CONFIG,
+    SHARD_NAME,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    PolicyDir,
+    lfs_error,
+    lfs_pointer,
+)
+from gru_mem_jax.policy.hf_names import (
+    HEADS,
+    PREFIXES,
+    TensorSpec,
+    is_ignored,
+    tensor_table,
+)
 
 _MAX_HEADER = 16 << 20
 _MAX_SHARDS = 1024
@@ -58,29 +72,59 @@ def find_tensors(directory: PolicyDir, config: PolicyConfig) -> list[StoredTenso
       PolicyError: pickles only; a bad file, index or header; a tensor that is missing,
         doubled, unknown, of another shape or dtype. Names the file and the tensor.
     """
-    files = _shard_names(directory)
-    where: dict[str, str] = {}
-    for file, indexed in files.items():
-        names = _names(directory, file)
-        for name in names:
-            if name in where:
-                raise PolicyError(
-                    f"{directory.root}: tensor {name[:200]!r} is in {where[name]} "
-                    f"and in {file}"
-                )
-            where[name] = file
-        for name in sorted(indexed - set(names)):
-            raise PolicyError(
-                f"{directory.root / file}: tensor {name[:200]!r} is missing, "
-                f"{WEIGHTS_INDEX} says that it is there"
-            )
-    table = tensor_table(config, _prefix(where))
+    files, where = _locate(directory)
+    table = _table(config, where)
     _check_names(directory, config, table, where)
     found = []
     for file in files:
         wanted = [name for name in table if where[name] == file]
         found += _records(directory, file, wanted, table)
     return found
+
+
+def own_head(
+    directory: PolicyDir, config: PolicyConfig, dtype: str | None = None
+) -> str | None:
+    """The head that is used although config.json says that it is the embedding.
+
+    As transformers does, a head that lies beside the embedding and differs from it is
+    taken for what it is. The two are compared by rows, up to the first difference.
+
+    Args:
+      directory: holds the weights; without any the answer is None.
+      config: what config.json says.
+      dtype: in which they are compared: as transformers loads them, in the one that
+        config.json names; None: that of the first tensor.
+
+    Returns:
+      Its name; None if there is no such head, or it equals the embedding.
+
+    Raises:
+      PolicyError: a bad file, index or header.
+    """
+    if not config.tie_word_embeddings or not weight_files(directory):
+        return None
+    _, where = _locate(directory)
+    head, embedding = _head(where), f"{_prefix(where)}embed_tokens.weight"
+    if head is None or embedding not in where:
+        return None
+    pair = [(where[name], name) for name in (embedding, head)]
+    return None if _equal(directory, config, pair, dtype) else head
+
+
+def weight_files(directory: PolicyDir) -> tuple[str, ...]:
+    """Names of the files that the weights are read from; empty if there are none.
+
+    Other safetensors files may lie beside them and are never opened: Mistral's
+    repositories hold all weights once more, as consolidated.safetensors.
+
+    Raises:
+      PolicyError: the index is broken, or names a file that is missing.
+    """
+    names = (WEIGHTS, WEIGHTS_INDEX, _named_file(directory))
+    if all(name is None or directory.path(name) is None for name in names):
+        return ()
+    return tuple(_shard_names(directory))
 
 
 def read_tensors(
@@ -123,6 +167,8 @@ class SliceReader:
 
 def _shard_names(directory: PolicyDir) -> Mapping[str, set[str]]:
     """Weight files, each with the names that the index says it holds."""
+    if (named := _named_file(directory)) is not None:
+        return {named: set()}
     if directory.path(WEIGHTS) is not None:
         return {WEIGHTS: set()}
     index = directory.read_json(WEIGHTS_INDEX)
@@ -155,6 +201,21 @@ def _shard_names(directory: PolicyDir) -> Mapping[str, set[str]]:
     return dict(sorted(files.items()))
 
 
+def _named_file(directory: PolicyDir) -> str | None:
+    """The file that `transformers_weights` of config.json names, before any other."""
+    name = (directory.read_json(CONFIG) or {}).get("transformers_weights")
+    if name is None:
+        return None
+    if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
+        raise PolicyError(
+            f"{directory.root / CONFIG}: transformers_weights {str(name)[:100]!r} is "
+            "not supported: expected the name of one safetensors file, or none"
+        )
+    if directory.path(name) is None:
+        raise PolicyError(f"{directory.root / name}: missing, {CONFIG} names it")
+    return name
+
+
 def _open(directory: PolicyDir, file: str):
     path = directory.path(file)
     if path is None:
@@ -163,7 +224,10 @@ def _open(directory: PolicyDir, file: str):
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as stream:
-            header = int.from_bytes(stream.read(8), "little")
+            begin = stream.read(64)
+        if lfs_pointer(begin):
+            raise lfs_error(path)
+        header = int.from_bytes(begin[:8], "little")
         if size < 8 or header > min(size - 8, _MAX_HEADER):
             raise PolicyError(
                 f"{path}: not a safetensors file, or cut short: its header would have "
@@ -183,17 +247,110 @@ def _names(directory: PolicyDir, file: str) -> list[str]:
         return list(handle.keys())
 
 
-def _prefix(names: Mapping[str, str]) -> str:
-    found = (p for p in PREFIXES if f"{p}embed_tokens.weight" in names)
+def _locate(directory: PolicyDir) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The weight files, and by a tensor's name the file that holds it."""
+    files = _shard_names(directory)
+    where: dict[str, str] = {}
+    for file, indexed in files.items():
+        names = _names(directory, file)
+        for name in names:
+            if name in where:
+                raise PolicyError(
+                    f"{directory.root}: tensor {name[:200]!r} is in {where[name]} "
+                    f"and in {file}"
+                )
+            where[name] = file
+        for name in sorted(indexed - set(names)):
+            raise PolicyError(
+                f"{directory.root / file}: tensor {name[:200]!r} is missing, "
+                f"{WEIGHTS_INDEX} says that it is there"
+            )
+    return tuple(files), where
+
+
+def _table(config: PolicyConfig, where: Mapping[str, str]) -> dict[str, TensorSpec]:
+    """The family's table in the names that the files have."""
+    prefix, head = _prefix(where), _head(where)
+    table = tensor_table(config, prefix, head or HEADS[0])
+    embedding = f"{prefix}embed_tokens.weight"
+    if config.tie_word_embeddings and head is not None and embedding not in where:
+        table[head] = table.pop(embedding)  # one tensor, saved by its other name
+    return table
+
+
+def _prefix(where: Mapping[str, str]) -> str:
+    marks = ("embed_tokens.weight", "norm.weight")
+    found = (p for mark in marks for p in PREFIXES if p + mark in where)
     return next(found, PREFIXES[0])
 
 
+def _head(where: Mapping[str, str]) -> str | None:
+    return next((name for name in HEADS if name in where), None)
+
+
+def _equal(
+    directory: PolicyDir,
+    config: PolicyConfig,
+    pair: list[tuple[str, str]],
+    dtype: str | None,
+) -> bool:
+    """Whether embedding and head, given by file and name, hold the same values."""
+    shapes, dtypes = [], []
+    for file, name in pair:
+        with _open(directory, file) as handle:
+            stored = handle.get_slice(name)
+            shapes.append(tuple(stored.get_shape()))
+            dtypes.append(DTYPES.get(str(stored.get_dtype())))
+    count, width = config.vocab_size, config.hidden_size
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if shapes[0] != (count, width) or 2 * count * width > memory:
+        return True  # the directory is refused for the embedding
+    if shapes[1] != shapes[0] or None in dtypes:
+        return False  # it is refused for the head
+    same = dtypes[0] == dtypes[1]
+    if dtype not in DTYPES.values():
+        dtype = _first_dtype(directory)
+    step = max(1, _REOPEN_AFTER // (4 * width))
+    for start in range(0, count, step):
+        rows = [
+            _rows(directory, file, name, slice(start, min(start + step, count)))
+            for file, name in pair
+        ]
+        if same and rows[0].tobytes() == rows[1].tobytes():
+            continue
+        with np.errstate(over="ignore"):
+            first, second = (part.astype(np.dtype(dtype)) for part in rows)
+        if not np.array_equal(first, second):
+            return False
+    return True
+
+
+def _first_dtype(directory: PolicyDir) -> str:
+    """Of the first tensor that holds fractions."""
+    with _open(directory, next(iter(_shard_names(directory)))) as handle:
+        names = (
+            str(handle.get_slice(name).get_dtype()) for name in sorted(handle.keys())
+        )
+        return next((DTYPES[name] for name in names if name in DTYPES), "float32")
+
+
+def _rows(directory: PolicyDir, file: str, name: str, rows: slice) -> np.ndarray:
+    with _open(directory, file) as handle:
+        return handle.get_slice(name)[rows]
+
+
 def _check_names(directory, config, table, where) -> None:
-    unknown = [n for n in where if n not in table and not is_ignored(n, config)]
+    known = {*table, _head(where)} if config.tie_word_embeddings else table
+    unknown = [n for n in where if n not in known and not is_ignored(n, config)]
     missing = [name for name in table if name not in where]
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         hint = f"; {unknown[0][:200]!r} is there, unexpected" if unknown else ""
+        if missing[0] in HEADS:
+            hint += (
+                "; config.json says tie_word_embeddings false: set it to true if the "
+                "head is the embedding"
+            )
         raise PolicyError(
             f"{directory.root}: tensor {missing[0]!r} of shape "
             f"{table[missing[0]].shape} is missing{more}{hint}"

@@ -1,12 +1,18 @@
 """Policies from and to Hugging Face directories, without torch and without pickle."""
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from gru_mem_jax.errors import InputError, PolicyError
-from gru_mem_jax.policy.checkpoint_files import StoredTensor, find_tensors, read_tensors
+from gru_mem_jax.policy.checkpoint_files import (
+    StoredTensor,
+    find_tensors,
+    own_head,
+    read_tensors,
+)
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.files import CONFIG, PolicyDir, open_policy_dir
 
@@ -21,17 +27,30 @@ DTYPES = ("float32", "bfloat16", "float16")
 def load_config(directory: PolicyDir) -> PolicyConfig:
     """The validated config.json of a policy directory.
 
+    A head that config.json ties to the embedding, while the weights hold another, is
+    not tied, as in transformers.
+
     Raises:
       PolicyError: missing, not JSON, or not a policy that is supported.
     """
+    return _config_and_head(directory)[0]
+
+
+def _config_and_head(directory: PolicyDir) -> tuple[PolicyConfig, str | None]:
+    """The configuration, and the head's name if it is used against config.json."""
     raw = directory.read_json(CONFIG)
     where = directory.root / CONFIG
     if raw is None:
         raise PolicyError(f"{where}: missing; expected a Hugging Face model directory")
     try:
-        return PolicyConfig.from_hf(raw)
+        config = PolicyConfig.from_hf(raw)
     except PolicyError as error:
         raise PolicyError(f"{where}: {error}") from None
+    stated = str(raw.get("dtype") or raw.get("torch_dtype"))
+    head = own_head(directory, config, stated.removeprefix("torch."))
+    if head is not None:
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+    return config, head
 
 
 def load_policy(
@@ -65,8 +84,15 @@ def load_policy(
     if form not in ("stacked", "sampling"):
         raise InputError(f"form must be stacked or sampling, got {form!r}")
     directory = open_policy_dir(location)
-    config = load_config(directory)
+    config, head = _config_and_head(directory)
     tensors = find_tensors(directory, config)
+    if head is not None:
+        warnings.warn(
+            f"{directory.root}: config.json says tie_word_embeddings, but the weights "
+            f"hold {head}, which is not the embedding: it is used, and they are not "
+            "tied (tie_word_embeddings false in config.json would say so)",
+            stacklevel=2,
+        )
     name = name or _widest(tensors)
     # Bad directories are refused without the seconds and the memory that jax takes.
     from gru_mem_jax.policy.functional import make_policy
@@ -105,7 +131,9 @@ def export_policy(
       policy: as of `make_policy`.
       params: its weights, stacked form.
       location: a directory that does not exist yet, or is empty.
-      tokenizer_files: to be put beside the weights: paths, or contents by name.
+      tokenizer_files: small files to be put beside the weights, as they are: paths, or
+        contents by name; generation_config.json among them, without which one is made
+        of the policy's bos, eos and pad.
       dtype: of the stored weights; None: that of the params.
       agent_settings: an AgentConfig to be kept as gru_mem.json.
       shard_bytes: most bytes of one weight file; about as much memory is taken.

@@ -17,6 +17,16 @@ from gru_mem_jax.policy.rope_config import SUPPORTED, RopeConfig
 # Gemma 3 with its vision tower: the text decoder inside it is what is loaded.
 _WRAPPER = "Gemma3ForConditionalGeneration"
 _WRAPPER_TYPE = "gemma3"
+# What a model is saved as without its head. Transformers goes by model_type, and loads
+# it as the one with a head.
+_BASES = {
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+    "LlamaModel": "LlamaForCausalLM",
+    "MistralModel": "MistralForCausalLM",
+    "Gemma3TextModel": "Gemma3ForCausalLM",
+    "Gemma3Model": _WRAPPER,
+}
 
 _SAME_NAME = (
     "vocab_size",
@@ -49,9 +59,14 @@ def config_from_hf(config: Mapping[str, Any]) -> PolicyConfig:
         raise PolicyError(f"expected a JSON object, got {type(config).__name__}")
     family = _family_of(config)
     if isinstance(config.get("text_config"), Mapping):
-        inherited = ("tie_word_embeddings", "eos_token_id", "bos_token_id")
-        outer = {name: config[name] for name in inherited if name in config}
-        config = {**outer, **config["text_config"]}
+        # The head belongs to the outer model: whether it is tied is said there alone,
+        # and what is said there of token ids goes before.
+        ids = ("eos_token_id", "bos_token_id", "pad_token_id")
+        outer = {name: config[name] for name in ids if config.get(name) is not None}
+        outer["tie_word_embeddings"] = config.get(
+            "tie_word_embeddings", family.hf_defaults["tie_word_embeddings"]
+        )
+        config = {**config["text_config"], **outer}
     config = {**family.hf_defaults, **config}
     _refuse_unsupported(config)
     fields = {name: config[name] for name in _SAME_NAME if name in config}
@@ -141,6 +156,7 @@ def _family_of(config: Mapping[str, Any]) -> Family:
     model_type = config.get("model_type")
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise PolicyError(f"architectures must be a list of strings; {expected}")
+    names = [_BASES.get(name, name) for name in names]
     if len(names) > 1 or (names and names[0] not in known):
         raise PolicyError(f"unknown architecture {str(names)[:200]}: {expected}")
     if names:

@@ -19,14 +19,17 @@ from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import (
     CONFIG,
     SIZE_LIMITS,
+    TEMPLATE_FOLDER,
     WEIGHTS,
     WEIGHTS_INDEX,
     PolicyDir,
+    is_tokenizer_file,
 )
 from gru_mem_jax.policy.functional import Params, Policy
+from gru_mem_jax.policy.generation import GENERATION
 from gru_mem_jax.policy.hf_names import TensorSpec, tensor_table
 
-_OURS = (CONFIG, WEIGHTS_INDEX, "generation_config.json", "gru_mem.json")
+_OURS = (CONFIG, WEIGHTS_INDEX, "gru_mem.json")
 
 
 def write_policy(
@@ -39,7 +42,16 @@ def write_policy(
     agent_settings: Mapping[str, Any] | None = None,
     shard_bytes: int = 2 << 30,
 ) -> None:
-    """See `hf.export_policy`."""
+    """See `hf.export_policy`.
+
+    What is in the directory: the weights and their config.json, made of the policy;
+    gru_mem.json; and the small files that are given, byte for byte. Those may be
+    `files.TOKENIZER_FILES` and templates by name: all that decides ids, roles,
+    template, stops and sampling for any program that loads such a directory. Where
+    there is no generation_config.json among them, one is made of config.json, as
+    transformers does at load. Nothing else is copied; code, licences and cards are the
+    user's to add.
+    """
     target = pathlib.Path(os.path.abspath(location))
     _check_target(target)
     files = _contents(tokenizer_files)
@@ -54,12 +66,14 @@ def write_policy(
     try:
         _write_weights(policy, params, aside, dtype, shard_bytes)
         _write_json(aside / CONFIG, policy.config.to_hf(dtype))
-        _write_json(aside / "generation_config.json", _generation_config(policy))
+        if GENERATION not in files:
+            _write_json(aside / GENERATION, _generation_config(policy))
         if agent_settings is not None:
             _write_json(aside / "gru_mem.json", dict(agent_settings))
         for name, content in files.items():
+            (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_bytes(content)
-        for file in aside.iterdir():
+        for file in aside.rglob("*"):
             _sync(file)
         umask = os.umask(0)
         os.umask(umask)
@@ -90,19 +104,23 @@ def _check_target(target: pathlib.Path) -> None:
 def _contents(
     files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes],
 ) -> dict[str, bytes]:
-    """Tokenizer files by name, read where they are given as paths."""
+    """The small files by name, read where they are given as paths."""
     given = files if isinstance(files, Mapping) else dict.fromkeys(files)
     contents = {}
     for name, content in given.items():
         file = pathlib.Path(name)
-        if file.name in _OURS or file.name not in SIZE_LIMITS:
+        root, short = file.parent, file.name
+        if root.name == TEMPLATE_FOLDER:
+            root, short = root.parent, f"{TEMPLATE_FOLDER}/{short}"
+        known = short in SIZE_LIMITS or is_tokenizer_file(short)
+        if short in _OURS or not known:
             expected = ", ".join(n for n in SIZE_LIMITS if n not in _OURS)
             raise PolicyError(f"{file}: not a tokenizer file; expected {expected}")
         if content is None:
-            content = PolicyDir(file.parent).read_bytes(file.name)
+            content = PolicyDir(root).read_bytes(short)
         if content is None:
             raise PolicyError(f"{file}: missing")
-        contents[file.name] = content
+        contents[short] = content
     return contents
 
 

@@ -4,13 +4,17 @@ import dataclasses
 
 from gru_mem_jax.policy.config import PolicyConfig
 
-# In Gemma 3 with its vision tower the text decoder is nested; two layouts exist.
-PREFIXES = ("model.", "language_model.model.", "model.language_model.")
-_HEADS = {
-    "model.": "lm_head.weight",
-    "language_model.model.": "language_model.lm_head.weight",
-    "model.language_model.": "lm_head.weight",
-}
+# What stands before a decoder's names. In Gemma 3 with its vision tower the decoder is
+# nested; two layouts exist. The last two are those of models that were saved without
+# their head.
+PREFIXES = (
+    "model.",
+    "language_model.model.",
+    "model.language_model.",
+    "",
+    "language_model.",
+)
+HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 
 _NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "mlp_norm"}
 _NORMS_GEMMA = {
@@ -38,12 +42,15 @@ class TensorSpec:
     transposed: bool = False
 
 
-def tensor_table(config: PolicyConfig, prefix: str = "model.") -> dict[str, TensorSpec]:
+def tensor_table(
+    config: PolicyConfig, prefix: str = "model.", head: str = HEADS[0]
+) -> dict[str, TensorSpec]:
     """All tensors of a policy, by their name in the file.
 
     Args:
       config: the policy's.
       prefix: one of PREFIXES.
+      head: one of HEADS.
 
     Returns:
       name -> TensorSpec, in the order of the layers.
@@ -63,7 +70,7 @@ def tensor_table(config: PolicyConfig, prefix: str = "model.") -> dict[str, Tens
         ("ends", "final_norm", "scale"), None, (width,)
     )
     if not config.tie_word_embeddings:
-        table[_HEADS[prefix]] = TensorSpec(
+        table[head] = TensorSpec(
             ("ends", "head", "kernel"), None, (vocab, width), transposed=True
         )
     return table
@@ -102,13 +109,11 @@ def _layer_table(
 def is_ignored(name: str, config: PolicyConfig) -> bool:
     """Whether a tensor that the table lacks may be there all the same.
 
-    These may: rotary frequencies, which follow from the configuration; the head of a
-    tied checkpoint, which is its embedding; Gemma 3's vision tower. Any other tensor
-    means that the checkpoint is of another model.
+    These may: rotary frequencies, which follow from the configuration, and Gemma 3's
+    vision tower. Any other tensor means that the checkpoint is of another model, but
+    for the head of a tied one.
     """
-    if name.endswith(".rotary_emb.inv_freq"):
-        return True
-    if config.tie_word_embeddings and name in _HEADS.values():
+    if name.endswith("rotary_emb.inv_freq"):
         return True
     vision = ("vision_tower.", "multi_modal_projector.")
     vision += tuple(f"model.{v}" for v in vision)

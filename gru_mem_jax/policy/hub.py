@@ -4,12 +4,24 @@ import pathlib
 import re
 
 from gru_mem_jax.errors import PolicyError
+from gru_mem_jax.policy.files import TEMPLATE_FOLDER
 
 _LOCATION = re.compile(
     r"hf://(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[\w-][\w./-]*)", re.ASCII
 )
-# Weights in safetensors, JSON, and the one template file that is text.
-_PATTERNS = ["*.safetensors", "*.json", "chat_template.jinja"]
+# Weights in safetensors, JSON, and the templates, which are text; what other programs
+# read of the tokenizer, to be exported.
+_PATTERNS = [
+    "*.safetensors",
+    "*.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    f"{TEMPLATE_FOLDER}/*.jinja",
+]
+# Mistral's repositories hold all weights once more, in a format of their own; others
+# have further formats in folders.
+_LEFT_OUT = ["consolidated*.safetensors", "*/*.safetensors"]
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -35,7 +47,10 @@ def fetch(location: str) -> tuple[pathlib.Path, str]:
 
     try:
         path = huggingface_hub.snapshot_download(
-            match["repo"], revision=match["revision"], allow_patterns=_PATTERNS
+            match["repo"],
+            revision=match["revision"],
+            allow_patterns=_PATTERNS,
+            ignore_patterns=_LEFT_OUT,
         )
     except Exception as error:  # the hub client raises of many libraries
         line = " ".join(str(error).split())[:300]

@@ -255,9 +255,7 @@ def _start(
         encoder = TextTokenizer.from_pretrained(directory.root)
         policy, params = load_policy(directory.root, "float32")
         encoder.check_rows(policy.config.vocab_size)
-        files = tokenizer_files(directory)
-        files.pop("generation_config.json", None)  # made anew
-        return policy, params, encoder, files
+        return policy, params, encoder, tokenizer_files(directory)
     with tempfile.TemporaryDirectory() as scratch:
         names = word_tokenizer.save(scratch)
         encoder = TextTokenizer.from_pretrained(scratch)

@@ -12,7 +12,7 @@ from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, PolicyError
 from gru_mem_jax.metrics import read_metrics
 from gru_mem_jax.policy.config import PolicyConfig
-from gru_mem_jax.policy.files import TOKENIZER_FILES, open_policy_dir
+from gru_mem_jax.policy.files import is_tokenizer_file, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import export_policy, load_policy
 from gru_mem_jax.rl import lora
@@ -82,7 +82,7 @@ def export_run(
         params = checkpoints.restore({"params": shapes}, step)["params"]
     card = model_card(_rows(run, step), step, by_lora=config is not None)
     if adapters:
-        _write_adapters(params, config, out, card)
+        _write_adapters(params, config, out, files[SETTINGS_FILE], card)
         return step
     if config is not None:
         base = _base(run_dir, policy_dir, identity)
@@ -162,8 +162,7 @@ def _base(run_dir, policy_dir: str | None, identity: Mapping[str, Any]) -> Any:
 def _write_policy(
     policy: Policy, params: Any, out, files: Mapping[str, bytes], card: str, dtype
 ) -> None:
-    tokenizer = {name: files[name] for name in TOKENIZER_FILES if name in files}
-    tokenizer.pop("generation_config.json", None)  # made anew
+    tokenizer = {n: data for n, data in files.items() if is_tokenizer_file(n)}
     settings = json.loads(files[SETTINGS_FILE])
     export_policy(
         policy,
@@ -176,7 +175,14 @@ def _write_policy(
     _write(pathlib.Path(out) / "README.md", card)
 
 
-def _write_adapters(adapters: Any, config: lora.LoraConfig, out, card: str) -> None:
+def _write_adapters(
+    adapters: Any, config: lora.LoraConfig, out, settings: bytes, card: str
+) -> None:
+    """Adapters and the settings that they were trained with.
+
+    No tokenizer file: those of the base are used, unchanged, and where PEFT finds some
+    it cuts the base's embedding to the tokenizer's size.
+    """
     target = pathlib.Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PolicyError(f"{target}: not empty; nothing is written over")
@@ -185,6 +191,7 @@ def _write_adapters(adapters: Any, config: lora.LoraConfig, out, card: str) -> N
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         lora.save_adapters(adapters, config, aside)
+        (aside / SETTINGS_FILE).write_bytes(settings)
         _write(aside / "README.md", card)
         aside.rename(target)
     except OSError as error:

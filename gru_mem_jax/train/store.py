@@ -2,15 +2,17 @@
 
 import dataclasses
 import hashlib
-import os
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from gru_mem_jax import durable_files
+from gru_mem_jax.checkpoint_step import Restored
 from gru_mem_jax.checkpoint_trees import first_difference
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy.files import SHARD_NAME, TOKENIZER_FILES, PolicyDir
+from gru_mem_jax.policy.checkpoint_files import weight_files
+from gru_mem_jax.policy.files import PolicyDir, is_tokenizer_file
 from gru_mem_jax.rl.learner import Learner, TrainState
 
 
@@ -90,6 +92,7 @@ class TrainStore:
             "data": self._data,
             "identity": self._identity,
             "trees": sorted(trees),
+            "tokenizer_files": sorted(filter(is_tokenizer_file, self._files)),
         }
         self._checkpoints.save(
             progress.step, trees, metadata, files=self._files, score=score, wait=wait
@@ -110,7 +113,7 @@ class TrainStore:
         identity = dict(known.metadata.get("identity") or {})
         # Earlier versions kept it there.
         sha256 = identity.pop("data_sha256", None)
-        self._check(known.step, identity, known.files)
+        self._check(known, identity)
         before = known.metadata.get("data") or (sha256 and {"sha256": sha256})
         position = known.metadata["position"]
         notes = self._check_data(known.step, before, position)
@@ -161,19 +164,24 @@ class TrainStore:
             f"position {position} of the new order"
         )
 
-    def _check(self, step: int, identity: Any, files: Mapping[str, bytes]) -> None:
-        where = f"{self._checkpoints.directory / str(step)}"
+    def _check(self, known: Restored, identity: Mapping[str, Any]) -> None:
+        where = f"{self._checkpoints.directory / str(known.step)}"
         difference = first_difference(identity, self._identity)
         if difference is not None:
             raise InputError(
                 f"{where}: was saved by another run: {difference}; give the policy "
                 "that this run began with, or another --run_dir"
             )
-        for name in TOKENIZER_FILES:
-            if files.get(name) != self._files.get(name):
+        names = filter(is_tokenizer_file, sorted({*known.files, *self._files}))
+        if "tokenizer_files" not in known.metadata:
+            names = filter(_FIRST_TOKENIZER_FILES.__contains__, names)
+        for name in names:
+            have, want = known.files.get(name), self._files.get(name)
+            if have != want:
                 raise InputError(
-                    f"{where}: was trained with another tokenizer: {name} differs; "
-                    "give the policy that this run began with"
+                    f"{where}: was trained with another tokenizer: {name} differs"
+                    f"{_difference(have, want)}; give the policy that this run began "
+                    "with"
                 )
 
 
@@ -185,14 +193,34 @@ def _describe_data(data: Mapping[str, Any] | None) -> str:
     return f"{many} with sha256 {data['sha256'][:12]}..."
 
 
+def _difference(have: bytes | None, want: bytes | None) -> str:
+    """What differs first in a small file: ": eos_token_id is 1, expected 2"."""
+    if have is None or want is None:
+        return f": {'absent' if have is None else 'there'} in the checkpoint"
+    try:
+        found = first_difference(json.loads(have), json.loads(want))
+    except (ValueError, RecursionError):
+        return ""
+    return f": {found}" if found else ""
+
+
+# All that checkpoints kept before they said what they keep.
+_FIRST_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")
 
 
 def weights_digest(directory: PolicyDir) -> str:
-    """One sha256 over the weights of a policy directory, to know them again."""
+    """One sha256 over the weights of a policy directory, to know them again.
+
+    Over the files that the weights are read from: what else lies there may come and go.
+    """
     total = hashlib.sha256()
-    names = sorted(entry.name for entry in os.scandir(directory.root))
-    for name in names:
-        if SHARD_NAME.fullmatch(name) and (path := directory.path(name)) is not None:
-            total.update(f"{name} {durable_files.sha256(path)}\n".encode())
+    for name in weight_files(directory):
+        digest = durable_files.sha256(directory.root / name)
+        total.update(f"{name} {digest}\n".encode())
     return total.hexdigest()

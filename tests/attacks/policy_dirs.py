@@ -123,10 +123,25 @@ SPECIAL_FILES: dict[str, Attack] = {  # C4
     ),
 }
 
+LFS_POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    f"oid sha256:{'4d7a' * 16}\nsize 988097824\n"
+)
 _ONE = {"a": entry([1], 0, 4)}
 HEADERS: dict[str, Attack] = {  # C5
     "empty": (cut(WEIGHTS, lambda size: 0), "not a safetensors file, or cut"),
     "seven_bytes": (cut(WEIGHTS, lambda size: 7), "not a safetensors file"),
+    "lfs_pointer": (
+        lambda d: (d / WEIGHTS).write_text(LFS_POINTER),
+        "model.safetensors: a Git LFS pointer, .*`git lfs pull`",
+    ),
+    "lfs_pointer_for_a_shard": (
+        lambda d: (
+            index(lambda m: None)(d),
+            (d / SHARDS[1]).write_text(LFS_POINTER),
+        ),
+        f"{SHARDS[1]}: a Git LFS pointer, .*`git lfs pull`",
+    ),
     "cut_in_header": (cut(WEIGHTS, lambda size: 100), "not a safetensors file"),
     "cut_in_data": (
         cut(WEIGHTS, lambda size: size - 1),
@@ -185,6 +200,10 @@ HEADERS: dict[str, Attack] = {  # C5
     "a_name_of_a_megabyte": (
         header({"n" * 1_000_000: entry([0], 0, 0)}),
         "is missing.*'n{200}' is there, unexpected",
+    ),
+    "two_holes_to_compare": (
+        lambda d: sparse(d, head=True),
+        "the weights take 5[0-9]{2}.* GB",
     ),
     "a_hole_of_512_gb": (sparse, "the weights take 5[0-9]{2}.* GB"),
 }

@@ -150,16 +150,22 @@ def pickle_only(name: str) -> Spoiler:
     return spoil
 
 
-def sparse(directory: pathlib.Path) -> None:
-    """A hole of 512 GB that config.json agrees with; it takes no disk."""
-    config(vocab_size=2**24, hidden_size=2**13)(directory)
+def sparse(directory: pathlib.Path, head: bool = False) -> None:
+    """A hole of 512 GB that config.json agrees with; it takes no disk.
+
+    With `head` there is a second one, which would have to be compared with the first.
+    """
+    tied = {"tie_word_embeddings": True} if head else {}
+    config(vocab_size=2**24, hidden_size=2**13, **tied)(directory)
     size = 2**24 * 2**13 * 4
     tensors = load_file(directory / WEIGHTS)
+    if head:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     entries, at = {}, 0
     wide = {16: 2**13}
     for name, value in tensors.items():
         shape = [wide.get(n, n) for n in value.shape]
-        if name == "model.embed_tokens.weight":
+        if name in ("model.embed_tokens.weight", "lm_head.weight"):
             shape = [2**24, 2**13]
         if name.endswith("q_proj.bias"):
             shape = [2**13]

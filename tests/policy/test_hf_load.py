@@ -82,6 +82,31 @@ def test_files_of_mixed_dtypes_are_widened(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+def test_an_index_may_name_one_file_of_any_name(tmp_path):
+    stored = small_checkpoints.write(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    index = {"weight_map": dict.fromkeys(stored, "weights.safetensors")}  # no metadata
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    assert_holds(*load_policy(tmp_path), stored)
+
+
+def test_the_file_that_config_json_names_goes_before_others(tmp_path):
+    config = CONFIG | {"transformers_weights": "mine.safetensors"}
+    stored = small_checkpoints.write(tmp_path, config)
+    doubled = {name: value * 2 for name, value in stored.items()}
+    save_file(doubled, tmp_path / "mine.safetensors")
+    assert_holds(*load_policy(tmp_path), doubled)
+    (tmp_path / "mine.safetensors").unlink()
+    with pytest.raises(PolicyError, match=r"mine\.safetensors: missing, config\.json"):
+        load_policy(tmp_path)
+    for name in ("../mine.safetensors", "model.safetensors.index.json", 7):
+        record = config | {"transformers_weights": name}
+        (tmp_path / "config.json").write_text(json.dumps(record))
+        with pytest.raises(PolicyError, match=r"transformers_weights .* not supported"):
+            load_policy(tmp_path)
+
+
 def test_the_sampling_form_equals_the_one_made_from_params(tmp_path):
     small_checkpoints.write(tmp_path, CONFIG | {"tie_word_embeddings": False})
     policy, params = load_policy(tmp_path)

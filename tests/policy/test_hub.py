@@ -23,8 +23,11 @@ class FakeHub(types.ModuleType):
         self.cache = cache
         self.calls = []
         self.files = ["config.json", "model.safetensors", "evil.py", "model.bin"]
+        self.files += ["additional_chat_templates/tool_use.jinja", "other/x.jinja"]
+        self.files += ["consolidated.safetensors", "onnx/model.safetensors"]
+        self.files += ["tokenizer.model", "original/tokenizer.model"]
 
-    def snapshot_download(self, repo, *, revision, allow_patterns):
+    def snapshot_download(self, repo, *, revision, allow_patterns, ignore_patterns):
         self.calls.append((repo, revision))
         if repo != "org/tiny" or revision not in ("main", COMMIT):
             raise OSError(f"404 Client Error:\n no {repo} at {revision}")
@@ -34,6 +37,7 @@ class FakeHub(types.ModuleType):
             file
             for file in self.files
             if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns)
+            and not any(fnmatch.fnmatch(file, pattern) for pattern in ignore_patterns)
         ]
         return str(snapshot)
 
@@ -50,7 +54,9 @@ def test_a_location_is_fetched_at_its_revision_and_the_commit_is_kept(hub):
     assert directory.commit == COMMIT
     assert directory.root.name == COMMIT
     assert hub.calls == [("org/tiny", "main")]
-    assert hub.fetched == ["config.json", "model.safetensors"]
+    extra = "additional_chat_templates/tool_use.jinja"
+    names = ["config.json", "model.safetensors", extra, "tokenizer.model"]
+    assert hub.fetched == names
 
 
 def test_a_policy_is_loaded_from_the_hub(hub):

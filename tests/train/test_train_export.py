@@ -171,8 +171,12 @@ def test_lora_merged_and_alone(unbroken, policy_dir, tmp_path):
     assert {p.name for p in (tmp_path / "peft").iterdir()} == {
         "adapter_model.safetensors",
         "adapter_config.json",
+        "gru_mem.json",
         "README.md",
     }
+    settings = (tmp_path / "merged" / "gru_mem.json").read_text()
+    assert config_from_json(settings).chunk_size == 48
+    assert (tmp_path / "peft" / "gru_mem.json").read_text() == settings
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     assert config["r"] == 2
     policy, base = load_policy(policy_dir)
