@@ -18,7 +18,7 @@ FORMAT = 1
 RECORD = "record.json"
 FILES = "files"
 _MAX_RECORD = 1 << 28
-_FILE_NAME = re.compile(r"[\w-][\w.-]*")
+_FILE_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")  # one folder deep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,6 +200,7 @@ def _small_files(folder: pathlib.Path) -> dict[str, bytes]:
     try:
         if not folder.is_dir():
             return {}
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
     except OSError as error:
         raise RunError(f"{folder}: {error.strerror}") from error

@@ -243,7 +243,7 @@ class Checkpoints:
                 stamp.unlink()  # holds an absolute path, and a run folder may move
             for name, data in contents.items():
                 path = aside / name
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 durable_files.write_atomically(path, data)
             durable_files.write_manifest(aside)
             found = durable_files.problems(aside)

@@ -36,6 +36,7 @@ def test_params_and_optimiser_come_back_bit_for_bit(tmp_path):
     saved = {"params": params, "optimiser": state, "adapters": {}}
     metadata = {"data_position": 17, "seed": 3, "config": {"alpha": 0.9, "l": [1, 2]}}
     files = {"tokenizer.json": b"{}", "operative.gin": "a = 'ü'\n".encode()}
+    files["additional_chat_templates/tool_use.jinja"] = b"x"
     with Checkpoints(tmp_path / "a") as checkpoints:
         checkpoints.save(12, saved, metadata, files=files)
     with Checkpoints(tmp_path / "a", create=False) as checkpoints:
@@ -174,6 +175,8 @@ def test_other_shape_is_refused_by_its_first_difference(tmp_path, change, messag
         ({"metadata": {"a": object()}}, InputError, "is not JSON"),
         ({"files": {"../a": b""}}, InputError, "cannot be the name of a file"),
         ({"files": {".hidden": b""}}, InputError, "cannot be the name of a file"),
+        ({"files": {"a/../b": b""}}, InputError, "cannot be the name of a file"),
+        ({"files": {"a/b/c": b""}}, InputError, "cannot be the name of a file"),
     ],
 )
 def test_what_cannot_be_saved(tmp_path, arguments, error, message):

@@ -4,8 +4,12 @@ Only the names below are ever opened, each a regular file (links may lead to one
 Hugging Face cache is made of links), each under its size limit. Nothing is executed,
 nothing is unpickled, and a path is never looked up anywhere else: hub names are given
 as `hf://org/name@revision`.
+
+Text is UTF-8; a byte order mark at its start is dropped. What Git LFS left in place of
+a file that was not pulled is known by its first line, and named.
 """
 
+import codecs
 import dataclasses
 import json
 import os
@@ -37,15 +41,45 @@ SIZE_LIMITS = {
     "tokenizer.json": 64 * _MB,
     "tokenizer.model": 64 * _MB,
 }
-# Of these, what decides how text becomes ids and back.
+# Of these, what decides token ids, roles, stop ids or the template: it is kept in
+# checkpoints, exported, and compared; templates in TEMPLATE_FOLDER are, too.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 )
+TEMPLATE_FOLDER = "additional_chat_templates"
+_MAX_TEMPLATES = 64
+_TEMPLATE_NAME = re.compile(TEMPLATE_FOLDER + r"/[\w-][\w.-]*\.jinja", re.ASCII)
+_TEMPLATE_LIMIT = SIZE_LIMITS["chat_template.jinja"]
 SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+_LFS_HEADS = (
+    b"version https://git-lfs.github.com/spec/",
+    b"version https://hawser.github.com/spec/",
+)
 _PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.ASCII)
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a name, relative to the directory, is one that the above tells of."""
+    return name in TOKENIZER_FILES or _TEMPLATE_NAME.fullmatch(name) is not None
+
+
+def lfs_pointer(head: bytes) -> bool:
+    """Whether a file that begins so is Git LFS's pointer to it, not the file."""
+    return head.startswith(_LFS_HEADS)
+
+
+def lfs_error(path: str | os.PathLike[str]) -> PolicyError:
+    """What to say of a file that is only its pointer."""
+    return PolicyError(
+        f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its "
+        "folder"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +98,13 @@ class PolicyDir:
         """The path of a file that may be opened; None if there is none.
 
         Args:
-          name: one of SIZE_LIMITS, or `*.safetensors` (of any size).
+          name: one of SIZE_LIMITS, a template of TEMPLATE_FOLDER by its path below
+            the directory, or `*.safetensors` (of any size).
 
         Raises:
           PolicyError: no name to open, not a regular file, or over its limit.
         """
-        if name not in SIZE_LIMITS and not SHARD_NAME.fullmatch(name):
+        if _size_limit(name) is None and not SHARD_NAME.fullmatch(name):
             raise PolicyError(
                 f"{self.root}: file name {name[:100]!r} is refused: expected letters, "
                 "digits, '_', '-', '.' and the ending .safetensors"
@@ -77,7 +112,7 @@ class PolicyDir:
         path = self.root / name
         try:
             status = os.stat(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if path.is_symlink():
                 raise PolicyError(f"{path}: the link leads nowhere") from None
             return None
@@ -87,32 +122,38 @@ class PolicyDir:
         return path
 
     def read_bytes(self, name: str) -> bytes | None:
-        """The contents of one of SIZE_LIMITS; None if it is not there.
+        """The contents of a file that is no weights; None if it is not there.
 
         Raises:
-          PolicyError: as `path`, or the file cannot be read.
+          PolicyError: as `path`, the file cannot be read, or it is Git LFS's pointer.
         """
         path = self.path(name)
         if path is None:
             return None
-        if name not in SIZE_LIMITS:
+        if _size_limit(name) is None:
             raise PolicyError(f"{path}: weights are not read as a whole")
         try:
             # Should the file be exchanged for a FIFO meanwhile, nothing hangs.
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, "rb") as file:
                 self._check(path, os.fstat(fd), name)
-                return file.read(os.fstat(fd).st_size)
+                data = file.read(os.fstat(fd).st_size)
         except OSError as error:
             raise PolicyError(f"{path}: {error.strerror}") from None
+        if lfs_pointer(data):
+            raise lfs_error(path)
+        return data
 
     def read_text(self, name: str) -> str | None:
-        """As `read_bytes`, decoded as UTF-8; a byte that is not is an error."""
+        """As `read_bytes`, decoded as UTF-8; a byte that is not is an error.
+
+        A byte order mark is dropped.
+        """
         data = self.read_bytes(name)
         if data is None:
             return None
         try:
-            return data.decode("utf-8")
+            return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
         except UnicodeDecodeError as error:
             raise PolicyError(
                 f"{self.root / name}: not UTF-8 text, at byte {error.start}"
@@ -136,6 +177,27 @@ class PolicyDir:
             )
         return value
 
+    def extra_templates(self) -> tuple[str, ...]:
+        """Paths below the directory of the templates in TEMPLATE_FOLDER, sorted.
+
+        Raises:
+          PolicyError: the folder cannot be read, or has more than can be meant.
+        """
+        folder = self.root / TEMPLATE_FOLDER
+        try:
+            # Not through a link: nothing outside of the directory is listed.
+            if folder.is_symlink() or not folder.is_dir():
+                return ()
+            paths = (f"{TEMPLATE_FOLDER}/{entry.name}" for entry in os.scandir(folder))
+            found = sorted(path for path in paths if _TEMPLATE_NAME.fullmatch(path))
+        except OSError as error:
+            raise PolicyError(f"{folder}: {error.strerror}") from None
+        if len(found) > _MAX_TEMPLATES:
+            raise PolicyError(
+                f"{folder}: {len(found)} templates, at most {_MAX_TEMPLATES} are read"
+            )
+        return tuple(found)
+
     def pickles(self) -> list[str]:
         """Names of files that look like pickled weights; none is ever opened."""
         names = (entry.name for entry in os.scandir(self.root))
@@ -146,11 +208,18 @@ class PolicyDir:
             raise PolicyError(
                 f"{path}: expected a regular file, got {_kind(status.st_mode)}"
             )
-        limit = SIZE_LIMITS.get(name)
+        limit = _size_limit(name)
         if limit is not None and status.st_size > limit:
             raise PolicyError(
                 f"{path}: {status.st_size} bytes, at most {limit} are read"
             )
+
+
+def _size_limit(name: str) -> int | None:
+    """Most bytes of a file that is read as a whole; None for other files."""
+    if _TEMPLATE_NAME.fullmatch(name):
+        return _TEMPLATE_LIMIT
+    return SIZE_LIMITS.get(name)
 
 
 def open_policy_dir(location: str | os.PathLike[str]) -> PolicyDir:
@@ -202,6 +271,14 @@ def _kind(mode: int) -> str:
 
 
 def tokenizer_files(directory: PolicyDir) -> dict[str, bytes]:
-    """The tokenizer's files of a policy directory, by name."""
-    found = {name: directory.read_bytes(name) for name in TOKENIZER_FILES}
-    return {name: data for name, data in found.items() if data is not None}
+    """The tokenizer's files of a policy directory, by name, without byte order marks.
+
+    A mark changes no meaning here, and other software does not read it.
+    """
+    names = (*TOKENIZER_FILES, *directory.extra_templates())
+    found = {name: directory.read_bytes(name) for name in names}
+    return {
+        name: data.removeprefix(codecs.BOM_UTF8)
+        for name, data in found.items()
+        if data is not None
+    }

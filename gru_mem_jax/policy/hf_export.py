@@ -19,9 +19,11 @@ from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import (
     CONFIG,
     SIZE_LIMITS,
+    TEMPLATE_FOLDER,
     WEIGHTS,
     WEIGHTS_INDEX,
     PolicyDir,
+    is_tokenizer_file,
 )
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.policy.hf_names import TensorSpec, tensor_table
@@ -58,8 +60,9 @@ def write_policy(
         if agent_settings is not None:
             _write_json(aside / "gru_mem.json", dict(agent_settings))
         for name, content in files.items():
+            (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_bytes(content)
-        for file in aside.iterdir():
+        for file in aside.rglob("*"):
             _sync(file)
         umask = os.umask(0)
         os.umask(umask)
@@ -95,14 +98,18 @@ def _contents(
     contents = {}
     for name, content in given.items():
         file = pathlib.Path(name)
-        if file.name in _OURS or file.name not in SIZE_LIMITS:
+        root, short = file.parent, file.name
+        if root.name == TEMPLATE_FOLDER:
+            root, short = root.parent, f"{TEMPLATE_FOLDER}/{short}"
+        known = short in SIZE_LIMITS or is_tokenizer_file(short)
+        if short in _OURS or not known:
             expected = ", ".join(n for n in SIZE_LIMITS if n not in _OURS)
             raise PolicyError(f"{file}: not a tokenizer file; expected {expected}")
         if content is None:
-            content = PolicyDir(file.parent).read_bytes(file.name)
+            content = PolicyDir(root).read_bytes(short)
         if content is None:
             raise PolicyError(f"{file}: missing")
-        contents[file.name] = content
+        contents[short] = content
     return contents
 
 

@@ -4,12 +4,18 @@ import pathlib
 import re
 
 from gru_mem_jax.errors import PolicyError
+from gru_mem_jax.policy.files import TEMPLATE_FOLDER
 
 _LOCATION = re.compile(
     r"hf://(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[\w-][\w./-]*)", re.ASCII
 )
-# Weights in safetensors, JSON, and the one template file that is text.
-_PATTERNS = ["*.safetensors", "*.json", "chat_template.jinja"]
+# Weights in safetensors, JSON, and the templates, which are text.
+_PATTERNS = [
+    "*.safetensors",
+    "*.json",
+    "chat_template.jinja",
+    f"{TEMPLATE_FOLDER}/*.jinja",
+]
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 

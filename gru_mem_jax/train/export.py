@@ -12,7 +12,7 @@ from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, PolicyError
 from gru_mem_jax.metrics import read_metrics
 from gru_mem_jax.policy.config import PolicyConfig
-from gru_mem_jax.policy.files import TOKENIZER_FILES, open_policy_dir
+from gru_mem_jax.policy.files import is_tokenizer_file, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import export_policy, load_policy
 from gru_mem_jax.rl import lora
@@ -162,7 +162,7 @@ def _base(run_dir, policy_dir: str | None, identity: Mapping[str, Any]) -> Any:
 def _write_policy(
     policy: Policy, params: Any, out, files: Mapping[str, bytes], card: str, dtype
 ) -> None:
-    tokenizer = {name: files[name] for name in TOKENIZER_FILES if name in files}
+    tokenizer = {n: data for n, data in files.items() if is_tokenizer_file(n)}
     tokenizer.pop("generation_config.json", None)  # made anew
     settings = json.loads(files[SETTINGS_FILE])
     export_policy(

@@ -10,7 +10,7 @@ from gru_mem_jax import durable_files
 from gru_mem_jax.checkpoint_trees import first_difference
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy.files import SHARD_NAME, TOKENIZER_FILES, PolicyDir
+from gru_mem_jax.policy.files import SHARD_NAME, PolicyDir, is_tokenizer_file
 from gru_mem_jax.rl.learner import Learner, TrainState
 
 
@@ -131,8 +131,9 @@ class TrainStore:
                 f"{where}: was saved by another run: {difference}; give the policy "
                 "that this run began with, or another --run_dir"
             )
-        for name in TOKENIZER_FILES:
-            if files.get(name) != self._files.get(name):
+        for name in sorted({*files, *self._files}):
+            same = files.get(name) == self._files.get(name)
+            if is_tokenizer_file(name) and not same:
                 raise InputError(
                     f"{where}: was trained with another tokenizer: {name} differs; "
                     "give the policy that this run began with"

@@ -5,7 +5,16 @@ import os
 import pytest
 
 from gru_mem_jax.errors import PolicyError
-from gru_mem_jax.policy.files import SIZE_LIMITS, open_policy_dir
+from gru_mem_jax.policy.files import (
+    SIZE_LIMITS,
+    is_tokenizer_file,
+    lfs_pointer,
+    open_policy_dir,
+    tokenizer_files,
+)
+
+BOM = b"\xef\xbb\xbf"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11422654\n"
 
 
 def test_files_are_read_and_missing_ones_are_none(tmp_path):
@@ -63,7 +72,9 @@ def test_a_size_is_checked_before_the_file_is_read(tmp_path, name):
         (b"[]", "expected a JSON object, got list"),
         (b'{"a": 1, "a": 2}', "name 'a' occurs twice"),
         (b'{"a": "\xff"}', "not UTF-8 text, at byte 7"),
-        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not JSON"),
+        (b"\xef\xbb\xbf", "not JSON"),
+        (LFS, r"config\.json: a Git LFS pointer, .* run `git lfs pull`"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
     ],
@@ -107,3 +118,64 @@ def test_weights_are_never_read_as_a_whole(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(PolicyError, match="not read as a whole"):
         open_policy_dir(tmp_path).read_bytes("model.safetensors")
+
+
+def test_a_byte_order_mark_is_dropped_from_every_text(tmp_path):
+    directory = open_policy_dir(tmp_path)
+    (tmp_path / "config.json").write_bytes(BOM + '{"é": 1}'.encode())
+    assert directory.read_json("config.json") == {"é": 1}
+    (tmp_path / "chat_template.jinja").write_bytes(BOM + BOM + b"x")
+    assert directory.read_text("chat_template.jinja") == "\ufeffx"  # the first alone
+    (tmp_path / "merges.txt").write_bytes(b"x" + BOM)
+    assert directory.read_text("merges.txt") == "x\ufeff"
+    # What is kept and exported is read by others, who know no such mark.
+    assert tokenizer_files(directory) == {"chat_template.jinja": BOM + b"x"}
+
+
+def test_the_pointer_of_git_lfs_is_known_by_its_first_line():
+    assert lfs_pointer(LFS)
+    assert lfs_pointer(b"version https://hawser.github.com/spec/v1\n")
+    assert not lfs_pointer(b"")
+    assert not lfs_pointer(b'{"version": "https://git-lfs.github.com/spec/v1"}')
+
+
+def test_templates_in_their_folder(tmp_path):
+    directory = open_policy_dir(tmp_path)
+    assert directory.extra_templates() == ()
+    folder = tmp_path / "additional_chat_templates"
+    folder.mkdir()
+    for name in ("tool_use.jinja", "default.jinja", "notes.txt", ".hidden.jinja"):
+        (folder / name).write_bytes(BOM + name.encode())
+    names = directory.extra_templates()
+    assert names == (
+        "additional_chat_templates/default.jinja",
+        "additional_chat_templates/tool_use.jinja",
+    )
+    assert directory.read_text(names[0]) == "default.jinja"
+    assert all(map(is_tokenizer_file, names))
+    assert tokenizer_files(directory) == {
+        name: name.rpartition("/")[2].encode() for name in names
+    }
+    for name in ("additional_chat_templates/../config.json", f"x/{names[0]}"):
+        assert not is_tokenizer_file(name)
+        with pytest.raises(PolicyError, match="refused"):
+            directory.path(name)
+    for i in range(64):
+        (folder / f"{i}.jinja").write_text("x")
+    with pytest.raises(PolicyError, match="66 templates, at most 64"):
+        directory.extra_templates()
+
+
+def test_a_folder_of_templates_elsewhere_is_not_entered(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "default.jinja").write_text("x")
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "additional_chat_templates").symlink_to(elsewhere)
+    assert open_policy_dir(policy).extra_templates() == ()
+    (policy / "additional_chat_templates").unlink()
+    (policy / "additional_chat_templates").write_text("")
+    directory = open_policy_dir(policy)
+    assert directory.extra_templates() == ()
+    assert directory.read_text("additional_chat_templates/default.jinja") is None

@@ -84,9 +84,13 @@ def test_tokenizer_files_and_settings_come_along(loaded, tmp_path):
 
 
 def test_tokenizer_files_may_be_given_by_their_contents(loaded, tmp_path):
-    files = {"tokenizer.json": b"{}", "../chat_template.jinja": b""}
+    extra = "additional_chat_templates/tool_use.jinja"
+    files = {"tokenizer.json": b"{}", "../chat_template.jinja": b"", extra: b"x"}
     export_policy(*loaded, tmp_path / "p", tokenizer_files=files)
     assert (tmp_path / "p" / "chat_template.jinja").read_bytes() == b""
+    assert (tmp_path / "p" / extra).read_bytes() == b"x"
+    export_policy(*loaded, tmp_path / "r", tokenizer_files=[tmp_path / "p" / extra])
+    assert (tmp_path / "r" / extra).read_bytes() == b"x"
     assert (tmp_path / "p" / "tokenizer.json").read_bytes() == b"{}"
     with pytest.raises(PolicyError, match="not a tokenizer file; expected"):
         export_policy(*loaded, tmp_path / "q", tokenizer_files={"../x": b""})

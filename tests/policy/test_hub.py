@@ -23,6 +23,7 @@ class FakeHub(types.ModuleType):
         self.cache = cache
         self.calls = []
         self.files = ["config.json", "model.safetensors", "evil.py", "model.bin"]
+        self.files += ["additional_chat_templates/tool_use.jinja", "other/x.jinja"]
 
     def snapshot_download(self, repo, *, revision, allow_patterns):
         self.calls.append((repo, revision))
@@ -50,7 +51,8 @@ def test_a_location_is_fetched_at_its_revision_and_the_commit_is_kept(hub):
     assert directory.commit == COMMIT
     assert directory.root.name == COMMIT
     assert hub.calls == [("org/tiny", "main")]
-    assert hub.fetched == ["config.json", "model.safetensors"]
+    extra = "additional_chat_templates/tool_use.jinja"
+    assert hub.fetched == ["config.json", "model.safetensors", extra]
 
 
 def test_a_policy_is_loaded_from_the_hub(hub):
