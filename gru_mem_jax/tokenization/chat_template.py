@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from gru_mem_jax.errors import PolicyError
 
@@ -18,17 +19,17 @@ _TIMEOUT_SECONDS = 60  # of wall-clock, for a machine that is busy with other th
 
 
 def variables(
-    messages: list[dict[str, str]], special_tokens: Mapping[str, str], generate: bool
+    messages: list[dict[str, Any]], given: Mapping[str, Any], generate: bool
 ) -> str:
     """What chat templates are given, as a JSON object.
 
     Args:
       messages: {"role": ..., "content": ...} each.
-      special_tokens: by role: {"bos_token": "<s>", ...}.
+      given: special tokens by role, {"bos_token": "<s>", ...}, and further variables.
       generate: whether the assistant's turn is begun at the end.
     """
     names = {"messages": messages, "add_generation_prompt": generate}
-    return json.dumps({**special_tokens, **names, "tools": None, "documents": None})
+    return json.dumps({"tools": None, "documents": None, **given, **names})
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Families whose tokenizers were sentencepiece, or stand beside such: Mistral, Gemma."""
+"""Families whose tokenizers come from sentencepiece, or did once: Mistral, Gemma."""
 
 import hub_parts as parts
 import hub_templates as templates
