@@ -14,6 +14,7 @@ from typing import Any
 
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import CONFIG, PolicyDir
+from gru_mem_jax.tokenization.mistral import with_right_split
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -71,12 +72,15 @@ def read_parts(files: PolicyDir) -> TokenizerParts:
         named = list(dict.fromkeys([*roles.values(), *extra]))
         listed = _listed(files, config, named)
         tokenizer = _with_added_tokens(tokenizer, listed, named, warnings)
+        model = files.read_json(CONFIG) or {}
+        tokenizer, warning = with_right_split(tokenizer, config, model)
+        warnings += [warning] if warning else []
     except BROKEN as error:
         raise PolicyError(
             f"{files.root}: {TOKENIZER}, or the tokens that {TOKENIZER_CONFIG} and "
             f"others add, is broken: {type(error).__name__}: {error}"
         ) from None
-    stop_ids, stop_file = _stop_ids(files)
+    stop_ids, stop_file = _stop_ids(files, model)
     return TokenizerParts(
         tokenizer=tokenizer,
         template=template,
@@ -258,12 +262,13 @@ def _with_added_tokens(
 _OPTIONS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
-def _stop_ids(files: PolicyDir) -> tuple[tuple[int, ...], str | None]:
+def _stop_ids(
+    files: PolicyDir, config: Mapping[str, Any]
+) -> tuple[tuple[int, ...], str | None]:
     """The ids at which transformers' `generate` stops, and the file that has them."""
     generation = files.read_json(GENERATION_CONFIG) or {}
     if ids := _as_ids(generation.get("eos_token_id")):
         return ids, GENERATION_CONFIG
-    config = files.read_json(CONFIG) or {}
     inner = config.get("text_config")
     for record in (config, inner if isinstance(inner, dict) else {}):
         if ids := _as_ids(record.get("eos_token_id")):

@@ -55,6 +55,10 @@ class TextTokenizer:
       date: what the chat template is told that today is, YYYY-MM-DD; a fixed one, for
         else prompts change at midnight.
 
+    Attributes:
+      content_parts: whether the template is given content as a list of parts, for it
+        does not show text.
+
     Raises:
       PolicyError: any of it cannot be used; says what.
     """
@@ -82,7 +86,7 @@ class TextTokenizer:
         self._whole = _build(data)
         inside = without_prefix(data)
         self._inside = self._whole if inside == data else _build(inside)
-        self._content_parts = template is not None and self._needs_parts()
+        self.content_parts = template is not None and self._needs_parts()
         rendered = self._probe()
         says = (rendered, *template_literals(template or ""))
         used = {t for text in says for t in self._whole.encode(text).tokens}
@@ -254,7 +258,7 @@ class TextTokenizer:
                 "the tokenizer has no chat template; add a chat_template.jinja, or "
                 "chat_template in tokenizer_config.json"
             )
-        if self._content_parts:
+        if self.content_parts:
             messages = [_in_parts(message) for message in messages]
         given = chat_template.variables(
             messages, {**self._special_tokens, **(variables or {})}, generate
@@ -263,13 +267,13 @@ class TextTokenizer:
 
     def _needs_parts(self) -> bool:
         """Whether the template shows content as a list of parts, and not as text."""
-        self._content_parts = False
+        self.content_parts = False
         try:
             if self._probe().count(PLACEHOLDER) == 1:
                 return False
         except PolicyError:
             pass  # told where the other form fails as well
-        self._content_parts = True
+        self.content_parts = True
         try:
             return self._probe().count(PLACEHOLDER) == 1
         except PolicyError:

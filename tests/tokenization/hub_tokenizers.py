@@ -14,7 +14,8 @@ An article may hold the answer to the problem, or a memory of what was read befo
 Read the section carefully, update the memory, then answer the problem in full.
 the then there them this that with within without, and other words of one's own.
 """
-_CORPUS = _TEXT.splitlines() * 4
+_LINES = _TEXT.splitlines()
+_MARKUP = "<section>\n{}\n</section>\n\n  \n\n"  # so that white space has merges too
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
     r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,16 +29,18 @@ TEKKEN_SPLIT = (
 Token = tuple[str, bool]  # content, special
 
 
-def _trained(pre_tokenizer, alphabet, merges: int) -> tuple[list[str], list[list[str]]]:
-    """(entries, merges) that byte pairs of the corpus give."""
+def _trained(
+    pre_tokenizer, alphabet, texts: list[str]
+) -> tuple[list[str], list[list[str]]]:
+    """(entries, merges) that byte pairs of some texts give."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + merges,
+        vocab_size=len(alphabet) + 260,
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     return list(model["vocab"]), [list(merge) for merge in model["merges"]]
 
@@ -94,9 +97,9 @@ def byte_level(added: list[Token], split, *, first=(), normalizer=None, **model)
     else:  # SmolLM
         digits = pre_tokenizers.Digits(individual_digits=True)
         pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
-    entries, merges = _trained(
-        pre_tokenizer, sorted(pre_tokenizers.ByteLevel.alphabet()), 260
-    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    texts = [_TEXT, *map(_MARKUP.format, _LINES)]
+    entries, merges = _trained(pre_tokenizer, alphabet, texts)
     return _file(
         [*(content for content, _ in first), *entries],
         merges,
@@ -113,7 +116,7 @@ def sentencepiece(first: list[Token], added: list[Token] = (), **parts):
     """As converted from sentencepiece: pieces with a lower line, bytes to fall to."""
     metaspace = pre_tokenizers.Metaspace(prepend_scheme="always")
     letters = sorted({c for c in _TEXT if c > " "} | {"▁"})
-    pieces, merges = _trained(metaspace, letters, 260)
+    pieces, merges = _trained(metaspace, letters, _LINES)  # no line breaks
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     joined = [left + right for left, right in merges]
     base = [piece for piece in pieces if piece not in set(joined)]
