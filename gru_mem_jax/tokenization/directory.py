@@ -25,6 +25,10 @@ TEMPLATE = "chat_template.jinja"
 TEMPLATE_JSON = "chat_template.json"
 # What looking into a hostile JSON file may raise.
 BROKEN = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+# In this order those without an id get theirs.
+_ROLES = tuple(
+    f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)
 _OTHER_FORMS = ("tokenizer.model", "tekken.json", "tiktoken.model", "vocab.json")
 
 
@@ -69,7 +73,8 @@ def read_parts(files: PolicyDir) -> TokenizerParts:
     template, template_file = _template(files, config, warnings)
     try:
         roles, role_files, extra = _roles(files, config, warnings)
-        named = list(dict.fromkeys([*roles.values(), *extra]))
+        ordered = sorted(roles, key=lambda r: _ROLES.index(r) if r in _ROLES else 99)
+        named = list(dict.fromkeys([*(roles[role] for role in ordered), *extra]))
         listed = _listed(files, config, named)
         tokenizer = _with_added_tokens(tokenizer, listed, named, warnings)
         model = files.read_json(CONFIG) or {}
