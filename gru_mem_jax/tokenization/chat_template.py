@@ -18,6 +18,10 @@ _MAX_BYTES = 512 << 20
 _TIMEOUT_SECONDS = 60  # of wall-clock, for a machine that is busy with other things
 
 
+class TemplateError(PolicyError):
+    """What a template itself raises, within its limits."""
+
+
 def variables(
     messages: list[dict[str, Any]], given: Mapping[str, Any], generate: bool
 ) -> str:
@@ -43,7 +47,8 @@ def render(template: str, variables: str, date: str) -> str:
         prompt that changes at midnight can't be shared or resumed.
 
     Raises:
-      PolicyError: the template fails, or goes over a limit of time, memory or length.
+      TemplateError: the template fails.
+      PolicyError: it goes over a limit of time, memory or length.
     """
     job = {
         "template": template,
@@ -77,5 +82,5 @@ def render(template: str, variables: str, date: str) -> str:
             f"{_MAX_BYTES >> 20} MB (its process ended with status {child.returncode})"
         ) from None
     if "error" in result:
-        raise PolicyError(f"the chat template fails: {result['error']}")
+        raise TemplateError(f"the chat template fails: {result['error']}")
     return result["text"]

@@ -271,12 +271,12 @@ class TextTokenizer:
         try:
             if self._probe().count(PLACEHOLDER) == 1:
                 return False
-        except PolicyError:
+        except chat_template.TemplateError:
             pass  # told where the other form fails as well
         self.content_parts = True
         try:
             return self._probe().count(PLACEHOLDER) == 1
-        except PolicyError:
+        except chat_template.TemplateError:
             return False
 
     def _probe(self) -> str:

@@ -1,7 +1,10 @@
 """Runs that are stopped, damaged or changed, against the run that nobody touched."""
 
 import functools
+import json
+import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train import loop
 from gru_mem_jax.train import run as run_module
+from gru_mem_jax.train.store import TrainStore
 from gru_mem_jax.training_signals import StopSignal
 
 OVERLAP = quick_settings(overlap=True, eval_every=3)
@@ -199,6 +203,47 @@ def test_another_tokenizer_is_refused(begun, make_run, policy_dir, tmp_path):
     path.write_text(path.read_text().replace('"id"', ' "id"', 1))
     says = "another tokenizer: tokenizer.json differs"
     refused(begun, make_run, settings, says, policy_dir=other)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "additional_chat_templates/default.jinja",
+    ],
+)
+def test_another_file_that_decides_the_tokenizer_is_refused(
+    begun, make_run, policy_dir, tmp_path, name
+):
+    settings = quick_settings(num_steps=2, eval_every=0)
+    other = tmp_path / "policy"
+    shutil.copytree(policy_dir, other)
+    (other / name).parent.mkdir(exist_ok=True)
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    text = config["chat_template"] if name.endswith(".jinja") else "{}"
+    (other / name).write_text(text)
+    says = f"another tokenizer: {name} differs"
+    refused(begun, make_run, settings, says, policy_dir=other)
+
+
+def test_what_old_checkpoints_do_not_tell_of_the_tokenizer_is_not_held_against_them():
+    """They kept no special_tokens_map.json, whether the policy had one or not."""
+    checkpoints = types.SimpleNamespace(directory=pathlib.Path("run"))
+    kept = {"tokenizer.json": b"{}", "special_tokens_map.json": b"{}"}
+    store = TrainStore(checkpoints, None, {"a": 1}, kept, overlap=False)
+    old, new = {"identity": {"a": 1}}, {"identity": {"a": 1}, "tokenizer_files": []}
+    store._check(1, old, {"tokenizer.json": b"{}"})
+    store._check(1, new, kept)
+    for metadata, files in (
+        (new, {"tokenizer.json": b"{}"}),
+        (old, {"tokenizer.json": b"[]"}),
+        (old, {"tokenizer.json": b"{}", "chat_template.jinja": b""}),
+        (old, {"tokenizer.json": b"{}", "special_tokens_map.json": b"[]"}),
+    ):
+        with pytest.raises(InputError, match="another tokenizer"):
+            store._check(1, metadata, files)
 
 
 # Faults in a run
