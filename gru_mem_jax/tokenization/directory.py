@@ -3,9 +3,10 @@
 | what | from, the first that has it |
 |---|---|
 | template | chat_template.jinja and additional_chat_templates/, by name "default"; tokenizer_config.json; chat_template.json |
-| roles | special_tokens_map.json, unless tokenizer_config.json has added_tokens_decoder; tokenizer_config.json |
+| roles | special_tokens_map.json, unless tokenizer_config.json has added_tokens_decoder; tokenizer_config.json; the class |
 | added tokens | added_tokens_decoder, else added_tokens.json; tokenizer.json; last what has a role and no id yet |
 | stop ids | generation_config.json, else config.json; `TextTokenizer` has more |
+| the way text is split | the class that config.json and tokenizer_config.json name, where it has one (see `classes`); tokenizer.json |
 """  # noqa: E501  (a table)
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any
 
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import CONFIG, PolicyDir
+from gru_mem_jax.tokenization.classes import ROLES, as_class, tokenizer_class
 from gru_mem_jax.tokenization.mistral import with_right_split
 
 TOKENIZER = "tokenizer.json"
@@ -71,13 +73,18 @@ def read_parts(files: PolicyDir) -> TokenizerParts:
     config = files.read_json(TOKENIZER_CONFIG) or {}
     warnings: list[str] = []
     template, template_file = _template(files, config, warnings)
+    model = files.read_json(CONFIG) or {}
     try:
+        name = tokenizer_class(tokenizer, config, model)
         roles, role_files, extra = _roles(files, config, warnings)
+        if name is not None:
+            _add_defaults(name, tokenizer, roles, role_files)
+            unk = roles.get("unk_token", ROLES[name]["unk"])
+            tokenizer = as_class(name, tokenizer, config, unk)
         ordered = sorted(roles, key=lambda r: _ROLES.index(r) if r in _ROLES else 99)
         named = list(dict.fromkeys([*(roles[role] for role in ordered), *extra]))
         listed = _listed(files, config, named)
         tokenizer = _with_added_tokens(tokenizer, listed, named, warnings)
-        model = files.read_json(CONFIG) or {}
         tokenizer, warning = with_right_split(tokenizer, config, model)
         warnings += [warning] if warning else []
     except BROKEN as error:
@@ -91,7 +98,7 @@ def read_parts(files: PolicyDir) -> TokenizerParts:
         template=template,
         template_file=template_file,
         special_tokens=roles,
-        role_files=role_files,
+        role_files={role: role_files[role] for role in roles},
         control=tuple(extra),
         stop_ids=stop_ids,
         stop_file=stop_file,
@@ -167,7 +174,8 @@ def _roles(
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Tokens by role, the file of each, and tokens that are special without one."""
     roles = special_tokens(config)
-    where = dict.fromkeys(roles, TOKENIZER_CONFIG)
+    # Also of roles that are said to be none.
+    where = dict.fromkeys((k for k in config if k.endswith("_token")), TOKENIZER_CONFIG)
     given = config.get("extra_special_tokens") or config.get(
         "additional_special_tokens"
     )
@@ -180,8 +188,9 @@ def _roles(
                 extra += _take_extra(value, roles, where, SPECIAL_TOKENS_MAP)
             elif name.endswith("_token"):
                 roles.pop(name, None)
+                where[name] = SPECIAL_TOKENS_MAP
                 if (text := _text_of(value)) is not None:
-                    roles[name], where[name] = text, SPECIAL_TOKENS_MAP
+                    roles[name] = text
     else:
         for name, text in special_tokens(mapped).items():
             if roles.get(name) != text:
@@ -190,6 +199,24 @@ def _roles(
                     f"{TOKENIZER_CONFIG} has added_tokens_decoder"
                 )
     return roles, where, list(dict.fromkeys(extra))
+
+
+def _add_defaults(
+    name: str,
+    tokenizer: Mapping[str, Any],
+    roles: dict[str, str],
+    where: dict[str, str],
+) -> None:
+    """Adds the roles that a class has where no file says otherwise.
+
+    Only tokens that there are: transformers would make new ones, without weights.
+    """
+    there = {*tokenizer["model"]["vocab"]}
+    there.update(token["content"] for token in tokenizer["added_tokens"])
+    for short, token in ROLES[name].items():
+        role = f"{short}_token"
+        if role not in where and token in there:
+            roles[role], where[role] = token, f"transformers' {name}"
 
 
 def _take_extra(

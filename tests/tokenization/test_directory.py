@@ -1,5 +1,6 @@
 """Which file of a directory counts: as in transformers, each case loaded by both."""
 
+import dataclasses
 import json
 
 import hub_layouts
@@ -332,6 +333,45 @@ def test_other_forms_of_tokenizers_are_to_be_converted(llama, name):
         PolicyError, match=rf"no tokenizer\.json; {name} is there.*save"
     ):
         TextTokenizer.from_pretrained(llama)
+
+
+# -- classes that take only words ----------------------------------------------------
+
+TEXT = "1. a\n\n2. b\n\n 13 c  7\n\n\n2024\t5\nIt's caf\u00e9 e\u0301 \u4e16 the birds "
+NAMED_CLASSES = (
+    None,
+    "PreTrainedTokenizerFast",
+    "Qwen2Tokenizer",
+    "GPT2Tokenizer",
+    "LlamaTokenizerFast",
+    "GemmaTokenizer",
+)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral", "gemma3_text"])
+@pytest.mark.parametrize("name", ["smollm2", "mistral_v1"])
+def test_the_class_that_counts(tmp_path, name, kind):
+    """Whatever a directory names: ids are those of what transformers makes of it."""
+    layout = hub_layouts.write(name, tmp_path)
+    edit(tmp_path / "config.json", model_type=kind)
+    config = layout.files[CONFIG] | {"chat_template": None, "legacy": False}
+    del config["unk_token"], config["eos_token"]
+    made = set()
+    for named in NAMED_CLASSES:
+        changes = {} if named is None else {"tokenizer_class": named}
+        (tmp_path / CONFIG).write_text(json.dumps(config | changes))
+        if named is None:
+            edit(tmp_path / CONFIG, "tokenizer_class")
+        theirs, parts = both(tmp_path)
+        made.add(type(theirs).__name__)
+        if type(theirs).__name__ == "GemmaTokenizer" and name == "smollm2":
+            continue  # wants an unknown token, and fails without
+        ours = TextTokenizer.from_parts(dataclasses.replace(parts, stop_ids=(1,)))
+        assert parts.special_tokens.items() <= theirs.special_tokens_map.items(), named
+        for text in (TEXT, f"{TEXT}<s>{TEXT}<|im_end|>{TEXT}"):
+            expected = theirs(text, add_special_tokens=False)["input_ids"]
+            assert ours.encode_control(text, start=True) == expected, named
+    assert len(made) > 1 or kind in ("qwen2", "mistral")
 
 
 # -- Mistral's split -------------------------------------------------------------------
