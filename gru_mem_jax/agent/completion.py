@@ -6,7 +6,6 @@ from gru_mem_jax.agent.parse import TurnOutput, after_thought, parse_memory_turn
 from gru_mem_jax.agent.requests import Completion
 
 CUT = "cut at the token limit"
-_NO_MEMORY = "the thought does not end"
 
 
 def read_completion(completion: Completion, encoder: Encoder) -> tuple[str, str | None]:
@@ -30,8 +29,9 @@ def interpret(
     """What a memory turn says.
 
     MemAgent's whole completion is the memory, whatever it says. But where the chat
-    template has opened a thought, the memory is what comes after its end, and a thought
-    without an end leaves the memory as it was.
+    template has opened a thought, the memory is what comes after its end; a completion
+    that ends without one is no thought, and one that is cut before it is all thought:
+    then the memory stays.
 
     Args:
       mode: of the agent.
@@ -41,11 +41,11 @@ def interpret(
     """
     if mode == "memagent":
         memory = after_thought(text) if opened else text
+        if memory is None and problem is None:
+            memory = text.removeprefix(opened)
         # MemAgent keeps what a cut completion holds.
-        if problem not in (None, CUT):
+        if memory is None or problem not in (None, CUT):
             return TurnOutput(problem=problem)
-        if memory is None:
-            return TurnOutput(problem=problem or _NO_MEMORY)
         return TurnOutput(
             update=True,
             memory=memory,
