@@ -10,12 +10,7 @@ from gru_mem_jax import durable_files
 from gru_mem_jax.checkpoint_trees import first_difference
 from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy.files import (
-    SHARD_NAME,
-    TOKENIZER_FILES,
-    PolicyDir,
-    is_tokenizer_file,
-)
+from gru_mem_jax.policy.files import SHARD_NAME, PolicyDir, is_tokenizer_file
 from gru_mem_jax.rl.learner import Learner, TrainState
 
 
@@ -85,7 +80,6 @@ class TrainStore:
             "pending": progress.pending,
             "identity": self._identity,
             "trees": sorted(trees),
-            "tokenizer_files": list(TOKENIZER_FILES),
         }
         self._checkpoints.save(
             progress.step, trees, metadata, files=self._files, score=score, wait=wait
@@ -103,7 +97,7 @@ class TrainStore:
         known = self._checkpoints.restore_latest({})
         if known is None:
             return None, ()
-        self._check(known.step, known.metadata, known.files)
+        self._check(known.step, known.metadata.get("identity"), known.files)
         abstract = self._learner.abstract_state()
         trees = {
             "params": abstract.params,
@@ -129,21 +123,17 @@ class TrainStore:
         self._held.add(known.step)
         return progress, known.warnings
 
-    def _check(
-        self, step: int, metadata: Mapping[str, Any], files: Mapping[str, bytes]
-    ) -> None:
+    def _check(self, step: int, identity: Any, files: Mapping[str, bytes]) -> None:
         where = f"{self._checkpoints.directory / str(step)}"
-        difference = first_difference(metadata.get("identity"), self._identity)
+        difference = first_difference(identity, self._identity)
         if difference is not None:
             raise InputError(
                 f"{where}: was saved by another run: {difference}; give the policy "
                 "that this run began with, or another --run_dir"
             )
-        # Of what a checkpoint did not keep before there was this list, it says nothing.
-        old = "tokenizer_files" not in metadata
-        for name in filter(is_tokenizer_file, sorted({*files, *self._files})):
-            unknown = old and name not in files and name not in _KEPT_AT_FIRST
-            if not unknown and files.get(name) != self._files.get(name):
+        for name in sorted({*files, *self._files}):
+            same = files.get(name) == self._files.get(name)
+            if is_tokenizer_file(name) and not same:
                 raise InputError(
                     f"{where}: was trained with another tokenizer: {name} differs; "
                     "give the policy that this run began with"
@@ -151,12 +141,6 @@ class TrainStore:
 
 
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")
-_KEPT_AT_FIRST = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def weights_digest(directory: PolicyDir) -> str:

@@ -2,9 +2,7 @@
 
 import functools
 import json
-import pathlib
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train import loop
 from gru_mem_jax.train import run as run_module
-from gru_mem_jax.train.store import TrainStore
 from gru_mem_jax.training_signals import StopSignal
 
 OVERLAP = quick_settings(overlap=True, eval_every=3)
@@ -226,24 +223,6 @@ def test_another_file_that_decides_the_tokenizer_is_refused(
     (other / name).write_text(text)
     says = f"another tokenizer: {name} differs"
     refused(begun, make_run, settings, says, policy_dir=other)
-
-
-def test_what_old_checkpoints_do_not_tell_of_the_tokenizer_is_not_held_against_them():
-    """They kept no special_tokens_map.json, whether the policy had one or not."""
-    checkpoints = types.SimpleNamespace(directory=pathlib.Path("run"))
-    kept = {"tokenizer.json": b"{}", "special_tokens_map.json": b"{}"}
-    store = TrainStore(checkpoints, None, {"a": 1}, kept, overlap=False)
-    old, new = {"identity": {"a": 1}}, {"identity": {"a": 1}, "tokenizer_files": []}
-    store._check(1, old, {"tokenizer.json": b"{}"})
-    store._check(1, new, kept)
-    for metadata, files in (
-        (new, {"tokenizer.json": b"{}"}),
-        (old, {"tokenizer.json": b"[]"}),
-        (old, {"tokenizer.json": b"{}", "chat_template.jinja": b""}),
-        (old, {"tokenizer.json": b"{}", "special_tokens_map.json": b"[]"}),
-    ):
-        with pytest.raises(InputError, match="another tokenizer"):
-            store._check(1, metadata, files)
 
 
 # Faults in a run
