@@ -311,7 +311,7 @@ def _read_text(path: pathlib.Path) -> str:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_TEXT:
             raise InputError(f"{path}: expected a regular file of at most 16 MiB")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

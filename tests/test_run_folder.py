@@ -243,6 +243,12 @@ def test_reading(tmp_path):
         assert reader.config_text == OPTIONS["config_text"]
         reader.close()
         assert names(tmp_path / "run") == before
+    # An editor may put a byte order mark before what it saves.
+    for name in ("operative.gin", "environment.json"):
+        file = tmp_path / "run" / name
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    reader = RunFolder.read(tmp_path / "run")
+    assert (reader.id, reader.config_text) == (run.id, OPTIONS["config_text"])
 
 
 def test_environment_is_asked_for_when_the_folder_is_known_to_be_usable(tmp_path):

@@ -1,9 +1,11 @@
 """What the agent needs of a tokenizer, as a protocol; no tokenizer lives here."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 Span = tuple[int, int]
+# Stands in a message where content goes, when a chat template is rendered.
+PLACEHOLDER = "\ue000content\ue001"
 
 
 class Encoder(Protocol):
@@ -40,11 +42,21 @@ class Encoder(Protocol):
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
         """As `encode`, with each token's (start, end) in characters of `text`."""
 
-    def encode_control(self, text: str) -> list[int]:
-        """Ids of template text; control tokens are recognised."""
+    def encode_control(self, text: str, *, start: bool = False) -> list[int]:
+        """Ids of template text; control tokens are recognised.
+
+        `start`: it is a prompt's first part, not one in its midst.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens included; ids without a string give U+FFFD."""
 
-    def render_chat(self, messages: list[dict[str, str]]) -> str:
-        """The chat template's text for `messages`, with the generation prompt."""
+    def render_chat(
+        self,
+        messages: list[dict[str, str]],
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The chat template's text for `messages`, with the generation prompt.
+
+        `variables`: what else the template is told.
+        """

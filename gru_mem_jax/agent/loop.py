@@ -169,6 +169,7 @@ class Recurrence:
             raise RunError("a completion came for which there is no open request")
         chunk, request = self._open
         text, problem = read_completion(completion, self._encoder)
+        text = self._builder.opened + text
         self._open = None
         ids = prompt_ids(request.prompt)
         common = {
@@ -211,7 +212,8 @@ class Recurrence:
     def _remembered(
         self, chunk: Chunk, text: str, problem: str | None, common: dict
     ) -> Turn:
-        output = interpret(self._config.mode, text, problem)
+        opened = self._builder.opened
+        output = interpret(self._config.mode, text, problem, opened)
         cleaned = clean_memory(output.memory)
         candidate = self._fit(cleaned)
         memory = gated_memory(output.update, candidate, self._memory)

@@ -1,4 +1,7 @@
-r"""From a completion's text to what it says. Nothing but completions is ever parsed.
+r"""From a turn's text to what it says. Nothing else is ever parsed.
+
+The text is what the chat template has opened of the reply (`<think>`, of thinking
+models), and the completion.
 
 The grammar of a memory turn, with white space alone around the elements:
 
@@ -46,9 +49,14 @@ class TurnOutput:
     problem: str | None = None
 
 
+def found_tags(text: str) -> tuple[str, ...]:
+    """The format's tags in a text, in order."""
+    return tuple(_TAG.findall(text))
+
+
 def parse_memory_turn(text: str) -> TurnOutput:
     """Parses a gated memory turn; never raises, takes time linear in the text."""
-    tags = tuple(_TAG.findall(text))
+    tags = found_tags(text)
     if tags != TAGS:
         return TurnOutput(problem=_tag_problem(tags))
     # What stands before, inside, between and after the elements, in turn.
@@ -73,6 +81,15 @@ def _tag_problem(tags: tuple[str, ...]) -> str:
         if (count := tags.count(tag)) != 1:
             return f"{tag} missing" if count == 0 else f"{tag} more than once"
     return "elements out of order"
+
+
+def after_thought(text: str) -> str | None:
+    """The text without the thought that it begins with; None if that does not end."""
+    start, end = TAGS[:2]
+    if not text.lstrip().startswith(start):
+        return text
+    _, closed, rest = text.partition(end)
+    return rest if closed else None
 
 
 def extract_boxed(text: str) -> str | None:

@@ -12,11 +12,13 @@ policies trained on it: tags for words, so that hardly a token is overhead.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.encoding import PLACEHOLDER, Encoder
+from gru_mem_jax.agent.parse import TAGS, found_tags
 from gru_mem_jax.agent.requests import Prompt, Role, Segment
-from gru_mem_jax.agent.validation import check_choice
+from gru_mem_jax.agent.validation import check_choice, check_variables
 from gru_mem_jax.errors import PolicyError
 
 Order = Literal["memory_first", "chunk_first"]
@@ -36,14 +38,21 @@ class PromptConfig:
         (chunk, question, memory) puts what rollouts of a question, and questions on
         a document, have in common at the front, where its prefill can be shared.
       style: "full" sentences, or "compact" tags for policies trained on them.
+      template_variables: what the chat template is told besides the message, by name:
+        {"enable_thinking": False}. Numbers, text, true, false or none.
     """
 
     order: Order = "memory_first"
     style: Style = "full"
+    template_variables: dict[str, Any] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self):
         check_choice("order", self.order, ORDERS)
         check_choice("style", self.style, STYLES)
+        variables = check_variables("template_variables", self.template_variables)
+        object.__setattr__(self, "template_variables", variables)
 
 
 # In a wording, {question}, {memory} and {chunk} stand for what is inserted.
@@ -114,7 +123,12 @@ def wording(kind: PromptKind, config: PromptConfig) -> str:
 
 
 class PromptBuilder:
-    """Makes prompts for one tokenizer, in one order and style.
+    r"""Makes prompts for one tokenizer, in one order and style.
+
+    Attributes:
+      opened: what the chat template has written of the policy's reply before it begins:
+        "<think>\n" or "<think>\n\n</think>\n\n" of thinking models, else nothing. It is
+        the beginning of a turn's text.
 
     Raises:
       PolicyError: the chat template loses, repeats or reorders what it is given.
@@ -123,10 +137,12 @@ class PromptBuilder:
     def __init__(self, encoder: Encoder, config: PromptConfig | None = None):
         self.config = config or PromptConfig()
         self.encoder = encoder
+        variables = self.config.template_variables
         self._templates = {
-            kind: _template(encoder, wording(kind, self.config))
+            kind: _template(encoder, wording(kind, self.config), variables)
             for kind in PROMPT_KINDS
         }
+        self.opened = _opened(encoder, variables)
         no_memory = self.lead(_NO_MEMORY[self.config.style])
         self._no_memory = tuple(
             encoder.encode(no_memory + _NO_MEMORY[self.config.style])
@@ -144,6 +160,20 @@ class PromptBuilder:
     def encode_content(self, text: str) -> tuple[int, ...]:
         """Ids of a question or memory as prompts show it; plain text, no control."""
         return tuple(self.encoder.encode(self.lead(text) + text))
+
+    def left_to_say(self, reply: str) -> str:
+        """What of a whole reply comes after what the chat template has opened.
+
+        A thought that the template has closed is left out; one that it has opened is
+        ended at once where the reply has none.
+        """
+        tags = found_tags(self.opened)
+        if not tags:
+            return reply
+        if found_tags(reply)[: len(tags)] == tags:
+            return reply.partition(tags[-1])[2]
+        closing = TAGS[len(tags)] if len(tags) % 2 else ""
+        return closing + reply
 
     def overhead_tokens(self, kind: PromptKind) -> int:
         """Prompt tokens besides question, memory and chunk."""
@@ -202,13 +232,36 @@ class PromptBuilder:
 _Part = Role | tuple[int, ...]  # what is inserted, or template ids
 
 
-def _template(encoder: Encoder, text: str) -> tuple[_Part, ...]:
+def _render(encoder: Encoder, text: str, variables: Mapping[str, Any]) -> str:
+    messages = [{"role": "user", "content": text}]
+    # Encoders without variables need not know of them.
+    return encoder.render_chat(messages, *([variables] if variables else []))
+
+
+def _opened(encoder: Encoder, variables: Mapping[str, Any]) -> str:
+    """What the template's end has of the output format, from the first tag on.
+
+    It counts if its tags are the format's first, each once, and nothing that steers
+    comes after them: else they are part of what the user is made to say.
+    """
+    end = _render(encoder, PLACEHOLDER, variables).rpartition(PLACEHOLDER)[2]
+    end = end[max(0, end.rfind(TAGS[0])) :]
+    tags = found_tags(end)
+    steering = encoder.control_ids - encoder.format_ids
+    if not tags or tags != TAGS[: len(tags)]:
+        return ""
+    return end if steering.isdisjoint(encoder.encode_control(end)) else ""
+
+
+def _template(
+    encoder: Encoder, text: str, variables: Mapping[str, Any]
+) -> tuple[_Part, ...]:
     """Chat template and wording as ids, with the roles of what goes between them."""
     roles: tuple[Role, ...] = ("question", "memory", "chunk")
     marks = {f"\ue000{role}\ue001": role for role in roles if f"{{{role}}}" in text}
     for mark, role in marks.items():
         text = text.replace(f"{{{role}}}", mark)
-    rendered = encoder.render_chat([{"role": "user", "content": text}])
+    rendered = _render(encoder, text, variables)
     for mark, role in marks.items():
         if (count := rendered.count(mark)) != 1:
             raise PolicyError(
@@ -224,6 +277,7 @@ def _template(encoder: Encoder, text: str) -> tuple[_Part, ...]:
     parts: list[_Part] = []
     for mark in ordered:
         before, rendered = rendered.split(mark)
-        parts += [tuple(encoder.encode_control(before)), marks[mark]]
+        ids = encoder.encode_control(before, start=not parts)
+        parts += [tuple(ids), marks[mark]]
     parts.append(tuple(encoder.encode_control(rendered)))
     return tuple(part for part in parts if part)

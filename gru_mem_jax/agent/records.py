@@ -25,7 +25,8 @@ class Turn:
       memory_before, memory: the memory that the turn saw and left.
       memory_tokens: of `memory`, as prompts show it; 0 if it is empty.
       memory_cut: whether the candidate memory went over its budget.
-      text: the completion, decoded, without its stop token.
+      text: what the chat template had opened of the reply (nothing, or `<think>` and
+        the like), and the completion, decoded, without its stop token.
       finish_reason: "stop" or "length".
       prompt_tokens, completion_tokens: how many.
       shared_prompt_tokens: prompt tokens whose prefill was reused.

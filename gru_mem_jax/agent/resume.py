@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gru_mem_jax.agent.config import config_from_dict, config_to_dict
 from gru_mem_jax.agent.records import Trajectory
 from gru_mem_jax.agent.validation import to_record
 from gru_mem_jax.errors import InputError
@@ -17,6 +18,7 @@ def check_resumable(saved: Trajectory, new: Trajectory) -> None:
       InputError: naming the first difference, or turns that are out of order.
     """
     ours, theirs = to_record(new), to_record(saved)
+    theirs["settings"] = _with_defaults(theirs["settings"])
     for record in (ours, theirs):
         for name in _LIMITS:
             record["settings"].pop(name, None)
@@ -28,6 +30,14 @@ def check_resumable(saved: Trajectory, new: Trajectory) -> None:
         chunks.pop()  # the answer turn
     if chunks != list(range(len(chunks))):
         raise InputError("cannot resume: the saved turns are not in order")
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they were saved, those that are newer at their defaults."""
+    try:
+        return config_to_dict(config_from_dict(settings))
+    except InputError:
+        return settings  # what is wrong with them is told as a difference
 
 
 def _difference(name: str, mine: Any, theirs: Any) -> str | None:

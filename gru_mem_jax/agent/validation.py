@@ -5,9 +5,10 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from gru_mem_jax.agent.text import check_text
 from gru_mem_jax.errors import InputError
 
 T = TypeVar("T")
@@ -35,6 +36,36 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+_RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
+
+
+def check_variables(name: str, value: object) -> dict[str, Any]:
+    """A copy of what a chat template is told, by name.
+
+    Raises:
+      InputError: it is no mapping of names to JSON scalars, or a name is taken.
+    """
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{name} must map names to values, such as "
+            f'{{"enable_thinking": false}}; got {value!r:.80}'
+        )
+    for key, item in value.items():
+        if not isinstance(key, str) or not key.isidentifier():
+            raise InputError(f"{name}: {key!r:.80} cannot be the name of a variable")
+        if key in _RESERVED:
+            raise InputError(f"{name}: {key} is given by the prompts themselves")
+        plain = isinstance(item, (str, int, float, bool, types.NoneType))
+        if not plain or (isinstance(item, float) and not math.isfinite(item)):
+            raise InputError(
+                f"{name}: {key} must be a finite number, text, true, false or none; "
+                f"got {item!r:.80}"
+            )
+        if isinstance(item, str):
+            check_text(item, f"{name}: {key}")
+    return dict(value)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

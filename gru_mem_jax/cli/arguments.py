@@ -2,9 +2,10 @@
 
 import argparse
 import difflib
+import json
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from gru_mem_jax.errors import InputError
 
@@ -96,6 +97,33 @@ def number(*, above: float | None = None):
         return value
 
     return convert
+
+
+def template_variable(text: str) -> tuple[str, object]:
+    """A flag type: NAME=VALUE, the value JSON (false, 0.5, "text") or plain text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(
+            f"expected NAME=VALUE, such as enable_thinking=false, got {text!r}"
+        )
+    lowered = {"True": "true", "False": "false", "None": "null"}.get(value, value)
+    try:
+        return name, json.loads(lowered)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+def add_template_variables(add: Callable[..., object]) -> None:
+    """Adds the flag to a parser or a group of it, by its `add_argument`."""
+    add(
+        "--template_variable",
+        type=template_variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the chat template is told, e.g. enable_thinking=false; may be given "
+        "several times",
+    )
 
 
 _GIN_FLAG = re.compile(r"--gin\.([^=]*)(?:=(.*))?", re.DOTALL)

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt_tokens", type=count, metavar="N", help="a whole prompt's budget")
     add("--order", choices=("memory_first", "chunk_first"), help="layout of prompts")
     add("--style", choices=("full", "compact"), help="wording of prompts")
+    arguments.add_template_variables(add)
     add("--max_chunks", type=count, metavar="N", help="read no more, then answer")
     add(
         "--deadline_seconds",
@@ -141,6 +142,9 @@ def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
         engine_config = gin.build(engine_config)
         gin.check_all_read()
     given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
+    if args.template_variable:
+        known = config.prompt.template_variables
+        given["template_variables"] = known | dict(args.template_variable)
     config = replace_settings(config, **given)
     if args.dtype:
         engine_config = dataclasses.replace(engine_config, dtype=args.dtype)

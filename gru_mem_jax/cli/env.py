@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="OUT", help="write it as JSON to a file, or to stdout with -"
     )
+    parser.add_argument(
+        "--policy",
+        metavar="DIR",
+        help="tell what a policy directory says: family, stop ids, roles, template",
+    )
 
 
 def environment() -> dict[str, object]:
@@ -70,9 +75,10 @@ def _memory_gib() -> float | None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.cli import json_output
+    from gru_mem_jax.cli import env_policy, json_output, terminal
 
     target = None if args.json is None else json_output.open_target(args.json)
+    policy = env_policy.policy_environment(args.policy) if args.policy else None
     found = environment()
     if target is None or not target.is_stdout:
         width = max(map(len, found))
@@ -81,6 +87,11 @@ def run(args: argparse.Namespace) -> int:
                 shown = "not installed" if item is None else item
                 sys.stdout.write(f"{name:<{width}}  {shown}\n")
                 name = ""
+        if policy is not None:
+            for name, text in env_policy.lines(policy):
+                sys.stdout.write(f"{name:<{width}}  {terminal.safe_text(text)}\n")
+    if policy is not None:
+        found["policy"] = policy
     if target is not None:
         target.write(found)
     return 0

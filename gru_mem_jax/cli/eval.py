@@ -32,11 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_questions", type=count, metavar="N", help="in each set")
     add("--seed", type=arguments.integer(least=0), metavar="N", help="of the questions")
     add("--slots", type=count, metavar="N", help="loops that run side by side")
+    arguments.add_template_variables(add)
     arguments.add_gin_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from gru_mem_jax.agent.config import replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output
     from gru_mem_jax.evaluation.run import write_pages
     from gru_mem_jax.evaluation.suite import MODES, SyntheticSuite, table_rows
@@ -54,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
         suite = gin.build(suite)
         engine_config = gin.build(engine_config)
         gin.check_all_read()
+    if args.template_variable:
+        given = config.prompt.template_variables | dict(args.template_variable)
+        config = replace_settings(config, template_variables=given)
     suite = dataclasses.replace(suite, **_suite_flags(args))
     if args.slots:
         engine_config = dataclasses.replace(engine_config, slots=args.slots)

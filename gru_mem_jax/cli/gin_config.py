@@ -227,7 +227,7 @@ def load(args: argparse.Namespace, classes: Iterable[type]) -> GinConfig:
 
 
 def _open_utf8(path: str):
-    return open(path, encoding="utf-8")
+    return open(path, encoding="utf-8-sig")  # editors may put a byte order mark
 
 
 def _find(file: str, prefixes: Sequence[str]) -> str:

@@ -132,7 +132,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
       InputError: it cannot be read, or is not a JSON object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as e:
         raise InputError(f"{path}: {e.strerror}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:

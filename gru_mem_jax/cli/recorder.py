@@ -10,6 +10,7 @@ import time
 from gru_mem_jax.agent.loop import INTERRUPTED
 from gru_mem_jax.agent.records import Trajectory, trajectory_to_dict
 from gru_mem_jax.cli.json_output import Target
+from gru_mem_jax.policy.files import TEMPLATE_FOLDER
 
 _WHOLE = 1 << 22  # files up to this size are hashed whole, larger ones at both ends
 _END = 1 << 20
@@ -64,7 +65,9 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
     Large files are read at both ends only: it guards against a mistake, not an enemy.
     """
     digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(folder).iterdir(), key=lambda p: p.name):
+    folder = pathlib.Path(folder)
+    paths = [*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*.jinja")]
+    for path in sorted(paths, key=lambda p: p.name):
         if path.suffix not in (".json", ".safetensors", ".jinja", ".txt", ".model"):
             continue
         try:

@@ -215,7 +215,9 @@ class OracleTurns:
         prompt: Prompt,
         reply: str,
     ) -> TurnRow:
-        completion = (*self._encoder.encode_control(reply), self._encoder.stop_ids[0])
+        # What the chat template has opened must not be opened again.
+        left = self._builder.left_to_say(reply)
+        completion = (*self._encoder.encode_control(left), self._encoder.stop_ids[0])
         return TurnRow(kind, example.task, evidence, prompt_ids(prompt), completion)
 
 

@@ -1,7 +1,8 @@
 """An encoder over bytes: no files, no vocabulary, every text there and back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gru_mem_jax.agent.encoding import Span
 from gru_mem_jax.agent.parse import TAGS
@@ -39,7 +40,7 @@ class ByteEncoder:
         spans = [(i, i + 1) for i, c in enumerate(text) for _ in c.encode()]
         return ids, spans
 
-    def encode_control(self, text: str) -> list[int]:
+    def encode_control(self, text: str, *, start: bool = False) -> list[int]:
         """Bytes and control tokens."""
         ids: list[int] = []
         position = 0
@@ -61,7 +62,11 @@ class ByteEncoder:
             held.clear()
         return "".join(parts) + held.decode(errors="replace")
 
-    def render_chat(self, messages: list[dict[str, str]]) -> str:
+    def render_chat(
+        self,
+        messages: list[dict[str, str]],
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """ChatML without a system message."""
         turns = [f"{START}{m['role']}\n{m['content']}{END}\n" for m in messages]
         return "".join(turns) + f"{START}assistant\n"

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from gru_mem_jax.errors import PolicyError
 
@@ -17,18 +18,22 @@ _MAX_BYTES = 512 << 20
 _TIMEOUT_SECONDS = 60  # of wall-clock, for a machine that is busy with other things
 
 
+class TemplateError(PolicyError):
+    """What a template itself raises, within its limits."""
+
+
 def variables(
-    messages: list[dict[str, str]], special_tokens: Mapping[str, str], generate: bool
+    messages: list[dict[str, Any]], given: Mapping[str, Any], generate: bool
 ) -> str:
     """What chat templates are given, as a JSON object.
 
     Args:
       messages: {"role": ..., "content": ...} each.
-      special_tokens: by role: {"bos_token": "<s>", ...}.
+      given: special tokens by role, {"bos_token": "<s>", ...}, and further variables.
       generate: whether the assistant's turn is begun at the end.
     """
     names = {"messages": messages, "add_generation_prompt": generate}
-    return json.dumps({**special_tokens, **names, "tools": None, "documents": None})
+    return json.dumps({"tools": None, "documents": None, **given, **names})
 
 
 @functools.lru_cache(maxsize=64)
@@ -42,7 +47,8 @@ def render(template: str, variables: str, date: str) -> str:
         prompt that changes at midnight can't be shared or resumed.
 
     Raises:
-      PolicyError: the template fails, or goes over a limit of time, memory or length.
+      TemplateError: the template fails.
+      PolicyError: it goes over a limit of time, memory or length.
     """
     job = {
         "template": template,
@@ -76,5 +82,5 @@ def render(template: str, variables: str, date: str) -> str:
             f"{_MAX_BYTES >> 20} MB (its process ended with status {child.returncode})"
         ) from None
     if "error" in result:
-        raise PolicyError(f"the chat template fails: {result['error']}")
+        raise TemplateError(f"the chat template fails: {result['error']}")
     return result["text"]

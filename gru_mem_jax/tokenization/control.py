@@ -1,8 +1,15 @@
 """Which tokens are control, and a tokenizer without them.
 
-Control is what steers a model: special tokens, tokens that the chat template uses, and
-added tokens of the form `<...>` or `[...]`, special or not. Other added tokens are
-text: Gemma lists line breaks and runs of spaces as added.
+Control is what steers a model:
+
+- special tokens, and tokens that have a role (eos_token, ...) or are listed as special;
+- tokens that the chat template says;
+- added tokens of the form `<...>` or `[...]`, special or not (`<tool_call>`, `<think>`,
+  `<|fim_prefix|>`, `<unused7>`), but for elements of HTML (`<h1>`, `</td>`): Gemma
+  lists those as added because documents hold them.
+
+Other added tokens are text: Gemma lists line breaks and runs of spaces as added. So an
+HTML document has transformers' ids, and no text gives a marker that a template knows.
 """
 
 import re
@@ -10,6 +17,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+# Elements that mark up text. Those that lay out a page are left out: prompts have
+# sections and answers of their own.
+_HTML = re.compile(
+    r"</?(?:table|caption|colgroup|col|thead|tbody|tfoot|tr|th|td|h[1-6]|p|br|hr|"
+    r"ul|ol|li|dl|dt|dd|blockquote|q|pre|code|kbd|samp|var|tt|strong|em|b|i|u|s|del|ins|"
+    r"mark|small|big|sub|sup|span|div|a|img|strike|center|font|html|head|body|title)/?>"
+)
 
 _CODE = re.compile(r"\{[{%#].*?[}%#]\}", re.DOTALL)
 _STRING = re.compile(r"'([^']*)'|\"([^\"]*)\"")
@@ -38,6 +52,7 @@ def control_tokens(
     for token in data["added_tokens"]:
         text = token["content"].strip()
         bracketed = len(text) > 2 and text[0] + text[-1] in ("<>", "[]")
+        bracketed = bracketed and not _HTML.fullmatch(text)
         if token["special"] or bracketed or (text and token["content"] in used):
             control.add(token["content"])
     control.update(_MARKER.findall(rendered))
@@ -67,6 +82,33 @@ def with_fixed_ids(data: Mapping[str, Any]) -> dict[str, Any]:
         # It would add special tokens, and cut spaces from offsets.
         "post_processor": None,
     }
+
+
+def without_prefix(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json for the midst of a text.
+
+    Some tokenizers put a space before a text that has none: sentencepiece's dummy
+    prefix, add_prefix_space of byte-level ones.
+    """
+    parts = ("normalizer", "pre_tokenizer")
+    return {**data, **{name: _unprefixed(data.get(name)) for name in parts}}
+
+
+def _unprefixed(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "Prepend":
+        return None
+    part = dict(part)
+    for name in ("normalizers", "pretokenizers"):
+        if isinstance(part.get(name), list):
+            inner = (_unprefixed(p) for p in part[name])
+            part[name] = [p for p in inner if p is not None]
+    if part.get("add_prefix_space"):
+        part["add_prefix_space"] = False
+    if part.get("prepend_scheme") in ("first", "always"):
+        part["prepend_scheme"] = "never"
+    return part
 
 
 def without_tokens(data: Mapping[str, Any], control: frozenset[str]) -> dict[str, Any]:

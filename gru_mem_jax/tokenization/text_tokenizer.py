@@ -3,12 +3,13 @@
 import itertools
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
-from gru_mem_jax.agent.encoding import Span
+from gru_mem_jax.agent.encoding import PLACEHOLDER, Span
 from gru_mem_jax.agent.parse import TAGS
 from gru_mem_jax.agent.text import check_text
 from gru_mem_jax.errors import InputError, PolicyError
@@ -19,33 +20,44 @@ from gru_mem_jax.tokenization.control import (
     template_literals,
     vocabulary,
     with_fixed_ids,
+    without_prefix,
     without_tokens,
+)
+from gru_mem_jax.tokenization.directory import (
+    BROKEN,
+    TokenizerParts,
+    default_template,
+    read_parts,
+    special_tokens,
 )
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # The date that Llama's templates name where they are told none.
 DEFAULT_DATE = "2024-07-26"
-# What looking into a hostile JSON file may raise.
-_BROKEN = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-_MARK = "\ue000content\ue001"
 
 
 class TextTokenizer:
     """Encodes text without control tokens, and our own templates with them.
 
-    Two `tokenizers.Tokenizer` objects, built once and never changed, so that threads
-    may share it: one as it came, for templates and decoding; one in which the control
+    `tokenizers.Tokenizer` objects, built once and never changed, so that threads may
+    share it: one as it came, for templates and decoding; one in which the control
     tokens do not exist, for text. Ordinary text gives the same ids in both, and in
-    transformers.
+    transformers; but text always stands in the midst of a prompt, so it never gets the
+    space that some tokenizers (Mistral's first) put before a text.
 
     Args:
       tokenizer: a parsed tokenizer.json, of a BPE or word-level model.
       template: source of the chat template; None if there is none.
       special_tokens: tokens by role: {"eos_token": "<|im_end|>", ...}.
+      control: tokens that are control, whatever their form.
       stop_ids: ids that end a completion, beside eos_token and whatever the chat
         template puts after an assistant's text.
       date: what the chat template is told that today is, YYYY-MM-DD; a fixed one, for
         else prompts change at midnight.
+
+    Attributes:
+      content_parts: whether the template is given content as a list of parts, for it
+        does not show text.
 
     Raises:
       PolicyError: any of it cannot be used; says what.
@@ -57,6 +69,7 @@ class TextTokenizer:
         *,
         template: str | None,
         special_tokens: Mapping[str, str],
+        control: Iterable[str] = (),
         stop_ids: Iterable[int] = (),
         date: str = DEFAULT_DATE,
     ):
@@ -65,20 +78,24 @@ class TextTokenizer:
         try:
             data = with_fixed_ids(tokenizer)
             vocab = vocabulary(data)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise PolicyError(
                 f"tokenizer.json is no tokenizer with a vocabulary of words or byte "
                 f"pairs ({type(error).__name__}: {error}); save a fast tokenizer"
             ) from None
         self._whole = _build(data)
+        inside = without_prefix(data)
+        self._inside = self._whole if inside == data else _build(inside)
+        self.content_parts = template is not None and self._needs_parts()
         rendered = self._probe()
         says = (rendered, *template_literals(template or ""))
         used = {t for text in says for t in self._whole.encode(text).tokens}
-        named = self._special_tokens.values()
+        named = (*self._special_tokens.values(), *control)
         control = control_tokens(data, named, used, rendered)
         self.control_ids = frozenset(vocab[text] for text in control)
         self.format_ids = frozenset(vocab[text] for text in control & set(TAGS))
-        self._plain = _build(without_tokens(data, control))
+        self._plain = _build(without_tokens(inside, control))
+        self._added = frozenset(token["id"] for token in data["added_tokens"])
         self._strings = frozenset(vocab.values())
         self.vocab_size = 1 + max(self._strings, default=-1)
         self.stop_ids = self._find_stop_ids(stop_ids)
@@ -97,20 +114,25 @@ class TextTokenizer:
           PolicyError: a file is missing or broken; names it.
         """
         files = open_policy_dir(directory)
-        tokenizer = files.read_json("tokenizer.json")
-        if tokenizer is None:
-            raise PolicyError(
-                f"{files.root}: no tokenizer.json; save it with AutoTokenizer."
-                f"from_pretrained(...).save_pretrained(...)"
-            )
-        config = files.read_json("tokenizer_config.json") or {}
-        special_tokens = files.read_json("special_tokens_map.json") or {}
-        generation = files.read_json("generation_config.json") or {}
+        parts = read_parts(files)
+        for line in parts.warnings:
+            warnings.warn(f"{files.root}: {line}", stacklevel=2)
+        try:
+            return cls.from_parts(parts, date=date)
+        except PolicyError as error:
+            raise PolicyError(f"{files.root}: {error}") from None
+
+    @classmethod
+    def from_parts(
+        cls, parts: TokenizerParts, *, date: str = DEFAULT_DATE
+    ) -> "TextTokenizer":
+        """Of what `directory.read_parts` found; errors as for the class."""
         return cls(
-            _with_added_tokens(tokenizer, config),
-            template=files.read_text("chat_template.jinja") or _template_in(config),
-            special_tokens=_special_tokens({**special_tokens, **config}),
-            stop_ids=_as_ids(generation.get("eos_token_id")),
+            parts.tokenizer,
+            template=parts.template,
+            special_tokens=parts.special_tokens,
+            control=parts.control,
+            stop_ids=parts.stop_ids,
             date=date,
         )
 
@@ -130,8 +152,8 @@ class TextTokenizer:
             )
         return cls(
             json.loads(backend.to_str()),
-            template=_template_in({"chat_template": tokenizer.chat_template}),
-            special_tokens=_special_tokens(tokenizer.special_tokens_map),
+            template=default_template(tokenizer.chat_template, "the tokenizer"),
+            special_tokens=special_tokens(tokenizer.special_tokens_map),
             date=date,
         )
 
@@ -162,9 +184,25 @@ class TextTokenizer:
             )
         return encoding
 
-    def encode_control(self, text: str) -> list[int]:
-        """Ids of our own template text; control tokens are recognised."""
-        return self._whole.encode(text, add_special_tokens=False).ids
+    def encode_control(self, text: str, *, start: bool = False) -> list[int]:
+        """Ids of our own template text; control tokens are recognised.
+
+        Args:
+          text: part of a prompt.
+          start: whether it is the prompt's first part, before which some tokenizers
+            put a space.
+        """
+        if start or self._inside is self._whole:
+            return self._whole.encode(text, add_special_tokens=False).ids
+        # Up to the first token that is searched for in a text, the part is the rest
+        # of a text that was begun before; from there on it is as in a whole prompt.
+        found = self._whole.encode(text, add_special_tokens=False)
+        places = zip(found.ids, found.offsets)
+        at = next((a for i, (a, _) in places if i in self._added), len(text))
+        head = self._inside.encode(text[:at], add_special_tokens=False).ids
+        if at == len(text):
+            return head
+        return head + self._whole.encode(text[at:], add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens included; ids without a string give U+FFFD."""
@@ -178,13 +216,21 @@ class TextTokenizer:
             for known, run in runs
         )
 
-    def render_chat(self, messages: list[dict[str, str]]) -> str:
+    def render_chat(
+        self,
+        messages: list[dict[str, str]],
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The chat template's text for `messages`, with the generation prompt.
+
+        Args:
+          messages: {"role": ..., "content": ...} each, content as text.
+          variables: what else the template is told: {"enable_thinking": False}.
 
         Raises:
           PolicyError: there is no template, or it fails.
         """
-        return self._render(messages, generate=True)
+        return self._render(messages, generate=True, variables=variables)
 
     def check_rows(self, rows: int) -> None:
         """Raises PolicyError if text or template may give an id beyond the embedding.
@@ -201,20 +247,43 @@ class TextTokenizer:
                 f"has {rows} rows; tokenizer and weights do not belong together"
             )
 
-    def _render(self, messages: list[dict[str, str]], generate: bool) -> str:
+    def _render(
+        self,
+        messages: list[dict[str, str]],
+        generate: bool,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         if self._template is None:
             raise PolicyError(
                 "the tokenizer has no chat template; add a chat_template.jinja, or "
                 "chat_template in tokenizer_config.json"
             )
-        variables = chat_template.variables(messages, self._special_tokens, generate)
-        return chat_template.render(self._template, variables, self._date)
+        if self.content_parts:
+            messages = [_in_parts(message) for message in messages]
+        given = chat_template.variables(
+            messages, {**self._special_tokens, **(variables or {})}, generate
+        )
+        return chat_template.render(self._template, given, self._date)
+
+    def _needs_parts(self) -> bool:
+        """Whether the template shows content as a list of parts, and not as text."""
+        self.content_parts = False
+        try:
+            if self._probe().count(PLACEHOLDER) == 1:
+                return False
+        except chat_template.TemplateError:
+            pass  # told where the other form fails as well
+        self.content_parts = True
+        try:
+            return self._probe().count(PLACEHOLDER) == 1
+        except chat_template.TemplateError:
+            return False
 
     def _probe(self) -> str:
         """What the template makes of a message with nothing in it but a mark."""
         if self._template is None:
             return ""
-        return self._render([{"role": "user", "content": _MARK}], generate=True)
+        return self._render([{"role": "user", "content": PLACEHOLDER}], generate=True)
 
     def _find_stop_ids(self, given: Iterable[int]) -> tuple[int, ...]:
         stops = [i for i in given if i in self._strings]
@@ -234,16 +303,23 @@ class TextTokenizer:
         """The control token that the template puts after an assistant's text."""
         messages = [
             {"role": "user", "content": "?"},
-            {"role": "assistant", "content": _MARK},
+            {"role": "assistant", "content": PLACEHOLDER},
         ]
         try:
-            _, found, after = self._render(messages, generate=False).partition(_MARK)
+            _, found, after = self._render(messages, generate=False).partition(
+                PLACEHOLDER
+            )
         except PolicyError:  # some templates refuse it; then eos_token has to do
             return []
         ids = self.encode_control(after) if found else []
         # Looked up in the text, for an unknown token would be control as well.
         written = (i for i in ids if self._whole.id_to_token(i) in after)
         return [i for i in written if i in self.control_ids][:1]
+
+
+def _in_parts(message: Mapping[str, str]) -> dict[str, Any]:
+    """A message whose content is a list, as multimodal models have it."""
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 def _build(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -260,63 +336,3 @@ def _build(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
                 f"{token['id']} in its list, but {found} in the vocabulary"
             )
     return tokenizer
-
-
-def _text_of(token: Any) -> str | None:
-    """A token in a configuration is a string, or an object with its content."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) and token else None
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    tokens = {k: _text_of(v) for k, v in config.items() if k.endswith("_token")}
-    return {k: v for k, v in tokens.items() if v is not None}
-
-
-def _template_in(config: Mapping[str, Any]) -> str | None:
-    """The chat template of a configuration: a string, or several by name."""
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if type(t) is dict}
-        template = named.get("default")
-    elif isinstance(template, dict):
-        template = template.get("default")
-    if template is not None and not isinstance(template, str):
-        raise PolicyError("tokenizer_config.json: chat_template must be text")
-    return template
-
-
-def _as_ids(value: Any) -> list[int]:
-    values = value if isinstance(value, list) else [value]
-    return [v for v in values if type(v) is int]
-
-
-def _with_added_tokens(
-    tokenizer: Mapping[str, Any], config: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """The tokenizer.json with the added tokens that only tokenizer_config.json has."""
-    listed = config.get("added_tokens_decoder") or {}
-    try:
-        known = {token["content"] for token in tokenizer["added_tokens"]}
-        extra = [
-            {**_TOKEN_OPTIONS, **token, "id": int(id_)}
-            for id_, token in listed.items()
-            if token["content"] not in known
-        ]
-        tokens = sorted([*tokenizer["added_tokens"], *extra], key=lambda t: t["id"])
-    except _BROKEN as error:
-        raise PolicyError(
-            f"tokenizer.json or added_tokens_decoder of tokenizer_config.json is "
-            f"broken: {type(error).__name__}: {error}"
-        ) from None
-    return {**tokenizer, "added_tokens": tokens}
-
-
-_TOKEN_OPTIONS = {
-    "single_word": False,
-    "lstrip": False,
-    "rstrip": False,
-    "normalized": False,
-    "special": False,
-}

@@ -95,8 +95,11 @@ def test_p2_added_tokens_that_are_text_stay_tokens():
     encoder = gemma_like_encoder()
     assert len(encoder.encode("\n\n\n")) == 1
     assert len(encoder.encode("a\n\nb")) == 3
-    # An added token of the form <...>, and one beyond the model's rows: letters.
-    assert len(encoder.encode("<h1>")) == 4
+    # HTML is text, as in transformers: the added token that it is.
+    assert encoder.encode("<h1>") == encoder.encode_control("<h1>")
+    assert len(encoder.encode("a<h1>b")) == 3
+    # Other added tokens in brackets, and one beyond the model's rows: letters.
+    assert len(encoder.encode("[multimodal]")) == 12
     assert len(encoder.encode("<image_soft_token>")) == 18
     (soft,) = encoder.encode_control("<image_soft_token>")
     encoder.check_rows(soft)

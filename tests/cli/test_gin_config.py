@@ -59,6 +59,13 @@ def gin_file(tmp_path):
     return write
 
 
+def test_a_byte_order_mark_changes_nothing(gin_file):
+    inner = gin_file("\ufeffInner.width = 7\n", "inner.gin")
+    outer = gin_file(f"\ufeffinclude '{inner}'\nOuter.steps = 3\n")
+    _, built = build(files=(outer,))
+    assert (built.steps, built.inner.width) == (3, 7)
+
+
 def test_nothing_bound_gives_the_default():
     default = Outer(steps=3, inner=Inner(width=7))
     assert build(default=default)[1] == default

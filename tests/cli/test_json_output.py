@@ -29,6 +29,12 @@ def test_written_aside_and_renamed(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["out.json"]
 
 
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "out.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert json_output.load(path) == {"a": 1}
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "out.json"
     target = json_output.open_target(str(path))

@@ -72,4 +72,8 @@ def test_fingerprint_follows_the_contents_not_the_place(folder, tmp_path):
         assert second != first
         first = second
     (moved / "config.json").write_text("[]")
-    assert fingerprint(moved) != first
+    second = fingerprint(moved)
+    assert second != first
+    (moved / "additional_chat_templates").mkdir()
+    (moved / "additional_chat_templates" / "default.jinja").write_text("x")
+    assert fingerprint(moved) != second

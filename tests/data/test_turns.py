@@ -1,6 +1,7 @@
 """From examples to turns: prompts as the loop makes them, labels as the oracle's."""
 
 import itertools
+import json
 import random
 
 import pytest
@@ -64,6 +65,50 @@ def test_the_loop_asks_what_is_taught_and_the_oracle_answers(
     assert loop.trajectory.answer == example.answers[0]
     assert len(loop.trajectory.turns) == 9
     assert len(rows) == 9
+
+
+@pytest.fixture(scope="module")
+def thinking_dir(tmp_path_factory):
+    """The word tokenizer, its template opening what a variable says."""
+    path = tmp_path_factory.mktemp("thinking")
+    word_tokenizer.save(path)
+    file = path / "tokenizer_config.json"
+    record = json.loads(file.read_text())
+    record["chat_template"] = record["chat_template"].replace(
+        "assistant\n", "assistant\n{{ opens }}"
+    )
+    file.write_text(json.dumps(record))
+    return path
+
+
+@pytest.mark.parametrize("opens", ["<think>", "<think>\n", "<think>\n\n</think>\n\n"])
+@pytest.mark.parametrize("mode", ["without_exit_gate", "memagent"])
+def test_what_a_template_has_opened_is_not_taught_again(thinking_dir, mode, opens):
+    encoder = TextTokenizer.from_pretrained(thinking_dir)
+    example = generate(SyntheticConfig(tasks=("multi_key",), split="test"), 11)
+    prompt = PromptConfig(style="compact", template_variables={"opens": opens})
+    config = TurnConfig(
+        prompt=prompt,
+        kinds=("memagent" if mode == "memagent" else "gated", "answer"),
+        off_evidence=100,
+        memagent_off_evidence=100,
+        blank_memory=0.0,
+    )
+    rows = OracleTurns(encoder, config)(example, random.Random(0))
+    taught = {row.prompt: row.completion for row in rows}
+    assert all("<think>" not in encoder.decode(row.completion) for row in rows)
+    assert all(encoder.decode(row.prompt).endswith(opens) for row in rows)
+    loop = Recurrence(
+        PromptBuilder(encoder, prompt),
+        AgentConfig(mode=mode, chunk_size=64, prompt=prompt),
+        example.question,
+        example.document,
+    )
+    while (request := loop.next_request()) is not None:
+        loop.receive(completion(taught[prompt_ids(request.prompt)]))
+    assert loop.trajectory.well_formed
+    assert loop.trajectory.answer == example.answers[0]
+    assert all(turn.text.startswith(opens) for turn in loop.trajectory.turns)
 
 
 def test_evidence_is_where_the_needles_end(encoder):

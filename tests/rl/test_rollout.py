@@ -80,6 +80,33 @@ def batch_of(examples, **options):
     return make_batch(groups, examples, ENCODER, CONFIG.chunk_size)
 
 
+class Thinking(ByteEncoder):
+    """A template that opens the thought."""
+
+    def render_chat(self, messages, variables=None):
+        return super().render_chat(messages, variables) + "<think>\n"
+
+
+def test_what_a_template_has_opened_is_read_and_not_learnt():
+    encoder = Thinking()
+    builder = PromptBuilder(encoder, CONFIG.prompt)
+    examples = {7: example(7)}
+    plain, _ = groups_of(examples)
+    generator = ScriptedGenerator(
+        lambda request: says(request).removeprefix("<think>"), encoder
+    )
+    groups = rollout(generator, builder, CONFIG, examples, 2, step=5, seed=1)
+    batch = make_batch(groups, examples, encoder, CONFIG.chunk_size)
+    expected = make_batch(plain, examples, ENCODER, CONFIG.chunk_size)
+    assert batch.outcomes.well_formed.all()
+    np.testing.assert_array_equal(batch.outcomes.update, expected.outcomes.update)
+    turn, other = groups[0][0].turns[0], plain[0][0].turns[0]
+    assert turn.text == "<think>\n" + other.text.removeprefix("<think>")
+    # The tag is the prompt's, and the loss is on what was sampled.
+    assert len(turn.completion_ids) == len(other.completion_ids) - 1
+    assert encoder.decode(turn.prompt_ids).endswith("<think>\n")
+
+
 def test_groups_are_in_order_and_traced_whatever_ends_first():
     examples = {7: example(7), 3: example(3, chunks=2)}
     groups, generator = groups_of(examples, shuffle=4)

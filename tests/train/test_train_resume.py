@@ -1,6 +1,7 @@
 """Runs that are stopped, damaged or changed, against the run that nobody touched."""
 
 import functools
+import json
 import shutil
 
 import jax
@@ -198,6 +199,29 @@ def test_another_tokenizer_is_refused(begun, make_run, policy_dir, tmp_path):
     path = other / "tokenizer.json"
     path.write_text(path.read_text().replace('"id"', ' "id"', 1))
     says = "another tokenizer: tokenizer.json differs"
+    refused(begun, make_run, settings, says, policy_dir=other)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "additional_chat_templates/default.jinja",
+    ],
+)
+def test_another_file_that_decides_the_tokenizer_is_refused(
+    begun, make_run, policy_dir, tmp_path, name
+):
+    settings = quick_settings(num_steps=2, eval_every=0)
+    other = tmp_path / "policy"
+    shutil.copytree(policy_dir, other)
+    (other / name).parent.mkdir(exist_ok=True)
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    text = config["chat_template"] if name.endswith(".jinja") else "{}"
+    (other / name).write_text(text)
+    says = f"another tokenizer: {name} differs"
     refused(begun, make_run, settings, says, policy_dir=other)
 
 
