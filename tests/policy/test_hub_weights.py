@@ -42,7 +42,13 @@ def ours(directory):
     return policy, params, whole_rows(policy, params, ROWS)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+QUICK = ("qwen3_0.6b", "llama3_8b_instruct", "mistral_nemo", "gemma3_4b_it")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS],
+)
 def test_a_directory_and_its_export(tmp_path, name):
     layout = LAYOUTS[name]
     source, out = tmp_path / "p", tmp_path / "x"
@@ -74,11 +80,11 @@ def test_a_directory_and_its_export(tmp_path, name):
     "name",
     [
         "qwen2.5_0.5b_instruct",
-        "qwen3_0.6b",
-        "llama3.2_1b_instruct",
-        "mistral_nemo",
+        pytest.param("qwen3_0.6b", marks=pytest.mark.slow),
+        pytest.param("llama3.2_1b_instruct", marks=pytest.mark.slow),
+        pytest.param("mistral_nemo", marks=pytest.mark.slow),
         "gemma3_1b_it",
-        "gemma3_4b_it",
+        pytest.param("gemma3_4b_it", marks=pytest.mark.slow),
     ],
 )
 def test_another_head(tmp_path, name):

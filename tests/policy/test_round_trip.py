@@ -18,13 +18,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl.lora import LoraConfig
 
-QUICK = (
-    "qwen2.5_0.5b_instruct",
-    "qwen3_0.6b",
-    "llama3_8b_instruct",
-    "mistral_7b_v0.3",
-    "gemma3_1b_it",
-)
+QUICK = ("qwen2.5_0.5b_instruct", "llama3_8b_instruct")
 NAMES = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in LAYOUTS
@@ -90,6 +84,7 @@ def test_a_head_of_its_own_stays_one(tmp_path):
     np.testing.assert_array_equal(np.asarray(params["ends"]["head"]["kernel"]).T, head)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(TIED)
 def test_adapters_are_merged_into_the_policy_as_it_was(tmp_path):
     """Untrained adapters change nothing."""
@@ -123,12 +118,20 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A folder with a policy and a run of it that was started."""
+    folder = tmp_path_factory.mktemp("begun")
+    source = write(folder / "p", LAYOUTS["llama3_8b_instruct"])
+    assert round_trip.start(source, folder) is None
+    return folder
+
+
 @pytest.mark.parametrize("name", [*CHANGES, "absent", "weights", "beside"])
-def test_what_makes_another_policy_at_resume(tmp_path, name):
+def test_what_makes_another_policy_at_resume(begun, tmp_path, name):
     """A file that is not read may come and go; the others are named."""
-    source = write(tmp_path / "p", LAYOUTS["llama3_8b_instruct"])
-    assert round_trip.start(source, tmp_path) is None
-    message = None
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    source, message = tmp_path / "p", None
     if name in CHANGES:
         changes, message = CHANGES[name]
         change(source / name, **changes)

@@ -21,7 +21,6 @@ TIED = {  # and in how many files
     "llama3.2_1b_instruct": 1,
     "gemma3_1b_it": 3,
     "gemma3_4b_it": 2,
-    "smollm2_360m_instruct": 1,
 }
 QWEN3 = LAYOUTS["qwen3_0.6b"]
 EMBEDDING = "model.embed_tokens.weight"

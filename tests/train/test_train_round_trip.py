@@ -57,6 +57,7 @@ def assert_comes_through(source, out, ids):
     assert config["tie_word_embeddings"] is False
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed(odd_dir, make_run, tmp_path):
     source, ids = odd_dir
     run = make_run()
