@@ -68,7 +68,7 @@ def start(source, folder, lora=None) -> bool | None:
     run = RunFolder.open(folder / "run", command=(), config_text="", environment={})
     with run, Checkpoints(run.checkpoints) as checkpoints:
         store = run_module._store(
-            settings, planned, directory, run, learner, checkpoints
+            settings, planned, directory, run, learner, checkpoints, False
         )
         progress, _ = store.restore()
         state = learner.init(learner.put(load_policy(source, "float32")[1]))
