@@ -5,7 +5,7 @@ script in a test. Everything here is plain Python data.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 from gru_mem_jax.agent.validation import check_int, check_number
@@ -122,4 +122,25 @@ class Generator(Protocol):
         """
 
     def cancel(self) -> None:
-        """Drops everything that is submitted or running."""
+        """Drops everything that is submitted or running.
+
+        After a step that failed or was interrupted it can be used again.
+        """
+
+
+class Interruptible(Generator, Protocol):
+    """A generator that can be spoken to within a step; nobody needs to be one.
+
+    Callers that share it then begin and leave at once, not when a request ends.
+    """
+
+    def step_until(
+        self, called: Callable[[], bool]
+    ) -> Sequence[tuple[int, Completion]]:
+        """As `step`, but returns early, perhaps with nothing, once `called()` is true.
+
+        It is asked now and then, in the thread of the call.
+        """
+
+    def discard(self, handles: Iterable[int]) -> None:
+        """Drops these requests, submitted or running, and no others."""
