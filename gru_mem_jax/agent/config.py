@@ -6,6 +6,7 @@ with (prompt style and order, chunk size, budgets, ...): any part of AgentConfig
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
@@ -15,6 +16,8 @@ from gru_mem_jax.agent.validation import (
     check_int,
     check_number,
     from_record,
+    plain_numbers,
+    shown,
     suggestion,
     to_record,
 )
@@ -66,6 +69,7 @@ class AgentConfig:
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self):
+        plain_numbers(self)
         check_choice("mode", self.mode, MODES)
         for name in _BUDGETS:
             check_int(name, getattr(self, name), 1, 1 << 31)
@@ -76,7 +80,7 @@ class AgentConfig:
         for name, cls in (("prompt", PromptConfig), ("sampling", SamplingConfig)):
             if not isinstance(getattr(self, name), cls):
                 raise InputError(
-                    f"{name} must be a {cls.__name__}, got {getattr(self, name)!r}"
+                    f"{name} must be a {cls.__name__}, got {shown(getattr(self, name))}"
                 )
 
     @property
@@ -139,14 +143,55 @@ def config_from_json(text: str, where: str = SETTINGS_FILE) -> AgentConfig:
     return config_from_dict(record, where)
 
 
-def replace_settings(config: AgentConfig, **settings: Any) -> AgentConfig:
+def config_or_settings(given: object, own: AgentConfig) -> AgentConfig:
+    """What a caller gave as `config`.
+
+    Args:
+      given: an AgentConfig, taken as it is; a mapping, whose settings replace those of
+        `own` one by one, as in `replace_settings`; or None for `own`.
+      own: of the policy, or the defaults.
+
+    Raises:
+      InputError: it is nothing of that; an unknown name, or a value out of range.
+    """
+    if given is None:
+        return own
+    if isinstance(given, AgentConfig):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"config must be an AgentConfig or a dict of settings, got {shown(given)}"
+        )
+    if odd := [name for name in given if not isinstance(name, str)]:
+        raise InputError(f"config has a key that is no name: {shown(odd[0])}")
+    return replace_settings(own, **given)
+
+
+def replace_settings(config: AgentConfig, /, **settings: Any) -> AgentConfig:
     """A copy with some settings changed, those of its parts by their own names.
 
+    A part may be given as a mapping too, of those of its settings that change.
+
     >>> replace_settings(AgentConfig(), chunk_size=1000, temperature=0)
+    >>> replace_settings(AgentConfig(), sampling={"temperature": 0})
 
     Raises:
       InputError: unknown name, or a value out of range.
     """
+    for part in ("prompt", "sampling"):
+        if isinstance(of_part := settings.get(part), Mapping):
+            known = {f.name for f in dataclasses.fields(getattr(config, part))}
+            for name in of_part:
+                if name not in known:
+                    raise InputError(
+                        f"unknown setting {name!r} of {part}"
+                        f"{suggestion(str(name), known)}"
+                    )
+            del settings[part]  # the parts first, then single settings of theirs
+            settings = {
+                part: dataclasses.replace(getattr(config, part), **of_part),
+                **settings,
+            }
     changes: dict[str, Any] = {}
     parts = {"prompt": PromptConfig, "sampling": SamplingConfig}
     homes = {f.name: p for p, cls in parts.items() for f in dataclasses.fields(cls)}

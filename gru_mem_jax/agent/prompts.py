@@ -16,7 +16,7 @@ from typing import Literal
 
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.requests import Prompt, Role, Segment
-from gru_mem_jax.agent.validation import check_choice
+from gru_mem_jax.agent.validation import check_choice, plain_numbers
 from gru_mem_jax.errors import PolicyError
 
 Order = Literal["memory_first", "chunk_first"]
@@ -42,6 +42,7 @@ class PromptConfig:
     style: Style = "full"
 
     def __post_init__(self):
+        plain_numbers(self)
         check_choice("order", self.order, ORDERS)
         check_choice("style", self.style, STYLES)
 

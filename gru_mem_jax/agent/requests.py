@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
-from gru_mem_jax.agent.validation import check_int, check_number
+from gru_mem_jax.agent.validation import check_int, check_number, plain_numbers
 from gru_mem_jax.errors import InputError
 
 Role = Literal["control", "question", "chunk", "memory"]
@@ -48,6 +48,7 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self):
+        plain_numbers(self)
         check_number("temperature", self.temperature, 0, 100)
         check_int("top_k", self.top_k, 0)
         check_number("top_p", self.top_p, 0, 1)

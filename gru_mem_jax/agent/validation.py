@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-import math
+import numbers
+import operator
 import types
 import typing
 from collections.abc import Iterable
@@ -13,28 +14,84 @@ from gru_mem_jax.errors import InputError
 T = TypeVar("T")
 
 
-def check_int(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Raises InputError unless `value` is an int (no bool) in [low, high]."""
+def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
+    """An integer in [low, high] as a plain int, whatever library it is of.
+
+    Raises:
+      InputError: it is none; a bool and 3.0 are not.
+    """
     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name} must be an integer {bounds}, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise InputError(f"{name} must be {bounds}, got {value}")
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InputError(f"{name} must be an integer {bounds}, got {shown(value)}")
+    if number < low or (high is not None and number > high):
+        raise InputError(f"{name} must be {bounds}, got {shown(number)}")
+    return number
 
 
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """Raises InputError unless `value` is a finite number in [low, high]."""
+def check_number(name: str, value: object, low: float, high: float) -> int | float:
+    """A finite number in [low, high] as a plain int or float.
+
+    Raises:
+      InputError: it is none; a bool is not.
+    """
     bounds = f"a number from {low:g} to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} must be {bounds}, got {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
-        raise InputError(f"{name} must be {bounds}, got {value}")
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f"{name} must be {bounds}, got {shown(value)}")
+    if not low <= number <= high:  # not a number is neither
+        raise InputError(f"{name} must be {bounds}, got {shown(number)}")
+    return number
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    # A numpy array would be compared item by item.
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(
+            f"{name} must be one of {', '.join(choices)}; got {shown(value)}"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A number, bool or text of another library as Python's own; else the value.
+
+    np.int64(3) is 3, np.float32(0.5) is 0.5, np.bool_(True) is True, Fraction(1, 2) and
+    Decimal("0.5") are 0.5; arrays without dimensions count as what they hold.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    try:
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+            return value.item()
+        if isinstance(value, int | float | complex | str):
+            return value
+        if hasattr(value, "__index__"):
+            return operator.index(value)
+        if isinstance(value, numbers.Number):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return value
+
+
+def plain_numbers(config: Any) -> None:
+    """Makes the values of a frozen dataclass `plain`, those in its tuples too.
+
+    For `__post_init__`, before the checks: what a configuration holds can then be
+    written as JSON, and is equal to what is read back.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        new = tuple(map(plain, value)) if type(value) is tuple else plain(value)
+        object.__setattr__(config, field.name, new)
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, and on one line."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"  # repr may refuse it
+    return " ".join(f"{value!r:.80}".split())
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

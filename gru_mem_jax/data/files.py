@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import random
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gru_mem_jax.agent.text import check_text
-from gru_mem_jax.agent.validation import check_int, from_record
+from gru_mem_jax.agent.validation import check_int, from_record, plain_numbers, shown
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
 
@@ -118,11 +119,11 @@ class JsonlSource:
       seed: of the orders.
     """
 
-    path: str
+    path: str | os.PathLike[str]
     seed: int = 0
 
     def __post_init__(self):
-        check_source(self.path, self.seed)
+        check_source(self)
 
     def example(self, position: int) -> Example:
         """The example at a position.
@@ -147,11 +148,17 @@ class JsonlSource:
         return examples, hashlib.sha256(data).hexdigest()
 
 
-def check_source(path: str, seed: int) -> None:
-    """What any source that reads a file is checked for when it is made."""
-    if not isinstance(path, str) or not path:
-        raise InputError(f"path must be the name of a file, got {path!r}")
-    check_int("seed", seed, 0)
+def check_source(source: Any) -> None:
+    """Checks `path` and `seed` of a source that reads a file, when it is made.
+
+    A path of any kind becomes a str.
+    """
+    plain_numbers(source)
+    path = source.path
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InputError(f"path must be the name of a file, got {shown(path)}")
+    object.__setattr__(source, "path", os.fsdecode(path))
+    check_int("seed", source.seed, 0)
 
 
 def _examples(data: bytes, path: str) -> Iterator[Example]:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -42,14 +43,14 @@ class ParagraphSource:
       scoring: of the answers, see `data.scoring`.
     """
 
-    path: str
+    path: str | os.PathLike[str]
     paragraphs: int = 200
     seed: int = 0
     form: str = "numbered"
     scoring: Scoring = "exact"
 
     def __post_init__(self):
-        files.check_source(self.path, self.seed)
+        files.check_source(self)
         check_int("paragraphs", self.paragraphs, 1, 1 << 20)
         check_choice("form", self.form, FORMS)
         check_choice("scoring", self.scoring, tuple(SCORERS))

@@ -6,7 +6,12 @@ import random
 from typing import Any, Protocol
 
 from gru_mem_jax.agent.config import MODES, AgentConfig
-from gru_mem_jax.agent.validation import check_choice, check_int, check_number
+from gru_mem_jax.agent.validation import (
+    check_choice,
+    check_int,
+    check_number,
+    plain_numbers,
+)
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.synthetic import SyntheticConfig, generate
 from gru_mem_jax.errors import InputError
@@ -68,6 +73,7 @@ class ListSource:
     seed: int = 0
 
     def __post_init__(self):
+        plain_numbers(self)
         if not self.examples:
             raise InputError("a source of examples must hold at least one")
 
@@ -132,6 +138,7 @@ class TrainConfig:
     hang_seconds: float = 1800.0
 
     def __post_init__(self):
+        plain_numbers(self)
         positive = ("num_steps", "questions_per_step", "save_every", "max_skipped")
         for name in positive:
             check_int(name, getattr(self, name), 1)
