@@ -147,8 +147,9 @@ def config_or_settings(given: object, own: AgentConfig) -> AgentConfig:
     """What a caller gave as `config`.
 
     Args:
-      given: an AgentConfig, taken as it is; a mapping, whose settings replace those of
-        `own` one by one, as in `replace_settings`; or None for `own`.
+      given: an AgentConfig, taken as it is; None for `own`; or a mapping whose settings
+        replace those of `own` one by one, as in `replace_settings` or with a mapping
+        for a part: {"chunk_size": 1000, "sampling": {"seed": 1}}.
       own: of the policy, or the defaults.
 
     Raises:
@@ -164,34 +165,28 @@ def config_or_settings(given: object, own: AgentConfig) -> AgentConfig:
         )
     if odd := [name for name in given if not isinstance(name, str)]:
         raise InputError(f"config has a key that is no name: {shown(odd[0])}")
-    return replace_settings(own, **given)
+    settings, whole = {}, dict(given)
+    for part in ("prompt", "sampling"):
+        if isinstance(of_part := given.get(part), Mapping):
+            known = [field.name for field in dataclasses.fields(getattr(own, part))]
+            for name in of_part:
+                if name not in known:
+                    raise InputError(
+                        f"config.{part} has an unknown setting {shown(name)}"
+                        f"{suggestion(str(name), known)}"
+                    )
+            settings |= whole.pop(part)
+    return replace_settings(own, **settings | whole)
 
 
-def replace_settings(config: AgentConfig, /, **settings: Any) -> AgentConfig:
+def replace_settings(config: AgentConfig, **settings: Any) -> AgentConfig:
     """A copy with some settings changed, those of its parts by their own names.
 
-    A part may be given as a mapping too, of those of its settings that change.
-
     >>> replace_settings(AgentConfig(), chunk_size=1000, temperature=0)
-    >>> replace_settings(AgentConfig(), sampling={"temperature": 0})
 
     Raises:
       InputError: unknown name, or a value out of range.
     """
-    for part in ("prompt", "sampling"):
-        if isinstance(of_part := settings.get(part), Mapping):
-            known = {f.name for f in dataclasses.fields(getattr(config, part))}
-            for name in of_part:
-                if name not in known:
-                    raise InputError(
-                        f"unknown setting {name!r} of {part}"
-                        f"{suggestion(str(name), known)}"
-                    )
-            del settings[part]  # the parts first, then single settings of theirs
-            settings = {
-                part: dataclasses.replace(getattr(config, part), **of_part),
-                **settings,
-            }
     changes: dict[str, Any] = {}
     parts = {"prompt": PromptConfig, "sampling": SamplingConfig}
     homes = {f.name: p for p, cls in parts.items() for f in dataclasses.fields(cls)}

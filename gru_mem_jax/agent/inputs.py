@@ -15,7 +15,7 @@ from gru_mem_jax.errors import InputError
 Context = str | os.PathLike[str] | Iterable[str]
 Pair = tuple[str, Any]
 
-_NUMBERS_LIKE = (bool, int, float, complex)
+_NUMBERS = (bool, int, float, complex)
 _BYTES = (bytes, bytearray, memoryview)
 
 
@@ -71,7 +71,7 @@ def _refusal(context: Any) -> str | None:
         return ", which is asynchronous: give it to answer_async or stream_async"
     if hasattr(context, "__await__"):
         return ": await it first"
-    if isinstance(context, type) or not (
+    if isinstance(context, (type, *_NUMBERS)) or not (
         hasattr(context, "__iter__") or hasattr(context, "__getitem__")
     ):
         return ""
@@ -177,7 +177,7 @@ def _kind(value: object) -> str:
     """What a value is, in a message."""
     if value is None:
         return "None"
-    if isinstance(value, _NUMBERS_LIKE):
+    if isinstance(value, _NUMBERS):
         return f"{value!r:.40}"
     if isinstance(value, type):
         return f"the class {value.__name__}"

@@ -70,7 +70,8 @@ class Caller:
         self.left = False
         self.thread: int | None = None
         self.awaited_until = 0.0
-        self.wake = threading.Condition(front.lock)
+        self._bell = threading.Lock()  # unlocked: rung
+        self._bell.acquire()
 
     @property
     def capacity(self) -> int:
@@ -81,8 +82,7 @@ class Caller:
         """As `Generator.submit`; waits for nobody.
 
         Raises:
-          InputError: as the generator's; while another caller works it, the error
-            comes from `step`.
+          InputError: as the generator's; perhaps only from `step`.
           LeftError: after `cancel`.
         """
         ticket = _Ticket(self, self._next_number, request)
@@ -102,6 +102,15 @@ class Caller:
     def cancel(self) -> None:
         """Leaves, and takes along whatever was submitted. May be called again."""
         self._front.leave(self)
+
+    def wake(self) -> None:
+        """Ends a `wait`, of now or to come."""
+        with contextlib.suppress(RuntimeError):  # rung already
+            self._bell.release()
+
+    def wait(self, seconds: float) -> None:
+        """Waits to be woken, at most so long."""
+        self._bell.acquire(timeout=seconds)
 
     def take(self) -> Ended:
         """What has ended, or the error that it came to; for the front, locked."""
@@ -139,7 +148,7 @@ class _Front:
 
     def __init__(self, generator: Generator):
         self.generator = generator
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # never held while waiting or generating
         self.worker: Caller | None = None
         self._step_until = getattr(generator, "step_until", None)
         self._discard = getattr(generator, "discard", None)
@@ -150,28 +159,22 @@ class _Front:
         self._left: deque[Caller] = deque()  # appended to without the lock
         self._step_seconds = 0.0
 
-    def __enter__(self) -> None:
-        self.lock.acquire()
-
-    def __exit__(self, *_) -> None:
-        self.lock.release()
-        self._sweep()
-
     # -- what callers do --------------------------------------------------------------
 
     def submit(self, ticket: _Ticket) -> None:
         """Queues a request; submits it at once if nobody has the generator in hand."""
         caller = ticket.caller
         try:
-            with self:
+            with self.lock:
                 self._arrive(caller)
                 caller.open.add(ticket.number)
                 self._queue.append(ticket)
-                if self.worker is not None:
-                    self.worker.wake.notify()  # it may be waiting for this caller
-                    return
-                self.worker = caller
-            self._fly()
+                if self.worker is None:
+                    self.worker = caller
+                else:
+                    self.worker.wake()  # it may be waiting for this caller
+            if self.worker is caller:
+                self._fly()
         except BaseException:
             if self.worker is caller:
                 self._failed(None)
@@ -185,7 +188,7 @@ class _Front:
         """Waits for completions of a caller, working the generator if nobody does."""
         try:
             while True:
-                with self:
+                with self.lock:
                     self._arrive(caller)
                     if caller.ended or caller.error or not caller.open:
                         return caller.take()
@@ -193,20 +196,17 @@ class _Front:
                         self.worker = caller
                     if self.worker is not caller:
                         self._waiting[caller] = None
-                        try:
-                            caller.wake.wait(_LOOK_SECONDS)
-                        finally:
-                            del self._waiting[caller]
-                        continue
-                self._work(caller)
+                if self.worker is caller:
+                    self._work(caller)
+                else:
+                    caller.wait(_LOOK_SECONDS)
         finally:
             self._pass_on(caller)
 
     def leave(self, caller: Caller) -> None:
         """Marks a caller as gone; it is let go of as soon as nobody is at work."""
-        if not caller.left:
-            caller.left = True
-            self._left.append(caller)
+        caller.left = True
+        self._left.append(caller)
         if self.worker is caller and caller.thread == threading.get_ident():
             self._pass_on(caller)  # a Ctrl-C came just when it was to do that
         self._sweep()
@@ -224,16 +224,19 @@ class _Front:
                     "wait for itself; call it from on_turn or from a context instead"
                 )
             if caller in self._awaited:
-                worker.wake.notify()
+                worker.wake()
         self._awaited.discard(caller)
+        self._waiting.pop(caller, None)
 
     def _pass_on(self, caller: Caller) -> None:
         """Gives the generator out of hand, to who waits for it longest."""
-        with self:
+        with self.lock:
+            self._waiting.pop(caller, None)
             if self.worker is caller:
                 self.worker = None
             if self.worker is None and self._waiting:
-                next(iter(self._waiting)).wake.notify()
+                next(iter(self._waiting)).wake()
+        self._sweep()
 
     # -- what the worker does for all -------------------------------------------------
 
@@ -254,14 +257,14 @@ class _Front:
             raise
 
     def _await_company(self, caller: Caller) -> None:
-        with self:
-            while self._awaited and not self._left and self._has_room(self._queue):
-                until = max(other.awaited_until for other in self._awaited)
+        while self._awaited and not self._left and self._has_room(self._queue):
+            with self.lock:
+                until = max((c.awaited_until for c in self._awaited), default=0.0)
                 left = until - time.monotonic()
                 if left <= 0:
                     self._awaited.clear()
-                else:
-                    caller.wake.wait(left)
+            if left > 0:
+                caller.wait(left)
 
     def _step(self) -> Ended:
         if self._step_until is not None:
@@ -307,7 +310,7 @@ class _Front:
 
     def _hand_over(self, ended: Ended, seconds: float) -> None:
         until = time.monotonic() + min(seconds, _GRACE_SECONDS)
-        with self:
+        with self.lock:
             for handle, completion in ended:
                 ticket = self._flying.get(handle)
                 if ticket is None:  # left over from one who left
@@ -317,7 +320,7 @@ class _Front:
                     caller.ended[ticket.number] = completion
                     caller.awaited_until = until
                     self._awaited.add(caller)
-                    caller.wake.notify()
+                    caller.wake()
                 del self._flying[handle]
 
     def _failed(self, error: Exception | None) -> None:
@@ -326,11 +329,11 @@ class _Front:
             self.generator.cancel()
         lost = [ticket for ticket in self._flying.values() if ticket.live]
         self._flying.clear()
-        with self:
+        with self.lock:
             again = [ticket for ticket in lost if ticket not in self._queue]
             self._queue.extendleft(reversed(again))
             for caller in self._waiting:
-                caller.wake.notify()
+                caller.wake()
         callers = {ticket.caller for ticket in lost}
         if error is not None and len(callers) == 1:
             self._fail(callers.pop(), error)
@@ -340,10 +343,10 @@ class _Front:
 
     def _fail(self, caller: Caller, error: Exception) -> None:
         """Gives a caller its error; what else it has under way is of no use."""
-        with self:
+        with self.lock:
             self._forget({caller})
             caller.error = error
-            caller.wake.notify()
+            caller.wake()
 
     def _forget(self, callers: set[Caller]) -> None:
         for caller in callers:
@@ -358,34 +361,29 @@ class _Front:
         """Lets go of those who left, or leaves that to who is at work.
 
         The garbage collector may close a stream in any thread at any moment, one that
-        holds the lock included. So nobody waits for the lock here, and whoever gives it
-        back looks whether something came meanwhile.
+        holds the lock included: its changes come first, and it sweeps afterwards.
         """
-        while self._left and self.lock.acquire(blocking=False):
+        while self._left and not self.lock._is_owned():
             broom = Caller(self)
             broom.thread = threading.get_ident()
             try:
-                for caller in (*self._left, *filter(None, (self.worker,))):
-                    caller.wake.notify()
-                if self.worker is None:
+                with self.lock:
+                    for caller in (*self._left, *filter(None, (self.worker,))):
+                        caller.wake()
+                    if self.worker is not None:
+                        return
                     self.worker = broom
-            finally:
-                self.lock.release()
-            if self.worker is not broom:
-                return
-            try:
                 self._let_go()
             finally:
-                self._pass_on(broom)
+                if self.worker is broom:
+                    self._pass_on(broom)
 
     def _let_go(self) -> None:
         """Drops what belongs to those who left; for who has the generator in hand."""
-        gone: set[Caller] = set()
-        while self._left:
-            gone.add(self._left.popleft())
-        if not gone:
+        if not self._left:
             return
-        with self:
+        with self.lock:
+            gone = {self._left.popleft() for _ in range(len(self._left))}
             self._awaited -= gone
             self._forget(gone)
         handles = [h for h, ticket in self._flying.items() if not ticket.live]
