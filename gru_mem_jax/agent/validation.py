@@ -82,9 +82,12 @@ def plain_numbers(config: Any) -> None:
     written as JSON, and is equal to what is read back.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        new = tuple(map(plain, value)) if type(value) is tuple else plain(value)
+        new = _plain_items(getattr(config, field.name))
         object.__setattr__(config, field.name, new)
+
+
+def _plain_items(value: Any) -> Any:
+    return tuple(map(_plain_items, value)) if type(value) is tuple else plain(value)
 
 
 def shown(value: object) -> str:
