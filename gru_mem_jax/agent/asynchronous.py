@@ -1,8 +1,10 @@
 """Between an event loop and the blocking code that reads and steps.
 
-Every call has a thread of its own, a daemon, as the reader of a stalled context is: a
-pool would be full of those that wait for their contexts, and whatever feeds these might
-need the same pool; and a thread in a read that never ends must not keep the program.
+Every wait has a thread of its own: a pool would be full of those that wait for their
+contexts, and whatever feeds these might need the same pool. A program that ends waits
+for them, for a thread that is torn from the middle of a step takes the process down.
+That is soon after their tasks were cancelled; a blocking iterator that never gives
+anything keeps its thread, an asynchronous one does not.
 """
 
 import asyncio
@@ -52,7 +54,7 @@ async def in_thread(function: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(settle, result, error)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), daemon=True).start()
+    threading.Thread(target=context.run, args=(run,), name="agent").start()
     return await future
 
 

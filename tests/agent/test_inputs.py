@@ -196,8 +196,10 @@ def test_nothing_is_read_before_it_is_needed():
         raise AssertionError("read")
         yield ""
 
-    context_pieces(endless())
-    assert isinstance(agent_on(ScriptedGenerator(policy, BYTES)), GRUMemAgent)
+    context = endless()
+    assert context_pieces(context) is context
+    agent_on(ScriptedGenerator(policy, BYTES)).recurrence("Q", context)
+    agent_on(ScriptedGenerator(policy, BYTES)).stream("Q", context)
 
 
 @pytest.mark.parametrize(
