@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import InputError
 
 ROLLOUTS = "rollouts"
@@ -40,6 +41,7 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self):
+        plain_numbers(self)
         sizes = dataclasses.astuple(self)
         whole = all(type(n) is int and (n >= 1 or n == -1) for n in sizes)
         if not whole or sizes.count(-1) > 1:

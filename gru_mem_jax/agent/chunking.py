@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from gru_mem_jax.agent.encoding import Encoder, Span
+from gru_mem_jax.agent.inputs import Context, context_pieces, texts
 from gru_mem_jax.agent.text import check_text
 from gru_mem_jax.agent.validation import check_int
-from gru_mem_jax.errors import InputError
 
 # A block ends before a single space between words: most tokenizers begin a token
 # there whatever follows. Else before any white space, else where it is full.
@@ -40,9 +40,7 @@ class Chunk:
     end: int
 
 
-def iter_chunks(
-    context: str | Iterable[str], encoder: Encoder, chunk_size: int
-) -> Iterator[Chunk]:
+def iter_chunks(context: Context, encoder: Encoder, chunk_size: int) -> Iterator[Chunk]:
     """Yields the chunks of a document, or of a stream of its pieces, as they fill.
 
     A chunk has `chunk_size` tokens, the last one what remains. It ends only where
@@ -50,10 +48,22 @@ def iter_chunks(
     only if no other character starts in a whole chunk. Characters that no token
     covers belong to the chunk before.
 
+    Args:
+      context: text, a path, or an iterable of texts, as `inputs.context_pieces` says.
+      encoder: the tokenizer.
+      chunk_size: at least 1.
+
     Raises:
-      InputError: chunk_size < 1; a piece is not text or holds a lone surrogate.
+      InputError: chunk_size < 1; the context is of another kind. While iterating: a
+        piece is not text or holds a lone surrogate; the file cannot be read.
     """
-    check_int("chunk_size", chunk_size, 1)
+    chunk_size = check_int("chunk_size", chunk_size, 1)
+    return _chunks(context_pieces(context), encoder, chunk_size)
+
+
+def _chunks(
+    context: str | Iterable[str], encoder: Encoder, chunk_size: int
+) -> Iterator[Chunk]:
     index, start = 0, 0  # of the chunk to come; `text` begins at `start`
     ids: list[int] = []
     spans: list[Span] = []  # in characters of the document
@@ -114,12 +124,7 @@ def _block_end(buffer: str, size: int) -> int:
 
 def _pieces(context: str | Iterable[str], size: int) -> Iterator[str]:
     """The stream's pieces, none of them longer than `size`."""
-    for piece in (context,) if isinstance(context, str) else context:
-        if not isinstance(piece, str):
-            raise InputError(
-                f"the context must be text or an iterable of texts, got a piece of "
-                f"type {type(piece).__name__}; decode bytes first"
-            )
+    for piece in texts(context):
         for i in range(0, len(piece), size):
             yield piece[i : i + size]
 

@@ -6,6 +6,7 @@ with (prompt style and order, chunk size, budgets, ...): any part of AgentConfig
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
@@ -15,6 +16,8 @@ from gru_mem_jax.agent.validation import (
     check_int,
     check_number,
     from_record,
+    plain_numbers,
+    shown,
     suggestion,
     to_record,
 )
@@ -66,6 +69,7 @@ class AgentConfig:
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self):
+        plain_numbers(self)
         check_choice("mode", self.mode, MODES)
         for name in _BUDGETS:
             check_int(name, getattr(self, name), 1, 1 << 31)
@@ -76,7 +80,7 @@ class AgentConfig:
         for name, cls in (("prompt", PromptConfig), ("sampling", SamplingConfig)):
             if not isinstance(getattr(self, name), cls):
                 raise InputError(
-                    f"{name} must be a {cls.__name__}, got {getattr(self, name)!r}"
+                    f"{name} must be a {cls.__name__}, got {shown(getattr(self, name))}"
                 )
 
     @property
@@ -137,6 +141,42 @@ def config_from_json(text: str, where: str = SETTINGS_FILE) -> AgentConfig:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: no JSON: {error}") from None
     return config_from_dict(record, where)
+
+
+def config_or_settings(given: object, own: AgentConfig) -> AgentConfig:
+    """What a caller gave as `config`.
+
+    Args:
+      given: an AgentConfig, taken as it is; None for `own`; or a mapping whose settings
+        replace those of `own` one by one, as in `replace_settings` or with a mapping
+        for a part: {"chunk_size": 1000, "sampling": {"seed": 1}}.
+      own: of the policy, or the defaults.
+
+    Raises:
+      InputError: it is nothing of that; an unknown name, or a value out of range.
+    """
+    if given is None:
+        return own
+    if isinstance(given, AgentConfig):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"config must be an AgentConfig or a dict of settings, got {shown(given)}"
+        )
+    if odd := [name for name in given if not isinstance(name, str)]:
+        raise InputError(f"config has a key that is no name: {shown(odd[0])}")
+    settings, whole = {}, dict(given)
+    for part in ("prompt", "sampling"):
+        if isinstance(of_part := given.get(part), Mapping):
+            known = [field.name for field in dataclasses.fields(getattr(own, part))]
+            for name in of_part:
+                if name not in known:
+                    raise InputError(
+                        f"config.{part} has an unknown setting {shown(name)}"
+                        f"{suggestion(str(name), known)}"
+                    )
+            settings |= whole.pop(part)
+    return replace_settings(own, **settings | whole)
 
 
 def replace_settings(config: AgentConfig, **settings: Any) -> AgentConfig:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.records import Turn
 from gru_mem_jax.agent.requests import Generator
-from gru_mem_jax.errors import RunError
+from gru_mem_jax.agent.sharing import join
 
 
 def run(
@@ -16,13 +16,16 @@ def run(
     As many requests are kept submitted as the generator works on at once.
     Recurrences are taken from the iterable when there is room for one more, so that
     it may be long and lazy; those begun go on before new ones start. Between two
-    turns the caller may `stop` any of them. A context that stalls holds up all.
+    turns the caller may `stop` any of them. A context that stalls holds up all of
+    these recurrences, and nobody else's: several threads may run on one generator at
+    once (see `sharing`), which is theirs alone meanwhile.
 
     Raises:
       RunError: the generator returns nothing although it has requests.
     """
     waiting = iter(recurrences)
     running: dict[int, Recurrence] = {}
+    generator = join(generator)
     try:
         while True:
             while len(running) < max(1, generator.capacity):
@@ -32,20 +35,14 @@ def run(
                 _submit(generator, recurrence, running)
             if not running:
                 return
-            ended = generator.step()
-            if not ended:
-                raise RunError(
-                    f"the generator ended none of {len(running)} requests in a step"
-                )
-            for handle, completion in ended:
+            for handle, completion in generator.step():
                 recurrence = running.pop(handle)
                 if recurrence.done:  # stopped while its request was running
                     continue
                 yield recurrence, recurrence.receive(completion)
                 _submit(generator, recurrence, running)
     finally:
-        if running:
-            generator.cancel()
+        generator.cancel()
 
 
 def _submit(

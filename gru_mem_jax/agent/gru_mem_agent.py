@@ -1,23 +1,41 @@
 """GRUMemAgent: a policy that answers questions on texts of any length."""
 
+import contextlib
+import functools
+import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from typing import Any
 
-from gru_mem_jax.agent import driver
+from gru_mem_jax.agent import driver, inputs
 from gru_mem_jax.agent.config import (
     SETTINGS_FILE,
     AgentConfig,
     config_from_json,
+    config_or_settings,
     replace_settings,
 )
 from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.inputs import Context
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.records import Trajectory, Turn
 from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.agent.sharing import join
+from gru_mem_jax.agent.validation import check_int, shown
+from gru_mem_jax.errors import InputError
 
-Context = str | Iterable[str]
+AsyncContext = Context | AsyncIterable[str]
+Pair = tuple[str, Context] | Mapping[str, Any]
+AsyncPair = tuple[str, AsyncContext] | Mapping[str, Any]
+OnTurn = Callable[[Turn], None]
 
 
 class GRUMemAgent:
@@ -26,29 +44,40 @@ class GRUMemAgent:
     >>> agent = GRUMemAgent.from_pretrained("runs/quickstart/policy")
     >>> agent.answer("Which code belongs to the heron?", text).answer
 
+    Any number of threads and tasks may use one agent, and several agents one
+    generator: they are served side by side, and who fails or leaves harms nobody.
+    `answer_async`, `stream_async` and `answer_many_async` never block the event loop.
+
+    A context is text; a path (pathlib.Path, any os.PathLike), for the text of that
+    file as UTF-8; or an iterable of texts, which are read one after the other, as far
+    as needed. The asynchronous methods take asynchronous iterables too.
+
     Args:
       policy: a generator (an engine, a server's client, a script), or a pair (policy,
         params) as `load_policy` gives it, for which an engine is made.
       tokenizer: the policy's: an Encoder, or a fast tokenizer of transformers.
-      config: budgets, mode, sampling.
+      config: budgets, mode, sampling; or a dict of those that are not the defaults.
       slots: how many questions an engine that is made works on at once.
 
     Raises:
       PolicyError: the tokenizer or its chat template cannot be used.
+      InputError: an argument is of another kind, or a setting does not exist.
     """
 
     def __init__(
         self,
         policy: Generator | tuple[Any, Any],
         tokenizer: Encoder | Any,
-        config: AgentConfig | None = None,
+        config: AgentConfig | Mapping[str, Any] | None = None,
         *,
         slots: int = 4,
     ):
-        self.config = config or AgentConfig()
+        self.config = config_or_settings(config, AgentConfig())
+        slots = check_int("slots", slots, 1)
+        _check_policy(policy)
         self.encoder = _encoder(tokenizer)
         self._builder = PromptBuilder(self.encoder, self.config.prompt)
-        if isinstance(policy, tuple):
+        if isinstance(policy, tuple | list):
             policy = _engine(policy, self.encoder, self.config, slots)
         self.generator = policy
 
@@ -56,7 +85,7 @@ class GRUMemAgent:
     def from_pretrained(
         cls,
         directory: str | os.PathLike[str],
-        config: AgentConfig | None = None,
+        config: AgentConfig | Mapping[str, Any] | None = None,
         *,
         slots: int = 4,
         **settings: Any,
@@ -67,23 +96,32 @@ class GRUMemAgent:
           directory: a path, or `hf://org/name@revision`: config.json, weights,
             tokenizer, and perhaps gru_mem.json, the settings that the policy was
             trained with.
-          config: instead of those settings.
+          config: instead of those settings; a dict changes single ones of them, as
+            `settings` does.
           slots: how many questions `answer_many` works on at once.
           **settings: single settings, of AgentConfig, PromptConfig or SamplingConfig,
             by name: mode="memagent", temperature=0.
 
         Raises:
           PolicyError: the directory cannot be loaded; names the file and what is wrong.
-          InputError: a setting that does not exist or is out of range.
+          InputError: an argument is of another kind; a setting does not exist or is out
+            of range.
         """
+        if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
+            raise InputError(
+                "directory must be the path of a policy directory or "
+                f"hf://org/name@revision, got {shown(directory)}"
+            )
+        slots = check_int("slots", slots, 1)
         from gru_mem_jax.policy.files import open_policy_dir
         from gru_mem_jax.policy.hf import load_policy
         from gru_mem_jax.tokenization import TextTokenizer
 
         files = open_policy_dir(directory)
-        if config is None:
+        if not isinstance(config, AgentConfig):
             text = files.read_text(SETTINGS_FILE)
-            config = AgentConfig() if text is None else config_from_json(text)
+            own = AgentConfig() if text is None else config_from_json(text)
+            config = config_or_settings(config, own)
         config = replace_settings(config, **settings)
         tokenizer = TextTokenizer.from_pretrained(files.root)
         policy, params = load_policy(files.root)
@@ -95,17 +133,15 @@ class GRUMemAgent:
         return Recurrence(self._builder, self.config, question, context, **kwargs)
 
     def answer(
-        self,
-        question: str,
-        context: Context,
-        on_turn: Callable[[Turn], None] | None = None,
+        self, question: str, context: Context, on_turn: OnTurn | None = None
     ) -> Trajectory:
         """Reads the context and answers the question.
 
         Args:
           question: text.
-          context: the text, or an iterable of its pieces (a stream of any length).
-          on_turn: called with each turn as it ends.
+          context: the text, the path of a file that holds it, or an iterable of its
+            pieces (a stream of any length).
+          on_turn: called with each turn as it ends; may call the agent in turn.
 
         Returns:
           All that happened; `.answer` is the answer, None if the policy gave none.
@@ -114,6 +150,12 @@ class GRUMemAgent:
           InputError: the question is empty or over its budget, the context is no text,
             or the budgets do not fit in prompt_tokens.
         """
+        _check_callback(on_turn)
+        if inspect.iscoroutinefunction(on_turn):
+            raise InputError(
+                "on_turn must be a plain function, got a coroutine function: give it "
+                "to answer_async"
+            )
         recurrence = self.recurrence(question, context)
         for _, turn in driver.run(self.generator, [recurrence]):
             if on_turn is not None:
@@ -126,30 +168,151 @@ class GRUMemAgent:
         for _, turn in driver.run(self.generator, [recurrence]):
             yield turn
 
-    def answer_many(self, questions: Iterable[tuple[str, Context]]) -> list[Trajectory]:
-        """Answers many (question, context) pairs side by side.
+    def answer_many(self, questions: Iterable[Pair]) -> list[Trajectory]:
+        """Answers many questions, each on its context, side by side.
 
-        Pairs are taken as there is room for them. A question's random seeds depend
-        on its place among the pairs.
+        Args:
+          questions: (question, context) pairs, or dicts of the two. They are taken as
+            there is room for them. A question's random seeds depend on its place.
 
         Returns:
-          The trajectories, in the order of the pairs.
+          The trajectories, in the order of the questions.
+
+        Raises:
+          InputError: as `answer`; names the place of the question.
         """
+        pairs = inputs.pairs(questions)
         begun: list[Recurrence] = []
 
         def recurrences() -> Iterator[Recurrence]:
-            for i, (question, context) in enumerate(questions):
-                begun.append(self.recurrence(question, context, trajectory_id=i))
+            for i, (question, context) in enumerate(pairs):
+                begun.append(self._numbered(i, question, context))
                 yield begun[-1]
 
         for _ in driver.run(self.generator, recurrences()):
             pass
         return [recurrence.trajectory for recurrence in begun]
 
+    # -- the same for tasks of an event loop ------------------------------------------
+
+    async def answer_async(
+        self, question: str, context: AsyncContext, on_turn: OnTurn | None = None
+    ) -> Trajectory:
+        """As `answer`, for a task of an event loop.
+
+        Args:
+          question: text.
+          context: as `answer`'s, or an asynchronous iterable of texts, which is read in
+            the event loop; one that is not is read in a thread.
+          on_turn: called in the event loop; a coroutine function is awaited.
+
+        A task that is cancelled gives its slot back at once.
+        """
+        _check_callback(on_turn)
+        return await self._trajectory(question, context, on_turn)
+
+    async def stream_async(
+        self, question: str, context: AsyncContext
+    ) -> AsyncIterator[Turn]:
+        """As `stream`, for `async for`."""
+        async with contextlib.aclosing(self._turns(question, context)) as turns:
+            async for _, turn in turns:
+                yield turn
+
+    async def answer_many_async(
+        self, questions: Iterable[AsyncPair] | AsyncIterable[AsyncPair]
+    ) -> list[Trajectory]:
+        """As `answer_many`; the questions may come asynchronously too."""
+        from gru_mem_jax.agent import asynchronous
+
+        async def answered(item: tuple[int, inputs.Pair]) -> Trajectory:
+            return await self._trajectory(*item[1], number=item[0])
+
+        return await asynchronous.side_by_side(
+            answered, asynchronous.pairs(questions), max(1, self.generator.capacity)
+        )
+
+    async def _trajectory(
+        self,
+        question: str,
+        context: AsyncContext,
+        on_turn: OnTurn | None = None,
+        number: int | None = None,
+    ) -> Trajectory:
+        turns = self._turns(question, context, number)
+        async with contextlib.aclosing(turns):
+            async for recurrence, turn in turns:
+                run = recurrence
+                result = None if on_turn is None else on_turn(turn)
+                if inspect.isawaitable(result):
+                    await result
+        return run.trajectory
+
+    async def _turns(
+        self, question: str, context: AsyncContext, number: int | None = None
+    ) -> AsyncIterator[tuple[Recurrence, Turn]]:
+        from gru_mem_jax.agent.asynchronous import Pieces, in_thread
+
+        pieces = Pieces(context) if inputs.is_async(context) else None
+        caller = join(self.generator)
+        try:
+            context = context if pieces is None else pieces
+            make = functools.partial(self._numbered, number, question, context)
+            recurrence = await in_thread(make)
+            turns = driver.run(caller, [recurrence])
+            while (ended := await in_thread(lambda: next(turns, None))) is not None:
+                yield ended
+        finally:
+            caller.cancel()
+            if pieces is not None:
+                pieces.close()
+
+    def _numbered(
+        self, number: int | None, question: str, context: Context
+    ) -> Recurrence:
+        """The recurrence of one of many questions; None: of a single one."""
+        if number is None:
+            return self.recurrence(question, context)
+        try:
+            return self.recurrence(question, context, trajectory_id=number)
+        except InputError as error:
+            raise type(error)(f"questions[{number}]: {error}") from None
+
+
+def _check_callback(on_turn: object) -> None:
+    if on_turn is not None and not callable(on_turn):
+        raise InputError(f"on_turn must be a function of a turn, got {shown(on_turn)}")
+
+
+def _check_policy(policy: Any) -> None:
+    """Raises InputError unless it is a generator, or a policy with its params."""
+    if isinstance(policy, tuple | list):
+        made = len(policy) == 2 and hasattr(policy[0], "sampling_params")
+        if made and isinstance(policy[1], Mapping) and "layers" in policy[1]:
+            return
+        got = f"({', '.join(type(part).__name__ for part in policy)})"
+    else:
+        parts = ("capacity", "submit", "step", "cancel")
+        whole = all(hasattr(policy, name) for name in parts)
+        if whole and not isinstance(policy, type):
+            return
+        got = shown(policy)
+        if isinstance(policy, str | os.PathLike):
+            got += " (GRUMemAgent.from_pretrained loads a directory)"
+    raise InputError(
+        "policy must be a generator, with capacity, submit, step and cancel, or a pair "
+        f"(policy, params) as load_policy gives it; got {got}"
+    )
+
 
 def _encoder(tokenizer: Any) -> Encoder:
-    if hasattr(tokenizer, "encode_control"):
+    if hasattr(tokenizer, "encode_control") and not isinstance(tokenizer, type):
         return tokenizer
+    if not hasattr(tokenizer, "special_tokens_map") or isinstance(tokenizer, type):
+        raise InputError(
+            "tokenizer must be an Encoder or a fast tokenizer of transformers, got "
+            f"{shown(tokenizer)}"
+        )
     from gru_mem_jax.tokenization import TextTokenizer
 
     return TextTokenizer.from_transformers(tokenizer)

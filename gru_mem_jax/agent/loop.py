@@ -11,19 +11,20 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gru_mem_jax.agent.chunking import Chunk, iter_chunks
 from gru_mem_jax.agent.completion import interpret, read_completion
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, config_to_dict
+from gru_mem_jax.agent.inputs import Context, context_pieces, question_text
 from gru_mem_jax.agent.memory import clean_memory, fit_memory, gated_memory
 from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.records import Trajectory, Turn
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
 from gru_mem_jax.agent.resume import check_resumable
-from gru_mem_jax.agent.text import DeadlineReached, check_text, until_deadline
+from gru_mem_jax.agent.text import DeadlineReached, until_deadline
 from gru_mem_jax.errors import InputError, RunError
 
 INTERRUPTED = "interrupted"
@@ -43,7 +44,7 @@ class Recurrence:
       builder: makes the prompts, with the encoder that all else is encoded with.
       config: budgets, mode, sampling; its `prompt` is the builder's.
       question: text.
-      context: text, or an iterable of its pieces: a stream of any length, read no
+      context: text, a path, or an iterable of texts: a stream of any length, read no
         further than needed.
       trajectory_id: tells apart runs that would otherwise sample the same tokens.
       trace: keep ids and logprobs in the turns.
@@ -62,7 +63,7 @@ class Recurrence:
         builder: PromptBuilder,
         config: AgentConfig,
         question: str,
-        context: str | Iterable[str],
+        context: Context,
         *,
         trajectory_id: int = 0,
         trace: bool = False,
@@ -78,12 +79,14 @@ class Recurrence:
         self._builder = builder
         self._encoder = builder.encoder
         self._config = config
+        question = question_text(question)
         self._question_ids = question_ids(builder, config, question)
         self._trace = trace
         self._clock = clock
         self._started = clock()
         self._finished: float | None = None
         self._seconds_before = 0.0
+        context = context_pieces(context)
         if config.deadline_seconds is not None and not isinstance(context, str):
             context = until_deadline(context, self._seconds_left)
         self._chunks = iter_chunks(context, builder.encoder, config.chunk_size)
@@ -333,9 +336,7 @@ def question_ids(
     Raises:
       InputError: it is empty, no text, of no tokens, or over its budget.
     """
-    if not isinstance(question, str) or not question.strip():
-        raise InputError(f"the question must be text that is not empty: {question!r}")
-    check_text(question, "the question")
+    question = question_text(question)
     ids = builder.encode_content(question)
     if len(ids) > config.question_tokens:
         raise InputError(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from gru_mem_jax.agent.encoding import PLACEHOLDER, Encoder
 from gru_mem_jax.agent.parse import TAGS, found_tags
 from gru_mem_jax.agent.requests import Prompt, Role, Segment
-from gru_mem_jax.agent.validation import check_choice, check_variables
+from gru_mem_jax.agent.validation import check_choice, check_variables, plain_numbers
 from gru_mem_jax.errors import PolicyError
 
 Order = Literal["memory_first", "chunk_first"]
@@ -49,6 +49,7 @@ class PromptConfig:
     )
 
     def __post_init__(self):
+        plain_numbers(self)
         check_choice("order", self.order, ORDERS)
         check_choice("style", self.style, STYLES)
         variables = check_variables("template_variables", self.template_variables)

@@ -5,10 +5,10 @@ script in a test. Everything here is plain Python data.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
-from gru_mem_jax.agent.validation import check_int, check_number
+from gru_mem_jax.agent.validation import check_int, check_number, plain_numbers
 from gru_mem_jax.errors import InputError
 
 Role = Literal["control", "question", "chunk", "memory"]
@@ -48,6 +48,7 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self):
+        plain_numbers(self)
         check_number("temperature", self.temperature, 0, 100)
         check_int("top_k", self.top_k, 0)
         check_number("top_p", self.top_p, 0, 1)
@@ -122,4 +123,25 @@ class Generator(Protocol):
         """
 
     def cancel(self) -> None:
-        """Drops everything that is submitted or running."""
+        """Drops everything that is submitted or running.
+
+        After a step that failed or was interrupted it can be used again.
+        """
+
+
+class Interruptible(Generator, Protocol):
+    """A generator that can be spoken to within a step; nobody needs to be one.
+
+    Callers that share it then begin and leave at once, not when a request ends.
+    """
+
+    def step_until(
+        self, called: Callable[[], bool]
+    ) -> Sequence[tuple[int, Completion]]:
+        """As `step`, but returns early, perhaps with nothing, once `called()` is true.
+
+        It is asked now and then, in the thread of the call.
+        """
+
+    def discard(self, handles: Iterable[int]) -> None:
+        """Drops these requests, submitted or running, and no others."""

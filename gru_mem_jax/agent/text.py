@@ -121,7 +121,7 @@ def open_context(
     """
     if path == "-":
         return decode_pieces(_read(0, "standard input"), "standard input", errors)
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if not os.path.exists(name):
         raise InputError(f"{name}: no such file")
     if os.path.isdir(name):

@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import math
+import numbers
+import operator
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,28 +16,87 @@ from gru_mem_jax.errors import InputError
 T = TypeVar("T")
 
 
-def check_int(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Raises InputError unless `value` is an int (no bool) in [low, high]."""
+def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
+    """An integer in [low, high] as a plain int, whatever library it is of.
+
+    Raises:
+      InputError: it is none; a bool and 3.0 are not.
+    """
     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name} must be an integer {bounds}, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise InputError(f"{name} must be {bounds}, got {value}")
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InputError(f"{name} must be an integer {bounds}, got {shown(value)}")
+    if number < low or (high is not None and number > high):
+        raise InputError(f"{name} must be {bounds}, got {shown(number)}")
+    return number
 
 
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """Raises InputError unless `value` is a finite number in [low, high]."""
+def check_number(name: str, value: object, low: float, high: float) -> int | float:
+    """A finite number in [low, high] as a plain int or float.
+
+    Raises:
+      InputError: it is none; a bool is not.
+    """
     bounds = f"a number from {low:g} to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} must be {bounds}, got {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
-        raise InputError(f"{name} must be {bounds}, got {value}")
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f"{name} must be {bounds}, got {shown(value)}")
+    if not low <= number <= high:  # not a number is neither
+        raise InputError(f"{name} must be {bounds}, got {shown(number)}")
+    return number
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    # A numpy array would be compared item by item.
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(
+            f"{name} must be one of {', '.join(choices)}; got {shown(value)}"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A number, bool or text of another library as Python's own; else the value.
+
+    np.int64(3) is 3, np.float32(0.5) is 0.5, np.bool_(True) is True, Fraction(1, 2) and
+    Decimal("0.5") are 0.5; arrays without dimensions count as what they hold.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    try:
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+            return value.item()
+        if isinstance(value, int | float | complex | str):
+            return value
+        if hasattr(value, "__index__"):
+            return operator.index(value)
+        if isinstance(value, numbers.Number):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return value
+
+
+def plain_numbers(config: Any) -> None:
+    """Makes the values of a frozen dataclass `plain`, those in its tuples too.
+
+    For `__post_init__`, before the checks: what a configuration holds can then be
+    written as JSON, and is equal to what is read back.
+    """
+    for field in dataclasses.fields(config):
+        new = _plain_items(getattr(config, field.name))
+        object.__setattr__(config, field.name, new)
+
+
+def _plain_items(value: Any) -> Any:
+    return tuple(map(_plain_items, value)) if type(value) is tuple else plain(value)
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, and on one line."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"  # repr may refuse it
+    return " ".join(f"{value!r:.80}".split())
 
 
 _RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
@@ -52,20 +113,21 @@ def check_variables(name: str, value: object) -> dict[str, Any]:
             f"{name} must map names to values, such as "
             f'{{"enable_thinking": false}}; got {value!r:.80}'
         )
-    for key, item in value.items():
+    values = {key: plain(item) for key, item in value.items()}
+    for key, item in values.items():
         if not isinstance(key, str) or not key.isidentifier():
             raise InputError(f"{name}: {key!r:.80} cannot be the name of a variable")
         if key in _RESERVED:
             raise InputError(f"{name}: {key} is given by the prompts themselves")
-        plain = isinstance(item, (str, int, float, bool, types.NoneType))
-        if not plain or (isinstance(item, float) and not math.isfinite(item)):
+        scalar = isinstance(item, (str, int, float, bool, types.NoneType))
+        if not scalar or (isinstance(item, float) and not math.isfinite(item)):
             raise InputError(
                 f"{name}: {key} must be a finite number, text, true, false or none; "
                 f"got {item!r:.80}"
             )
         if isinstance(item, str):
             check_text(item, f"{name}: {key}")
-    return dict(value)
+    return values
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import random
 import stat
@@ -13,7 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gru_mem_jax.agent.text import check_text, refuse_binary
-from gru_mem_jax.agent.validation import check_choice, check_int, from_record
+from gru_mem_jax.agent.validation import (
+    check_choice,
+    check_int,
+    from_record,
+    plain_numbers,
+    shown,
+)
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.records import (
     ON_BAD_RECORD,
@@ -156,13 +163,16 @@ class FileSource:
         names them; "skip", they are left out: the good ones alone make the order.
     """
 
-    path: str
+    path: str | os.PathLike[str]
     seed: int = 0
     on_bad_record: OnBadRecord = "error"
 
     def __post_init__(self):
-        if not isinstance(self.path, str) or not self.path:
-            raise InputError(f"path must be the name of a file, got {self.path!r}")
+        plain_numbers(self)
+        path = self.path
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise InputError(f"path must be the name of a file, got {shown(path)}")
+        object.__setattr__(self, "path", os.fsdecode(path))
         check_int("seed", self.seed, 0)
         check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
 

@@ -29,6 +29,7 @@ import random
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.data import words
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
@@ -78,6 +79,7 @@ class SyntheticConfig:
     seed: int = 0
 
     def __post_init__(self):
+        plain_numbers(self)
         if not self.tasks:
             raise InputError("tasks is empty; name at least one of " + ", ".join(TASKS))
         for task in self.tasks:

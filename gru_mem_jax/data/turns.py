@@ -15,6 +15,7 @@ from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
 from gru_mem_jax.agent.requests import Prompt, prompt_ids
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.data import oracle, synthetic, words
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
@@ -79,6 +80,7 @@ class TurnConfig:
     wrong_thoughts: float = 0.0
 
     def __post_init__(self):
+        plain_numbers(self)
         if self.chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, got {self.chunk_size}")
         if not self.kinds or not set(self.kinds) <= {"gated", "memagent", "answer"}:

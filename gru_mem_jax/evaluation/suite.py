@@ -12,6 +12,7 @@ from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.records import Trajectory
 from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.data import synthetic
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
@@ -43,6 +44,7 @@ class SyntheticSuite:
     seed: int = 1000
 
     def __post_init__(self):
+        plain_numbers(self)
         if self.num_questions < 1:
             raise InputError(
                 f"num_questions must be at least 1, got {self.num_questions}"

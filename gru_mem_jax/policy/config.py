@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy import checks
 from gru_mem_jax.policy.families import FAMILIES, Family
@@ -91,6 +92,7 @@ class PolicyConfig:
     pad_token_id: int | None = None
 
     def __post_init__(self):
+        plain_numbers(self)
         if self.family not in FAMILIES:
             raise PolicyError(
                 f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}"

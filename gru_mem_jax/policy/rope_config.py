@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.checks import check_number
 
@@ -39,6 +40,7 @@ class RopeConfig:
     mscale_all_dim: float | None = None
 
     def __post_init__(self):
+        plain_numbers(self)
         if self.type not in SUPPORTED:
             raise PolicyError(
                 f"rope type {self.type!r} is not supported: expected one of "

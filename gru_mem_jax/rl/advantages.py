@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gru_mem_jax.agent.validation import check_number
+from gru_mem_jax.agent.validation import check_number, plain_numbers
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.rewards import RewardConfig, rewards
@@ -47,6 +47,7 @@ class AdvantageConfig:
     epsilon: float = 1e-6
 
     def __post_init__(self):
+        plain_numbers(self)
         check_number("alpha", self.alpha, 0, 1)
         check_number("epsilon", self.epsilon, 0, 1)
         for name in ("normalize_std", "leave_one_out", "decoupled"):

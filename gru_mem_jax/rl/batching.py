@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from gru_mem_jax.agent.records import Trajectory
-from gru_mem_jax.agent.validation import check_int
+from gru_mem_jax.agent.validation import check_int, plain_numbers
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.outcomes import Array
 from gru_mem_jax.shapes import check_shape
@@ -73,6 +73,7 @@ class PackConfig:
     length_buckets: int = 4
 
     def __post_init__(self):
+        plain_numbers(self)
         check_int("row_tokens", self.row_tokens, 2)
         check_int("rows", self.rows, 1)
         check_int("length_buckets", self.length_buckets, 1, self.row_tokens)

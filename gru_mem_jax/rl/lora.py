@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_mem_jax.agent.validation import check_int, check_number
+from gru_mem_jax.agent.validation import check_int, check_number, plain_numbers
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.functional import Params, Policy
 
@@ -56,6 +56,7 @@ class LoraConfig:
     seed: int = 0
 
     def __post_init__(self):
+        plain_numbers(self)
         check_int("rank", self.rank, 1, 1 << 14)
         check_number("alpha", self.alpha, 0, 1e6)
         check_int("seed", self.seed, 0)

@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gru_mem_jax.agent.validation import check_number
+from gru_mem_jax.agent.validation import check_number, plain_numbers
 from gru_mem_jax.rl.outcomes import Array
 from gru_mem_jax.shapes import check_shape
 
@@ -81,6 +81,7 @@ class ObjectiveConfig:
     beta: float = 1e-3
 
     def __post_init__(self):
+        plain_numbers(self)
         check_number("eps_low", self.eps_low, 0, 1)
         check_number("eps_high", self.eps_high, 0, 1e6)
         check_number("beta", self.beta, 0, 1e6)

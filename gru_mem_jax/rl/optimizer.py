@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gru_mem_jax.agent.validation import check_choice, check_int, check_number
+from gru_mem_jax.agent.validation import (
+    check_choice,
+    check_int,
+    check_number,
+    plain_numbers,
+)
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.batching import PackConfig
 from gru_mem_jax.rl.lora import LoraConfig
@@ -66,6 +71,7 @@ class LearnerConfig:
     lora: LoraConfig | None = None
 
     def __post_init__(self):
+        plain_numbers(self)
         check_number("learning_rate", self.learning_rate, 0, 1e3)
         check_int("warmup_steps", self.warmup_steps, 0)
         check_choice("schedule", self.schedule, SCHEDULES)

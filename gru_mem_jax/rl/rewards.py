@@ -17,7 +17,12 @@ import jax.numpy as jnp
 
 from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.agent.records import Trajectory
-from gru_mem_jax.agent.validation import check_choice, check_int, check_number
+from gru_mem_jax.agent.validation import (
+    check_choice,
+    check_int,
+    check_number,
+    plain_numbers,
+)
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.scoring import SCORERS, score
 from gru_mem_jax.errors import InputError
@@ -64,6 +69,7 @@ class RewardConfig:
     overlong_buffer: int = 256
 
     def __post_init__(self):
+        plain_numbers(self)
         for field in dataclasses.fields(self):
             if field.type is float:
                 low = 0 if field.name.endswith("_weight") else -_LARGE

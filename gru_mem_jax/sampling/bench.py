@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.sampling.config import DTYPES
 
@@ -63,6 +64,7 @@ class BenchConfig:
     seed: int = 0
 
     def __post_init__(self):
+        plain_numbers(self)
         least = {"batch": 1, "prompt_tokens": 1, "new_tokens": 2, "repeats": 1}
         for name, low in least.items():
             value = getattr(self, name)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
+from gru_mem_jax.agent.validation import plain, plain_numbers
 from gru_mem_jax.errors import InputError
 
 FRESH_LENGTH = 256
@@ -39,6 +40,7 @@ class EngineConfig:
     max_stop_ids: int = 8
 
     def __post_init__(self):
+        plain_numbers(self)
         numbers = ("slots", "max_length", "decode_block", "prefill_tokens")
         numbers += ("min_shared_tokens", "max_stop_ids")
         for name in numbers:
@@ -51,7 +53,7 @@ class EngineConfig:
             raise InputError(
                 f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
             )
-        blocks = tuple(self.prefill_blocks)
+        blocks = tuple(map(plain, self.prefill_blocks))
         for block in blocks:
             _check_count("prefill_blocks", block)
         if not blocks or list(blocks) != sorted(set(blocks)):

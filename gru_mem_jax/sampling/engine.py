@@ -12,6 +12,7 @@ or after `reset`) give bit-equal results on one machine.
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -108,19 +109,39 @@ class Engine:
         Raises:
           RunError: the policy gave a log-probability that is not a number.
         """
+        return self.step_until(lambda: False)
+
+    def step_until(self, called: Callable[[], bool]) -> list[tuple[int, Completion]]:
+        """As `step`; returns after the decode block in which `called()` became true.
+
+        If it raises, everything is dropped, and the engine can be used again.
+        """
         start = time.perf_counter()
         ended: list[tuple[int, Completion]] = []
-        while not ended and (self._waiting or self._running):
-            self._admit()
-            ended = self._decode()
-        self._seconds += time.perf_counter() - start
+        try:
+            while self._waiting or self._running:
+                self._admit()
+                ended = self._decode()
+                if ended or called():
+                    break
+        except BaseException:
+            self._renew()
+            raise
+        finally:
+            self._seconds += time.perf_counter() - start
         return sorted(ended, key=lambda pair: pair[0])
 
     def cancel(self) -> None:
         """Drops everything that is submitted or running."""
-        self._waiting.clear()
-        for slot in range(self.config.slots):
-            self._release(slot)
+        self.discard(job.handle for job in (*self._waiting, *self._jobs) if job)
+
+    def discard(self, handles: Iterable[int]) -> None:
+        """Drops these requests, submitted or running."""
+        dropped = set(handles)
+        self._waiting = deque(j for j in self._waiting if j.handle not in dropped)
+        for slot, job in enumerate(self._jobs):
+            if job is not None and job.handle in dropped:
+                self._release(slot)
 
     # -- beyond the protocol --------------------------------------------------------
 
@@ -275,8 +296,6 @@ class Engine:
         for kept, new in zip(self._logprobs, logprobs):
             kept[slot, position] = new.view(np.float32)[step, slot]
         if np.isnan(self._logprobs[:, slot, position]).any():
-            self.cancel()
-            self.reset()
             raise RunError(
                 "the policy's logits are not numbers (NaN): its weights are "
                 f"damaged, or overflow in {self.dtype}"
@@ -328,6 +347,13 @@ class Engine:
             seconds=time.perf_counter() - job.submitted,
             shared_prompt_tokens=job.shared,
         )
+
+    def _renew(self) -> None:
+        """A new cache: the old one went into a program that perhaps never returned."""
+        self.cancel()
+        self.reset()
+        self._cache = None  # never two at once
+        self._cache = self._programs.new_cache()
 
     def _release(self, slot: int) -> None:
         self._jobs[slot] = None

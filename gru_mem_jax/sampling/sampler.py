@@ -15,6 +15,7 @@ the arithmetic.
 """
 
 import functools
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -251,6 +252,7 @@ class Programs:
                 functools.partial(_placed, sharding=self._shardings.cache), self.cache
             )
         self._compiled: dict[tuple, Any] = {}
+        self._lock = threading.Lock()  # engines in several threads share this
         self.compile_seconds = 0.0
 
     def lower_decode(self, attend: int) -> Any:
@@ -316,16 +318,19 @@ class Programs:
     @property
     def names(self) -> tuple[str, ...]:
         """What is compiled so far, in order of need."""
-        return tuple(" ".join(map(str, key)) for key in self._compiled)
+        return tuple(" ".join(map(str, key)) for key in list(self._compiled))
 
     def _get(self, lower: Any, *sizes: int) -> Any:
         key = (lower.__name__.removeprefix("lower_"), *sizes)
         program = self._compiled.get(key)
-        if program is None:
-            start = time.perf_counter()
-            program = self._compiled[key] = lower(*sizes).compile()
-            self.compile_seconds += time.perf_counter() - start
-        return program
+        if program is not None:
+            return program
+        with self._lock:
+            if key not in self._compiled:
+                start = time.perf_counter()
+                self._compiled[key] = lower(*sizes).compile()
+                self.compile_seconds += time.perf_counter() - start
+            return self._compiled[key]
 
     def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
         sharding = None if self._shardings is None else self._shardings.whole

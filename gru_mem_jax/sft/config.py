@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.data.synthetic import SyntheticConfig
 from gru_mem_jax.data.turns import TurnConfig
 from gru_mem_jax.errors import InputError
@@ -74,6 +75,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self):
+        plain_numbers(self)
         limits = {
             "learning_rate": (0.0, 10.0),
             "decay_share": (0.0, 1.0),
@@ -144,6 +146,7 @@ class SFTConfig:
     completion_tokens: int = 64
 
     def __post_init__(self):
+        plain_numbers(self)
         for name, least in (
             ("short_steps", 0),
             ("steps", 1),

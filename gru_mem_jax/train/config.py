@@ -5,7 +5,12 @@ import hashlib
 from typing import Any, Protocol
 
 from gru_mem_jax.agent.config import MODES, AgentConfig
-from gru_mem_jax.agent.validation import check_choice, check_int, check_number
+from gru_mem_jax.agent.validation import (
+    check_choice,
+    check_int,
+    check_number,
+    plain_numbers,
+)
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.files import index_at
 from gru_mem_jax.data.records import ON_BAD_RECORD, OnBadRecord, Records
@@ -90,6 +95,7 @@ class ListSource:
     on_bad_record: OnBadRecord = "error"
 
     def __post_init__(self):
+        plain_numbers(self)
         if not self.examples:
             raise InputError("a source of examples must hold at least one")
         check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
@@ -159,6 +165,7 @@ class TrainConfig:
     hang_seconds: float = 1800.0
 
     def __post_init__(self):
+        plain_numbers(self)
         positive = ("num_steps", "questions_per_step", "save_every", "max_skipped")
         for name in positive:
             check_int(name, getattr(self, name), 1)

@@ -135,7 +135,8 @@ def test_blocks_end_before_a_space_between_words():
         ("text", 0, "chunk_size must be at least 1"),
         ("text", 2.5, "chunk_size must be an integer"),
         ([b"bytes"], 3, "type bytes"),
-        (b"bytes", 3, "type int"),
+        (b"bytes", 3, "got bytes: decode it first"),
+        ({"text": "abc"}, 3, "got dict, which has keys"),
         (["ab", "c\ud800"], 3, "character 3 is the lone surrogate U\\+D800"),
     ],
 )

@@ -1,9 +1,15 @@
 """The public class: answers, streams, many at once."""
 
+import asyncio
+import pathlib
+
+import numpy as np
 import pytest
+from callers import together
 from loops import BYTES, CONFIG, reply
 
 from gru_mem_jax.agent import AgentConfig, GRUMemAgent, PromptConfig, Turn
+from gru_mem_jax.agent.config import replace_settings
 from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.errors import InputError, PolicyError
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
@@ -123,6 +129,57 @@ def test_from_pretrained(loaded):
     assert trajectory.turns[-1].kind == "answer"
     many = loaded.answer_many([("Which code ?", document)] * 3)
     assert [t.text for t in many[2].turns] == [t.text for t in trajectory.turns]
+
+
+def test_threads_and_tasks_share_a_loaded_policy(loaded):
+    documents = ["the red heron walks to the lake . " * n for n in (1, 3, 5)]
+    alone = [loaded.answer("Which code ?", d) for d in documents]
+    other = GRUMemAgent(loaded.generator, loaded.encoder, loaded.config)
+
+    async def in_tasks():
+        asked = [("Which code ?", d) for d in documents]
+        calls = [other.answer_async(*pair) for pair in asked]
+        return await asyncio.gather(*calls, loaded.answer_many_async(asked))
+
+    def in_a_thread():
+        for turn in other.stream("Which code ?", documents[2]):
+            first = turn.text
+            break
+        return [loaded.answer("Which code ?", d) for d in documents], first
+
+    *threads, tasks = together(*[in_a_thread] * 3, lambda: asyncio.run(in_tasks()))
+
+    def texts(trajectories):
+        return [[turn.text for turn in t.turns] for t in trajectories]
+
+    for answers, first in threads:
+        assert texts(answers) == texts(alone)
+        assert first == alone[2].turns[0].text
+    assert texts(tasks[:-1]) == texts(tasks[-1]) == texts(alone)
+    assert texts([loaded.answer("Which code ?", documents[0])]) == texts(alone[:1])
+
+
+def test_a_pair_may_be_a_list_and_a_config_a_dict(policy_dir, loaded):
+    from gru_mem_jax.policy.hf import load_policy
+
+    policy, params = load_policy(policy_dir)
+    built = GRUMemAgent([policy, params], loaded.encoder, loaded.config, slots=2)
+    one, other = (a.answer("Which code ?", "the lake " * 20) for a in (loaded, built))
+    assert [t.text for t in one.turns] == [t.text for t in other.turns]
+    with pytest.raises(
+        InputError, match=r"policy must be a generator.*got \(dict, Pol"
+    ):
+        GRUMemAgent((params, policy), loaded.encoder)
+    changed = GRUMemAgent.from_pretrained(
+        pathlib.Path(policy_dir), {"max_chunks": np.int64(2)}, seed=np.uint8(3)
+    )
+    assert changed.config == replace_settings(
+        loaded.config,
+        max_chunks=2,
+        seed=3,
+        temperature=changed.config.sampling.temperature,
+    )
+    assert type(changed.config.max_chunks) is int
 
 
 def test_a_loaded_policy_and_a_tokenizer_of_transformers(policy_dir, loaded):
