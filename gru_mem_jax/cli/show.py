@@ -40,7 +40,7 @@ _COLUMNS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     least = arguments.integer
-    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run folder")
     parser.add_argument(
         "--step",
         type=least(least=0),

@@ -58,7 +58,7 @@ def say(request) -> str:
     return f"<think>so</think>{update}<next>{end}</next>"
 
 
-def load(root, config, engine_config, view):
+def load(directory, question, config, engine_config, view):
     """Stands in for ask_session.load."""
     view.status("loading the script")
     return ENCODER, Generator(say, ENCODER), "float32"
