@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mode", choices=_MODES, help="when to stop reading, or the ungated baseline")
     add(
         "--json",
-        type=path,
+        type=os.path.expanduser,
         metavar="OUT",
         help="write the trajectory as JSON; - for stdout",
     )

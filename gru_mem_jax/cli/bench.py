@@ -7,6 +7,7 @@ here, so that compile_seconds is what compiling takes.
 """
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=arguments.integer(least=0), metavar="N")
     add(
         "--json",
-        type=arguments.path,
+        type=os.path.expanduser,
         metavar="OUT",
         help="write the figures as JSON; - for stdout",
     )

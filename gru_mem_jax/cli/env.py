@@ -57,7 +57,10 @@ _PATIENCE = 60.0  # seconds
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--json", metavar="OUT", help="write it as JSON to a file, or to stdout with -"
+        "--json",
+        type=os.path.expanduser,
+        metavar="OUT",
+        help="write it as JSON to a file, or to stdout with -",
     )
 
 

@@ -7,6 +7,7 @@ plots to --out. Settings: the policy's own (gru_mem.json), then gin, then flags.
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for results.json, report.html and plots",
     )
-    add("--json", type=path, metavar="OUT", help="write the rows as JSON; - for stdout")
+    add(
+        "--json",
+        type=os.path.expanduser,
+        metavar="OUT",
+        help="write the rows as JSON; - for stdout",
+    )
     add("--modes", metavar="M[,M]", help="agent modes; default all three")
     add("--tasks", metavar="T[,T]", help="synthetic tasks; default all")
     add(

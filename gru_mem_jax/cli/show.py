@@ -125,7 +125,10 @@ def _parts(sample: "TrainingSample") -> "Iterable[Text | Table]":
     yield _field("reading", _reading(sample))
     yield _field("answer", trajectory.answer or _no_answer(trajectory.turns))
     terms = ", ".join(f"{k} {v:+.2f}" for k, v in sample.rewards.items())
-    yield _field("reward", f"{sample.reward:+.2f} (before weights: {terms})")
+    reward = f"{sample.reward:+.2f} (before weights: {terms})"
+    if not sample.scored:
+        reward = "none: the reward function has left it out, nothing is learned from it"
+    yield _field("reward", reward)
 
 
 def _reading(sample: "TrainingSample") -> str:

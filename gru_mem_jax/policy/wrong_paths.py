@@ -101,7 +101,7 @@ def explain_folder(root: pathlib.Path) -> str | None:
     shown = ", ".join(files[:_SHOWN]) + (", ..." if len(files) > _SHOWN else "")
     if ".gguf" in kinds:
         return f"{start} {shown}; {_GGUF}"
-    if "config.json" not in files and kinds & {*_PICKLED, ".safetensors"}:
+    if "config.json" not in files and kinds & set(_PICKLED):
         return f"{start} weights without config.json ({shown}); take {_EXPECTED}"
     return None
 

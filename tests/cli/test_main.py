@@ -63,6 +63,9 @@ def failing(error):
     return types.SimpleNamespace(__doc__="Fails.", run=run, add_arguments=add_arguments)
 
 
+BUG = "this is a bug: please report it, with what --debug and `gru-mem env` print"
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
@@ -72,7 +75,7 @@ def failing(error):
         (OSError(28, "No space left", "/x/y"), 1, "/x/y: No space left"),
         (MemoryError(), 1, "out of memory: MemoryError"),
         (RuntimeError("RESOURCE_EXHAUSTED"), 1, "out of memory: RESOURCE_EXHAUSTED"),
-        (KeyError(1), 1, "KeyError: 1 (this is a bug; --debug shows the traceback)"),
+        (KeyError(1), 1, f"KeyError: 1 ({BUG})"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("3 turns"), 130, "interrupted: 3 turns"),
         (SystemExit(0), 0, None),
