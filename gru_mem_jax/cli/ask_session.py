@@ -245,10 +245,13 @@ def _how_to_go_on(trajectory: Trajectory, recorder: Recorder) -> str:
 
 
 def _print_answer(trajectory: Trajectory) -> None:
-    """The answer on stdout; the whole text of the answer turn if it has no box."""
+    """The answer on stdout; the whole text of the answer turn if no box holds one."""
     answer = trajectory.answer
-    if answer is None:
-        terminal.note(r"note: the answer turn has no \boxed{}; its whole text follows")
+    if answer is None or not terminal.safe_text(answer).strip():
+        terminal.note(
+            r"note: no answer: the answer turn has no \boxed{} with something in it; its "
+            "whole text follows"
+        )
         answer = trajectory.turns[-1].text
     sys.stdout.write(terminal.safe_text(answer).strip() + "\n")
     sys.stdout.flush()
