@@ -249,8 +249,8 @@ def _print_answer(trajectory: Trajectory) -> None:
     answer = trajectory.answer
     if answer is None or not terminal.safe_text(answer).strip():
         terminal.note(
-            r"note: no answer: the answer turn has no \boxed{} with something in it; its "
-            "whole text follows"
+            r"note: no answer: the answer turn has no \boxed{} with something in it; "
+            "its whole text follows"
         )
         answer = trajectory.turns[-1].text
     sys.stdout.write(terminal.safe_text(answer).strip() + "\n")

@@ -41,7 +41,7 @@ def one_line(error: BaseException) -> str:
         return (
             f"{text}: the system allows no more (`ulimit -u`, or a container's limit)"
         )
-    return f"{name}: {text[:500]} ({_REPORT})"
+    return " ".join([f"{name}:", *text[:500].split(), f"({_REPORT})"])
 
 
 def _system_error(error: OSError) -> str:

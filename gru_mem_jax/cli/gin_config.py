@@ -13,12 +13,11 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import pathlib
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from gru_mem_jax.cli import gin_imports, terminal
+from gru_mem_jax.cli import gin_files, gin_imports, terminal
 from gru_mem_jax.cli.arguments import did_you_mean
 from gru_mem_jax.cli.gin_types import check_type
 from gru_mem_jax.errors import GRUMemError, InputError
@@ -27,9 +26,6 @@ T = TypeVar("T")
 _Key = tuple[str, str]  # scope and selector
 
 _SHOWN = 5
-# Holds `gin/`, the files that come with the package: `gin/runs/sft.gin` is found from
-# every working directory.
-_SHIPPED = pathlib.Path(__file__).resolve().parents[1]
 
 
 class GinConfig:
@@ -61,6 +57,7 @@ class GinConfig:
         self._gin = gin.config
         self._built: set[_Key] = set()
         self._idle: dict[_Key, str] = {}  # what would be read, but for this setting
+        self._unlinked: set[_Key] = set()
         self._flagged: set[_Key] = set()  # bound on the command line
         self._in_flags = False
         gin.clear_config(clear_constants=True)
@@ -71,12 +68,12 @@ class GinConfig:
         for prefix in prefixes:
             if not os.path.isdir(prefix):
                 raise InputError(f"--gin_search_paths: {prefix} is not a folder")
-        self._gin._LOCATION_PREFIXES[:] = ["", *prefixes, str(_SHIPPED)]
-        self._gin._FILE_READERS[:] = [(_open_utf8, os.path.isfile)]
+        self._gin._LOCATION_PREFIXES[:] = ["", *prefixes, str(gin_files.SHIPPED)]
+        self._gin._FILE_READERS[:] = [(gin_files.open_text, os.path.isfile)]
         gin_imports.start()
         with gin_imports.explained(self._gin), self._bindings_noted():
             for file in files:
-                path = _find(file, self._gin._LOCATION_PREFIXES)
+                path = gin_files.find(file, self._gin._LOCATION_PREFIXES)
                 with _explained(f"{file}: ", self._names):
                     self._gin.parse_config_file(path)
             self._in_flags = True
@@ -110,8 +107,9 @@ class GinConfig:
             if field.name in bound:
                 name = f"{cls.__name__}.{field.name}"
                 check_type(name, bound[field.name], _hints(cls, field))
-                for key in self._keys_of(value, [*scope, field.name]):
-                    self._idle[key] = f"{name} is {_short(bound[field.name])}"
+                inner = [*scope, field.name]
+                reason = f"{name} is {_short(bound[field.name])}"
+                self._replace(self._keys_of(value, inner), bound[field.name], reason)
                 continue
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
             if nested and self._gin._inverse_lookup(type(value)) is not None:
@@ -155,9 +153,10 @@ class GinConfig:
             if key not in reasons:
                 hint = did_you_mean(name, [k for k in known if k != name])
                 raise InputError(f"gin: nothing reads {name}{hint}")
-            if key in self._flagged:
+            if key in self._flagged | self._unlinked:
+                advice = "link it there" if key in self._unlinked else "leave it out"
                 raise InputError(
-                    f"gin: nothing reads {name}, for {reasons[key]}; leave it out"
+                    f"gin: nothing reads {name}, for {reasons[key]}; {advice}"
                 )
             names = [_name_of(*key, parameter) for parameter in parameters]
             unused.setdefault(reasons[key], []).extend(names)
@@ -199,19 +198,32 @@ class GinConfig:
             name = _name_of(*parsed.config_key, parsed.arg_name)
             reason = f"{name} is {_short(value)}"
             for reference in self._references(old):
-                scope, selector = reference.config_key
-                cls = reference.configurable.wrapped
-                self._idle[scope, selector] = reason
-                for field in dataclasses.fields(cls) if _is_dataclass(cls) else ():
-                    inner = [*scope.split("/"), field.name] if scope else [field.name]
-                    for key in self._keys_of(_class_default(field), inner):
-                        self._idle[key] = reason
+                self._replace(self._keys_behind(reference), value, reason)
 
         self._gin.bind_parameter = noted
         try:
             yield
         finally:
             self._gin.bind_parameter = bind
+
+    def _replace(self, keys: Iterable[_Key], value: Any, reason: str) -> None:
+        """Notes that what reads `keys` has given way to `value`."""
+        kept = {selector for _, selector in self._keys_of(value, [])}
+        for reference in self._references(value):
+            kept |= {selector for _, selector in self._keys_behind(reference)}
+        for key in keys:
+            self._idle[key] = reason
+            if key[1] in kept:  # of the same kind, but made without what is bound
+                self._unlinked.add(key)
+
+    def _keys_behind(self, reference: Any) -> Iterator[_Key]:
+        """`_keys_of` what a reference will make, as far as its class tells."""
+        scope, selector = reference.config_key
+        yield scope, selector
+        cls = reference.configurable.wrapped
+        parts = scope.split("/") if scope else []
+        for field in dataclasses.fields(cls) if _is_dataclass(cls) else ():
+            yield from self._keys_of(_class_default(field), [*parts, field.name])
 
     def _keys_of(self, value: Any, scope: Sequence[str]) -> Iterator[_Key]:
         """Keys of the bindings that `build(value)` in this scope would read."""
@@ -309,34 +321,6 @@ def _is_dataclass(cls: Any) -> bool:
     return isinstance(cls, type) and dataclasses.is_dataclass(cls)
 
 
-def _open_utf8(path: str):
-    folder = pathlib.Path(os.path.abspath(path)).parent
-    if not folder.is_relative_to(_SHIPPED):
-        gin_imports.add_folder(folder)
-    return open(path, encoding="utf-8-sig")
-
-
-def _find(file: str, prefixes: Sequence[str]) -> str:
-    """The first existing `prefix/file`."""
-    prefixes = [""] if os.path.isabs(file) else prefixes
-    for prefix in prefixes:
-        path = os.path.join(prefix, file)
-        if os.path.isfile(path):
-            return path
-        if os.path.isdir(path):
-            raise InputError(f"--gin_file: {path} is a folder, expected a file")
-    names = set()
-    for prefix in prefixes:
-        folder = pathlib.Path(prefix, file).parent
-        if folder.is_dir():
-            names |= {p.name for p in folder.glob("*.gin")}
-    where = ", ".join(prefix or "." for prefix in prefixes)
-    raise InputError(
-        f"--gin_file: no file {file}{did_you_mean(pathlib.Path(file).name, names)}"
-        + ("" if os.path.isabs(file) else f"; looked in {where}")
-    )
-
-
 class _explained:
     """Turns what gin raises into an InputError of one line, with a suggestion."""
 
@@ -351,6 +335,8 @@ class _explained:
         if error is None or not isinstance(error, Exception):
             return False
         text = " ".join(str(error).split())
+        if isinstance(error, UnicodeDecodeError):
+            text = f"not a gin file: no UTF-8 text, at byte {error.start}"
         prefix = "" if text.startswith(self._prefix) else self._prefix
         if isinstance(error, GRUMemError) and not prefix:
             return False
