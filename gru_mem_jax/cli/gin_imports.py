@@ -1,9 +1,9 @@
 """Modules beside a gin file: where its `import` lines find them, and what they say.
 
 The folders of the gin files and the working folder come after everything that is
-installed: a `random.py` beside a gin file hides nothing. A folder without __init__.py
-counts for the gin files' own imports alone: one of the name of an optional package
-(`wandb/`, say, which its runs leave behind) must not look as if that were installed.
+installed: a `random.py` beside a gin file hides nothing. Gin files and these modules
+alone see them: a folder of the name of an optional package (`wandb/`, say, which its
+runs leave behind) must not look to others as if that were installed.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import traceback
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,19 +26,33 @@ class _Beside(importlib.abc.MetaPathFinder):
 
     def __init__(self):
         self.folders: list[str] = []
-        self.is_importing = False
 
     def find_spec(self, name, path=None, target=None):
-        if path is not None:
+        if path is not None or not self._is_meant(sys._getframe(1)):
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, self.folders)
-        is_package_in_name_only = spec is not None and spec.origin is None
-        return None if is_package_in_name_only and not self.is_importing else spec
+        return importlib.machinery.PathFinder.find_spec(name, self.folders)
+
+    def _is_meant(self, frame: types.FrameType | None) -> bool:
+        """Whether a gin file imports, or a module in the folders."""
+        while frame is not None and _is_machinery(frame.f_code.co_filename):
+            frame = frame.f_back
+        if frame is None:
+            return False
+        file = pathlib.Path(os.path.abspath(frame.f_code.co_filename))
+        if file.parts[-2:] == ("gin", "config.py") and "gin" in sys.modules:
+            return file.parent == pathlib.Path(sys.modules["gin"].__file__).parent
+        installed = {"site-packages", "dist-packages", "gru_mem_jax"} & set(file.parts)
+        return not installed and any(map(file.is_relative_to, self.folders))
 
     def invalidate_caches(self) -> None:
         importlib.machinery.PathFinder.invalidate_caches()
 
 
+def _is_machinery(file: str) -> bool:
+    return file.startswith(("<frozen", _IMPORTLIB))
+
+
+_IMPORTLIB = os.path.dirname(importlib.__file__)
 _BESIDE = _Beside()
 
 
@@ -67,15 +82,12 @@ def explained(gin: Any) -> Iterator[None]:
     process = gin.ParseContext.process_import
 
     def process_import(context, statement):
-        _BESIDE.is_importing = True
         try:
             return process(context, statement)
         except (Exception, SystemExit) as error:
             if statement.module.startswith("__gin__"):
                 raise
             raise InputError(_explain(statement.module, error)) from error
-        finally:
-            _BESIDE.is_importing = False
 
     gin.ParseContext.process_import = process_import
     try:

@@ -46,7 +46,7 @@ def explain(error: BaseException) -> str:
     reason = _short(_UNUSABLE.sub("", text)).rstrip(".")
     if refused is None and (setting := _setting_in(text)) is not None:
         return f"{setting}={os.environ[setting]!r} is refused by jax: {reason}"
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) or "jaxlib version" in text:
         return (
             f"jax cannot be imported: {reason}; install gru_mem_jax again, with what "
             "it needs"

@@ -54,6 +54,16 @@ def test_modules_beside_the_file_and_in_the_working_folder(folder, where, module
     assert sys.path == path
 
 
+def test_a_module_beside_may_import_later(folder):
+    code = "def judge():\n    import late_{0}\n    import importlib\n"
+    code += "    return importlib.import_module('late_{0}').VALUE\n"
+    (folder / "a_5.py").write_text(code.format("a_5"))
+    (folder / "late_a_5.py").write_text("VALUE = 5\n")
+    judge = reward_of(folder / "a.gin", "a_5")
+    assert importlib.util.find_spec("late_a_5") is None  # not for others
+    assert judge() == 5
+
+
 def test_the_folder_of_an_included_file_counts_too(folder):
     inner = folder / "inner"
     inner.mkdir()
@@ -68,10 +78,12 @@ def test_what_is_installed_is_not_hidden(folder):
     for name in ("random", "gin", "jax", "dataclasses"):
         (folder / f"{name}.py").write_text("raise SystemError\n")
     (folder / "work" / "wandb_of_ours").mkdir()  # as its runs leave a `wandb/` behind
+    (folder / "work" / "torch_of_ours.py").write_text("raise SystemError\n")
     code = "import random\ndef judge():\n    return random\n"
     (folder / "ours_5.py").write_text(code)
     assert reward_of(folder / "a.gin", "ours_5")() is random
-    assert importlib.util.find_spec("wandb_of_ours") is None
+    for name in ("wandb_of_ours", "torch_of_ours"):
+        assert importlib.util.find_spec(name) is None
     with pytest.raises(InputError, match=r"random.py is hidden by the random that is"):
         reward_of(folder / "a.gin", "random")
 
