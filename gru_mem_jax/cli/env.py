@@ -26,32 +26,6 @@ _PACKAGES = (
     "gin-config",
     "torch",
 )
-# A process of its own: a flag that XLA does not know aborts it, a device that another
-# process holds may keep it waiting.
-_FIND_DEVICES = """
-import json, logging, sys
-sys.path.append(sys.argv[1])
-from gru_mem_jax.cli import platforms
-from gru_mem_jax.errors import InputError
-said = []
-class Keep(logging.Handler):
-    def emit(self, record):
-        error = record.exc_info[1] if record.exc_info else None
-        said.append(record.getMessage() + (f": {error}" if error else ""))
-logging.getLogger("jax").addHandler(Keep(logging.WARNING))
-try:
-    devices = platforms.devices()
-    import jax
-    found = {
-        "backend": jax.default_backend(),
-        "devices": [f"{d.device_kind} ({d.platform}:{d.id})" for d in devices],
-        "processes": jax.process_count(),
-    }
-except InputError as error:
-    found = {"failed": str(error)}
-found["warnings"] = [" ".join(line.split())[:500] for line in said]
-print("\\n" + json.dumps(found), flush=True)
-"""
 _PATIENCE = 60.0  # seconds
 
 
@@ -97,9 +71,10 @@ def environment() -> dict[str, object]:
 
 
 def _devices() -> dict[str, object]:
-    """What a child process finds, or "failed" and what it says."""
-    ours = str(pathlib.Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-P", "-c", _FIND_DEVICES, ours]
+    """What `find_devices` says in a process of its own, or "failed" and why."""
+    # -P: a file beside the program, or where it is run, hides no module of Python.
+    program = pathlib.Path(__file__).with_name("find_devices.py")
+    command = [sys.executable, "-P", str(program)]
     try:
         child = subprocess.run(
             command,
