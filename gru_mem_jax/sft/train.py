@@ -81,7 +81,6 @@ def run(
     out = _prepare(out_dir)
     _keep_freed_memory()
     policy, params, encoder, files = _start(config)
-    _check_budgets(config, encoder)
     turns = OracleTurns(encoder, config.turns)
     held_out = _held_out(config, turns)
     with (
@@ -123,7 +122,6 @@ def plan(config: SFTConfig) -> list[str]:
       PolicyError: the policy to go on from cannot be used.
     """
     policy, params, encoder, _ = _start(config)
-    _check_budgets(config, encoder)
     turns = _held_out(config, OracleTurns(encoder, config.turns))
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     longest = max(map(len, turns))
@@ -259,10 +257,14 @@ def _prepare(out_dir: str | pathlib.Path) -> pathlib.Path:
 def _start(
     config: SFTConfig,
 ) -> tuple[Policy, Params, TextTokenizer, dict[str, bytes]]:
-    """Policy, weights, tokenizer and its files, from scratch or from a directory."""
+    """Policy, weights, tokenizer and its files, from scratch or from a directory.
+
+    Budgets are judged when there is a tokenizer, before weights are read.
+    """
     if config.policy is not None:
         directory = open_policy_dir(config.policy)
         encoder = TextTokenizer.from_pretrained(directory.root)
+        _check_budgets(config, encoder)
         policy, params = load_policy(directory.root, "float32")
         encoder.check_rows(policy.config.vocab_size)
         files = tokenizer_files(directory)
@@ -272,6 +274,7 @@ def _start(
         names = word_tokenizer.save(scratch)
         encoder = TextTokenizer.from_pretrained(scratch)
         files = {n: (pathlib.Path(scratch) / n).read_bytes() for n in names}
+    _check_budgets(config, encoder)
     pad = encoder.encode_control(word_tokenizer.END_OF_TEXT)[0]
     shape = config.model.policy_config(encoder.vocab_size, encoder.stop_ids[0], pad)
     rng = jax.random.key(config.seed)
