@@ -1,7 +1,10 @@
 """Work spread over devices."""
 
+import contextlib
 import dataclasses
 import functools
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +17,11 @@ from gru_mem_jax.errors import InputError
 
 ROLLOUTS = "rollouts"
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+# Linux: what the control group of a container may have, versions 2 and 1.
+_CONTAINER_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 
 # Axis of a parameter to axis of the mesh; what is not here is not cut.
 PARAM_RULES = {
@@ -76,6 +84,35 @@ def make_mesh(
         )
     grid = np.asarray(devices[:needed], dtype=object).reshape(sizes)
     return Mesh(grid, (DATA, FSDP, TENSOR))
+
+
+def device_memory(device: Any = None) -> int | None:
+    """Bytes that all programs of a device can have together; None: it does not say.
+
+    An accelerator states its limit. On a CPU it is the machine's memory, or less where
+    a container has less; devices of a CPU share it.
+
+    Args:
+      device: of `jax.devices()`; None: the first.
+    """
+    device = jax.devices()[0] if device is None else device
+    if device.platform == "cpu":
+        return _machine_memory()
+    try:
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+        return None
+    return limit or None
+
+
+def _machine_memory() -> int | None:
+    limits = []
+    with contextlib.suppress(ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in _CONTAINER_LIMITS:
+        with contextlib.suppress(ValueError, OSError):  # "max", or no such file
+            limits.append(int(pathlib.Path(file).read_text()))
+    return min(limits, default=None)
 
 
 def partition(

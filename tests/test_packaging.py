@@ -1,10 +1,12 @@
 """The wheel holds the package, typed, with its data, and nothing else."""
 
 import configparser
+import os
 import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -13,8 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """A wheel built by setuptools as it is installed, from a copy of the sources."""
+def source(tmp_path_factory) -> pathlib.Path:
+    """A copy of the sources to build from."""
     pytest.importorskip("setuptools", minversion="77")
     source = tmp_path_factory.mktemp("source")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -29,10 +31,16 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     if not files:
         pytest.skip("needs the git checkout")
     for name in files:
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_symlink():
+            (source / name).symlink_to((ROOT / name).readlink())
+        elif (ROOT / name).is_file():
             (source / name).write_bytes((ROOT / name).read_bytes())
-    code = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    return source
+
+
+def built_by(source: pathlib.Path, kind: str) -> pathlib.Path:
+    code = f"from setuptools import build_meta; print(build_meta.build_{kind}('dist'))"
     built = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         cwd=source,
@@ -41,7 +49,13 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
         check=False,
     )
     assert built.returncode == 0, built.stderr[-2000:]
-    return zipfile.ZipFile(source / "dist" / built.stdout.split()[-1])
+    return source / "dist" / built.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(source) -> zipfile.ZipFile:
+    """A wheel built by setuptools as it is installed."""
+    return zipfile.ZipFile(built_by(source, "wheel"))
 
 
 def test_contents(wheel):
@@ -64,6 +78,49 @@ def test_contents(wheel):
         ).stdout.split()
     )
     assert (sources & tracked) - names == set()
+
+
+GIN_FILES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "gin").rglob("*.gin")
+)
+
+
+def test_the_wheel_holds_the_gin_files(wheel):
+    held = [name for name in wheel.namelist() if name.endswith(".gin")]
+    assert sorted(held) == [f"gru_mem_jax/{name}" for name in GIN_FILES]
+    for name in GIN_FILES:
+        assert wheel.read(f"gru_mem_jax/{name}") == (ROOT / name).read_bytes()
+    assert not [name for name in wheel.namelist() if name.startswith("gin/")]
+
+
+def test_so_does_the_source_distribution(source):
+    with tarfile.open(built_by(source, "sdist")) as archive:
+        files = {m.name.split("/", 1)[1] for m in archive if m.isfile()}
+    assert {f"gru_mem_jax/{name}" for name in GIN_FILES} <= files
+    assert {"setup.cfg", "pyproject.toml", "README.md"} <= files
+
+
+def test_commands_of_a_wheel_find_their_gin_files(wheel, tmp_path):
+    """Installed by unpacking; run from an empty folder."""
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    wheel.extractall(site)
+    empty.mkdir()
+    code = (
+        "import gru_mem_jax; from gru_mem_jax.cli.main import main; "
+        f"assert gru_mem_jax.__file__.startswith({str(site)!r}); "
+        "raise SystemExit(main(['sft', '--gin_file=gin/runs/sft.gin', '--dry_run']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=empty,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "dry run: all fits together" in done.stderr
+    assert not list(empty.iterdir())
 
 
 def test_metadata(wheel):

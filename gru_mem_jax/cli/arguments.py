@@ -3,6 +3,8 @@
 import argparse
 import difflib
 import json
+import os
+import pathlib
 import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -126,6 +128,40 @@ def add_template_variables(add: Callable[..., object]) -> None:
     )
 
 
+def path(text: str) -> str:
+    """A flag type: a path; "~" is the home directory, also behind "=" in a word."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
+    return os.path.expanduser(text)
+
+
+def check_folder(flag: str, path: str, *, new: bool = False) -> None:
+    """Refuses a folder that could not be made or written into; makes nothing.
+
+    Args:
+      flag: that it was given by.
+      path: the folder.
+      new: it must not be there yet, or be empty.
+
+    Raises:
+      InputError: says why.
+    """
+    folder = pathlib.Path(path)
+    try:
+        if new and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{flag}: {path} is not empty; nothing is written over")
+        while not folder.exists():
+            if folder.is_symlink():
+                raise InputError(f"{flag}: {folder} is a link that leads nowhere")
+            folder = folder.absolute().parent
+    except OSError as error:
+        raise InputError(f"{flag}: {path}: {error.strerror}") from None
+    if not folder.is_dir():
+        raise InputError(f"{flag}: {folder} is a file, expected a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{flag}: {path} cannot be written: no permission in {folder}")
+
+
 _GIN_FLAG = re.compile(r"--gin\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
@@ -157,6 +193,7 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gin_file",
         action="append",
+        type=path,
         default=[],
         metavar="FILE",
         help="gin file to read; may be given several times, later ones win",

@@ -38,16 +38,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add = parser.add_argument
     count = arguments.integer(least=1)
-    add("--policy", metavar="DIR", required=True, help="a Hugging Face directory")
+    path = arguments.path
+    add(
+        "--policy",
+        type=path,
+        metavar="DIR",
+        required=True,
+        help="a Hugging Face directory, or hf://org/name@revision",
+    )
     add("--question", metavar="TEXT", required=True, help="what to answer")
     add(
         "--context",
+        type=path,
         metavar="FILE",
         required=True,
         help="UTF-8 text to read: a file, a named pipe, or - for stdin",
     )
     add("--mode", choices=_MODES, help="when to stop reading, or the ungated baseline")
-    add("--json", metavar="OUT", help="write the trajectory as JSON; - for stdout")
+    add(
+        "--json",
+        type=os.path.expanduser,
+        metavar="OUT",
+        help="write the trajectory as JSON; - for stdout",
+    )
     add("--trace", action="store_true", help="with token ids and logprobs in the JSON")
     add(
         "--resume",

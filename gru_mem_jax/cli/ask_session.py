@@ -1,9 +1,7 @@
 """One `ask`: loads the policy, drives the loop, records, and prints the answer."""
 
 import argparse
-import dataclasses
 import os
-import pathlib
 import stat
 import sys
 from collections.abc import Iterator
@@ -46,7 +44,7 @@ def ask(
         runtime.start()
         with _announced(view):
             encoder, generator, dtype = load(
-                directory.root, config, engine_config, view
+                directory, args.question, config, engine_config, view
             )
             metadata = {
                 "policy": args.policy,
@@ -118,40 +116,46 @@ def read(
 
 
 def load(
-    root: pathlib.Path, config: AgentConfig, engine_config: Any, view: View
+    directory: PolicyDir,
+    question: str,
+    config: AgentConfig,
+    engine_config: Any,
+    view: View,
 ) -> tuple[Encoder, Generator, str]:
     """The encoder, the engine on the loaded policy, and the dtype it runs in.
 
+    Weights are read last, after all that can be judged without them.
+
     Raises:
       PolicyError: the directory cannot be loaded.
-      InputError: the budgets do not fit a prompt.
+      InputError: the budgets do not fit a prompt, the question its own, or the engine
+        the machine.
     """
     view.status("loading the tokenizer")
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.hf import load_config, load_policy
+    from gru_mem_jax.sampling.engine import Engine
+    from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
     from gru_mem_jax.tokenization import TextTokenizer
 
-    encoder = TextTokenizer.from_pretrained(root)
-    positions = longest_turn(PromptBuilder(encoder, config.prompt), config)
-    view.status("loading the policy")
-    import jax
-
-    from gru_mem_jax.policy.hf import load_policy
-    from gru_mem_jax.sampling.engine import Engine
-
-    dtype = engine_config.dtype
-    if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if engine_config.max_length == type(engine_config)().max_length:
-        # Of whole budgets, whatever the question: programs serve the next one too.
-        whole = dataclasses.replace(engine_config, max_length=2**31)
-        engine_config = whole.lowered_to(positions)
-    policy, params = load_policy(root, dtype, form="sampling")
-    encoder.check_rows(policy.config.vocab_size)
-    window = policy.config.max_position_embeddings
+    encoder = TextTokenizer.from_pretrained(directory.root)
+    shape = load_config(directory)
+    encoder.check_rows(shape.vocab_size)
+    builder = PromptBuilder(encoder, config.prompt)
+    Recurrence(builder, config, question, "")  # refuses budgets and question
+    positions = longest_turn(builder, config)
+    dtype = engine_dtype(engine_config)
+    # Of whole budgets, whatever the question: programs serve the next one too.
+    engine_config = engine_config.sized_for(positions)
+    check_engine_fits(make_policy(shape), engine_config, dtype)
+    window = shape.max_position_embeddings
     if positions > window:
         view.note(
             f"note: a turn may need {positions} positions, the policy was made for "
             f"{window}; lower --chunk_size"
         )
+    view.status("loading the policy")
+    policy, params = load_policy(directory.root, dtype, form="sampling")
     engine = Engine(policy, params, engine_config, encoder)
     return encoder, Forgetful(engine), dtype
 
@@ -241,10 +245,13 @@ def _how_to_go_on(trajectory: Trajectory, recorder: Recorder) -> str:
 
 
 def _print_answer(trajectory: Trajectory) -> None:
-    """The answer on stdout; the whole text of the answer turn if it has no box."""
+    """The answer on stdout; the whole text of the answer turn if no box holds one."""
     answer = trajectory.answer
-    if answer is None:
-        terminal.note(r"note: the answer turn has no \boxed{}; its whole text follows")
+    if answer is None or not terminal.safe_text(answer).strip():
+        terminal.note(
+            r"note: no answer: the answer turn has no \boxed{} with something in it; "
+            "its whole text follows"
+        )
         answer = trajectory.turns[-1].text
     sys.stdout.write(terminal.safe_text(answer).strip() + "\n")
     sys.stdout.flush()

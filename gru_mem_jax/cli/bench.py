@@ -7,6 +7,7 @@ here, so that compile_seconds is what compiling takes.
 """
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -18,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     count = arguments.integer(least=1)
     add("what", choices=("sampling",), help="what to measure")
-    add("--policy", metavar="DIR", help="a Hugging Face directory; default: random")
+    add(
+        "--policy",
+        type=arguments.path,
+        metavar="DIR",
+        help="a Hugging Face directory; default: random",
+    )
     add("--batch", type=count, metavar="B", help="rows side by side; default 8")
     add("--prompt_tokens", type=count, metavar="P", help="of every row; default 512")
     add("--new_tokens", type=count, metavar="N", help="of every row; default 128")
@@ -26,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
     add("--repeats", type=count, metavar="N", help="counted runs; default 3")
     add("--seed", type=arguments.integer(least=0), metavar="N")
-    add("--json", metavar="OUT", help="write the figures as JSON; - for stdout")
+    add(
+        "--json",
+        type=os.path.expanduser,
+        metavar="OUT",
+        help="write the figures as JSON; - for stdout",
+    )
 
 
 _SETTINGS = (
@@ -43,12 +54,13 @@ _SETTINGS = (
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.cli import json_output, terminal
+    from gru_mem_jax.cli import json_output, platforms, terminal
     from gru_mem_jax.sampling import bench
 
     given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
     config = bench.BenchConfig(**given)
     target = None if args.json is None else json_output.open_target(args.json)
+    platforms.devices()
     result = bench.run(config, log=terminal.note)
     if target is not None:
         target.write(result)

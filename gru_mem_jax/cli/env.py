@@ -1,8 +1,15 @@
-"""Print versions and devices, for a bug report or before a run."""
+"""Print versions and devices, for a bug report or before a run.
+
+All that can be found out is printed. What failed is marked in its place and told again
+at the end, with status 2: a command that needs it would end so too.
+"""
 
 import argparse
+import json
 import os
+import pathlib
 import platform
+import subprocess
 import sys
 
 _PACKAGES = (
@@ -19,11 +26,15 @@ _PACKAGES = (
     "gin-config",
     "torch",
 )
+_PATIENCE = 60.0  # seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--json", metavar="OUT", help="write it as JSON to a file, or to stdout with -"
+        "--json",
+        type=os.path.expanduser,
+        metavar="OUT",
+        help="write it as JSON to a file, or to stdout with -",
     )
     parser.add_argument(
         "--policy",
@@ -33,14 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def environment() -> dict[str, object]:
-    """Versions, machine and devices, JSON-ready."""
-    import jax
+    """Versions, machine and devices, JSON-ready.
 
+    Returns:
+      Name to value, None for what is not there; "warnings": what JAX said, of plug-ins
+      that it left out, say; "failed": name to what went wrong.
+    """
     from gru_mem_jax.cli import runtime
     from gru_mem_jax.version import __version__
 
-    devices = jax.devices()
-    return {
+    found = {
         "gru_mem_jax": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -49,11 +62,48 @@ def environment() -> dict[str, object]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory_gib": _memory_gib(),
-        "backend": jax.default_backend(),
-        "devices": [f"{d.device_kind} ({d.platform}:{d.id})" for d in devices],
-        "processes": jax.process_count(),
+        "backend": None,
+        "devices": [],
+        "processes": None,
         "compilation_cache": str(runtime.cache_dir() or "off"),
+        "warnings": [],
+        "failed": {},
     }
+    devices = _devices()
+    if "failed" in devices:
+        devices["failed"] = {"backend": devices["failed"]}
+    return found | devices
+
+
+def _devices() -> dict[str, object]:
+    """What `find_devices` says in a process of its own, or "failed" and why."""
+    # -P: a file beside the program, or where it is run, hides no module of Python.
+    program = pathlib.Path(__file__).with_name("find_devices.py")
+    command = [sys.executable, "-P", str(program)]
+    try:
+        child = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"jax has found no devices within {_PATIENCE:.0f} s"}
+    except OSError as error:
+        return {"failed": f"{command[0]} cannot be started: {error.strerror}"}
+    said = child.stdout.decode(errors="replace").strip().splitlines()
+    if child.returncode == 0 and said:
+        return json.loads(said[-1])
+    last = _complaint(child.stderr.decode(errors="replace"))
+    return {"failed": f"jax ended its process (status {child.returncode}): {last}"}
+
+
+def _complaint(text: str) -> str:
+    """The line of an abort that says why: the first that is fatal, else the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["silently"]
+    fatal = [line for line in lines if line[0] == "F" and "] " in line[:120]]
+    return fatal[0].split("] ", 1)[1] if fatal else lines[-1]
 
 
 def _version(package: str) -> str | None:
@@ -76,22 +126,35 @@ def _memory_gib() -> float | None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.cli import env_policy, json_output, terminal
+    from gru_mem_jax.errors import InputError
 
     target = None if args.json is None else json_output.open_target(args.json)
     policy = env_policy.policy_environment(args.policy) if args.policy else None
     found = environment()
+    failed = found["failed"]
     if target is None or not target.is_stdout:
-        width = max(map(len, found))
-        for name, value in found.items():
-            for item in value if isinstance(value, list) else [value]:
-                shown = "not installed" if item is None else item
-                sys.stdout.write(f"{name:<{width}}  {shown}\n")
+        shown = {name: value for name, value in found.items() if name != "failed"}
+        width = max(map(len, shown))
+        for name, value in shown.items():
+            for line in _lines(value, failed.get(name)):
+                sys.stdout.write(f"{name:<{width}}  {terminal.plain_line(line)}\n")
                 name = ""
         if policy is not None:
             for name, text in env_policy.lines(policy):
                 sys.stdout.write(f"{name:<{width}}  {terminal.safe_text(text)}\n")
+        sys.stdout.flush()
     if policy is not None:
         found["policy"] = policy
     if target is not None:
         target.write(found)
+    if failed:
+        raise InputError("; ".join(failed.values()))
     return 0
+
+
+def _lines(value: object, failure: str | None) -> list[str]:
+    if failure is not None:
+        return [f"FAILED: {failure}"]
+    if isinstance(value, list):
+        return [str(item) for item in value] or ["none"]
+    return ["not installed" if value is None else str(value)]

@@ -7,6 +7,7 @@ plots to --out. Settings: the policy's own (gru_mem.json), then gin, then flags.
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +20,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add = parser.add_argument
     count = arguments.integer(least=1)
-    add("--policy", metavar="DIR", required=True, help="a Hugging Face directory")
-    add("--out", metavar="DIR", help="folder for results.json, report.html and plots")
-    add("--json", metavar="OUT", help="write the rows as JSON; - for stdout")
+    path = arguments.path
+    add(
+        "--policy",
+        type=path,
+        metavar="DIR",
+        required=True,
+        help="a Hugging Face directory, or hf://org/name@revision",
+    )
+    add(
+        "--out",
+        type=path,
+        metavar="DIR",
+        help="folder for results.json, report.html and plots",
+    )
+    add(
+        "--json",
+        type=os.path.expanduser,
+        metavar="OUT",
+        help="write the rows as JSON; - for stdout",
+    )
     add("--modes", metavar="M[,M]", help="agent modes; default all three")
     add("--tasks", metavar="T[,T]", help="synthetic tasks; default all")
     add(
@@ -39,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.agent.config import replace_settings
-    from gru_mem_jax.cli import evaluating, gin_config, json_output
+    from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.evaluation.run import write_pages
     from gru_mem_jax.evaluation.suite import MODES, SyntheticSuite, table_rows
     from gru_mem_jax.policy.agent_settings import policy_settings
@@ -48,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
     modes = _choices("--modes", args.modes, MODES)
     target = json_output.open_target(args.json) if args.json else None
     config = evaluating.greedy(policy_settings(open_policy_dir(args.policy)))
+    if args.out is not None:
+        arguments.check_folder("--out", args.out)
+    runtime.start()
     suite = SyntheticSuite(chunk_tokens=min(config.chunk_size, 64))
     engine_config = evaluating.EngineConfig()
     if args.gin_file or args.gin_bindings:

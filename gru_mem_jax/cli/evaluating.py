@@ -5,10 +5,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gru_mem_jax.agent.config import AgentConfig, longest_turn
+from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
+from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import SamplingConfig
-from gru_mem_jax.cli import runtime, terminal
+from gru_mem_jax.cli import terminal
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.sampling.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -40,28 +42,34 @@ def evaluate_policy(
 ) -> "list[SetResult]":
     """Loads a policy, compiles what it needs, and runs every set in every mode.
 
+    What can be judged without the weights is judged before they are read.
+
     Args:
       policy_dir: a Hugging Face directory.
       config: of the agent.
-      engine_config: its max_length is lowered to what the budgets can need.
+      engine_config: its max_length becomes what the budgets can need.
       sets, modes: see `evaluation.run.evaluate`.
     """
-    runtime.start()
     from rich import progress
     from rich.console import Console
 
     from gru_mem_jax.evaluation.run import count_turns, evaluate
-    from gru_mem_jax.policy.hf import load_policy
+    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.hf import load_config, load_policy
     from gru_mem_jax.sampling.engine import Engine
+    from gru_mem_jax.sampling.footprint import check_engine_fits
     from gru_mem_jax.tokenization import TextTokenizer
 
-    encoder = TextTokenizer.from_pretrained(policy_dir)
+    directory = open_policy_dir(policy_dir)
+    encoder = TextTokenizer.from_pretrained(directory.root)
+    shape = load_config(directory)
+    encoder.check_rows(shape.vocab_size)
     builder = PromptBuilder(encoder, config.prompt)
-    longest = max(
-        longest_turn(builder, dataclasses.replace(config, mode=mode)) for mode in modes
-    )
-    engine_config = engine_config.lowered_to(longest)
-    policy, params = load_policy(policy_dir)
+    longest = check_questions(builder, config, sets, modes)
+    engine_config = engine_config.sized_for(longest)
+    check_engine_fits(make_policy(shape), engine_config)
+    policy, params = load_policy(directory.root)
     engine = Engine(policy, params, engine_config, encoder)
     terminal.note("compiling the sampling programs")
     programs = engine.warm_up()
@@ -98,6 +106,33 @@ def evaluate_policy(
         )
         bar.update(task, completed=count_turns(sets, modes))
     return results
+
+
+def check_questions(
+    builder: PromptBuilder,
+    config: AgentConfig,
+    sets: "Sequence[QuestionSet]",
+    modes: Sequence[str],
+) -> int:
+    """Judges budgets and questions, which needs the tokenizer alone.
+
+    Returns:
+      Tokens of the longest turn within the budgets.
+
+    Raises:
+      InputError: a prompt of full budgets, or a question, is over its budget.
+    """
+    longest = 0
+    for mode in modes:
+        each = dataclasses.replace(config, mode=mode)
+        check_budgets(builder, each)
+        longest = max(longest, longest_turn(builder, each))
+    for example in (example for item in sets for example in item.examples):
+        try:
+            Recurrence(builder, each, example.question, "")
+        except InputError as error:
+            raise InputError(f"question {example.id}: {error}") from None
+    return longest
 
 
 def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO, title: str = "") -> None:

@@ -14,15 +14,26 @@ from gru_mem_jax.cli import arguments, terminal
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add = parser.add_argument
-    add("run", metavar="RUN", help="a run folder, also of a run that goes on")
-    add("--out", metavar="DIR", required=True, help="folder to make")
+    add(
+        "run",
+        type=arguments.path,
+        metavar="RUN",
+        help="a run folder, also of a run that goes on",
+    )
+    add(
+        "--out",
+        type=arguments.path,
+        metavar="DIR",
+        required=True,
+        help="folder to make",
+    )
     add(
         "--step",
         type=arguments.integer(least=1),
         metavar="N",
         help="a saved step; default: the newest",
     )
-    add("--policy", metavar="DIR", help="where a LoRA run began")
+    add("--policy", type=arguments.path, metavar="DIR", help="where a LoRA run began")
     add("--adapters", action="store_true", help="the adapters of a LoRA run alone")
     add(
         "--dtype",
@@ -34,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from gru_mem_jax.cli import runtime
+
+    arguments.check_folder("--out", args.out, new=True)
+    runtime.start()
     from gru_mem_jax.train.export import export_run
 
     step = export_run(

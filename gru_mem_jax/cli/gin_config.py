@@ -5,26 +5,27 @@ Here each of these is an InputError of one line. Classes are registered under th
 own names, so that `--gin.AgentConfig.chunk_size=500` needs no import; files use
 `from __gin__ import dynamic_registration`.
 
-Gin files are code: they import modules and call what they name.
+Gin files are code: they import modules, also those beside them, and call what they
+name.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
-import pathlib
-import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from gru_mem_jax.cli import gin_files, gin_imports, terminal
 from gru_mem_jax.cli.arguments import did_you_mean
+from gru_mem_jax.cli.gin_types import check_type
 from gru_mem_jax.errors import GRUMemError, InputError
 
 T = TypeVar("T")
+_Key = tuple[str, str]  # scope and selector
 
-# The repository that the package is run from, if any: `gin/runs/sft.gin` is then
-# found from every working directory.
-_CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
+_SHOWN = 5
 
 
 class GinConfig:
@@ -54,27 +55,32 @@ class GinConfig:
         import gin
 
         self._gin = gin.config
-        self._built: set[tuple[str, str]] = set()  # (scope, selector)
+        self._built: set[_Key] = set()
+        self._idle: dict[_Key, str] = {}  # what would be read, but for this setting
+        self._unlinked: set[_Key] = set()
+        self._flagged: set[_Key] = set()  # bound on the command line
+        self._in_flags = False
         gin.clear_config(clear_constants=True)
         for cls in classes:
             if self._gin._inverse_lookup(cls) is None:
                 gin.external_configurable(cls, module=cls.__module__)
         prefixes = [p for paths in search_paths for p in paths.split(",") if p]
-        if (_CHECKOUT / "gin" / "runs").is_dir():
-            prefixes.append(str(_CHECKOUT))
         for prefix in prefixes:
             if not os.path.isdir(prefix):
                 raise InputError(f"--gin_search_paths: {prefix} is not a folder")
-        self._gin._LOCATION_PREFIXES[:] = ["", *prefixes]
-        self._gin._FILE_READERS[:] = [(_open_utf8, os.path.isfile)]
-        for file in files:
-            path = _find(file, self._gin._LOCATION_PREFIXES)
-            with _explained(f"{file}: ", self._names):
-                self._gin.parse_config_file(path)
-        for binding in bindings:
-            flag = "--gin." + binding.replace(" = ", "=", 1)
-            with _explained(f"{flag}: ", self._names):
-                self._gin.parse_config(binding)
+        self._gin._LOCATION_PREFIXES[:] = ["", *prefixes, str(gin_files.SHIPPED)]
+        self._gin._FILE_READERS[:] = [(gin_files.open_text, os.path.isfile)]
+        gin_imports.start()
+        with gin_imports.explained(self._gin), self._bindings_noted():
+            for file in files:
+                path = gin_files.find(file, self._gin._LOCATION_PREFIXES)
+                with _explained(f"{file}: ", self._names):
+                    self._gin.parse_config_file(path)
+            self._in_flags = True
+            for binding in bindings:
+                flag = "--gin." + binding.replace(" = ", "=", 1)
+                with _explained(f"{flag}: ", self._names):
+                    self._gin.parse_config(binding)
         self._check_macros()
 
     def build(self, default: T) -> T:
@@ -101,6 +107,9 @@ class GinConfig:
             if field.name in bound:
                 name = f"{cls.__name__}.{field.name}"
                 check_type(name, bound[field.name], _hints(cls, field))
+                inner = [*scope, field.name]
+                reason = f"{name} is {_short(bound[field.name])}"
+                self._replace(self._keys_of(value, inner), bound[field.name], reason)
                 continue
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
             if nested and self._gin._inverse_lookup(type(value)) is not None:
@@ -123,21 +132,37 @@ class GinConfig:
     def check_all_read(self) -> None:
         """Refuses bindings that nothing built so far reads.
 
+        Those of a file whose reader another setting has replaced are let through and
+        told, for a file that is included cannot be unsaid.
+
         Raises:
           InputError: naming the first such binding.
         """
-        read = self._reached()
+        read = self._reached(self._built)
+        reasons = {
+            key: reason
+            for start, reason in self._idle.items()
+            for key in self._reached([start])
+        }
         known = self._names()
-        for (scope, selector), parameters in self._gin._CONFIG.items():
-            if (scope, selector) in read:
+        unused: dict[str, list[str]] = {}
+        for key, parameters in self._gin._CONFIG.items():
+            if key in read:
                 continue
-            name = scope
-            if selector != "gin.macro":
-                short = selector.rsplit(".", 1)[-1]
-                name = f"{scope}/{short}" if scope else short
-                name += "." + next(iter(parameters), "")
-            hint = did_you_mean(name, [k for k in known if k != name])
-            raise InputError(f"gin: nothing reads {name}{hint}")
+            name = _name_of(*key, next(iter(parameters), ""))
+            if key not in reasons:
+                hint = did_you_mean(name, [k for k in known if k != name])
+                raise InputError(f"gin: nothing reads {name}{hint}")
+            if key in self._flagged | self._unlinked:
+                advice = "link it there" if key in self._unlinked else "leave it out"
+                raise InputError(
+                    f"gin: nothing reads {name}, for {reasons[key]}; {advice}"
+                )
+            names = [_name_of(*key, parameter) for parameter in parameters]
+            unused.setdefault(reasons[key], []).extend(names)
+        for reason, names in unused.items():
+            shown = ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
+            terminal.note(f"note: {reason}; not used: {shown}")
 
     def check_macros_used(self) -> None:
         """Refuses macros that are set and that no binding at all refers to.
@@ -157,11 +182,65 @@ class GinConfig:
     def _references(self, value: Any) -> Iterator[Any]:
         return self._gin.iterate_references({"": value})
 
-    def _reached(self) -> set[tuple[str, str]]:
-        """(scope, selector) of all bindings that what was built leads to."""
+    @contextlib.contextmanager
+    def _bindings_noted(self) -> Iterator[None]:
+        """While entered, keeps what later bindings replace, and what flags bind."""
+        bind = self._gin.bind_parameter
+
+        def noted(binding_key, value):
+            parsed = self._gin.ParsedBindingKey.parse(binding_key)
+            old = self._gin._CONFIG.get(parsed.config_key, {}).get(parsed.arg_name)
+            bind(binding_key, value)
+            if self._in_flags:
+                self._flagged.add(parsed.config_key)
+            if old is None or old == value:
+                return
+            name = _name_of(*parsed.config_key, parsed.arg_name)
+            reason = f"{name} is {_short(value)}"
+            for reference in self._references(old):
+                self._replace(self._keys_behind(reference), value, reason)
+
+        self._gin.bind_parameter = noted
+        try:
+            yield
+        finally:
+            self._gin.bind_parameter = bind
+
+    def _replace(self, keys: Iterable[_Key], value: Any, reason: str) -> None:
+        """Notes that what reads `keys` has given way to `value`."""
+        kept = {selector for _, selector in self._keys_of(value, [])}
+        for reference in self._references(value):
+            kept |= {selector for _, selector in self._keys_behind(reference)}
+        for key in keys:
+            self._idle[key] = reason
+            if key[1] in kept:  # of the same kind, but made without what is bound
+                self._unlinked.add(key)
+
+    def _keys_behind(self, reference: Any) -> Iterator[_Key]:
+        """`_keys_of` what a reference will make, as far as its class tells."""
+        scope, selector = reference.config_key
+        yield scope, selector
+        cls = reference.configurable.wrapped
+        parts = scope.split("/") if scope else []
+        for field in dataclasses.fields(cls) if _is_dataclass(cls) else ():
+            yield from self._keys_of(_class_default(field), [*parts, field.name])
+
+    def _keys_of(self, value: Any, scope: Sequence[str]) -> Iterator[_Key]:
+        """Keys of the bindings that `build(value)` in this scope would read."""
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return
+        known = self._gin._inverse_lookup(type(value))
+        if known is not None:
+            for depth in range(len(scope) + 1):
+                yield "/".join(scope[:depth]), known.selector
+        for field in dataclasses.fields(value):
+            yield from self._keys_of(getattr(value, field.name), [*scope, field.name])
+
+    def _reached(self, keys: Iterable[_Key]) -> set[_Key]:
+        """All bindings that those of `keys` lead to, themselves among them."""
         config = self._gin._CONFIG
-        read: set[tuple[str, str]] = set()
-        todo = list(self._built)
+        read: set[_Key] = set()
+        todo = list(keys)
         while todo:
             key = todo.pop()
             if key in read:
@@ -230,23 +309,20 @@ def _open_utf8(path: str):
     return open(path, encoding="utf-8-sig")  # editors may put a byte order mark
 
 
-def _find(file: str, prefixes: Sequence[str]) -> str:
-    """The first existing `prefix/file`."""
-    prefixes = [""] if os.path.isabs(file) else prefixes
-    for prefix in prefixes:
-        path = os.path.join(prefix, file)
-        if os.path.isfile(path):
-            return path
-    names = set()
-    for prefix in prefixes:
-        folder = pathlib.Path(prefix, file).parent
-        if folder.is_dir():
-            names |= {p.name for p in folder.glob("*.gin")}
-    where = ", ".join(prefix or "." for prefix in prefixes)
-    raise InputError(
-        f"--gin_file: no file {file}{did_you_mean(pathlib.Path(file).name, names)}"
-        + ("" if os.path.isabs(file) else f"; looked in {where}")
-    )
+def _name_of(scope: str, selector: str, parameter: str) -> str:
+    """A binding as it is written; a macro is its scope."""
+    if selector == "gin.macro":
+        return scope
+    short = selector.rsplit(".", 1)[-1]
+    return (f"{scope}/{short}" if scope else short) + f".{parameter}"
+
+
+def _short(value: Any) -> str:
+    return terminal.shorten(repr(value), 80)
+
+
+def _is_dataclass(cls: Any) -> bool:
+    return isinstance(cls, type) and dataclasses.is_dataclass(cls)
 
 
 class _explained:
@@ -263,11 +339,13 @@ class _explained:
         if error is None or not isinstance(error, Exception):
             return False
         text = " ".join(str(error).split())
+        if isinstance(error, UnicodeDecodeError):
+            text = f"not a gin file: no UTF-8 text, at byte {error.start}"
         prefix = "" if text.startswith(self._prefix) else self._prefix
         if isinstance(error, GRUMemError) and not prefix:
             return False
         for added in (" In bindings string line ", " In call to configurable "):
-            text = text.split(added)[0]
+            text = text.split(added)[0].removesuffix(" ^")
         raise InputError(f"{prefix}{text}{self._hint(text, error)}") from error
 
     def _hint(self, text: str, error: Exception) -> str:
@@ -280,6 +358,8 @@ class _explained:
             cls = words[1].rsplit(".", 1)[-1]
             fields = [n.split(".")[1] for n in self._names() if n.startswith(cls + ".")]
             return did_you_mean(words[-2], fields)
+        if "has no attribute" in text:
+            return gin_imports.shadowed_hint(text)
         if isinstance(error, SyntaxError) and self._prefix.startswith("--gin."):
             return "; a string needs quotes of its own: --gin.NAME='\"text\"'"
         return ""
@@ -298,49 +378,3 @@ def _class_default(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return dataclasses.MISSING
-
-
-def check_type(name: str, value: Any, hint: Any) -> None:
-    """Checks a bound value against an annotation, as far as it is a simple one.
-
-    Raises:
-      InputError: naming what was expected.
-    """
-    if not _fits(value, hint):
-        raise InputError(
-            f"{name}: expected {_describe(hint)}, got {type(value).__name__} {value!r}"
-        )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in args)
-    if origin is typing.Literal:
-        return value in args
-    if origin is tuple and args:
-        if not isinstance(value, (tuple, list)):
-            return False
-        if len(args) == 2 and args[1] is ...:
-            return all(_fits(v, args[0]) for v in value)
-        return len(args) == len(value) and all(map(_fits, value, args))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (None, type(None)):
-        return value is None
-    if hint in (str, bool) or dataclasses.is_dataclass(hint):
-        return isinstance(value, hint)
-    return True
-
-
-def _describe(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return " or ".join(map(repr, args))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_describe, args))
-    if hint is type(None):
-        return "None"
-    return getattr(hint, "__name__", str(hint)) if origin is None else str(hint)

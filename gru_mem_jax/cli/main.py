@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from gru_mem_jax.cli import arguments, signals, terminal
+from gru_mem_jax.cli import arguments, failures, signals, terminal
 from gru_mem_jax.errors import GRUMemError
 from gru_mem_jax.version import __version__
 
@@ -78,25 +78,12 @@ def _dispatch(argv: Sequence[str]) -> int:
     return module.run(args)
 
 
-def _one_line(error: BaseException) -> str:
-    text = terminal.plain_line(str(error))
-    if isinstance(error, GRUMemError):
-        return text
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return terminal.plain_line(f"{where}{error.strerror}")
-    name = type(error).__name__
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
-        return f"out of memory: {text[:300] or name}"
-    return f"{name}: {text[:500]} (this is a bug; --debug shows the traceback)"
-
-
 def _report(error: BaseException, debug: bool) -> None:
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    terminal.note(f"gru-mem: {_one_line(error)}")
+    terminal.note(f"gru-mem: {failures.one_line(error)}")
 
 
 def _flush() -> bool:

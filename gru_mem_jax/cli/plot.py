@@ -8,14 +8,18 @@ cannot be written, need --out. The paths that were written go to stdout.
 import argparse
 import pathlib
 
-from gru_mem_jax.cli import terminal
+from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
-    parser.add_argument("--out", metavar="DIR", help="folder for the plots")
+    parser.add_argument(
+        "runs", type=arguments.path, metavar="RUN", nargs="+", help="a run folder"
+    )
+    parser.add_argument(
+        "--out", type=arguments.path, metavar="DIR", help="folder for the plots"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,7 +26,13 @@ _MADE = ("sft", "spoil", "warm_start", "rl", "policy")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add = parser.add_argument
-    add("--out", metavar="DIR", default="runs/quickstart", help="default %(default)s")
+    add(
+        "--out",
+        type=arguments.path,
+        metavar="DIR",
+        default="runs/quickstart",
+        help="default %(default)s",
+    )
     add(
         "--num_questions",
         type=arguments.integer(least=1),
@@ -66,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     out = pathlib.Path(args.out)
+    arguments.check_folder("--out", args.out)
     runtime.start()
     plan = _configure(args, out)
     if args.retrain:

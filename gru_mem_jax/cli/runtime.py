@@ -6,6 +6,8 @@ import tempfile
 import threading
 from collections.abc import Callable
 
+from gru_mem_jax.cli import platforms
+
 _OFF = ("", "0", "off", "none")
 
 
@@ -39,7 +41,12 @@ def _usable(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def start() -> None:
-    """Sets JAX up for a command."""
+    """Sets JAX up for a command: its devices are there, programs are kept on disk.
+
+    Raises:
+      InputError: JAX, or the platform that it is told to take, is not there.
+    """
+    platforms.devices()
     import jax
 
     path = cache_dir()

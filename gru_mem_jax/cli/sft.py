@@ -16,7 +16,7 @@ from gru_mem_jax.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add = parser.add_argument
-    add("--out", metavar="DIR", help="folder to make")
+    add("--out", type=arguments.path, metavar="DIR", help="folder to make")
     add("--dry_run", action="store_true", help="check and print, train nothing")
     add(
         "--seed", type=arguments.integer(least=0), metavar="N", help="of start and data"

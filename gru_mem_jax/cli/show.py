@@ -40,7 +40,7 @@ _COLUMNS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     least = arguments.integer
-    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run folder")
     parser.add_argument(
         "--step",
         type=least(least=0),
@@ -125,7 +125,10 @@ def _parts(sample: "TrainingSample") -> "Iterable[Text | Table]":
     yield _field("reading", _reading(sample))
     yield _field("answer", trajectory.answer or _no_answer(trajectory.turns))
     terms = ", ".join(f"{k} {v:+.2f}" for k, v in sample.rewards.items())
-    yield _field("reward", f"{sample.reward:+.2f} (before weights: {terms})")
+    reward = f"{sample.reward:+.2f} (before weights: {terms})"
+    if not sample.scored:
+        reward = "none: the reward function has left it out, nothing is learned from it"
+    yield _field("reward", reward)
 
 
 def _reading(sample: "TrainingSample") -> str:

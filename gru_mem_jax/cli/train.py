@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--run_dir",
+        type=arguments.path,
         metavar="RUN",
         help="folder of the run: a new one, or one to go on with",
     )
@@ -31,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep each step's rollouts in RUN/rollouts",
     )
-    add("--replay", metavar="DIR", help="train from kept rollouts, sample nothing")
+    add(
+        "--replay",
+        type=arguments.path,
+        metavar="DIR",
+        help="train from kept rollouts, sample nothing",
+    )
     add(
         "--resume_with_changes",
         action="store_true",
@@ -113,8 +119,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--run_dir RUN is needed (or --dry_run)")
     if args.record:
         args.gin_bindings.append("TrainConfig.record = True")
-    gin = gin_config.load(args, configurables())
     runtime.start()
+    gin = gin_config.load(args, configurables())
     settings = settings_from(gin)
     gin.check_all_read()
     text = gin.operative_text()

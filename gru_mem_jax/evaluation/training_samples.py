@@ -30,6 +30,7 @@ class TrainingSample:
       turn_rewards: of each memory turn, weighted.
       advantages: of each memory turn, and the answer turn's.
       trajectory: without token ids.
+      scored: whether the reward function has scored it; if not, nothing is learned.
     """
 
     step: int
@@ -44,6 +45,7 @@ class TrainingSample:
     turn_rewards: tuple[float, ...]
     advantages: tuple[float, ...]
     trajectory: Trajectory
+    scored: bool = True
 
     def __post_init__(self):
         for name, value in self.rewards.items():

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gru_mem_jax.errors import PolicyError
+from gru_mem_jax.policy import wrong_paths
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.files import (
     CONFIG,
@@ -179,7 +180,11 @@ def _shard_names(directory: PolicyDir) -> Mapping[str, set[str]]:
                 f"{directory.root}: {pickles[0]} holds pickled weights, which can run "
                 "code when they are opened: convert to safetensors"
             )
-        raise PolicyError(f"{directory.root}: no {WEIGHTS} and no {WEIGHTS_INDEX}")
+        other = wrong_paths.explain_folder(directory.root)
+        raise PolicyError(
+            f"{directory.root}: no {WEIGHTS} and no {WEIGHTS_INDEX}"
+            + (f"; {other}" if other else "")
+        )
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise PolicyError(f"{where}: expected an object 'weight_map' that is not empty")

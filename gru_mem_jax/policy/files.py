@@ -19,6 +19,7 @@ import stat
 from typing import Any
 
 from gru_mem_jax.errors import PolicyError
+from gru_mem_jax.policy import wrong_paths
 
 _MB = 1 << 20
 WEIGHTS = "model.safetensors"
@@ -226,26 +227,28 @@ def _size_limit(name: str) -> int | None:
 def open_policy_dir(location: str | os.PathLike[str]) -> PolicyDir:
     """A directory by its path, or a hub repository by `hf://org/name@revision`.
 
-    A path is a path: one that does not exist is an error, not a name to look up.
+    A path is a path: one that does not exist is an error, not a name to look up. "~" is
+    the home directory, as in a shell.
 
     Raises:
-      PolicyError: there is no such directory, or the hub cannot give it.
+      PolicyError: there is no such directory, it is known to be something else (a run
+        folder, say), or the hub cannot give it.
     """
     if isinstance(location, str) and location.startswith("hf://"):
         from gru_mem_jax.policy.hub import fetch
 
         root, commit = fetch(location)
         return PolicyDir(root, commit)
-    root = pathlib.Path(location)
+    root = pathlib.Path(os.path.expanduser(location))
     try:
         is_dir = stat.S_ISDIR(os.stat(root).st_mode)
     except (OSError, ValueError):  # ValueError: a NUL in the path
-        raise PolicyError(
-            f"{str(location)!r}: no such policy directory (a hub repository is given "
-            "as hf://org/name@revision)"
-        ) from None
+        raise PolicyError(wrong_paths.explain_missing(str(location))) from None
     if not is_dir:
-        raise PolicyError(f"{root}: expected a policy directory, got a file")
+        raise PolicyError(wrong_paths.explain_file(root))
+    bare = not os.path.lexists(root / CONFIG)
+    if bare and (other := wrong_paths.explain_folder(root)) is not None:
+        raise PolicyError(other)
     return PolicyDir(root)
 
 

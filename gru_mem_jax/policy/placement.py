@@ -1,7 +1,6 @@
 """Tensors of a checkpoint, one by one, into params on their devices."""
 
 import functools
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from gru_mem_jax.errors import PolicyError
-from gru_mem_jax.parallelism import param_shardings
+from gru_mem_jax.parallelism import device_memory, param_shardings
 from gru_mem_jax.policy.checkpoint_files import StoredTensor
 from gru_mem_jax.policy.functional import Params, Policy
 
@@ -43,11 +42,11 @@ class Placement:
 
     def check_memory(self, where: pathlib.Path) -> None:
         """Raises PolicyError if the weights could never fit this machine (CPU)."""
-        if jax.default_backend() != "cpu":
+        total = device_memory()
+        if jax.default_backend() != "cpu" or total is None:
             return
         sizes = (np.prod(leaf.shape) for leaf in self._abstract.values())
         needed = int(sum(sizes)) * self._dtype.itemsize
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > total:
             raise PolicyError(
                 f"{where}: the weights take {needed / 1e9:.1f} GB in "

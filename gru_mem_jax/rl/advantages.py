@@ -62,7 +62,7 @@ class Scores(NamedTuple):
 
     Attributes:
       advantages: float32 [P, G, K + 1], of each memory turn, and of the answer turn
-        last.
+        last; 0 for a rollout without a score.
       trajectory: float32 [P, G], r_traj.
       turn: float32 [P, G, K], r_update.
       terms: each reward before its weight, as `Rewards.terms`.
@@ -181,6 +181,9 @@ def score_groups(
       Scores.
     """
     trajectory, turn, terms = rewards(outcomes, reward_config)
+    # What has no score is in nobody's mean, and teaches nothing.
+    scored = jnp.asarray(outcomes.scored, bool)
+    turn_mask = outcomes.turn_mask & scored[..., None]
     options = {
         "leave_one_out": config.leave_one_out,
         "epsilon": config.epsilon,
@@ -190,17 +193,17 @@ def score_groups(
         options["normalize_std"] = True
         weights = reward_config.weights
         of_trajectory = sum(
-            weights[name] * group_advantages(term, **options)
+            weights[name] * group_advantages(term, scored, **options)
             for name, term in terms.items()
             if name != "update"
         )
         of_turn = weights["update"] * group_advantages(
-            terms["update"], outcomes.turn_mask, **options
+            terms["update"], turn_mask, **options
         )
     else:
         options["normalize_std"] = config.normalize_std
-        of_trajectory = group_advantages(trajectory, **options)
-        of_turn = group_advantages(turn, outcomes.turn_mask, **options)
+        of_trajectory = group_advantages(trajectory, scored, **options)
+        of_turn = group_advantages(turn, turn_mask, **options)
     # The answer turn has no update gate: its A_turn is 0.
     of_turn = jnp.pad(of_turn, ((0, 0), (0, 0), (0, 1)))
     advantages = _combine(of_trajectory, of_turn, config.alpha)

@@ -23,12 +23,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import FSDP, MeshConfig, partition
 from gru_mem_jax.policy.attention import LARGEST_BLOCK
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.rl import lora
 from gru_mem_jax.rl.optimizer import LearnerConfig, make_optimizer, optimizer_shardings
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.footprint import (
+    cache_bytes,
+    engine_dtype,
+    size_text,
+    weight_bytes,
+)
+
+# What is there from the first step to the last, in arrays of a known size.
+_HELD = (
+    "params",
+    "optimizer",
+    "frozen",
+    "reference",
+    "sampler_params",
+    "sampler_cache",
+)
 
 
 def memory_estimate(
@@ -94,8 +111,37 @@ def memory_estimate(
     if any(size > 1 for size in sizes.values()):
         result["gathered"] = _gathered(shapes, axes, sizes, compute)
     if engine is not None:
-        result |= _sampler(policy, shapes, engine, dtype)
+        result |= _sampler(policy, engine, dtype)
     return result | {"total": sum(result.values())}
+
+
+def check_memory(estimate: dict[str, int], limit: int | None) -> str | None:
+    """Refuses a run that can never fit, and doubts one that may not.
+
+    Args:
+      estimate: of `memory_estimate`.
+      limit: bytes that the device has; None: unknown.
+
+    Returns:
+      A line of doubt where the formula's total is above the limit; None: it fits.
+
+    Raises:
+      InputError: what is surely held at the same time (weights, optimiser, and the
+        sampler's weights and cache) takes more than there is.
+    """
+    if limit is None or estimate["total"] <= limit:
+        return None
+    text = f"memory by formula, {describe_memory(estimate)}"
+    names = [name for name in _HELD if name in estimate]
+    held = sum(estimate[name] for name in names)
+    if held <= limit:
+        return f"{text}: more than the {size_text(limit)} that there are; may not fit"
+    raise InputError(
+        f"a device needs {size_text(held)} for {', '.join(names)} alone, more than "
+        f"the {size_text(limit)} that it has ({text}); lower the engine's slots or "
+        "max_length (chunk_size and the budgets), or spread the policy over more "
+        "devices (MeshConfig.fsdp)"
+    )
 
 
 def _activations(
@@ -125,15 +171,12 @@ def _gathered(shapes, axes, sizes, compute: int) -> int:
     return compute * (2 * layers // depth + sum(jax.tree.leaves(whole["ends"])))
 
 
-def _sampler(policy: Policy, shapes, engine: EngineConfig, dtype) -> dict[str, int]:
-    name = dtype or engine.dtype
-    if name is None:
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    width = jnp.dtype(name).itemsize
-    cache = policy.config.num_hidden_layers * policy.config.num_key_value_heads
-    cache *= 2 * policy.config.head_dim * engine.slots * engine.max_length
-    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    return {"sampler_params": width * numbers, "sampler_cache": width * cache}
+def _sampler(policy: Policy, engine: EngineConfig, dtype) -> dict[str, int]:
+    dtype = dtype or engine_dtype(engine)
+    return {
+        "sampler_params": weight_bytes(policy, dtype),
+        "sampler_cache": cache_bytes(policy.config, engine, dtype),
+    }
 
 
 def _shard_sizes(shapes, axes, sizes) -> Any:
@@ -149,12 +192,5 @@ def _shard_sizes(shapes, axes, sizes) -> Any:
 def describe_memory(estimate: dict[str, int]) -> str:
     """In one line, the largest first: "total 3.1 GiB: params 1.0 GiB, ..."."""
     parts = sorted(estimate.items(), key=lambda item: (item[0] != "total", -item[1]))
-    texts = [f"{name} {_size(value)}" for name, value in parts if value]
+    texts = [f"{name} {size_text(value)}" for name, value in parts if value]
     return f"{texts[0]}: {', '.join(texts[1:])}"
-
-
-def _size(value: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value} B"

@@ -4,7 +4,9 @@ P questions, G rollouts of each, K memory turns; the answer turn has no gates.
 """
 
 import dataclasses
+import inspect
 import math
+import traceback
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,8 +20,9 @@ from gru_mem_jax.errors import InputError, RunError
 
 Array = jax.Array | np.ndarray
 Labels = tuple[Sequence[bool], int | None]
-RewardFn = Callable[[Example, Trajectory], float]
+RewardFn = Callable[[Example, Trajectory], float | None]
 
+_LARGEST = float(np.finfo(np.float32).max)
 # `Outcomes.stop` is an index into these; a reason not among them is "other".
 STOP_REASONS = (
     "exit_gate",
@@ -39,7 +42,8 @@ class Outcomes:
     Memory turn k reads chunk k, so that turns and chunks share an index.
 
     Attributes:
-      correct: float32 [P, G], the answer's score.
+      correct: float32 [P, G], the answer's score; 0 where there is none.
+      scored: bool [P, G], whether there is a score: a reward function may give None.
       mode: int32 [P, G], index into agent.config.MODES.
       stop: int32 [P, G], index into STOP_REASONS.
       exit_chunk: int32 [P, G], last chunk that was read; -1 if none was.
@@ -57,6 +61,7 @@ class Outcomes:
     """
 
     correct: Array
+    scored: Array
     mode: Array
     stop: Array
     exit_chunk: Array
@@ -89,7 +94,9 @@ def outcomes(
       labels: for each, (evidence, last evidence) of the chunks of its whole context,
         as `agent.chunking.evidence_labels` gives them.
       reward_fn: scores the answer of a trajectory: `RewardConfig.answer_reward`, or
-        any function of (example, trajectory); None: as each example says.
+        any function of (example, trajectory); None: as each example says. One that
+        returns None leaves the trajectory without a score: nothing is learned from it,
+        and no mean counts it.
       num_turns: K; None: chunks of the longest context. A fixed K keeps what is
         compiled for these shapes from being compiled again.
 
@@ -99,7 +106,8 @@ def outcomes(
     Raises:
       InputError: numbers of groups, examples, labels or rollouts differ, a trajectory
         has no answer turn, or has more memory turns than its labels or `num_turns`.
-      RunError: the user's reward function fails or returns no finite number.
+      RunError: the user's reward function fails, or returns neither a finite number nor
+        None.
     """
     _check_groups(groups, examples, labels)
     longest = max((len(evidence) for evidence, _ in labels), default=0)
@@ -107,6 +115,7 @@ def outcomes(
     shape = (len(groups), len(groups[0]) if groups else 0)
     arrays = {
         "correct": np.zeros(shape, np.float32),
+        "scored": np.zeros(shape, bool),
         **{name: np.zeros(shape, np.int32) for name in ("mode", "stop", "num_chunks")},
         **{name: np.full(shape, -1, np.int32) for name in _CHUNKS},
         "well_formed": np.zeros(shape, bool),
@@ -125,9 +134,9 @@ def outcomes(
         for g, trajectory in enumerate(group):
             where = f"rollout {g} of example {example.id!r}"
             _check_trajectory(trajectory, min(len(evidence), turns), where)
-            arrays["correct"][p, g] = _score(
-                reward_fn or example_score, example, trajectory, where
-            )
+            value = _score(reward_fn or example_score, example, trajectory, where)
+            arrays["scored"][p, g] = value is not None
+            arrays["correct"][p, g] = value or 0
             _fill(arrays, (p, g), trajectory)
     return Outcomes(**arrays)
 
@@ -187,14 +196,44 @@ def example_score(example: Example, trajectory: Trajectory) -> float:
 
 def _score(
     reward_fn: RewardFn, example: Example, trajectory: Trajectory, where: str
-) -> float:
+) -> float | None:
     name = getattr(reward_fn, "__name__", repr(reward_fn))
     try:
-        value = float(reward_fn(example, trajectory))
+        value = reward_fn(example, trajectory)
     except Exception as error:
         raise RunError(
-            f"reward function {name} failed on {where}: {error!r}"
+            f"reward function {name} failed on {where}: {_what_and_where(error)}"
         ) from error
-    if not math.isfinite(value):
-        raise RunError(f"reward function {name} gave {value} for {where}")
-    return value
+    if value is None:
+        return None
+    if inspect.iscoroutine(value):
+        value.close()
+        raise RunError(
+            f"reward function {name} gave a coroutine for {where}: it must be a plain "
+            "function, not an async one"
+        )
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= _LARGEST:
+        raise RunError(
+            f"reward function {name} gave {_short(value)} for {where}: expected a "
+            "finite number, or None to leave it out"
+        )
+    return number
+
+
+def _what_and_where(error: Exception) -> str:
+    """Its name and text, with the user's line: the outermost that is not installed."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    place = f" ({own[0].filename}, line {own[0].lineno})" if own else ""
+    # Gin adds which configurable was called; it is named already.
+    text = str(error).split("\n  In call to configurable")[0]
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}{place}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -10,6 +10,7 @@ P questions, G rollouts of each, K memory turns; the answer turn has no gates.
 """
 
 import dataclasses
+import inspect
 from typing import NamedTuple
 
 import jax
@@ -45,7 +46,8 @@ class RewardConfig:
       update_right, update_wrong: the update reward of a turn.
       scoring: how answers are compared, one of data.scoring.SCORERS; None: as each
         example says.
-      reward_fn: the outcome reward by a function of (example, trajectory) instead.
+      reward_fn: the outcome reward by a function of (example, trajectory) instead; None
+        for a trajectory that cannot be judged leaves it out.
       overlong_weight: factor of the penalty for long completions; 0: none.
       overlong_limit: L_max of the penalty, tokens of a completion.
       overlong_buffer: L_cache of the penalty, tokens below the limit where it starts.
@@ -86,6 +88,7 @@ class RewardConfig:
                 )
             if self.scoring is not None:
                 raise InputError("give scoring or reward_fn, not both")
+            _check_signature(self.reward_fn)
 
     @property
     def answer_reward(self) -> RewardFn:
@@ -110,7 +113,7 @@ class Rewards(NamedTuple):
     """What trajectories and their memory turns are worth.
 
     Attributes:
-      trajectory: float32 [P, G], r_traj.
+      trajectory: float32 [P, G], r_traj; without the outcome where there is no score.
       turn: float32 [P, G, K], r_update; 0 where no turn was reached.
       terms: the terms before their weights: "outcome", "exit", "format" and
         "overlong" float32 [P, G], "update" float32 [P, G, K].
@@ -247,6 +250,16 @@ def rewards(outcomes: Outcomes, config: RewardConfig) -> Rewards:
     weighted = {name: config.weights[name] * term for name, term in terms.items()}
     turn = weighted.pop("update")
     return Rewards(sum(weighted.values()), turn, terms)
+
+
+def _check_signature(function: RewardFn) -> None:
+    try:
+        inspect.signature(function).bind_partial(None, None)
+    except TypeError:
+        name = getattr(function, "__name__", repr(function))
+        raise InputError(f"reward_fn {name} must take (example, trajectory)") from None
+    except ValueError:  # a built-in that does not say what it takes
+        return
 
 
 def _choose(condition: Array, yes: float, no: float) -> jax.Array:

@@ -247,7 +247,7 @@ def learnable(
     *,
     drop_cut: bool = False,
 ) -> list[Conversation]:
-    """The turns of the groups that are kept, with their advantages.
+    """The turns of scored rollouts in the groups that are kept, with their advantages.
 
     Args:
       batch: rollouts.
@@ -256,12 +256,13 @@ def learnable(
       drop_cut: leave out completions that were cut at the token limit.
     """
     memory_turns = np.asarray(batch.outcomes.turn_mask).sum(-1)
+    scored = np.asarray(batch.outcomes.scored)
     advantages, cut = np.asarray(advantages), np.asarray(batch.outcomes.cut)
     result = []
     for turn in batch.turns:
         p, g, k = turn.index
         column = k if k < memory_turns[p, g] else -1
-        if not keep[p] or (drop_cut and cut[p, g, column]):
+        if not (keep[p] and scored[p, g]) or (drop_cut and cut[p, g, column]):
             continue
         value = float(advantages[p, g, column])
         result.append(dataclasses.replace(turn, advantage=value))

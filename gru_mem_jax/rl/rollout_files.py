@@ -101,6 +101,9 @@ def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
         ) from None
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+    if "outcome_correct" in arrays:  # files of earlier versions: all were scored
+        every = np.ones(arrays["outcome_correct"].shape, bool)
+        arrays.setdefault("outcome_scored", every)
     try:
         record = json.loads(arrays["record"].tobytes())
         if record["format"] != FORMAT:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TextIO
 
 from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.sampling.config import DTYPES
+from gru_mem_jax.sampling.config import DTYPES, EngineConfig
 
 PEERS = ("huggingface",)
 
@@ -81,6 +81,15 @@ class BenchConfig:
                 f"peer must be one of {', '.join(PEERS)}, got {self.peer!r}"
             )
 
+    @property
+    def engine(self) -> EngineConfig:
+        """Sizes of the engine that is measured."""
+        return EngineConfig(
+            slots=self.batch,
+            max_length=self.prompt_tokens + self.new_tokens,
+            dtype=self.dtype,
+        )
+
 
 def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Measures, and says on the way what it does.
@@ -97,11 +106,13 @@ def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, An
       `decode_ratio`, engine by peer.
 
     Raises:
-      InputError: the policy cannot be loaded, or the peer is not installed.
+      InputError: the policy cannot be loaded, the rows take more memory than there
+        is, or the peer is not installed.
       RunError: the peer failed.
     """
     import jax
 
+    _check_fits(config)
     policy, params = _load(config)
     bench = _EngineBench(config, policy, params)
     rates: dict[str, list[_Rates]] = {"engine": [], "peer": []}
@@ -155,18 +166,12 @@ class _EngineBench:
     def __init__(self, config: BenchConfig, policy: Any, params: Any):
         import numpy as np
 
-        from gru_mem_jax.sampling.config import EngineConfig
         from gru_mem_jax.sampling.engine import Engine
 
         self._config = config
         self._vocab = policy.config.vocab_size
         self._rng = np.random.default_rng(config.seed)
-        sizes = EngineConfig(
-            slots=config.batch,
-            max_length=config.prompt_tokens + config.new_tokens,
-            dtype=config.dtype,
-        )
-        self.engine = Engine(policy, params, sizes)
+        self.engine = Engine(policy, params, config.engine)
 
     def rates(self) -> _Rates:
         """One run: every prompt with a budget of one token, then again with all.
@@ -288,6 +293,22 @@ def _exported(policy: Any, params: Any) -> Iterator[str]:
         directory = pathlib.Path(folder) / "policy"
         export_policy(policy, params, directory)
         yield str(directory)
+
+
+def _check_fits(config: BenchConfig) -> None:
+    """Raises InputError for rows that no memory holds, before weights are read."""
+    from gru_mem_jax.policy.config import PolicyConfig
+    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.hf import load_config
+    from gru_mem_jax.sampling.footprint import check_engine_fits
+
+    if config.policy is None:
+        shape = PolicyConfig(**DEFAULT_SHAPE)
+    else:
+        shape = load_config(open_policy_dir(config.policy))
+    advice = "lower batch, prompt_tokens or new_tokens"
+    check_engine_fits(make_policy(shape), config.engine, advice=advice)
 
 
 def _load(config: BenchConfig) -> tuple[Any, Any]:

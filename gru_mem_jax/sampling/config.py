@@ -67,6 +67,12 @@ class EngineConfig:
         need = -(-longest // 64) * 64
         return dataclasses.replace(self, max_length=min(self.max_length, need))
 
+    def sized_for(self, longest: int) -> "EngineConfig":
+        """As `lowered_to`; a max_length that nobody has set is raised as well."""
+        if self.max_length != type(self).max_length:
+            return self.lowered_to(longest)
+        return dataclasses.replace(self, max_length=-(-longest // 64) * 64)
+
     def patience(self, active: int) -> int:
         """How many of the `active` rows end before a decode block does.
 

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -26,6 +25,7 @@ from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.blocks import batches
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
+from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
 from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
 from gru_mem_jax.sampling.placement import Placement, Residents
 from gru_mem_jax.sampling.stop_strings import first_stop
@@ -56,14 +56,16 @@ class Engine:
           decoder: needed for requests with stop strings only.
           mesh: of `parallelism.make_mesh`, to spread weights and cache over; None: the
             default device. On several hosts each makes the same calls.
+
+        Raises:
+          InputError: weights and cache take more memory than there is.
         """
         self.config = config or EngineConfig()
         self._policy = policy
         self._decoder = decoder
-        dtype = self.config.dtype
-        if dtype is None:
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        self.dtype = jnp.dtype(dtype)
+        self.dtype = jnp.dtype(engine_dtype(self.config))
+        devices = None if mesh is None else list(mesh.devices.flat)
+        check_engine_fits(policy, self.config, self.dtype, devices)
         self._programs = sampler.programs(policy, self.config, self.dtype, mesh)
         self._compiled_before = self._programs.compile_seconds
         slots, length = self.config.slots, self.config.max_length

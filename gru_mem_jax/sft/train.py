@@ -21,10 +21,12 @@ from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.data.synthetic import SyntheticConfig
 from gru_mem_jax.data.turns import OracleTurns, TurnRow, synthetic_turns
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.parallelism import device_memory
 from gru_mem_jax.policy.files import open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.functional import Params, Policy, make_policy
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.policy.structured import structured_init
+from gru_mem_jax.sampling.footprint import size_text
 from gru_mem_jax.sft.config import SFTConfig
 from gru_mem_jax.sft.packing import PackedBatch, pack, packed_batches
 from gru_mem_jax.sft.progress import Progress
@@ -120,8 +122,6 @@ def plan(config: SFTConfig) -> list[str]:
       PolicyError: the policy to go on from cannot be used.
     """
     policy, params, encoder, _ = _start(config)
-    agent = agent_settings(config)
-    check_budgets(PromptBuilder(encoder, agent.prompt), agent)
     turns = _held_out(config, OracleTurns(encoder, config.turns))
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     longest = max(map(len, turns))
@@ -134,14 +134,22 @@ def plan(config: SFTConfig) -> list[str]:
     shape, tokens = policy.config, config.rows * config.row_tokens
     batch = tokens * shape.num_attention_heads * config.row_tokens
     batch = 4 * (batch * shape.num_hidden_layers + tokens * shape.vocab_size // 2)
-    memory = (4 * 4 * weights + 2 * batch) / 2**20
+    memory = 4 * 4 * weights + 2 * batch
+    limit = device_memory()
+    over = f": more than the {size_text(limit)} that there are; may not fit"
     return [
         f"policy: {shape.family}, {weights:,} weights, from "
         + (config.policy or "a structured start"),
         f"a step: {config.rows} rows of {config.row_tokens} tokens; turns have up to "
         f"{longest}, {sum(map(len, turns)) / len(turns):.0f} in the mean",
-        f"memory by formula: {memory:.0f} MiB beside the program itself",
+        f"memory by formula: {size_text(memory)} beside the program itself"
+        + (over if limit is not None and memory > limit else ""),
     ]
+
+
+def _check_budgets(config: SFTConfig, encoder: TextTokenizer) -> None:
+    agent = agent_settings(config)
+    check_budgets(PromptBuilder(encoder, agent.prompt), agent)
 
 
 def agent_settings(config: SFTConfig) -> AgentConfig:
@@ -249,10 +257,14 @@ def _prepare(out_dir: str | pathlib.Path) -> pathlib.Path:
 def _start(
     config: SFTConfig,
 ) -> tuple[Policy, Params, TextTokenizer, dict[str, bytes]]:
-    """Policy, weights, tokenizer and its files, from scratch or from a directory."""
+    """Policy, weights, tokenizer and its files, from scratch or from a directory.
+
+    Budgets are judged when there is a tokenizer, before weights are read.
+    """
     if config.policy is not None:
         directory = open_policy_dir(config.policy)
         encoder = TextTokenizer.from_pretrained(directory.root)
+        _check_budgets(config, encoder)
         policy, params = load_policy(directory.root, "float32")
         encoder.check_rows(policy.config.vocab_size)
         return policy, params, encoder, tokenizer_files(directory)
@@ -260,6 +272,7 @@ def _start(
         names = word_tokenizer.save(scratch)
         encoder = TextTokenizer.from_pretrained(scratch)
         files = {n: (pathlib.Path(scratch) / n).read_bytes() for n in names}
+    _check_budgets(config, encoder)
     pad = encoder.encode_control(word_tokenizer.END_OF_TEXT)[0]
     shape = config.model.policy_config(encoder.vocab_size, encoder.stop_ids[0], pad)
     rng = jax.random.key(config.seed)

@@ -135,7 +135,7 @@ class Loop:
         batch, scores = rollouts.batch, rollouts.scores
         keep = rollouts.signal
         if not self._config.dynamic_sampling:
-            keep = keep | True
+            keep = batch.outcomes.scored.any(-1)
         columns = columns_of.rollout_metrics(
             batch, scores.terms, scores.trajectory, keep, rollouts.signal
         )

@@ -39,11 +39,14 @@ def rollout_metrics(
     """
     done = batch.outcomes
     gated = np.asarray(done.mode) != MODES.index("memagent")
-    columns: Columns = {"reward/trajectory": _mean(trajectory_rewards)}
+    scored = np.asarray(done.scored)
+    columns: Columns = {"reward/trajectory": _mean(trajectory_rewards, scored)}
+    counted = {"update": done.turn_mask, "outcome": scored}
     for name, term in terms.items():
-        where = done.turn_mask if name == "update" else True
-        columns[f"reward/{name}"] = _mean(term, where)
-    columns["exact"] = _mean(done.correct)
+        columns[f"reward/{name}"] = _mean(term, counted.get(name, True))
+    if not scored.all():
+        columns["reward/unscored"] = int((~scored).sum())
+    columns["exact"] = _mean(done.correct, scored)
     if gated.any():
         columns |= _gate_metrics(done)
     return columns | _length_metrics(done) | _group_metrics(batch, keep, signal)

@@ -12,12 +12,17 @@ from gru_mem_jax.agent.config import (
 )
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import MeshConfig, make_mesh, row_shards
+from gru_mem_jax.parallelism import (
+    MeshConfig,
+    device_memory,
+    make_mesh,
+    row_shards,
+)
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import load_config
-from gru_mem_jax.rl.memory import memory_estimate
+from gru_mem_jax.rl.memory import check_memory, memory_estimate
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.tokenization import TextTokenizer
@@ -102,6 +107,7 @@ def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
         reference=settings.objective.beta > 0,
         behaviour=settings.train.overlap,
     )
+    doubt = check_memory(memory, device_memory(mesh.devices.flat[0]))
     return Plan(
         policy=policy,
         encoder=encoder,
@@ -110,7 +116,7 @@ def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
         mesh=mesh,
         longest=longest,
         memory=memory,
-        notes=tuple(_notes(settings, agent, mesh)),
+        notes=(*_notes(settings, agent, mesh), *filter(None, [doubt])),
     )
 
 

@@ -227,6 +227,7 @@ class RolloutStage:
             "evidence": list(evidence),
             "last_evidence": last,
             "reward": float(scores.trajectory[p, g]),
+            "scored": bool(rollouts.batch.outcomes.scored[p, g]),
             "rewards": {
                 name: float(term[p, g])
                 for name, term in scores.terms.items()

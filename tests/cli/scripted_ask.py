@@ -45,6 +45,8 @@ def say(request) -> str:
     said = {role: text.strip() for role, text in said_in(request, ENCODER).items()}
     memory = "" if said["memory"] == "none" else said["memory"]
     if "chunk" not in said:
+        if "BOX" in said["question"]:  # what the question asks for, as it is
+            return said["question"].split("BOX", 1)[1]
         return rf"It is \boxed{{{memory or 'unknown'}}}"
     chunk = said["chunk"]
     if "GARBAGE" in chunk:
@@ -58,7 +60,7 @@ def say(request) -> str:
     return f"<think>so</think>{update}<next>{end}</next>"
 
 
-def load(root, config, engine_config, view):
+def load(directory, question, config, engine_config, view):
     """Stands in for ask_session.load."""
     view.status("loading the script")
     return ENCODER, Generator(say, ENCODER), "float32"

@@ -1,5 +1,8 @@
 """Flags: one line for every mistake, with the name that was probably meant."""
 
+import argparse
+import functools
+
 import pytest
 
 from gru_mem_jax.cli import arguments
@@ -45,6 +48,34 @@ def test_mistakes(words, expected):
     with pytest.raises(InputError, match=expected) as e:
         parser().parse(words)
     assert "\n" not in str(e.value)
+
+
+def test_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert arguments.path("~/x y") == "/home/ada/x y"
+    assert arguments.path("a/~/b") == "a/~/b"
+    assert arguments.path("hf://org/name@main") == "hf://org/name@main"
+    for nothing in ("", "  "):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a path"):
+            arguments.path(nothing)
+
+
+def test_folders_are_judged_without_being_made(tmp_path, monkeypatch):
+    check = functools.partial(arguments.check_folder, "--out")
+    check(tmp_path / "a" / "b")
+    check(tmp_path)
+    check(tmp_path, new=True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    for place, says in (("file", "is a file"), ("link", "leads nowhere")):
+        with pytest.raises(InputError, match=f"--out: .*{place} .*{says}"):
+            check(tmp_path / place / "x")
+    with pytest.raises(InputError, match="is not empty; nothing is written over"):
+        check(tmp_path, new=True)
+    monkeypatch.setattr(arguments.os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="/a cannot be written: no permission in"):
+        check(tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 
 
 def test_good_flags():

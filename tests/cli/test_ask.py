@@ -165,3 +165,15 @@ def test_a_setting_of_the_policy_that_is_wrong_is_named(ask, capsys):
     err = capsys.readouterr().err
     assert "gru_mem.json" in err
     assert "chunk_sizes" in err
+
+
+@pytest.mark.parametrize("said", [r"\boxed{}", r"so: \boxed{ }", "no box", r"\boxed{a"])
+def test_a_box_with_nothing_in_it_is_told_as_no_answer(ask, said, capsys):
+    assert ask.run_here(f"--question=BOX{said}") == 0
+    out, err = capsys.readouterr()
+    assert out == said.strip() + "\n"
+    assert err.splitlines()[-1].startswith("note: no answer: the answer turn has no ")
+    assert ask.run_here(r"--question=BOX\boxed{7}") == 0
+    out, err = capsys.readouterr()
+    assert out == "7\n"
+    assert "no answer" not in err

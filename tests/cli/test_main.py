@@ -6,6 +6,7 @@ import sys
 import types
 
 import pytest
+from jax.errors import JaxRuntimeError
 
 from gru_mem_jax.cli import main as cli_main
 from gru_mem_jax.cli.main import COMMANDS, main
@@ -63,6 +64,9 @@ def failing(error):
     return types.SimpleNamespace(__doc__="Fails.", run=run, add_arguments=add_arguments)
 
 
+BUG = "this is a bug: please report it, with what --debug and `gru-mem env` print"
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
@@ -70,9 +74,27 @@ def failing(error):
         (PolicyError("bad\npolicy \x1b[31mred"), 2, "bad policy red"),
         (RunError("it failed"), 1, "it failed"),
         (OSError(28, "No space left", "/x/y"), 1, "/x/y: No space left"),
+        (OSError(24, "Too many open files", "/x"), 1,
+         "/x: Too many open files (`ulimit -n` says how many may be open)"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "/x: Permission denied"),
+        (OSError("cannot map the file"), 1, "OSError: cannot map the file"),
+        (ModuleNotFoundError("No module named 'optax'", name="optax"), 1,
+         "No module named 'optax': the installation is incomplete or broken; install "
+         "gru_mem_jax again (`gru-mem env` prints what there is)"),
+        (ImportError("no x", name="gru_mem_jax.cli"), 1, f"ImportError: no x ({BUG})"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), 1,
+         "text that is not UTF-8: 'utf-8' codec can't decode byte 0xff in position 0: "
+         "bad (--debug shows where)"),
+        (JaxRuntimeError("INTERNAL: the link\nis down"), 1,
+         "the accelerator's runtime failed: INTERNAL: the link is down"),
+        (RuntimeError("can't start new thread"), 1,
+         "can't start new thread: the system allows no more (`ulimit -u`, or a "
+         "container's limit)"),
+        (RuntimeError("odd"), 1, f"RuntimeError: odd ({BUG})"),
+        (AssertionError(), 1, f"AssertionError: ({BUG})"),
         (MemoryError(), 1, "out of memory: MemoryError"),
         (RuntimeError("RESOURCE_EXHAUSTED"), 1, "out of memory: RESOURCE_EXHAUSTED"),
-        (KeyError(1), 1, "KeyError: 1 (this is a bug; --debug shows the traceback)"),
+        (KeyError(1), 1, f"KeyError: 1 ({BUG})"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("3 turns"), 130, "interrupted: 3 turns"),
         (SystemExit(0), 0, None),

@@ -21,6 +21,7 @@ def random_outcomes(seed, shape=(3, 4, 5)):
     read = rng.integers(0, turns + 1, group)
     return Outcomes(
         correct=rng.choice([0.0, 0.5, 1.0], group).astype(np.float32),
+        scored=np.ones(group, bool),
         mode=rng.integers(0, len(MODES), group).astype(np.int32),
         stop=rng.integers(0, len(STOP_REASONS), group).astype(np.int32),
         exit_chunk=(read - 1).astype(np.int32),

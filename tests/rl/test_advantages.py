@@ -1,5 +1,6 @@
 """Dual advantages: by hand, against float64, and over devices."""
 
+import dataclasses
 import functools
 
 import hypothesis
@@ -243,3 +244,33 @@ def test_shapes_are_checked():
         a.dual_advantages(np.ones((2, 3)), np.ones((3, 2, 4)), np.ones((3, 2, 4)))
     with pytest.raises(ValueError, match="turn_mask"):
         a.dual_advantages(np.ones((2, 3)), np.ones((2, 3, 4)), np.ones((2, 3, 5)))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_rollout_without_a_score_is_as_if_it_were_not_there(config):
+    whole = random_outcomes(3, (2, 4, 3))
+    without = jax.tree.map(lambda x: np.delete(x, 1, axis=1), whole)
+    unscored = np.ones((2, 4), bool)
+    unscored[:, 1] = False
+    left_out = dataclasses.replace(
+        whole,
+        scored=unscored,
+        correct=np.where(unscored, whole.correct, np.float32(0)),
+    )
+    got = a.score_groups(left_out, RewardConfig(), config).advantages
+    expected = a.score_groups(without, RewardConfig(), config).advantages
+    np.testing.assert_allclose(np.delete(got, 1, axis=1), expected, atol=1e-6)
+    assert np.any(expected)
+    assert not np.any(got[:, 1])
+
+
+def test_a_group_without_any_score_teaches_nothing():
+    outcomes = random_outcomes(3, (2, 4, 3))
+    scored = np.array([[False] * 4, [True] * 4])
+    got = a.score_groups(
+        dataclasses.replace(outcomes, scored=scored),
+        RewardConfig(),
+        a.AdvantageConfig(),
+    ).advantages
+    assert np.all(np.isfinite(got))
+    assert a.group_has_signal(got, outcomes.turn_mask).tolist() == [False, True]

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.learner import make_learner
 from gru_mem_jax.rl.lora import LoraConfig
-from gru_mem_jax.rl.memory import describe_memory, memory_estimate
+from gru_mem_jax.rl.memory import check_memory, describe_memory, memory_estimate
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.footprint import size_text
 
 POLICY = make_policy(
     PolicyConfig(
@@ -109,3 +111,22 @@ def test_what_options_add():
     small = memory_estimate(POLICY, lora, MeshConfig(), reference=True)
     assert "reference" not in small  # it is what is frozen
     assert small["optimizer"] < base["optimizer"] / 5
+
+
+def test_what_can_never_fit_is_refused_and_what_may_not_is_doubted():
+    engine = EngineConfig(slots=8, max_length=512)
+    estimate = memory_estimate(
+        POLICY, CONFIG, MeshConfig(), engine, reference=True, dtype="float32"
+    )
+    names = ("params", "optimizer", "reference", "sampler_params", "sampler_cache")
+    held = sum(estimate[name] for name in names)
+    assert check_memory(estimate, None) is None
+    assert check_memory(estimate, estimate["total"]) is None
+    doubt = check_memory(estimate, estimate["total"] - 1)
+    assert doubt.startswith("memory by formula, total ")
+    assert doubt.endswith("may not fit")
+    assert check_memory(estimate, held) == doubt.replace(
+        size_text(estimate["total"] - 1) + " that", size_text(held) + " that"
+    )
+    with pytest.raises(InputError, match=r"a device needs .* for params, optim"):
+        check_memory(estimate, held - 1)

@@ -137,3 +137,14 @@ def test_shapes_are_checked():
         r.rewards(
             dataclasses.replace(outcomes, turn_mask=outcomes.turn_mask[:2]), PAPER
         )
+
+
+def test_a_reward_function_must_take_two():
+    def one(example):
+        return 1.0
+
+    with pytest.raises(InputError, match=r"reward_fn one must take .example, traj"):
+        r.RewardConfig(reward_fn=one)
+    # More of them are gin's to bind.
+    r.RewardConfig(reward_fn=lambda example, trajectory, threshold: threshold)
+    r.RewardConfig(reward_fn=max)  # does not say what it takes

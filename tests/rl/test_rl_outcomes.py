@@ -1,6 +1,7 @@
 """Trajectories to arrays, each number read off a record above it."""
 
 import dataclasses
+import fractions
 
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ def test_every_array_of_a_group_of_two(make):
     got = outcomes([[exact, late]], [make.example()], [LABELS])
     expected = {
         "correct": [[1, 0]],
+        "scored": [[True, True]],
         "mode": [[0, 0]],
         "stop": [[0, 1]],
         "exit_chunk": [[1, 2]],
@@ -150,8 +152,68 @@ def test_a_failing_reward_function_is_named(make):
         RunError, match=r"broken failed on rollout 0 of example '7'.*Zero"
     ):
         outcomes(*arguments, broken)
-    with pytest.raises(RunError, match="gave nan for rollout 0"):
-        outcomes(*arguments, lambda example, run: float("nan"))
+    with pytest.raises(RunError, match=r"Zero.*test_rl_outcomes.py, line \d+\)$"):
+        outcomes(*arguments, broken)
+
+
+async def later(example, run):
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), "gave nan for rollout 0 of example '7': expected a finite"),
+        (float("-inf"), "gave -inf for"),
+        (1e39, "gave 1e[+]39 for"),  # infinite in float32
+        (10**400, "gave 1000"),
+        ("1.0", "gave '1.0' for"),
+        (b"1", "gave b'1' for"),
+        ((1.0, "why"), r"gave \(1.0, 'why'\) for"),
+        ({"score": 1}, "gave {'score': 1} for"),
+        (1j, "gave 1j for"),
+        (np.array([1.0, 2.0]), "gave array"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_reward_is_named(make, value, says):
+    arguments = ([[make.trajectory([])]], [make.example()], [((), None)])
+    with pytest.raises(RunError, match=says) as caught:
+        outcomes(*arguments, lambda example, run: value)
+    assert len(str(caught.value)) < 350
+    with pytest.raises(RunError, match="later gave a coroutine"):
+        outcomes(*arguments, later)
+
+
+@pytest.mark.parametrize(
+    ("value", "reward"),
+    [
+        (True, 1.0),
+        (0, 0.0),
+        (-2, -2.0),
+        (np.float16(0.5), 0.5),
+        (np.int64(3), 3.0),
+        (np.array(0.25), 0.25),
+        (jax.numpy.float32(0.75), 0.75),
+        (fractions.Fraction(1, 4), 0.25),
+    ],
+)
+def test_numbers_of_any_kind_are_rewards(make, value, reward):
+    arguments = ([[make.trajectory([])]], [make.example()], [((), None)])
+    got = outcomes(*arguments, lambda example, run: value)
+    assert (got.correct.item(), got.scored.item()) == (reward, True)
+
+
+def test_none_is_no_score(make):
+    runs = [make.trajectory([], answer=answer) for answer in ("1", None, "0")]
+    got = outcomes(
+        [runs],
+        [make.example()],
+        [((), None)],
+        lambda example, run: None if run.answer is None else float(run.answer),
+    )
+    assert got.correct.tolist() == [[1.0, 0.0, 0.0]]
+    assert got.scored.tolist() == [[True, False, True]]
 
 
 def test_what_does_not_fit_is_refused(make):

@@ -232,6 +232,16 @@ def test_what_is_learned_from():
     assert len(turns) == len(batch.turns) - 2
 
 
+def test_rollouts_without_a_score_are_not_learned_from():
+    batch = batch_of({0: example(0), 1: example(1, chunks=2)})
+    scored = np.array([[True, False], [False, False]])
+    batch = dataclasses.replace(
+        batch, outcomes=dataclasses.replace(batch.outcomes, scored=scored)
+    )
+    turns = learnable(batch, np.zeros((2, 2, 9)), np.array([True, True]))
+    assert {t.index[:2] for t in turns} == {(0, 0)}
+
+
 def test_what_a_turn_raises_ends_the_rollouts():
     calls = []
 

@@ -144,6 +144,28 @@ def test_steps_in_which_nothing_can_be_learned(make_run):
     assert np.frombuffer(run.saved(2)["counters.step"], np.int32) == 0
 
 
+def unsure(example, trajectory):
+    """No score for two of the four rollouts of a question, and for none of another."""
+    number = trajectory.trajectory_id
+    if example.id.endswith("0"):
+        return None
+    return None if number % 2 else float(len(trajectory.turns))
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "all_groups"])
+def test_rewards_that_may_be_none(make_run, dynamic):
+    run = make_run()
+    settings = dataclasses.replace(
+        quick_settings(num_steps=2, eval_every=0, dynamic_sampling=dynamic),
+        rewards=RewardConfig(reward_fn=unsure),
+    )
+    run(settings)
+    for row in run.rows():
+        assert 0 < row["reward/unscored"] <= 8
+        assert np.isfinite(row["reward/trajectory"])
+        assert row["groups/learned"] <= 2
+
+
 def test_flat_groups_are_learned_from_without_dynamic_sampling(make_run):
     run = make_run()
     settings = dataclasses.replace(

@@ -34,6 +34,7 @@ def a_step(mode="with_exit_gate", well_formed="xx", **changes):
     shape = (1, 2)
     arrays = {
         "correct": np.asarray([[1.0, 0.0]], np.float32),
+        "scored": np.ones(shape, bool),
         "mode": np.full(shape, MODES.index(mode), np.int32),
         "stop": np.full(shape, STOP_REASONS.index("exit_gate"), np.int32),
         "exit_chunk": np.asarray([[2, 3]], np.int32),
@@ -179,3 +180,17 @@ def test_times_end_in_seconds_or_per_s():
     assert "step_seconds_per_s" not in row
     assert all(is_time(name) for name in row)
     assert not any(is_time(name) for name in columns_of(a_step()))
+
+
+def test_what_has_no_score_is_in_no_mean_and_counted():
+    scored = np.asarray([[False, True]])
+    row = columns_of(a_step(scored=scored))
+    assert row["reward/unscored"] == 1
+    assert (row["exact"], row["reward/outcome"], row["reward/trajectory"]) == (0, 0, 1)
+    assert row["reward/update"] == pytest.approx(
+        1 / 7
+    )  # gates are labelled all the same
+    row = columns_of(a_step(scored=np.zeros((1, 2), bool)))
+    assert row["reward/unscored"] == 2
+    assert row["exact"] is row["reward/outcome"] is row["reward/trajectory"] is None
+    assert "reward/unscored" not in columns_of(a_step())

@@ -1,0 +1,56 @@
+"""Whatever ends a command, in one line: whose fault it is, and what to do."""
+
+import errno
+
+from gru_mem_jax.cli import platforms, terminal
+from gru_mem_jax.errors import GRUMemError
+
+_REPORT = "this is a bug: please report it, with what --debug and `gru-mem env` print"
+_HINTS = {
+    errno.EMFILE: " (`ulimit -n` says how many may be open)",
+    errno.ENFILE: " (of all processes)",
+}
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a line to be printed.
+
+    Ours as they are. Of others those that a machine, an installation or a file can
+    cause are told as such; only what is left is called a bug.
+    """
+    text = terminal.plain_line(str(error))
+    name = type(error).__name__
+    if isinstance(error, GRUMemError):
+        return text
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return f"out of memory: {text[:300] or name}"
+    if isinstance(error, OSError):
+        return _system_error(error)
+    if platforms.is_platform_error(error):
+        return platforms.explain(error)
+    if name in ("JaxRuntimeError", "XlaRuntimeError"):
+        return f"the accelerator's runtime failed: {text[:300]}"
+    if isinstance(error, ImportError) and not _is_ours(error):
+        return (
+            f"{text[:300] or name}: the installation is incomplete or broken; install "
+            "gru_mem_jax again (`gru-mem env` prints what there is)"
+        )
+    if isinstance(error, UnicodeError):
+        return f"text that is not UTF-8: {text[:300]} (--debug shows where)"
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return (
+            f"{text}: the system allows no more (`ulimit -u`, or a container's limit)"
+        )
+    return " ".join([f"{name}:", *text[:500].split(), f"({_REPORT})"])
+
+
+def _system_error(error: OSError) -> str:
+    if not error.strerror:
+        return terminal.plain_line(f"{type(error).__name__}: {error}")[:500]
+    where = f"{error.filename}: " if error.filename else ""
+    return terminal.plain_line(f"{where}{error.strerror}{_HINTS.get(error.errno, '')}")
+
+
+def _is_ours(error: ImportError) -> bool:
+    """Whether a module of this package is what was not found in this package."""
+    return (error.name or "").split(".")[0] == "gru_mem_jax"

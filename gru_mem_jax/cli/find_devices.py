@@ -1,0 +1,50 @@
+"""Prints JAX's devices as JSON: what `gru-mem env` runs as a process of its own.
+
+A flag that XLA does not know aborts the process that asks, and a device that another
+process holds may keep it waiting.
+"""
+
+import json
+import logging
+import pathlib
+import sys
+from typing import Any
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged as lines."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        text = record.getMessage() + (f": {error}" if error else "")
+        self.lines.append(" ".join(text.split())[:500])
+
+
+def find() -> dict[str, Any]:
+    """Backend and devices, or "failed" and why; "warnings": what JAX has logged."""
+    from gru_mem_jax.cli import platforms
+    from gru_mem_jax.errors import InputError
+
+    kept = _Kept()
+    logging.getLogger("jax").addHandler(kept)
+    try:
+        devices = platforms.devices()
+        import jax
+
+        found = {
+            "backend": jax.default_backend(),
+            "devices": [f"{d.device_kind} ({d.platform}:{d.id})" for d in devices],
+            "processes": jax.process_count(),
+        }
+    except InputError as error:
+        found = {"failed": str(error)}
+    return found | {"warnings": kept.lines}
+
+
+if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
+    print("\n" + json.dumps(find()), flush=True)

@@ -1,0 +1,94 @@
+"""JAX's platform: is it there? What fails here is the environment, never a bug."""
+
+import os
+import re
+import traceback
+from typing import Any
+
+from gru_mem_jax.errors import InputError
+
+_TAKE = "set JAX_PLATFORMS=cpu, or unset it to take what there is"
+# What a platform needs, beside its devices.
+_NEEDS = {
+    "cuda": "jax's CUDA plug-in (pip install 'jax[cuda12]') and an NVIDIA driver",
+    "gpu": "jax's CUDA or ROCm plug-in (pip install 'jax[cuda12]') and a driver",
+    "rocm": "jax's ROCm plug-in and an AMD driver",
+    "tpu": "libtpu (pip install 'jax[tpu]') and a TPU",
+}
+_UNUSABLE = re.compile(r"[Uu]nable to initialize backend '([^']*)': *")
+_ADVICE = re.compile(r"\s*\((?:set JAX_PLATFORMS|you may need to)[^)]*\)\s*$")
+
+
+def devices() -> list[Any]:
+    """All devices of the platform that JAX is told to take; starts it.
+
+    Raises:
+      InputError: JAX cannot be imported, or its platform is not there; says which,
+        and what to set or install.
+    """
+    try:
+        import jax
+
+        return list(jax.devices())
+    except Exception as error:  # of jax, or of any plug-in
+        raise InputError(explain(error)) from error
+
+
+def is_platform_error(error: BaseException) -> bool:
+    """Whether JAX says that a platform cannot be used."""
+    return bool(_UNUSABLE.search(str(error)))
+
+
+def explain(error: BaseException) -> str:
+    """One line for what `jax.devices()`, or importing JAX, has raised."""
+    text = _ADVICE.sub("", " ".join(str(error).split()))
+    refused = _UNUSABLE.search(text)
+    reason = _short(_UNUSABLE.sub("", text)).rstrip(".")
+    if refused is None and (setting := _setting_in(text)) is not None:
+        return f"{setting}={os.environ[setting]!r} is refused by jax: {reason}"
+    if isinstance(error, ImportError) or "jaxlib version" in text:
+        return (
+            f"jax cannot be imported: {reason}; install gru_mem_jax again, with what "
+            "it needs"
+        )
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    names = [name for name in asked.split(",") if name.strip()]
+    failed = [refused[1]] if refused and refused[1] in names else names
+    if failed == ["cpu"] or not names:
+        place = _outside_jax(error)
+        where = f" ({place})" if place else ""
+        return (
+            f"jax cannot start its devices: {reason or type(error).__name__}{where}; "
+            "look at the JAX_* variables that are set and the plug-ins of jax that are "
+            "installed"
+        )
+    meant = failed[0].strip().lower()
+    if meant in {"cpu", *_NEEDS} - {failed[0]}:
+        return f"JAX_PLATFORMS={asked!r}: there is no platform {failed[0]!r}: {meant}?"
+    because = f" ({reason})" if reason else ""
+    needed = _NEEDS.get(meant, "a plug-in of jax of that name")
+    return (
+        f"JAX_PLATFORMS={asked}: the platform {', '.join(failed)} is not there"
+        f"{because}; it needs {needed}; or {_TAKE}"
+    )
+
+
+def _setting_in(text: str) -> str | None:
+    """The environment variable that an error of jax names, if it is set."""
+    for word in re.findall(r"\bjax_\w+", text, re.IGNORECASE):
+        if word.upper() in os.environ:
+            return word.upper()
+    return None
+
+
+def _outside_jax(error: BaseException) -> str | None:
+    """Where a plug-in raised: file and line of the last frame, if it is not jax's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    parts = os.path.normpath(frames[-1].filename).split(os.sep) if frames else ["jax"]
+    if {"jax", "jaxlib"} & set(parts):
+        return None
+    return f"{frames[-1].filename}, line {frames[-1].lineno}"
+
+
+def _short(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

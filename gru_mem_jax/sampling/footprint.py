@@ -1,0 +1,90 @@
+"""What an engine takes of a device's memory, by formula, and whether there is as much.
+
+Known before a weight is read or a program compiled. Only what is surely there at the
+same time is counted: weights, and keys and values of all slots. What the programs need
+beside them comes on top, so that an engine that is let through may still not fit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.parallelism import device_memory
+from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.functional import Policy
+from gru_mem_jax.sampling.config import EngineConfig
+
+
+def engine_dtype(config: EngineConfig) -> str:
+    """The dtype of weights and cache: float32 on CPU, else bfloat16, if none is set."""
+    if config.dtype is not None:
+        return config.dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def cache_bytes(shape: PolicyConfig, config: EngineConfig, dtype: Any) -> int:
+    """2 N K H S C b: keys and values of N layers with K heads of size H.
+
+    S slots of C positions, b bytes a number; sliding layers keep all positions too.
+    """
+    numbers = shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+    return 2 * numbers * config.slots * config.max_length * jnp.dtype(dtype).itemsize
+
+
+def weight_bytes(policy: Policy, dtype: Any) -> int:
+    """All params, in one dtype."""
+    leaves = jax.tree.leaves(policy.abstract_params())
+    return sum(leaf.size for leaf in leaves) * jnp.dtype(dtype).itemsize
+
+
+def check_engine_fits(
+    policy: Policy,
+    config: EngineConfig,
+    dtype: Any = None,
+    devices: Sequence[Any] | None = None,
+    *,
+    advice: str = "lower slots, or chunk_size and the budgets that max_length is for",
+) -> None:
+    """Refuses an engine that can never fit.
+
+    Args:
+      policy: without weights.
+      config: sizes.
+      dtype: of weights and cache; None: the configuration's.
+      devices: that it is spread over; None: the first.
+      advice: what to do about it.
+
+    Raises:
+      InputError: weights and cache take more than the memory that there is.
+    """
+    dtype = jnp.dtype(engine_dtype(config) if dtype is None else dtype)
+    devices = jax.devices()[:1] if devices is None else devices
+    limit = device_memory(devices[0])
+    if limit is None:
+        return
+    if devices[0].platform != "cpu":
+        limit *= len(devices)
+    shape = policy.config
+    weights, cache = weight_bytes(policy, dtype), cache_bytes(shape, config, dtype)
+    if weights + cache <= limit:
+        return
+    if weights > limit:
+        advice = "take a smaller policy, a narrower dtype or more devices"
+    raise InputError(
+        f"the engine needs {size_text(weights + cache)}, more than the "
+        f"{size_text(limit)} of memory that there is: weights {size_text(weights)}, "
+        f"keys and values {size_text(cache)} (2 x {shape.num_hidden_layers} layers x "
+        f"{shape.num_key_value_heads} heads x {shape.head_dim} x {config.slots} slots "
+        f"x {config.max_length} tokens x {dtype.itemsize} bytes); {advice}"
+    )
+
+
+def size_text(size: int) -> str:
+    """Bytes for a reader: "3.1 GiB"."""
+    for unit, one in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}"
+    return f"{size / 1024:.1f} KiB" if size >= 1024 else f"{size} B"

@@ -1,0 +1,130 @@
+"""The engine's memory by formula, against arrays, and what no machine holds."""
+
+import types
+
+import jax
+import pytest
+
+from gru_mem_jax import parallelism
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.parallelism import device_memory
+from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.functional import make_policy
+from gru_mem_jax.sampling import footprint
+from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.engine import Engine
+
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def total(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("more", [{}, {"head_dim": 16}], ids=["plain", "head_dim"])
+def test_the_formula_is_what_there_is(more, dtype):
+    policy = make_policy(PolicyConfig(**SIZES, **more))
+    config = EngineConfig(slots=3, max_length=40)
+    cache = jax.eval_shape(lambda: policy.init_cache(3, 40, dtype))
+    assert footprint.cache_bytes(policy.config, config, dtype) == total(cache)
+    params = policy.abstract_params(dtype)
+    assert footprint.weight_bytes(policy, dtype) == total(params)
+
+
+@pytest.fixture
+def memory_of(monkeypatch):
+    def of(size):
+        monkeypatch.setattr(footprint, "device_memory", lambda device: size)
+
+    return of
+
+
+def test_an_engine_is_refused_before_anything_is_made(memory_of, monkeypatch):
+    policy = make_policy(PolicyConfig(**SIZES))
+    monkeypatch.setattr(Engine, "set_params", lambda self, params: None)
+    config = EngineConfig(slots=4, max_length=1000, dtype="float32")
+    cache = 2 * 3 * 2 * 8 * 4 * 1000 * 4
+    weights = footprint.weight_bytes(policy, "float32")
+    memory_of(weights + cache)
+    Engine(policy, None, config)
+    memory_of(weights + cache - 1)
+    with pytest.raises(InputError) as caught:
+        Engine(policy, None, config)
+    assert "(2 x 3 layers x 2 heads x 8 x 4 slots x 1000 tokens x 4 bytes)" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("that max_length is for")
+    memory_of(weights - 1)
+    with pytest.raises(InputError, match="take a smaller policy, a narrower dtype"):
+        Engine(policy, None, config)
+    memory_of(None)  # unknown: whoever tries will see
+    Engine(policy, None, config)
+
+
+def test_devices_of_an_accelerator_add_up_and_those_of_a_cpu_do_not(memory_of):
+    policy = make_policy(PolicyConfig(**SIZES))
+    config = EngineConfig(slots=4, max_length=1000, dtype="float32")
+    need = footprint.weight_bytes(policy, "float32")
+    need += footprint.cache_bytes(policy.config, config, "float32")
+    memory_of(need // 2 + 1)
+    gpus = [types.SimpleNamespace(platform="gpu")] * 2
+    footprint.check_engine_fits(policy, config, devices=gpus)
+    with pytest.raises(InputError, match="keys and values"):
+        footprint.check_engine_fits(policy, config, devices=jax.devices()[:2])
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (12, "12 B"),
+        (1536, "1.5 KiB"),
+        (3 << 29, "1.5 GiB"),
+        (3 << 20, "3.0 MiB"),
+        (5 << 40, "5.0 TiB"),
+    ],
+)
+def test_sizes_for_readers(size, text):
+    assert footprint.size_text(size) == text
+
+
+class Device:
+    platform = "gpu"
+
+    def __init__(self, stats):
+        self.stats = stats
+
+    def memory_stats(self):
+        if isinstance(self.stats, Exception):
+            raise self.stats
+        return self.stats
+
+
+def test_what_devices_say_of_their_memory(tmp_path, monkeypatch):
+    assert device_memory(Device({"bytes_limit": 5})) == 5
+    for stats in (None, {}, {"bytes_limit": 0}, NotImplementedError()):
+        assert device_memory(Device(stats)) is None
+    assert device_memory(Device(jax.errors.JaxRuntimeError("no"))) is None
+    whole = device_memory()
+    assert whole > 1 << 28
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(parallelism, "_CONTAINER_LIMITS", (limit, tmp_path / "none"))
+    for text, expected in (("max\n", whole), ("123456\n", 123456), (str(2**63), whole)):
+        limit.write_text(text)
+        found = device_memory()
+        assert found == expected if expected < whole else found >= whole
+
+
+def test_a_length_that_nobody_has_set_is_what_is_needed():
+    config = EngineConfig()
+    assert config.sized_for(100).max_length == 128
+    assert config.sized_for(100_000).max_length == 100_032
+    assert EngineConfig(max_length=512).sized_for(100).max_length == 128
+    assert EngineConfig(max_length=512).sized_for(100_000).max_length == 512
