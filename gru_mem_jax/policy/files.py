@@ -277,12 +277,21 @@ def _kind(mode: int) -> str:
 def tokenizer_files(directory: PolicyDir) -> dict[str, bytes]:
     """The tokenizer's files of a policy directory, by name, without byte order marks.
 
-    A mark changes no meaning here, and other software does not read it.
+    A mark changes no meaning here, and other software does not read it. A class that
+    only config.json names is named in tokenizer_config.json: an export's config.json
+    is made anew.
     """
     names = (*TOKENIZER_FILES, *directory.extra_templates())
     found = {name: directory.read_bytes(name) for name in names}
-    return {
+    files = {
         name: data.removeprefix(codecs.BOM_UTF8)
         for name, data in found.items()
         if data is not None
     }
+    named = (directory.read_json(CONFIG) or {}).get("tokenizer_class")
+    if isinstance(named, str) and "tokenizer.json" in files:
+        config = directory.read_json("tokenizer_config.json") or {}
+        if not config.get("tokenizer_class"):
+            text = json.dumps(config | {"tokenizer_class": named}, indent=2)
+            files["tokenizer_config.json"] = f"{text}\n".encode()
+    return files

@@ -1,6 +1,7 @@
 """Chat templates, which are programs in Jinja, rendered where they can do no harm."""
 
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -36,6 +37,15 @@ def variables(
     return json.dumps({"tools": None, "documents": None, **given, **names})
 
 
+def _path() -> str:
+    """Where the child finds what it imports, and nothing that lies beside a script."""
+    specs = map(importlib.util.find_spec, ("jinja2", "markupsafe"))
+    folders = {
+        os.path.dirname(os.path.dirname(os.path.abspath(s.origin))) for s in specs
+    }
+    return os.pathsep.join(sorted(folders))
+
+
 @functools.lru_cache(maxsize=64)
 def render(template: str, variables: str, date: str) -> str:
     """Renders a chat template in a process of its own, sandboxed and bounded.
@@ -60,7 +70,6 @@ def render(template: str, variables: str, date: str) -> str:
     }
     # -P: the child's folder is no place to import from.
     command = [sys.executable, "-P", str(_CHILD)]
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     try:
         child = subprocess.run(
             command,
@@ -68,7 +77,7 @@ def render(template: str, variables: str, date: str) -> str:
             capture_output=True,
             encoding="utf-8",
             timeout=_TIMEOUT_SECONDS,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+            env={**os.environ, "PYTHONPATH": _path(), "PYTHONIOENCODING": "utf-8"},
         )
     except subprocess.TimeoutExpired:
         raise PolicyError(

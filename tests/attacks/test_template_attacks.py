@@ -67,3 +67,11 @@ def test_p6_a_template_that_sleeps_is_ended_by_the_clock(monkeypatch):
     monkeypatch.setattr(chat_template, "_TIMEOUT_SECONDS", 0.01)
     with pytest.raises(PolicyError, match="did not end within"):
         chat_template.render("{{ 1 }} unlike any other", "{}", "2024-07-26")
+
+
+def test_p6_what_lies_beside_a_script_is_not_imported(tmp_path, monkeypatch):
+    for name in ("types", "json", "datetime"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert chat_template.render("{{ 1 + 1 }} beside", "{}", "2024-07-26") == "2 beside"

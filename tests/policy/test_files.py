@@ -1,5 +1,6 @@
 """What a policy directory lets be opened."""
 
+import json
 import os
 
 import pytest
@@ -180,3 +181,20 @@ def test_a_folder_of_templates_elsewhere_is_not_entered(tmp_path):
     directory = open_policy_dir(policy)
     assert directory.extra_templates() == ()
     assert directory.read_text("additional_chat_templates/default.jinja") is None
+
+
+def test_a_class_that_only_config_json_names_is_kept(tmp_path):
+    def write(name, value):
+        (tmp_path / name).write_text(json.dumps(value))
+
+    write("tokenizer.json", {})
+    write("config.json", {"tokenizer_class": "GPT2Tokenizer"})
+    for config, kept in (
+        (None, {"tokenizer_class": "GPT2Tokenizer"}),
+        ({"a": 1}, {"a": 1, "tokenizer_class": "GPT2Tokenizer"}),
+        ({"tokenizer_class": "LlamaTokenizer"}, {"tokenizer_class": "LlamaTokenizer"}),
+    ):
+        if config is not None:
+            write("tokenizer_config.json", config)
+        files = tokenizer_files(open_policy_dir(tmp_path))
+        assert json.loads(files["tokenizer_config.json"]) == kept
