@@ -25,6 +25,30 @@ def test_questions_are_read_back():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "The code for oak is gold wool zinc.",
+        "• The code\nfor oak is\r\ngold wool zinc.",
+        "“THE CODE FOR OAK IS GOLD WOOL ZINC.”",
+        "<p>The\xa0code  for\toak\xa0is gold\n\nwool zinc.</p>",
+        "1. The Code For Oak Is Gold Wool Zinc. Here we go.",
+    ],
+)
+def test_needles_are_read_back_however_they_are_set(text):
+    assert oracle.facts_in(text) == (OAK,)
+    assert oracle.facts_in(f"{text} {text}") == (OAK, OAK)
+    assert oracle.facts_in(text.replace(".", "")) == ()
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["WHICH CODES BELONG TO OAK FIR YEW?", " which  Codes\nbelong to Oak\xa0fir yew?"],
+)
+def test_questions_are_read_back_however_they_are_set(question):
+    assert oracle.parse_question(question) == TWO
+
+
+@pytest.mark.parametrize(
     ("asked", "found", "memory"),
     [
         (ONE, (), "oak was not yet found"),
