@@ -28,9 +28,9 @@ Kind = Literal["single", "values", "queries", "chain"]
 MISSING = "not yet found"
 
 _NEEDLE = re.compile(
-    r"\bThe\s+code\s+for\s+(\w+)\s+is\s+(\w+\s+\w+\s+\w+)\.", re.IGNORECASE
+    r"\bThe\s+code\s+for\s+((\w+)\s+is\s+(\w+\s+\w+\s+\w+))\b", re.IGNORECASE
 )
-_QUESTION = re.compile(r"which ([\w ]*?)codes? belongs? to ([\w ]+)\?")
+_QUESTION = re.compile(r"which ([\w ]*?)codes? belongs? to ([\w ]+)\??")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +63,13 @@ def parse_question(question: str) -> Asked:
 
 def facts_in(text: str) -> tuple[Fact, ...]:
     """All (key, value) of the needles in a text, in order."""
-    return tuple((_plain(m[1]), _plain(m[2])) for m in _NEEDLE.finditer(text))
+    return tuple(fact for fact, _ in facts_with_spans(text))
+
+
+def facts_with_spans(text: str) -> tuple[tuple[Fact, tuple[int, int]], ...]:
+    """As `facts_in`, each with where its key begins and its value ends in the text."""
+    matches = _NEEDLE.finditer(text)
+    return tuple(((_plain(m[2]), _plain(m[3])), m.span(1)) for m in matches)
 
 
 def _plain(text: str) -> str:

@@ -14,38 +14,45 @@ MARKS = (
     *(("• ", ""), ("- ", ""), ("* ", ""), ("— ", ""), ("> ", ""), ("#. ", "")),
     *(("“", "”"), ('"', '"'), ("‘", "’"), ("'", "'"), ("(", ")"), ("[", "]")),
     *(("**", "**"), ("(#) ", ""), ("<p>", "</p>"), ("<li>", "</li>"), ("", "<br>")),
+    *(("", ""), ("", "")),
 )
+# What may stand for its full stop.
+STOPS = (".", ".", ".", "", "", "!", ";")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-_CASES = ("plain", "upper", "title", "lower", "some_upper")
+_ODD_SPACES = (" ", "  ", "\n", "\r\n", "\r", "\t", _NO_BREAK, "\N{THIN SPACE}")
+_CASES = ("plain", "upper", "title", "lower", "some_upper", "some_words")
 
 
 class Surface(NamedTuple):
     """How a document is set.
 
     Attributes:
-      space: between the words of a sentence; in `some` of them, a space in others.
-      some: share of the sentences that have it.
+      spaces: what may stand between the words of a sentence.
+      odd: share of the sentences for which that holds; others have single spaces.
       gaps: what may stand between sentences.
       width: columns after which a line ends; None: none does for that.
-      line_end: what ends a line.
-      case: "plain", "upper", "title", "lower", or "some_upper" sentences.
+      line_end: what ends such a line.
+      case: "plain", "upper", "title", "lower", "some_upper" sentences, "some_words" of
+        a sentence in other case.
       marks: before and after each marked sentence.
+      stop: what each marked sentence has for its full stop.
       most_marked: so many sentences of a block are marked at most.
     """
 
-    space: str
-    some: float
-    gaps: tuple[str, ...]
-    width: int | None
-    line_end: str
-    case: str
-    marks: tuple[str, str]
-    most_marked: int
+    spaces: tuple[str, ...] = (" ",)
+    odd: float = 1.0
+    gaps: tuple[str, ...] = (" ",)
+    width: int | None = None
+    line_end: str = "\n"
+    case: str = "plain"
+    marks: tuple[str, str] = ("", "")
+    stop: str = "."
+    most_marked: int = 0
 
     @property
     def mark_tokens(self) -> int:
-        """Tokens that the marks of a sentence take: one for each character."""
-        return len("".join(self.marks).replace(" ", ""))
+        """Tokens that marks add to a sentence: one for each character."""
+        return len("".join(self.marks).replace(" ", "")) + len(self.stop) - 1
 
 
 class Sentence(NamedTuple):
@@ -56,32 +63,34 @@ class Sentence(NamedTuple):
     is_marked: bool = False
 
 
-PLAIN = Surface(" ", 1.0, (" ",), None, "\n", "plain", ("", ""), 0)
+PLAIN = Surface()
 
 
 def draw(rng: random.Random) -> Surface:
     """A surface as people make them, in one or several ways unlike `PLAIN`."""
     end = rng.choice(("\n", "\n", "\r\n"))
-    space, some, width = " ", 1.0, None
-    layout = rng.randrange(8)
-    gaps: tuple[str, ...] = (" ",)
-    if layout in (0, 1):
-        width = rng.randint(30, 100)
-    elif layout == 2:
-        gaps = (end,)
-    elif layout == 3:
-        gaps = (" ", "  ", end, 2 * end, end + "\t", end + "    ")
-    elif layout == 4:
-        gaps = ("  ",)
-        space = rng.choice((" ", "  "))
-    elif layout == 5:
-        space, some = _NO_BREAK, rng.choice((0.3, 1.0))
-        gaps = (" ", _NO_BREAK)
-    case = rng.choices(_CASES, (5, 2, 1, 1, 1))[0]
-    marks, most_marked = ("", ""), 0
-    if rng.random() < 0.6:
-        marks, most_marked = rng.choice(MARKS), rng.choice((1, 2, 4, 8))
-    return Surface(space, some, gaps, width, end, case, marks, most_marked)
+    layouts: tuple[dict, ...] = (
+        {},
+        {"width": rng.randint(20, 60), "line_end": end},
+        {"width": rng.randint(60, 100), "line_end": end},
+        {"gaps": (end,)},
+        {"gaps": (" ", "  ", end, 2 * end, end + "\t", end + "    ")},
+        {"spaces": (rng.choice((" ", "  ")),), "gaps": ("  ",)},
+        {"spaces": (_NO_BREAK,), "gaps": (" ", _NO_BREAK), "odd": 0.3},
+        {"spaces": (_NO_BREAK,), "gaps": (" ", _NO_BREAK)},
+        {"spaces": _ODD_SPACES, "odd": 0.3},
+        {"spaces": _ODD_SPACES, "gaps": _ODD_SPACES},
+    )
+    surface = Surface(
+        **rng.choice(layouts), case=rng.choices(_CASES, (4, 2, 2, 1, 1, 1))[0]
+    )
+    if rng.random() < 0.4:
+        return surface
+    return surface._replace(
+        marks=rng.choice(MARKS),
+        stop=rng.choice(STOPS),
+        most_marked=rng.choice((1, 2, 4, 8)),
+    )
 
 
 def lay_out(
@@ -112,20 +121,19 @@ def lay_out(
         before, after = surface.marks if sentence.is_marked else ("", "")
         if "#" in before:
             before = before.replace("#", str(rng.randint(1, 9)))
-        first, *rest = cased(sentence.text, surface.case, rng).split(" ")
+        text = sentence.text
+        if sentence.is_marked:
+            text = text[:-1] + surface.stop
+        first, *rest = _cased(text, surface.case, rng).split(" ")
         if parts:
-            gap = surface.gaps[0]
-            if len(surface.gaps) > 1:
-                gap = rng.choice(surface.gaps)
-            put_space(gap, before + first)
+            put_space(_one_of(surface.gaps, rng), before + first)
         put(before)
         start = offset
         put(first)
-        space = surface.space
-        if surface.some < 1 and rng.random() >= surface.some:
-            space = " "
+        is_odd = surface.odd == 1 or rng.random() < surface.odd
+        spaces = surface.spaces if is_odd else PLAIN.spaces
         for word in rest:
-            put_space(space, word)
+            put_space(_one_of(spaces, rng), word)
             put(word)
         if sentence.is_evidence:
             spans.append((start, offset))
@@ -133,10 +141,26 @@ def lay_out(
     return "".join(parts), tuple(spans)
 
 
-def cased(text: str, case: str, rng: random.Random) -> str:
-    """A sentence, or a question, in the case of a surface."""
+def ask(question: str, surface: Surface, rng: random.Random) -> str:
+    """A question as it is put beside a document of that surface."""
+    if surface == PLAIN:
+        return question
+    text = _cased(question, surface.case, rng)
+    if rng.random() < 0.25:
+        text = text.removesuffix("?")
+    return text + rng.choice(("", "", "", " ", "\n"))
+
+
+def _one_of(choices: tuple[str, ...], rng: random.Random) -> str:
+    return choices[0] if len(choices) == 1 else rng.choice(choices)
+
+
+def _cased(text: str, case: str, rng: random.Random) -> str:
     if case == "upper" or (case == "some_upper" and rng.random() < 0.4):
         return text.upper()
+    if case == "some_words":
+        changes = (str.upper, str.title, str, str, str)
+        return " ".join(rng.choice(changes)(word) for word in text.split(" "))
     if case == "title":
         return text.title()
     return text.lower() if case == "lower" else text

@@ -66,8 +66,8 @@ class SyntheticConfig:
       placement: evidence anywhere ("uniform"), or in the first fifth of the blocks
         ("first_20"), or in as many blocks as there is evidence if those are more.
       max_distractors: a block has up to so many (none in single_key).
-      varied: share of the documents whose white space, case and marks vary; their
-        questions' case varies too. The others are what they are without it.
+      varied: share of the examples whose white space, case and marks vary. The others
+        are what they are without it.
       split: "train" and "test" share no pair of key and value.
       seed: with split and index, decides everything.
     """
@@ -164,7 +164,7 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     document, spans = surface.lay_out(sentences, setting, look)
     return Example(
         id=f"synthetic/{config.seed}/{config.split}/{index}",
-        question=surface.cased(question, setting.case, look),
+        question=surface.ask(question, setting, look),
         answers=(answer,),
         document=document,
         evidence=spans,

@@ -32,17 +32,24 @@ def test_questions_are_read_back():
         "“THE CODE FOR OAK IS GOLD WOOL ZINC.”",
         "<p>The\xa0code  for\toak\xa0is gold\n\nwool zinc.</p>",
         "1. The Code For Oak Is Gold Wool Zinc. Here we go.",
+        "- The code for oak is gold wool zinc",
     ],
 )
 def test_needles_are_read_back_however_they_are_set(text):
     assert oracle.facts_in(text) == (OAK,)
-    assert oracle.facts_in(f"{text} {text}") == (OAK, OAK)
-    assert oracle.facts_in(text.replace(".", "")) == ()
+    assert oracle.facts_in(f"{text}\n{text}") == (OAK, OAK)
+    ((_, (start, end)),) = oracle.facts_with_spans(text)
+    assert text[start:end].lower().split() == ["oak", "is", "gold", "wool", "zinc"]
+    assert oracle.facts_in(text.lower().replace("zinc", "")) == ()
 
 
 @pytest.mark.parametrize(
     "question",
-    ["WHICH CODES BELONG TO OAK FIR YEW?", " which  Codes\nbelong to Oak\xa0fir yew?"],
+    [
+        "WHICH CODES BELONG TO OAK FIR YEW?",
+        " which  Codes\nbelong to Oak\xa0fir yew?",
+        "Which codes belong to oak fir yew\n",
+    ],
 )
 def test_questions_are_read_back_however_they_are_set(question):
     assert oracle.parse_question(question) == TWO

@@ -44,7 +44,6 @@ def test_spans_hold_the_needles_and_blocks_hold_them_whole(config, index):
     for start, end in example.evidence:
         needle = example.document[start:end]
         assert needle.lower().split()[:3] == ["the", "code", "for"]
-        assert needle.endswith(".")
         if not config.varied:
             assert needle == synthetic.needle(*oracle.facts_in(needle)[0])
         (fact,) = oracle.facts_in(needle)
@@ -119,8 +118,6 @@ def test_varied_documents_show_what_people_write():
     for case in (str.isupper, str.islower, str.istitle):
         assert sum(map(case, documents)) >= 10
         assert any(case(example.question) for example in examples)
-    wrapped = [d for d in documents if "\n" in d and not re.search(r"\.[^ \w]*\n", d)]
-    assert all(len(line) < 120 for d in wrapped for line in d.splitlines())
 
 
 def test_tasks_are_drawn_by_weight():
