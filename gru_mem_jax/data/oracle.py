@@ -28,7 +28,9 @@ Kind = Literal["single", "values", "queries", "chain"]
 MISSING = "not yet found"
 
 _NEEDLE = re.compile(
-    r"\bThe\s+code\s+for\s+((\w+)\s+is\s+(\w+\s+\w+\s+\w+))\b", re.IGNORECASE
+    r"\bThe\s+code\s+for\s+[^\w\s]*((\w+)[^\w\s]*\s+is\s+[^\w\s]*"
+    r"(\w+\s+\w+\s+\w+))\b",
+    re.IGNORECASE,
 )
 _QUESTION = re.compile(r"which ([\w ]*?)codes? belongs? to ([\w ]+)\??")
 

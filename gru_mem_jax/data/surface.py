@@ -16,6 +16,8 @@ MARKS = (
     *(("**", "**"), ("(#) ", ""), ("<p>", "</p>"), ("<li>", "</li>"), ("", "<br>")),
     *(("", ""), ("", "")),
 )
+# What may stand around a key or a value.
+WORD_MARKS = ("“”", '""', "‘’", "''", "**", "``", "()", ("**", "**"))
 # What may stand for its full stop.
 STOPS = (".", ".", ".", "", "", "!", ";")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -37,6 +39,7 @@ class Surface(NamedTuple):
       marks: before and after each marked sentence.
       stop: what each marked sentence has for its full stop.
       most_marked: so many sentences of a block are marked at most.
+      key_marks, value_marks: before and after each key and each value.
     """
 
     spaces: tuple[str, ...] = (" ",)
@@ -48,11 +51,23 @@ class Surface(NamedTuple):
     marks: tuple[str, str] = ("", "")
     stop: str = "."
     most_marked: int = 0
+    key_marks: tuple[str, str] = ("", "")
+    value_marks: tuple[str, str] = ("", "")
 
     @property
     def mark_tokens(self) -> int:
-        """Tokens that marks add to a sentence: one for each character."""
-        return len("".join(self.marks).replace(" ", "")) + len(self.stop) - 1
+        """Tokens that marks add to a marked sentence."""
+        return _tokens(self.marks) + len(self.stop) - 1
+
+    @property
+    def needle_tokens(self) -> int:
+        """Tokens that marks of keys and values add to a needle."""
+        return _tokens(self.key_marks) + _tokens(self.value_marks)
+
+
+def _tokens(marks: Iterable[str]) -> int:
+    """One for each character; bold's two asterisks are one."""
+    return sum(len(mark.replace(" ", "").replace("**", "*")) for mark in marks)
 
 
 class Sentence(NamedTuple):
@@ -84,6 +99,11 @@ def draw(rng: random.Random) -> Surface:
     surface = Surface(
         **rng.choice(layouts), case=rng.choices(_CASES, (4, 2, 2, 1, 1, 1))[0]
     )
+    if rng.random() < 0.25:
+        before, after = rng.choice(WORD_MARKS)
+        places = rng.choice((("key",), ("value",), ("key", "value")))
+        around = {f"{place}_marks": (before, after) for place in places}
+        surface = surface._replace(**around)
     if rng.random() < 0.4:
         return surface
     return surface._replace(

@@ -173,8 +173,9 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     )
 
 
-def needle(key: str, value: str) -> str:
+def needle(key: str, value: str, setting: Surface = surface.PLAIN) -> str:
     """The sentence that gives a key's code."""
+    key, value = key.join(setting.key_marks), value.join(setting.value_marks)
     return f"The code for {key} is {value}."
 
 
@@ -255,16 +256,18 @@ def _block(
     setting: Surface,
 ) -> list[Sentence]:
     """Sentences of exactly `chunk_tokens` words and marks."""
-    needles = []
+    pairs = []
     if task != "single_key":
         for _ in range(rng.randint(0, config.max_distractors)):
-            needles.append(
-                Sentence(needle(*_draw_distractor(rng, config, task, wanted)), False)
-            )
+            pairs.append(_draw_distractor(rng, config, task, wanted))
     if evidence is not None:
-        needles.append(Sentence(needle(*evidence), True))
+        pairs.append(evidence)
+    room = config.chunk_tokens - NEEDLE_TOKENS * len(pairs)
+    if room - setting.needle_tokens * len(pairs) < _MIN_FILLER:
+        setting = setting._replace(key_marks=("", ""), value_marks=("", ""))
+    room -= setting.needle_tokens * len(pairs)
+    needles = [Sentence(needle(*p, setting), p is evidence) for p in pairs]
     rng.shuffle(needles)
-    room = config.chunk_tokens - NEEDLE_TOKENS * len(needles)
     marked = _marked(setting, room, len(needles))
     room -= marked * setting.mark_tokens
     fill = _noise(rng, room) if filler == "noise" else _sentences(rng, room)

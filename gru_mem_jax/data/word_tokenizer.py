@@ -62,7 +62,7 @@ _COMMON = (
 # Marks beyond ASCII that people put before, after and around sentences, and characters
 # that nobody sees (soft hyphen, zero-width space, byte order mark). None of Latin-1: in
 # a byte-level vocabulary those letters stand for bytes.
-_MARKS = "‘’‚“”„‹›–—…•‣◦▪●→✓\u00ad\u200b\ufeff"
+_MARKS = (*"‘’‚“”„‹›–—…•‣◦▪●→✓\u00ad\u200b\ufeff", "**")
 
 
 def _lower_words() -> list[str]:

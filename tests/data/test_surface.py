@@ -5,7 +5,9 @@ import random
 import pytest
 
 from gru_mem_jax.data import surface, word_tokenizer
+from gru_mem_jax.data.oracle import facts_in
 from gru_mem_jax.data.surface import PLAIN, Sentence, Surface, ask, lay_out
+from gru_mem_jax.data.synthetic import needle
 from gru_mem_jax.tokenization import TextTokenizer
 
 NEEDLE = "The code for oak is gold wool zinc."
@@ -75,10 +77,26 @@ def test_marks_cost_the_tokens_that_they_are_said_to(encoder, marks):
         assert extra == 2 * how.mark_tokens  # two of the sentences are marked
 
 
+@pytest.mark.parametrize("marks", surface.WORD_MARKS, ids=str)
+def test_marks_of_keys_and_values_cost_what_they_are_said_to(encoder, marks):
+    before, after = marks
+    plain = needle("oak", "gold wool zinc")
+    for how, text in (
+        (Surface(key_marks=(before, after)), f"{before}oak{after} is gold wool zinc"),
+        (Surface(value_marks=(before, after)), f"oak is {before}gold wool zinc{after}"),
+    ):
+        marked = needle("oak", "gold wool zinc", how)
+        assert marked == f"The code for {text}."
+        extra = len(encoder.encode(marked)) - len(encoder.encode(plain))
+        assert extra == how.needle_tokens == 2
+        assert facts_in(marked) == (("oak", "gold wool zinc"),)
+
+
 def test_surfaces_are_drawn_with_and_without_marks():
     rng = random.Random(0)
     drawn = [surface.draw(rng) for _ in range(300)]
     assert 100 < sum(s.most_marked > 0 for s in drawn) < 250
+    assert 30 < sum(s.needle_tokens > 0 for s in drawn) < 120
     assert {s.case for s in drawn} > {"upper", "title", "lower", "some_words"}
     assert all(s.width is None or 20 <= s.width <= 100 for s in drawn)
 

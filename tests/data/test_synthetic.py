@@ -27,8 +27,8 @@ configs = st.builds(
 
 
 def pieces(text):
-    """Words and marks, as the word tokenizer cuts them; tags and digits by letter."""
-    return re.findall(r"(?<=[</])[a-z]|\d|[^\W\d]+|[^\w\s]", text)
+    """Words and marks, as the word tokenizer cuts them; tags and numbers by letter."""
+    return re.findall(r"(?<=[</])[a-z]|\d|\*\*|[^\W\d]+|[^\w\s]", text)
 
 
 @settings(max_examples=60, deadline=None)
