@@ -1,7 +1,8 @@
 """Oracle turns for synthetic examples: what a perfect reader would write.
 
 The oracle reads question and needles back from the text, so that it works on any
-`Example` whose wording is that of `synthetic`. Memory has a slot of five words for
+`Example` whose wording is that of `synthetic`, whatever its white space and case; what
+it writes is in lower case, with single spaces. Memory has a slot of five words for
 each thing asked, in the order of the question:
 
     K was x y z L was not yet found                  single_key, multi_key, multi_query
@@ -26,8 +27,12 @@ Fact = tuple[str, str]
 Kind = Literal["single", "values", "queries", "chain"]
 MISSING = "not yet found"
 
-_NEEDLE = re.compile(r"The code for (\w+) is (\w+ \w+ \w+)\.")
-_QUESTION = re.compile(r"Which ([\w ]*?)codes? belongs? to ([\w ]+)\?")
+_NEEDLE = re.compile(
+    r"\bThe\s+code\s+for\s+[^\w\s]*((\w+)[^\w\s]*\s+is\s+[^\w\s]*"
+    r"(\w+\s+\w+\s+\w+))\b",
+    re.IGNORECASE,
+)
+_QUESTION = re.compile(r"which ([\w ]*?)codes? belongs? to ([\w ]+)\??")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ def parse_question(question: str) -> Asked:
     Raises:
       InputError: the question has another wording.
     """
-    match = _QUESTION.fullmatch(question)
+    match = _QUESTION.fullmatch(_plain(question))
     if match is None:
         raise InputError(
             f"the oracle knows only the synthetic questions, got {question!r}"
@@ -60,7 +65,18 @@ def parse_question(question: str) -> Asked:
 
 def facts_in(text: str) -> tuple[Fact, ...]:
     """All (key, value) of the needles in a text, in order."""
-    return tuple((m.group(1), m.group(2)) for m in _NEEDLE.finditer(text))
+    return tuple(fact for fact, _ in facts_with_spans(text))
+
+
+def facts_with_spans(text: str) -> tuple[tuple[Fact, tuple[int, int]], ...]:
+    """As `facts_in`, each with where its key begins and its value ends in the text."""
+    matches = _NEEDLE.finditer(text)
+    return tuple(((_plain(m[2]), _plain(m[3])), m.span(1)) for m in matches)
+
+
+def _plain(text: str) -> str:
+    """In lower case, with single spaces."""
+    return " ".join(text.lower().split())
 
 
 def is_complete(asked: Asked, found: Sequence[Fact]) -> bool:

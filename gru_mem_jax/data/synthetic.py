@@ -20,6 +20,9 @@ chain: a link from K to L, later L's needle, distractors;
 A needle is "The code for K is x y z.", a link "The code for K is that of L.". Each
 evidence sentence has a block of its own. Answers are the values in the order of the
 question (multi_value: of the text), joined by ", "; scoring is exact.
+
+A share of the documents is set as people set texts (`surface`): wrapped, in other
+white space and case, with bullets, quotes or tags around sentences.
 """
 
 import dataclasses
@@ -30,8 +33,9 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from gru_mem_jax.agent.validation import plain_numbers
-from gru_mem_jax.data import words
+from gru_mem_jax.data import surface, words
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.surface import Sentence, Surface
 from gru_mem_jax.errors import InputError
 
 Task = Literal["single_key", "multi_key", "multi_value", "multi_query", "chain"]
@@ -44,6 +48,7 @@ TASKS: tuple[Task, ...] = (
 )
 NEEDLE_TOKENS = 9  # words and marks of a needle, and of a link
 _MIN_FILLER = 12  # both kinds of filler can fill any length from here on
+_MAX_SENTENCE = 9  # words and marks of the longest
 _TEST_SHARE = 26  # of 256: the pairs that belong to the test split
 
 
@@ -62,6 +67,8 @@ class SyntheticConfig:
       placement: evidence anywhere ("uniform"), or in the first fifth of the blocks
         ("first_20"), or in as many blocks as there is evidence if those are more.
       max_distractors: a block has up to so many (none in single_key).
+      varied: share of the examples whose white space, case and marks vary. The others
+        are what they are without it.
       split: "train" and "test" share no pair of key and value.
       seed: with split and index, decides everything.
     """
@@ -75,6 +82,7 @@ class SyntheticConfig:
     max_items: int = 4
     placement: str = "uniform"
     max_distractors: int = 2
+    varied: float = 0.0
     split: str = "train"
     seed: int = 0
 
@@ -111,6 +119,8 @@ class SyntheticConfig:
             raise InputError(
                 f"max_distractors must be at least 0, got {self.max_distractors}"
             )
+        if not 0 <= self.varied <= 1:
+            raise InputError(f"varied must be between 0 and 1, got {self.varied}")
         least = NEEDLE_TOKENS * (1 + self.max_distractors) + _MIN_FILLER
         if self.chunk_tokens < least:
             raise InputError(
@@ -146,31 +156,28 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     if filler == "mixed":
         filler = rng.choice(("noise", "sentences"))
     evidence_at = dict(zip(blocks, pairs))
-    parts: list[str] = []
-    spans: list[tuple[int, int]] = []
-    offset = 0
+    # Of its own, so that plain documents stay what they are.
+    look = random.Random(f"{config.seed}/{config.split}/{index}/surface")
+    setting = surface.draw(look) if look.random() < config.varied else surface.PLAIN
+    sentences: list[Sentence] = []
     for block in range(config.num_chunks):
         evidence = evidence_at.get(block)
-        for sentence, is_evidence in _block(
-            rng, config, task, filler, evidence, wanted
-        ):
-            if is_evidence:
-                spans.append((offset, offset + len(sentence)))
-            parts.append(sentence)
-            offset += len(sentence) + 1
+        sentences += _block(rng, config, task, filler, evidence, wanted, setting)
+    document, spans = surface.lay_out(sentences, setting, look)
     return Example(
         id=f"synthetic/{config.seed}/{config.split}/{index}",
-        question=question,
+        question=surface.ask(question, setting, look),
         answers=(answer,),
-        document=" ".join(parts),
-        evidence=tuple(spans),
+        document=document,
+        evidence=spans,
         task=task,
         scoring="exact",
     )
 
 
-def needle(key: str, value: str) -> str:
+def needle(key: str, value: str, setting: Surface = surface.PLAIN) -> str:
     """The sentence that gives a key's code."""
+    key, value = key.join(setting.key_marks), value.join(setting.value_marks)
     return f"The code for {key} is {value}."
 
 
@@ -248,24 +255,43 @@ def _block(
     filler: str,
     evidence: tuple[str, str] | None,
     wanted: _Wanted,
-) -> list[tuple[str, bool]]:
-    """Sentences of exactly `chunk_tokens` words and marks; which are evidence."""
-    needles = []
+    setting: Surface,
+) -> list[Sentence]:
+    """Sentences of exactly `chunk_tokens` words and marks."""
+    pairs = []
     if task != "single_key":
         for _ in range(rng.randint(0, config.max_distractors)):
-            needles.append(
-                (needle(*_draw_distractor(rng, config, task, wanted)), False)
-            )
+            pairs.append(_draw_distractor(rng, config, task, wanted))
     if evidence is not None:
-        needles.append((needle(*evidence), True))
+        pairs.append(evidence)
+    room = config.chunk_tokens - NEEDLE_TOKENS * len(pairs)
+    if room - setting.needle_tokens * len(pairs) < _MIN_FILLER:
+        setting = setting._replace(key_marks=("", ""), value_marks=("", ""))
+    room -= setting.needle_tokens * len(pairs)
+    needles = [Sentence(needle(*p, setting), p is evidence) for p in pairs]
     rng.shuffle(needles)
-    room = config.chunk_tokens - NEEDLE_TOKENS * len(needles)
+    marked = _marked(setting, room, len(needles))
+    room -= marked * setting.mark_tokens
     fill = _noise(rng, room) if filler == "noise" else _sentences(rng, room)
     places = sorted(rng.randint(0, len(fill)) for _ in needles)
-    sentences = [(sentence, False) for sentence in fill]
+    sentences = [Sentence(sentence, False) for sentence in fill]
     for shift, (place, item) in enumerate(zip(places, needles)):
         sentences.insert(place + shift, item)
+    if marked:
+        for i in rng.sample(range(len(sentences)), marked):
+            sentences[i] = sentences[i]._replace(is_marked=True)
     return sentences
+
+
+def _marked(setting: Surface, room: int, needles: int) -> int:
+    """How many sentences of a block are marked: there are so many, and filler fits."""
+    marked = setting.most_marked
+    while marked:
+        left = room - marked * setting.mark_tokens
+        if left >= _MIN_FILLER and marked <= needles + left // _MAX_SENTENCE:
+            break
+        marked -= 1
+    return marked
 
 
 def _draw_distractor(

@@ -58,6 +58,10 @@ class TurnConfig:
         an example has one answer turn, and many others.
       blank_memory: share of gated turns before any evidence whose memory lists what
         is missing (as after a needless update), instead of being empty.
+      shifted: share of the examples that lose some tokens at their beginning, so that
+        chunks begin and end anywhere, not where blocks do. From the first chunk on
+        that cuts a key or value from the rest, their turns are not taught: nobody could
+        read that.
       wrong_updates: share of the turns without evidence whose update gate is taught to
         say yes. For warm starts that copy well but gate badly; 0 teaches right gates.
       wrong_ends: share of the due ends whose exit gate is taught to say continue.
@@ -75,6 +79,7 @@ class TurnConfig:
     memagent_off_evidence: float = 1.0
     extra_answers: int = 2
     blank_memory: float = 0.3
+    shifted: float = 0.0
     wrong_updates: float = 0.0
     wrong_ends: float = 0.0
     wrong_thoughts: float = 0.0
@@ -97,7 +102,10 @@ class TurnConfig:
             raise InputError(
                 f"extra_answers must be at least 0, got {self.extra_answers}"
             )
-        for name in ("blank_memory", "wrong_updates", "wrong_ends", "wrong_thoughts"):
+        for name in (
+            *("blank_memory", "shifted", "wrong_updates", "wrong_ends"),
+            "wrong_thoughts",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"{name} must be between 0 and 1, got {getattr(self, name)}"
@@ -133,6 +141,8 @@ class OracleTurns:
         config = self.config
         asked = oracle.parse_question(example.question)
         question = self._builder.encode_content(example.question)
+        if config.shifted and rng.random() < config.shifted:
+            example = self._shift(example, rng)
         chunks = list(iter_chunks(example.document, self._encoder, config.chunk_size))
         facts = _facts_by_chunk(example, [chunk.end for chunk in chunks])
         chosen = {
@@ -181,6 +191,17 @@ class OracleTurns:
         )
         reply = oracle.answer_turn(asked, found)
         return self._row("answer", example, False, prompt, reply)
+
+    def _shift(self, example: Example, rng: random.Random) -> Example:
+        """The example without some of its first tokens, but with all evidence."""
+        _, spans = self._encoder.encode_with_offsets(example.document)
+        cut, _ = spans[rng.randrange(self.config.chunk_size)]
+        cut = min(cut, example.evidence[0][0])
+        return dataclasses.replace(
+            example,
+            document=example.document[cut:],
+            evidence=tuple((a - cut, b - cut) for a, b in example.evidence),
+        )
 
     def _gated_reply(
         self,
@@ -248,11 +269,15 @@ def _false_find(
 def _facts_by_chunk(
     example: Example, ends: Sequence[int]
 ) -> list[tuple[oracle.Fact, ...]]:
-    """What each chunk adds: a needle belongs to the chunk that holds its end."""
+    """What each chunk adds, up to the first that cuts a key or value from the rest."""
     facts: list[list[oracle.Fact]] = [[] for _ in ends]
     for start, end in example.evidence:
-        found = oracle.facts_in(example.document[start:end])
-        facts[bisect.bisect_left(ends, end)].extend(found)
+        for fact, span in oracle.facts_with_spans(example.document[start:end]):
+            first = bisect.bisect_right(ends, start + span[0])
+            last = bisect.bisect_left(ends, start + span[1])
+            if first < last:
+                return [tuple(f) for f in facts[:first]]
+            facts[last].append(fact)
     return [tuple(f) for f in facts]
 
 

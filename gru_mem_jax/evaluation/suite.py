@@ -32,6 +32,7 @@ class SyntheticSuite:
       num_questions: in each set.
       chunk_tokens: words and marks of a chunk.
       min_items, max_items: values of multi_value, keys of multi_query.
+      varied: share of the texts whose white space, case and marks vary.
       seed: of the questions.
     """
 
@@ -41,6 +42,7 @@ class SyntheticSuite:
     chunk_tokens: int = 64
     min_items: int = 2
     max_items: int = 4
+    varied: float = 0.0
     seed: int = 1000
 
     def __post_init__(self):
@@ -67,6 +69,7 @@ class SyntheticSuite:
             min_items=self.min_items,
             max_items=self.max_items,
             placement=placement,
+            varied=self.varied,
             split="test",
             seed=self.seed,
         )

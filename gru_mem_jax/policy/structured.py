@@ -12,6 +12,12 @@ of layer 0 writes to one of its own, so that "the token 2 back" can be read with
 what else is there. d is the width, h the head size, t and r the sizes of the two kinds
 of subspace, T [d, t] and B_o [d, r] orthonormal bases of them (together of the whole),
 P [t, r] which part of a token the offset heads carry.
+
+Where a tokenizer has several tokens for a word (as it stands in a text: in capitals,
+after a line end), they begin with the embedding of the canonical one, the one that is
+to be written, and a direction u besides, the same for all. T loses it, so that nothing
+that is wired sees it: one form of a word matches another and is copied alike, and only
+that the canonical one is to be written is to be learnt.
 """
 
 import dataclasses
@@ -53,6 +59,8 @@ class StructuredConfig:
       heads_out: of the usual scale, what the heads that are not wired write.
       mlp_out: of the usual scale, what the MLPs write.
       slow: matching uses the RoPE pairs that turn less than this per token.
+      form: length of u in the embedding of a further form of a word, the word's
+        being 1.
     """
 
     offsets: int = 4
@@ -65,10 +73,14 @@ class StructuredConfig:
     heads_out: float = 0.5
     mlp_out: float = 0.25
     slow: float = 0.006
+    form: float = 0.5
 
 
 def structured_init(
-    config: PolicyConfig, rng: jax.Array, structure: StructuredConfig | None = None
+    config: PolicyConfig,
+    rng: jax.Array,
+    structure: StructuredConfig | None = None,
+    canonical: np.ndarray | None = None,
 ) -> Params:
     """Random weights with wired attention, float32.
 
@@ -80,6 +92,8 @@ def structured_init(
       config: of family qwen2, two layers or more, as many key as query heads.
       rng: a PRNG key.
       structure: the wiring.
+      canonical: int [V], for each token the one whose word it is another form of, or
+        itself; None: no word has two tokens.
 
     Returns:
       Params of `make_policy(config)`.
@@ -98,6 +112,8 @@ def structured_init(
     dims = structure.offset_dims
     basis = _orthonormal(random, width, width)
     token = basis[:, dims * structure.offsets :]  # T
+    if canonical is not None:
+        u, token = token[:, 0], token[:, 1:]
     seen = token @ _orthonormal(random, token.shape[1], dims)  # T P
     # reads[o]: from the stream, the token o back.
     reads = [
@@ -107,6 +123,9 @@ def structured_init(
     embedding = params["ends"]["embedding"]
     scale = (width / token.shape[1]) ** 0.5
     embedding[:] = scale * (embedding @ token) @ token.T
+    if canonical is not None:
+        forms = np.flatnonzero(canonical != np.arange(len(canonical)))
+        embedding[forms] = embedding[canonical[forms]] + structure.form * width**0.5 * u
     layers = params["layers"]["attn"]
     freq, _ = frequencies(config.rope, size)
     for head in range(structure.offsets):

@@ -276,7 +276,9 @@ def _start(
     pad = encoder.encode_control(word_tokenizer.END_OF_TEXT)[0]
     shape = config.model.policy_config(encoder.vocab_size, encoder.stop_ids[0], pad)
     rng = jax.random.key(config.seed)
-    params = structured_init(shape, rng, config.model.structure)
+    params = structured_init(
+        shape, rng, config.model.structure, word_tokenizer.canonical_ids()
+    )
     return make_policy(shape), jax.tree.map(jax.numpy.asarray, params), encoder, files
 
 

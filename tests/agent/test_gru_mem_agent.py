@@ -84,7 +84,7 @@ def policy_dir(tmp_path_factory):
     policy = make_policy(
         PolicyConfig(
             family="qwen2",
-            vocab_size=1024,
+            vocab_size=word_tokenizer.build().get_vocab_size() + 7,  # rows to spare
             hidden_size=16,
             intermediate_size=32,
             num_hidden_layers=1,

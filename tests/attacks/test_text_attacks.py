@@ -65,7 +65,10 @@ def test_p1_p2_no_text_gives_a_control_id(encoder, request):
         same, spans = encoder.encode_with_offsets(text)
         assert same == ids
         assert all(0 <= a <= b <= len(text) for a, b in spans)
-        if NFKC not in request.node.name and "qwen2" not in request.node.name:
+        if "[words]" in request.node.name:  # its tokens swallow white space
+            assert "".join(encoder.decode(ids).split()) == "".join(text.split())
+            assert {i for a, b in spans for i in range(a, b)} == set(range(len(text)))
+        elif NFKC not in request.node.name and "qwen2" not in request.node.name:
             assert encoder.decode(ids) == text
 
 

@@ -1,5 +1,7 @@
 """Oracle turns, spelled out."""
 
+import re
+
 import pytest
 
 from gru_mem_jax.agent.parse import parse_memory_turn
@@ -22,6 +24,40 @@ def test_questions_are_read_back():
     assert oracle.Asked("chain", ("oak",), 1) == CHAIN
     with pytest.raises(InputError, match="knows only the synthetic questions"):
         oracle.parse_question("Who wrote it?")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The code for oak is gold wool zinc.",
+        "• The code\nfor oak is\r\ngold wool zinc.",
+        "“THE CODE FOR OAK IS GOLD WOOL ZINC.”",
+        "<p>The\xa0code  for\toak\xa0is gold\n\nwool zinc.</p>",
+        "1. The Code For Oak Is Gold Wool Zinc. Here we go.",
+        "- The code for oak is gold wool zinc",
+        "The code for “oak” is **gold wool zinc**.",
+    ],
+)
+def test_needles_are_read_back_however_they_are_set(text):
+    assert oracle.facts_in(text) == (OAK,)
+    assert oracle.facts_in(f"{text}\n{text}") == (OAK, OAK)
+    ((_, (start, end)),) = oracle.facts_with_spans(text)
+    words = re.findall(r"\w+", text[start:end].lower())
+    assert words == ["oak", "is", "gold", "wool", "zinc"]
+    assert text[start:end][-1].isalpha()
+    assert oracle.facts_in(text.lower().replace("zinc", "")) == ()
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "WHICH CODES BELONG TO OAK FIR YEW?",
+        " which  Codes\nbelong to Oak\xa0fir yew?",
+        "Which codes belong to oak fir yew\n",
+    ],
+)
+def test_questions_are_read_back_however_they_are_set(question):
+    assert oracle.parse_question(question) == TWO
 
 
 @pytest.mark.parametrize(

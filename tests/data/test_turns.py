@@ -11,6 +11,7 @@ from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import Completion, prompt_ids
 from gru_mem_jax.data import word_tokenizer
+from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.synthetic import TASKS, SyntheticConfig, generate
 from gru_mem_jax.data.turns import OracleTurns, TurnConfig, synthetic_turns
 from gru_mem_jax.errors import InputError
@@ -190,6 +191,7 @@ def test_answers_come_from_further_examples_too(encoder):
         ({"kinds": ("rewrite",)}, "kinds must name"),
         ({"off_evidence": -1.0}, "got -1.0"),
         ({"extra_answers": -1}, "got -1"),
+        ({"shifted": 2.0}, "shifted must be between 0 and 1, got 2.0"),
         ({"wrong_updates": 1.5}, "wrong_updates must be between 0 and 1, got 1.5"),
         ({"wrong_thoughts": -0.1}, "wrong_thoughts must be between 0 and 1, got -0.1"),
         ({"wrong_ends": float("nan")}, "wrong_ends must be between 0 and 1, got nan"),
@@ -198,6 +200,63 @@ def test_answers_come_from_further_examples_too(encoder):
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         TurnConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("first_chunk", "facts"),
+    [
+        ("The code for", [(), (("oak", "gold wool zinc"),)]),
+        ("The code for oak", []),
+        ("The code for oak is gold wool", []),
+        ("The code for oak is gold wool zinc", [(("oak", "gold wool zinc"),), ()]),
+    ],
+)
+def test_a_needle_is_read_where_key_and_value_stand_together(first_chunk, facts):
+    from gru_mem_jax.data.turns import _facts_by_chunk
+
+    document = "The code for oak is gold wool zinc. Here we go."
+    example = Example(
+        id="x", question="?", answers=("",), document=document, evidence=((0, 35),)
+    )
+    ends = [len(first_chunk), len(document)]
+    assert _facts_by_chunk(example, ends) == facts
+
+
+def test_shifted_examples_have_chunks_that_begin_anywhere(encoder):
+    config = TurnConfig(
+        kinds=("gated",), off_evidence=100, blank_memory=0.0, shifted=1.0
+    )
+    turns = OracleTurns(encoder, config)
+    rng = random.Random(0)
+    starts, counts, quoted = set(), set(), 0
+    for index in range(80):
+        data = SyntheticConfig(varied=0.5)
+        rows = turns(generate(data, index), rng)
+        counts.add(len(rows))
+        for row in rows:
+            section = encoder.decode(row.prompt).split("<section>")[1]
+            starts.add(section.split("</section>")[0].strip()[:1].isupper())
+            thought = encoder.decode(row.completion).split("</think>")[0]
+            if row.evidence:
+                # What is to be quoted stands in the chunk, whole.
+                first, _, last = thought.split(" is ")[-1].lower().split()
+                flat = section.lower()
+                assert 0 <= flat.find(first) < flat.rfind(last)
+                quoted += 1
+    assert starts == {True, False}
+    assert quoted > 100
+    assert max(counts) == 8
+    assert min(counts) < 8  # where a border cut a needle
+
+
+def test_an_example_without_shift_is_taught_in_whole(encoder):
+    config = TurnConfig(kinds=("gated",), off_evidence=100)
+    turns = OracleTurns(encoder, config)
+    for index in range(40):
+        example = generate(SyntheticConfig(varied=1.0), index)
+        rows = turns(example, random.Random(0))
+        assert len(rows) == 8
+        assert sum(row.evidence for row in rows) == len(example.evidence)
 
 
 def test_turns_without_evidence_are_chosen_by_kind():

@@ -104,6 +104,34 @@ def test_matching_heads_find_their_places(params):
         assert np.mean(hits) > 0.7, head  # by chance 0.012
 
 
+def test_forms_of_a_word_match_and_are_copied_alike():
+    """Token 100 + i is a further form of token i."""
+    canonical = np.arange(200)
+    canonical[100:] -= 100
+    params = structured_init(CONFIG, jax.random.key(0), canonical=canonical)
+    embedding = params["ends"]["embedding"]
+    apart = embedding[100:] - embedding[:100]
+    np.testing.assert_allclose(apart, np.tile(apart[:1], (100, 1)), atol=1e-5)
+    # 0.5 of a word, at right angles to all words.
+    np.testing.assert_allclose(np.linalg.norm(apart[0]), 0.5 * 96**0.5, rtol=1e-5)
+    np.testing.assert_allclose(embedding[:100] @ apart[0], 0, atol=1e-4)
+    # Seen by other forms in a run that comes back, and copied as the same.
+    rng = np.random.default_rng(0)
+    words = rng.permutation(100)[:60]
+    words = np.append(words, words[20:50])
+    positions = jnp.arange(90, dtype=jnp.int32)[None]
+    layers = [jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(2)]
+
+    def run(forms):
+        stream = jnp.asarray(embedding[words + 100 * forms])[None]
+        stream = stream + attention(layers[0], stream, positions)[0]
+        return attention(layers[1], stream, positions)
+
+    seen = run(rng.integers(0, 2, 90))[1]
+    hits = [seen[1, i, i - 60 + 21] for i in range(65, 88)]  # of the last two tokens
+    assert np.mean(hits) > 0.7
+
+
 def test_logits_and_stream_have_unit_variance(params):
     policy = make_policy(CONFIG)
     tokens = np.random.default_rng(1).integers(0, 200, (4, 50)).astype(np.int32)
