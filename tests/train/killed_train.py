@@ -16,7 +16,7 @@ from gru_mem_jax.train import loop
 from gru_mem_jax.train.run import train
 
 PLACES = {
-    "sampling": (Engine, "step"),
+    "sampling": (Engine, "step_until"),
     "updating": (loop, "host_count"),
     "saving": (checkpoints.Checkpoints, "_finish_saving"),
     "writing": (metrics.MetricsWriter, "write"),

@@ -358,21 +358,21 @@ def test_stopped_and_continued_over_bad_examples(make_run, unbroken, monkeypatch
 
 
 def _stop_at_step(patch, number):
-    original, enter, held = Engine.step, StopSignal.__enter__, []
+    original, enter, held = Engine.step_until, StopSignal.__enter__, []
 
     def entered(signal):
         held.append(signal)
         return enter(signal)
 
-    def step(engine):
+    def step(engine, called):
         step.calls += 1
         if step.calls == number:
             held[-1].request()
-        return original(engine)
+        return original(engine, called)
 
     step.calls = 0
     patch.setattr(StopSignal, "__enter__", entered)
-    patch.setattr(Engine, "step", step)
+    patch.setattr(Engine, "step_until", step)
 
 
 class Shouting(JsonlSource):

@@ -17,7 +17,7 @@ from gru_mem_jax.train.loop import Loop
 
 DOCS = pathlib.Path(gru_mem_jax.__file__).parents[1] / "docs"
 LEARNING = quick_settings(
-    num_steps=16, questions_per_step=4, group_size=8, eval_every=0, save_every=16
+    num_steps=32, questions_per_step=4, group_size=8, eval_every=0, save_every=32
 )
 
 
@@ -25,7 +25,7 @@ def test_a_run_learns_what_is_rewarded(unbroken):
     """Half of the vocabulary's ids are even: the reward starts at about 0.5."""
     rows = unbroken(LEARNING).rows()
     rewards = [row["reward/outcome"] for row in rows]
-    assert len(rewards) == 16
+    assert len(rewards) == 32
     assert np.mean(rewards[:3]) < 0.6
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.15
     assert rows[-1]["kl"] > 10 * rows[0]["kl"] > 0

@@ -54,7 +54,7 @@ class StopAt:
 # What is called where, and how often before the stop.
 PLACES = {
     "before_step_1": ("evaluation_columns", loop, 1, 0),
-    "sampling": ("step", Engine, 8, 1),
+    "sampling": ("step_until", Engine, 8, 1),
     "scoring": ("learnable", loop, 2, 1),
     "updating": ("host_count", loop, 3, 1),
     "last_part_of_an_update": ("host_count", loop, 4, 2),
@@ -86,7 +86,7 @@ def test_overlap_is_bit_equal_too(make_run, unbroken, monkeypatch, number):
     """The weights of the rollouts in flight are saved beside the new ones."""
     run = make_run()
     with monkeypatch.context() as patch:
-        StopAt(patch).call(Engine, "step", number)
+        StopAt(patch).call(Engine, "step_until", number)
         assert not run(OVERLAP).finished
     run(OVERLAP)
     other = unbroken(OVERLAP)
