@@ -10,8 +10,6 @@ import numpy as np
 from gru_mem_jax.data.turns import TurnRow
 from gru_mem_jax.errors import InputError
 
-# Places for targets, of all tokens: a fifth to a quarter is used. Each costs logits.
-TARGETS_PER_TOKEN = 1 / 3
 # A batch is full when so many turns in a row found no room.
 _MISSES = 24
 
@@ -81,7 +79,7 @@ def packed_batches(
 ) -> Iterator[PackedBatch]:
     """Batches of turns, shuffled through a pool; the same for equal arguments.
 
-    M is TARGETS_PER_TOKEN of all tokens of a batch.
+    M is half of all tokens of a batch.
 
     Args:
       turns: without end, or batches end with it.
@@ -94,7 +92,7 @@ def packed_batches(
       InputError: a turn is longer than a row.
     """
     rng = random.Random(f"pool/{seed}")
-    targets = int(rows * row_tokens * TARGETS_PER_TOKEN)
+    targets = rows * row_tokens // 2
     pool: list[TurnRow] = []
     while True:
         pool += itertools.islice(turns, pool_turns - len(pool))

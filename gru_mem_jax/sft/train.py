@@ -26,12 +26,7 @@ from gru_mem_jax.policy.functional import Params, Policy, make_policy
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.policy.structured import structured_init
 from gru_mem_jax.sft.config import SFTConfig
-from gru_mem_jax.sft.packing import (
-    TARGETS_PER_TOKEN,
-    PackedBatch,
-    pack,
-    packed_batches,
-)
+from gru_mem_jax.sft.packing import PackedBatch, pack, packed_batches
 from gru_mem_jax.sft.progress import Progress
 from gru_mem_jax.sft.step import correct_targets, make_optimizer, make_step
 from gru_mem_jax.tokenization import TextTokenizer
@@ -138,7 +133,7 @@ def plan(config: SFTConfig) -> list[str]:
     # Adam's two moments, gradients and weights; logits and scores of a batch.
     shape, tokens = policy.config, config.rows * config.row_tokens
     batch = tokens * shape.num_attention_heads * config.row_tokens
-    batch = 4 * (batch * shape.num_hidden_layers + tokens * shape.vocab_size // 3)
+    batch = 4 * (batch * shape.num_hidden_layers + tokens * shape.vocab_size // 2)
     memory = (4 * 4 * weights + 2 * batch) / 2**20
     return [
         f"policy: {shape.family}, {weights:,} weights, from "
@@ -197,7 +192,7 @@ def _in_order(
     turns: Sequence[TurnRow], config: SFTConfig
 ) -> Iterator[tuple[list[list[TurnRow]], PackedBatch]]:
     """Batches of the turns in their order, the last one part empty."""
-    targets = int(config.rows * config.row_tokens * TARGETS_PER_TOKEN)
+    targets = config.rows * config.row_tokens // 2
     bins: list[list[TurnRow]] = [[]]
     used = held = 0
     for turn in turns:
