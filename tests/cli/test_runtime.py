@@ -83,7 +83,7 @@ seen = []
 jax.monitoring.register_event_listener(lambda event, **_: seen.append(event))
 @jax.jit
 def heavy(x):
-    for i in range(60):
+    for i in range(300):
         x = jnp.tanh(x @ x.T) + jnp.sort(x, axis=i % 2)
     return x
 heavy(jnp.ones((8, 8))).block_until_ready()
