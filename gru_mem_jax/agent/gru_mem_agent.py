@@ -16,9 +16,8 @@ from typing import Any
 
 from gru_mem_jax.agent import driver, inputs
 from gru_mem_jax.agent.config import (
-    SETTINGS_FILE,
     AgentConfig,
-    config_from_json,
+    check_budgets,
     config_or_settings,
     replace_settings,
 )
@@ -95,7 +94,8 @@ class GRUMemAgent:
         Args:
           directory: a path, or `hf://org/name@revision`: config.json, weights,
             tokenizer, and perhaps gru_mem.json, the settings that the policy was
-            trained with.
+            trained with, and generation_config.json, by which it is sampled where they
+            do not say.
           config: instead of those settings; a dict changes single ones of them, as
             `settings` does.
           slots: how many questions `answer_many` works on at once.
@@ -113,17 +113,18 @@ class GRUMemAgent:
                 f"hf://org/name@revision, got {shown(directory)}"
             )
         slots = check_int("slots", slots, 1)
+        from gru_mem_jax.policy.agent_settings import policy_settings
         from gru_mem_jax.policy.files import open_policy_dir
         from gru_mem_jax.policy.hf import load_policy
         from gru_mem_jax.tokenization import TextTokenizer
 
         files = open_policy_dir(directory)
         if not isinstance(config, AgentConfig):
-            text = files.read_text(SETTINGS_FILE)
-            own = AgentConfig() if text is None else config_from_json(text)
-            config = config_or_settings(config, own)
+            config = config_or_settings(config, policy_settings(files))
         config = replace_settings(config, **settings)
         tokenizer = TextTokenizer.from_pretrained(files.root)
+        # Before the weights, which may take minutes.
+        check_budgets(PromptBuilder(tokenizer, config.prompt), config)
         policy, params = load_policy(files.root)
         tokenizer.check_rows(policy.config.vocab_size)
         return cls((policy, params), tokenizer, config, slots=slots)
