@@ -1,8 +1,6 @@
 """What Python callers hand in: done as it is meant, or refused in one line."""
 
 import collections
-import decimal
-import fractions
 import io
 import json
 import pathlib
@@ -10,10 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 from callers import agent_on, policy
-from loops import BYTES, CONFIG
+from loops import BYTES
 
-from gru_mem_jax.agent import AgentConfig, GRUMemAgent, SamplingConfig
-from gru_mem_jax.agent.config import config_from_json, config_to_dict
 from gru_mem_jax.agent.inputs import context_pieces, pairs, texts
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.testing.scripted import ScriptedGenerator
@@ -294,118 +290,3 @@ def test_pairs_of_a_stream_are_taken_one_by_one():
     assert taken == [0]
     with pytest.raises(InputError, match=r"questions\[2\]"):
         list(items)
-
-
-# -- settings and arguments -----------------------------------------------------------
-
-
-def built(config, **kwargs):
-    return GRUMemAgent(ScriptedGenerator(policy, BYTES), BYTES, config, **kwargs).config
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({"chunk_size": np.int64(32)}, {"chunk_size": 32}),
-        ({"chunk_size": np.array(32)}, {"chunk_size": 32}),
-        ({"mode": np.str_("memagent")}, {"mode": "memagent"}),
-        ({"deadline_seconds": np.float32(0.5)}, {"deadline_seconds": 0.5}),
-        ({"deadline_seconds": fractions.Fraction(1, 2)}, {"deadline_seconds": 0.5}),
-        ({"deadline_seconds": decimal.Decimal("0.5")}, {"deadline_seconds": 0.5}),
-        (
-            {"sampling": {"seed": np.uint8(4)}, "temperature": 0},
-            {"sampling": SamplingConfig(seed=4, temperature=0)},
-        ),
-    ],
-)
-def test_a_dict_is_a_config_and_numbers_are_numbers(config, expected):
-    config = built(config)
-    assert config == AgentConfig(**expected)
-    assert config_from_json(json.dumps(config_to_dict(config))) == config
-    for name, value in expected.items():
-        assert type(getattr(config, name)) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (32, "config must be an AgentConfig or a dict of settings, got 32"),
-        ("chunk_size", "config must be an AgentConfig"),
-        (
-            AgentConfig,
-            "config must be an AgentConfig or a dict of settings, got <class",
-        ),
-        ([], "config must be an AgentConfig"),
-        ({1: 2}, "config has a key that is no name: 1"),
-        ({"chunk_sice": 2}, "unknown setting 'chunk_sice'; did you mean 'chunk_size'"),
-        (
-            {"prompt": {"stile": "full"}},
-            "config.prompt has an unknown setting 'stile'; did you mean 'style'",
-        ),
-        ({"chunk_size": {}}, "chunk_size must be an integer"),
-        ({"sampling": 3}, "sampling must be a SamplingConfig, got 3"),
-        ({"chunk_size": np.bool_(True)}, "chunk_size must be an integer"),
-        ({"chunk_size": np.float64(3)}, "chunk_size must be an integer"),
-        ({"chunk_size": np.array([3])}, "chunk_size must be an integer"),
-        ({"chunk_size": 10**5000}, "got an integer of 16610 bits"),
-        ({"deadline_seconds": 10**400}, "got an integer of 1329 bits"),
-        ({"deadline_seconds": np.float64("nan")}, "deadline_seconds must be a number"),
-        ({"deadline_seconds": decimal.Decimal("NaN")}, "deadline_seconds must be a"),
-        ({"deadline_seconds": 1j}, "deadline_seconds must be a number"),
-        ({"mode": ["memagent"]}, r"mode must be one of .*; got \['memagent'\]"),
-        ({"mode": np.array(["memagent", "x"])}, "mode must be one of"),
-    ],
-)
-def test_configs_that_are_refused(config, message):
-    with pytest.raises(InputError, match=message):
-        built(config)
-
-
-@pytest.mark.parametrize(
-    ("policy_argument", "tokenizer", "message"),
-    [
-        ([1, 2], BYTES, r"policy must be a generator, .*; got \(int, int\)"),
-        ((1, 2, 3), BYTES, r"got \(int, int, int\)"),
-        (None, BYTES, "policy must be a generator, .*; got None"),
-        ("runs/policy", BYTES, "from_pretrained loads a directory"),
-        (ScriptedGenerator, BYTES, "policy must be a generator, .*; got <class"),
-        (
-            ScriptedGenerator([], BYTES),
-            None,
-            "tokenizer must be an Encoder .*, got None",
-        ),
-        (ScriptedGenerator([], BYTES), "name", "tokenizer must be an Encoder"),
-        (ScriptedGenerator([], BYTES), type(BYTES), "tokenizer must be an Encoder"),
-    ],
-)
-def test_constructor_arguments_that_are_refused(policy_argument, tokenizer, message):
-    with pytest.raises(InputError, match=message):
-        GRUMemAgent(policy_argument, tokenizer, CONFIG)
-
-
-@pytest.mark.parametrize("slots", [0, 2.0, None, True, "4"])
-def test_slots_that_are_refused(slots):
-    with pytest.raises(InputError, match="slots must be"):
-        built(None, slots=slots)
-    with pytest.raises(InputError, match="slots must be"):
-        GRUMemAgent.from_pretrained("anywhere", slots=slots)
-
-
-@pytest.mark.parametrize("directory", [None, 3, b"policy", "", ["policy"]])
-def test_directories_that_are_refused(directory):
-    with pytest.raises(InputError, match="directory must be the path of a policy"):
-        GRUMemAgent.from_pretrained(directory)
-
-
-def test_callbacks_that_are_refused():
-    async def on_turn(turn):
-        pass
-
-    for callback, message in (
-        ("print", "on_turn must be a function of a turn, got 'print'"),
-        (on_turn, "on_turn must be a plain function, got a coroutine function"),
-    ):
-        generator = ScriptedGenerator(policy, BYTES)
-        with pytest.raises(InputError, match=message):
-            agent_on(generator).answer("Q", TEXT, callback)
-        assert generator.requests == []
