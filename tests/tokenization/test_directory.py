@@ -293,15 +293,8 @@ def test_stops_of_the_files(llama):
     assert stops() == ((), None)
 
 
-SMALL = (
-    "tokenizer.json",
-    CONFIG,
-    MAP,
-    "generation_config.json",
-    "config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+SMALL = ("tokenizer.json", CONFIG, MAP, "generation_config.json", "config.json")
+SMALL += ("chat_template.jinja", "chat_template.json")
 
 
 def test_byte_order_marks_change_nothing(llama):
@@ -338,14 +331,8 @@ def test_other_forms_of_tokenizers_are_to_be_converted(llama, name):
 # -- classes that take only words ----------------------------------------------------
 
 TEXT = "1. a\n\n2. b\n\n 13 c  7\n\n\n2024\t5\nIt's caf\u00e9 e\u0301 \u4e16 the birds "
-NAMED_CLASSES = (
-    None,
-    "PreTrainedTokenizerFast",
-    "Qwen2Tokenizer",
-    "GPT2Tokenizer",
-    "LlamaTokenizerFast",
-    "GemmaTokenizer",
-)
+NAMED_CLASSES = (None, "PreTrainedTokenizerFast", "Qwen2Tokenizer", "GPT2Tokenizer")
+NAMED_CLASSES += ("LlamaTokenizerFast", "GemmaTokenizer")
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral", "gemma3_text"])
