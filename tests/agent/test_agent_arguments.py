@@ -125,3 +125,38 @@ def test_callbacks_that_are_refused():
         with pytest.raises(InputError, match=message):
             agent_on(generator).answer("Q", "abc", callback)
         assert generator.requests == []
+
+
+def test_what_a_directory_says_counts_before_its_weights_are_read(
+    tmp_path, monkeypatch
+):
+    """generation_config.json where gru_mem.json is silent, as in `gru-mem ask`."""
+    from gru_mem_jax.data import word_tokenizer
+    from gru_mem_jax.policy import hf
+
+    word_tokenizer.save(tmp_path)
+    (tmp_path / "gru_mem.json").write_text('{"chunk_size": 48}')
+    generation = {"do_sample": True, "temperature": 0.6, "top_k": 7}
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    read = []
+
+    def refuse(*args, **kwargs):
+        read.append(args)
+        raise InputError("weights")
+
+    monkeypatch.setattr(hf, "load_policy", refuse)
+    monkeypatch.setattr(
+        "gru_mem_jax.agent.gru_mem_agent.check_budgets",
+        lambda builder, config: read.append(config),
+    )
+    with pytest.raises(InputError, match="weights"):
+        GRUMemAgent.from_pretrained(tmp_path, top_k=3)
+    config = read[0]
+    assert (config.chunk_size, config.sampling.temperature) == (48, 0.6)
+    assert config.sampling.top_k == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(hf, "load_policy", refuse)
+    read.clear()
+    with pytest.raises(InputError, match="prompt_tokens is 8192, but the gated prompt"):
+        GRUMemAgent.from_pretrained(tmp_path, chunk_size=10**6)
+    assert read == []
