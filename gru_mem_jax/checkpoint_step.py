@@ -12,7 +12,8 @@ import pathlib
 import re
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ FORMAT = 1
 RECORD = "record.json"
 FILES = "files"
 _MAX_RECORD = 1 << 28
-_MAX_BATCH = 1 << 28  # bytes that are read back at a time, or one array
+_MAX_BATCH = 1 << 24  # bytes that are read back at a time, or one array
 _FILE_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")  # one folder deep
 
 
@@ -90,10 +91,46 @@ def make_contents(
     return contents
 
 
+class Pace:
+    """How fast a save is completed: beside a training, until somebody waits for it.
+
+    It sleeps so long between its parts that it takes a twentieth of the machine.
+    """
+
+    def __init__(self):
+        cores = os.cpu_count() or 1
+        self._sleep = max(0.0, 20 / cores - 1)  # seconds for each one of work
+        self._hurry = threading.Event()
+        self._since = 0.0
+
+    def hurry(self) -> None:
+        """From here on without sleep."""
+        self._hurry.set()
+
+    def start(self) -> Callable[[], None] | None:
+        """Begins, in the calling thread, whose priority is lowered.
+
+        Returns:
+          What to call after each part of the work; None where there is no sleep.
+        """
+        if self._hurry.is_set():
+            return None
+        if sys.platform == "linux":  # elsewhere it would be the whole process's
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        self._since = time.perf_counter()
+        return self._rest if self._sleep else None
+
+    def _rest(self) -> None:
+        self._hurry.wait(self._sleep * (time.perf_counter() - self._since))
+        self._since = time.perf_counter()
+
+
 def complete(
     folder: pathlib.Path,
     contents: Mapping[str, bytes],
     flat: Mapping[str, Mapping[str, Any]],
+    rest: Callable[[], None] | None = None,
 ) -> None:
     """Completes a step whose arrays Orbax has written, and proves that it restores.
 
@@ -101,6 +138,7 @@ def complete(
       folder: not yet under the step's name.
       contents: of `make_contents`.
       flat: tree name to flat tree, of anything with shapes and dtypes.
+      rest: called after each part of the work.
 
     Raises:
       OSError: it cannot be written.
@@ -113,22 +151,15 @@ def complete(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         durable_files.write_atomically(path, data)
-    durable_files.write_manifest(folder)
+    durable_files.write_manifest(folder, rest)
     durable_files.drop_cached(folder)
-    found = list(durable_files.problems(folder))
+    found = list(durable_files.problems(folder, rest))
     for name, data in contents.items():
         if not found and (folder / name).read_bytes() != data:
             found.append(f"{name} is another than was given")
     if found:
         raise RunError(f"{folder}: read back otherwise than written: {found[0]}")
-    check_arrays(folder, flat)
-
-
-def lower_priority() -> None:
-    """Leaves the processor to what trains meanwhile: of this thread, until it ends."""
-    if sys.platform == "linux":  # elsewhere it would be the whole process's
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    check_arrays(folder, flat, rest)
 
 
 def read_record(folder: pathlib.Path) -> dict[str, Any]:
@@ -226,14 +257,19 @@ def _check(
             )
 
 
-def check_arrays(folder: pathlib.Path, flat: Mapping[str, Mapping[str, Any]]) -> None:
+def check_arrays(
+    folder: pathlib.Path,
+    flat: Mapping[str, Mapping[str, Any]],
+    rest: Callable[[], None] | None = None,
+) -> None:
     """Reads all arrays of a step back, as a restore would, and compares them.
 
-    Streaming: at most 256 MiB are held at a time, or one array where it is larger.
+    Streaming: at most 16 MiB are held at a time, or one array where it is larger.
 
     Args:
       folder: of the step.
       flat: tree name to flat tree, of anything with shapes and dtypes.
+      rest: called after each part.
 
     Raises:
       RunError: one cannot be read, or differs from its checksum in the record.
@@ -243,6 +279,8 @@ def check_arrays(folder: pathlib.Path, flat: Mapping[str, Mapping[str, Any]]) ->
         for batch in _batches(tree):
             arrays = _read_arrays(folder, name, batch, on_host=True)
             _compare(folder, name, arrays, saved.get(name, {}))
+            if rest is not None:
+                rest()
 
 
 def _batches(tree: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -30,10 +30,10 @@ from gru_mem_jax import checkpoint_trees as trees_lib
 from gru_mem_jax import durable_files
 from gru_mem_jax.checkpoint_step import (
     FILES,
+    Pace,
     Restored,
     complete,
     identity,
-    lower_priority,
     make_contents,
     read_record,
     read_step,
@@ -176,7 +176,8 @@ class Checkpoints:
         needed = sum(map(len, contents.values()))
         needed += sum(trees_lib.nbytes(tree) for tree in flat.values())
         shapes = {name: trees_lib.abstract(tree) for name, tree in flat.items()}
-        self._start_saving(_Save(step, contents, shapes, needed, wait), flat)
+        self._pace = Pace()
+        self._start_saving(_Save(step, contents, shapes, needed, self._pace), flat)
         if wait:
             self.wait()
 
@@ -187,6 +188,7 @@ class Checkpoints:
           RunError: it could not be saved.
         """
         if self._thread is not None:
+            self._pace.hurry()
             self._thread.join()
             self._thread = None
         failure, self._failure = self._failure, None
@@ -233,9 +235,7 @@ class Checkpoints:
         aside = self.directory / f"{save.step}.saving"
         try:
             self._saver.wait_until_finished()
-            if not save.waited_for:
-                lower_priority()
-            complete(aside, save.contents, save.shapes)
+            complete(aside, save.contents, save.shapes, save.pace.start())
             os.rename(aside, self._folder(save.step))
             durable_files.sync_folder(self.directory)
             self._good.add(save.step)
@@ -394,4 +394,4 @@ class _Save(NamedTuple):
     contents: dict[str, bytes]
     shapes: dict[str, dict[str, Any]]
     needed: int  # bytes
-    waited_for: bool
+    pace: Pace

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shutil
 import stat
+from collections.abc import Callable
 
 from gru_mem_jax.errors import RunError
 
@@ -106,21 +107,31 @@ def is_full(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in words)
 
 
-def write_manifest(folder: str | os.PathLike[str]) -> None:
-    """Lists the sha256 of every file below a folder in its SHA256SUMS."""
+def write_manifest(
+    folder: str | os.PathLike[str], rest: Callable[[], None] | None = None
+) -> None:
+    """Lists the sha256 of every file below a folder in its SHA256SUMS.
+
+    Args:
+      folder: of the files.
+      rest: called after each of them, which are then read one by one.
+    """
     folder = pathlib.Path(folder)
     names = [name for name in _names(folder) if name != MANIFEST]
-    hashes = _hash_all([folder / name for name in names])
+    hashes = _hash_all([folder / name for name in names], rest)
     text = "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, names))
     write_atomically(folder / MANIFEST, text)
 
 
-def problems(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+def problems(
+    folder: str | os.PathLike[str], rest: Callable[[], None] | None = None
+) -> tuple[str, ...]:
     """What is wrong with a folder that `write_manifest` has seen; empty: nothing.
 
     Every file must be there, regular, listed and equal to its sha256, so that a single
     byte anywhere, the list's own included, cannot change unnoticed. What another
-    process deletes meanwhile is named like what was never there.
+    process deletes meanwhile is named like what was never there. `rest` is as of
+    `write_manifest`.
     """
     folder = pathlib.Path(folder)
     try:
@@ -138,7 +149,7 @@ def problems(folder: str | os.PathLike[str]) -> tuple[str, ...]:
                 regular.append(name)
             else:
                 found.append(f"{name} is not a regular file")
-        hashes = _hash_all([folder / name for name in regular])
+        hashes = _hash_all([folder / name for name in regular], rest)
         for name, digest in zip(regular, hashes):
             if digest != listed[name]:
                 size = (folder / name).stat().st_size
@@ -178,7 +189,15 @@ def _read_manifest(path: pathlib.Path) -> dict[str, str]:
     return listed
 
 
-def _hash_all(paths: list[pathlib.Path]) -> list[str]:
+def _hash_all(
+    paths: list[pathlib.Path], rest: Callable[[], None] | None = None
+) -> list[str]:
+    if rest is not None:
+        hashes = []
+        for path in paths:
+            hashes.append(sha256(path))
+            rest()
+        return hashes
     if sum(path.stat().st_size for path in paths) < _WORTH_THREADS:
         return [sha256(path) for path in paths]
     workers = max(1, min(8, os.cpu_count() or 1, len(paths)))

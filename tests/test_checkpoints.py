@@ -1,7 +1,11 @@
 """Saving and restoring steps: exactness, placement, what is kept, what is refused."""
 
 import json
+import os
 import subprocess
+import threading
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -321,6 +325,35 @@ def test_arrays_are_read_back_a_bounded_part_at_a_time(tmp_path, monkeypatch):
     assert sorted(key for batch in batches for key in batch) == sorted(tree)
     assert max(len(batch) for batch in batches) == 2
     assert ["large"] in batches
+
+
+def test_a_save_beside_a_training_is_slow_until_somebody_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    slept = []
+
+    class Clock(threading.Event):
+        def wait(self, timeout=None):
+            slept.append((timeout, self.is_set()))
+            return super().wait(None if timeout is None else min(timeout, 30))
+
+    monkeypatch.setattr(
+        checkpoint_step,
+        "threading",
+        types.SimpleNamespace(Event=Clock, get_native_id=threading.get_native_id),
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"params": PARAMS}, wait=False)
+        deadline = time.monotonic() + 20
+        while not slept and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert slept
+        assert slept[0][0] > 0
+        assert not slept[0][1]
+        checkpoints.wait()
+        assert checkpoints.steps() == (1,)
+        count = len(slept)
+        checkpoints.save(2, {"params": PARAMS})  # waited for: no sleep that lasts
+        assert all(hurried for _, hurried in slept[count:])
 
 
 def test_a_restored_array_is_compared_with_its_checksum(tmp_path):

@@ -223,8 +223,8 @@ def test_damaged_steps_count_for_nothing_when_old_ones_are_deleted(copied):
 def test_a_new_step_that_cannot_be_verified_deletes_nothing(copied, monkeypatch):
     write = durable_files.write_manifest
 
-    def write_then_rot(folder):
-        write(folder)
+    def write_then_rot(folder, rest):
+        write(folder, rest)
         damaged_checkpoints.flip_middle(folder / "params" / "_METADATA")
 
     monkeypatch.setattr(durable_files, "write_manifest", write_then_rot)
