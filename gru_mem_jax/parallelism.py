@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import plain_numbers
 
 ROLLOUTS = "rollouts"
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"

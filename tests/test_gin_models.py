@@ -12,9 +12,10 @@ from gru_mem_jax.data.hotpotqa import HotpotQASource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.memory import memory_estimate
 from gru_mem_jax.rl.rollout import check_agent
+from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
 from gru_mem_jax.train import config
+from gru_mem_jax.train.footprint import memory_estimate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _QWEN3 = {"family": "qwen3", "num_hidden_layers": 36, "head_dim": 128}
@@ -91,11 +92,9 @@ def settings_of(*files, **macros):
     """The run's settings, as `gru-mem train` makes them for a bare policy."""
     bindings = [f"{name} = {value!r}" for name, value in macros.items()]
     gin = GinConfig(configurables(), [f"gin/{file}.gin" for file in files], bindings)
-    default = config.TrainSettings(agent=config.AgentConfig())
+    default = config.TrainConfig(agent=config.AgentConfig(), source=SyntheticSource())
     if any(file.endswith(TINY) for file in files):
-        default = config.TrainSettings(
-            agent=config.AgentConfig(), suite=config.SyntheticSuite()
-        )
+        default = dataclasses.replace(default, suite=SyntheticSuite())
     settings = gin.build(default)
     gin.check_all_read()
     gin.check_macros_used()
@@ -181,7 +180,7 @@ def test_ablations_differ_from_the_tiny_run_in_what_they_say(name):
 
 def test_the_evaluation_of_a_policy_without_training():
     from gru_mem_jax.cli.evaluating import configurables as evaluated
-    from gru_mem_jax.evaluation.suite import SyntheticSuite
+    from gru_mem_jax.tiny.sources import SyntheticSuite
 
     gin = GinConfig(evaluated(), ["gin/experiments/no_rl.gin"], [])
     suite = gin.build(SyntheticSuite())

@@ -15,30 +15,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import from its own layer and from those above it in this list.
 LAYERS = [
-    {"errors", "shapes", "version"},
+    {"errors", "shapes", "version", "records", "durable_files"},
     {"data.example"},
     {"agent"},
     {"data"},
-    {
-        "checkpoint_trees",
-        "checksums",
-        "durable_files",
-        "plain_path",
-        "tensorboard",
-        "training_signals",
-    },
-    {"checkpoint_step", "config_text", "file_lock", "orbax_noise"},
-    {
-        "tokenization",
-        "policy",
-        "parallelism",
-        "checkpoints",
-        "metrics",
-        "run_folder",
-    },
+    {"tokenization", "policy", "parallelism"},
     {"sampling"},
     {"rl"},
-    {"sft", "train", "evaluation"},
+    {"runs"},
+    {"evaluation"},
+    {"train"},
+    {"tiny"},
+    {"sft"},
+    {"bench"},
     {"cli"},
 ]
 # A convenience for people who start in Python: builds everything below from a folder.

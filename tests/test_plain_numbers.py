@@ -7,27 +7,27 @@ import numpy as np
 import pytest
 
 from gru_mem_jax.agent import AgentConfig, PromptConfig, SamplingConfig
-from gru_mem_jax.agent.validation import to_record
-from gru_mem_jax.data.files import JsonlSource
+from gru_mem_jax.bench.sampling import BenchConfig
 from gru_mem_jax.data.hotpotqa import HotpotQASource
+from gru_mem_jax.data.jsonl import JsonlSource
 from gru_mem_jax.data.squad import SQuADSource
-from gru_mem_jax.data.synthetic import SyntheticConfig
-from gru_mem_jax.data.turns import TurnConfig
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation.suite import SyntheticSuite
 from gru_mem_jax.parallelism import MeshConfig
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.rope_config import RopeConfig
+from gru_mem_jax.records import to_record
 from gru_mem_jax.rl.advantages import AdvantageConfig
-from gru_mem_jax.rl.batching import PackConfig
 from gru_mem_jax.rl.lora import LoraConfig
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
+from gru_mem_jax.rl.packing import PackConfig
 from gru_mem_jax.rl.rewards import RewardConfig
-from gru_mem_jax.sampling.bench import BenchConfig
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sft.config import OptimizerConfig, SFTConfig
-from gru_mem_jax.train.config import TrainConfig
+from gru_mem_jax.tiny.sources import SyntheticSuite
+from gru_mem_jax.tiny.synthetic import SyntheticConfig
+from gru_mem_jax.tiny.turns import TurnConfig
+from gru_mem_jax.train.config import LoopConfig
 
 DIMENSIONS = {
     "vocab_size": 64,
@@ -60,7 +60,7 @@ CONFIGS = [
     EngineConfig(refill_after=2),
     OptimizerConfig(),
     SFTConfig(),
-    TrainConfig(overlap=True),
+    LoopConfig(overlap=True),
 ]
 
 

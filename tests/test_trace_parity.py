@@ -8,7 +8,8 @@ from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import SamplingConfig
-from gru_mem_jax.data import synthetic, word_tokenizer
+from gru_mem_jax.tiny import synthetic
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
 
 torch = pytest.importorskip("torch", reason="compares with Hugging Face torch")
 pytestmark = [

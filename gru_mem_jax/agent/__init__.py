@@ -5,13 +5,13 @@ from gru_mem_jax.agent.config import AgentConfig, Mode
 from gru_mem_jax.agent.gru_mem_agent import GRUMemAgent
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.records import (
+from gru_mem_jax.agent.requests import Completion, Generator, Request, SamplingConfig
+from gru_mem_jax.agent.trajectory import (
     Trajectory,
     Turn,
     trajectory_from_dict,
     trajectory_to_dict,
 )
-from gru_mem_jax.agent.requests import Completion, Generator, Request, SamplingConfig
 
 __all__ = [
     "AgentConfig",

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from gru_mem_jax.agent.encoding import Encoder, Span
 from gru_mem_jax.agent.inputs import Context, context_pieces, texts
 from gru_mem_jax.agent.text import check_text
-from gru_mem_jax.agent.validation import check_int
+from gru_mem_jax.records import check_int
 
 # A block ends before a single space between words: most tokenizers begin a token
 # there whatever follows. Else before any white space, else where it is full.

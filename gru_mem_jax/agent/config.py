@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
 from gru_mem_jax.agent.requests import SamplingConfig
-from gru_mem_jax.agent.validation import (
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import (
     check_choice,
     check_int,
     check_number,
+    did_you_mean,
     from_record,
     plain_numbers,
     shown,
-    suggestion,
     to_record,
 )
-from gru_mem_jax.errors import InputError
 
 SETTINGS_FILE = "gru_mem.json"
 Mode = Literal["with_exit_gate", "without_exit_gate", "memagent"]
@@ -173,7 +173,7 @@ def config_or_settings(given: object, own: AgentConfig) -> AgentConfig:
                 if name not in known:
                     raise InputError(
                         f"config.{part} has an unknown setting {shown(name)}"
-                        f"{suggestion(str(name), known)}"
+                        f"{did_you_mean(str(name), known)}"
                     )
             settings |= whole.pop(part)
     return replace_settings(own, **settings | whole)
@@ -193,7 +193,7 @@ def replace_settings(config: AgentConfig, **settings: Any) -> AgentConfig:
     known = {*homes, *(f.name for f in dataclasses.fields(AgentConfig))}
     for name, value in settings.items():
         if name not in known:
-            raise InputError(f"unknown setting {name!r}{suggestion(name, known)}")
+            raise InputError(f"unknown setting {name!r}{did_you_mean(name, known)}")
         if name in homes:
             part = homes[name]
             old = changes.get(part, getattr(config, part))

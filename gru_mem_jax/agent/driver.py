@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from gru_mem_jax.agent.loop import Recurrence
-from gru_mem_jax.agent.records import Turn
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.agent.sharing import join
+from gru_mem_jax.agent.trajectory import Turn
 
 
 def run(

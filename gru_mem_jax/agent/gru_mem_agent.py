@@ -25,11 +25,11 @@ from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.inputs import Context
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.records import Trajectory, Turn
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.agent.sharing import join
-from gru_mem_jax.agent.validation import check_int, shown
+from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_int, shown
 
 AsyncContext = Context | AsyncIterable[str]
 Pair = tuple[str, Context] | Mapping[str, Any]

@@ -21,10 +21,10 @@ from gru_mem_jax.agent.inputs import Context, context_pieces, question_text
 from gru_mem_jax.agent.memory import clean_memory, fit_memory, gated_memory
 from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.records import Trajectory, Turn
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
 from gru_mem_jax.agent.resume import check_resumable
 from gru_mem_jax.agent.text import DeadlineReached, until_deadline
+from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.errors import InputError, RunError
 
 INTERRUPTED = "interrupted"

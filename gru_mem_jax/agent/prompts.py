@@ -12,14 +12,17 @@ policies trained on it: tags for words, so that hardly a token is overhead.
 """
 
 import dataclasses
+import math
+import types
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from gru_mem_jax.agent.encoding import PLACEHOLDER, Encoder
 from gru_mem_jax.agent.parse import TAGS, found_tags
 from gru_mem_jax.agent.requests import Prompt, Role, Segment
-from gru_mem_jax.agent.validation import check_choice, check_variables, plain_numbers
-from gru_mem_jax.errors import PolicyError
+from gru_mem_jax.agent.text import check_text
+from gru_mem_jax.errors import InputError, PolicyError
+from gru_mem_jax.records import check_choice, plain, plain_numbers
 
 Order = Literal["memory_first", "chunk_first"]
 Style = Literal["full", "compact"]
@@ -282,3 +285,34 @@ def _template(
         parts += [tuple(ids), marks[mark]]
     parts.append(tuple(encoder.encode_control(rendered)))
     return tuple(part for part in parts if part)
+
+
+_RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
+
+
+def check_variables(name: str, value: object) -> dict[str, Any]:
+    """A copy of what a chat template is told, by name.
+
+    Raises:
+      InputError: it is no mapping of names to JSON scalars, or a name is taken.
+    """
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{name} must map names to values, such as "
+            f'{{"enable_thinking": false}}; got {value!r:.80}'
+        )
+    values = {key: plain(item) for key, item in value.items()}
+    for key, item in values.items():
+        if not isinstance(key, str) or not key.isidentifier():
+            raise InputError(f"{name}: {key!r:.80} cannot be the name of a variable")
+        if key in _RESERVED:
+            raise InputError(f"{name}: {key} is given by the prompts themselves")
+        scalar = isinstance(item, (str, int, float, bool, types.NoneType))
+        if not scalar or (isinstance(item, float) and not math.isfinite(item)):
+            raise InputError(
+                f"{name}: {key} must be a finite number, text, true, false or none; "
+                f"got {item!r:.80}"
+            )
+        if isinstance(item, str):
+            check_text(item, f"{name}: {key}")
+    return values

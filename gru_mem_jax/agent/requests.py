@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
-from gru_mem_jax.agent.validation import check_int, check_number, plain_numbers
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_int, check_number, plain_numbers
 
 Role = Literal["control", "question", "chunk", "memory"]
 FinishReason = Literal["stop", "length"]

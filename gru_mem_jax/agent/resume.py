@@ -3,9 +3,9 @@
 from typing import Any
 
 from gru_mem_jax.agent.config import config_from_dict, config_to_dict
-from gru_mem_jax.agent.records import Trajectory
-from gru_mem_jax.agent.validation import to_record
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import to_record
 
 # A resumed run may have other limits; everything else must be as it was.
 _LIMITS = ("max_chunks", "deadline_seconds")

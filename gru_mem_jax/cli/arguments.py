@@ -1,28 +1,15 @@
 """Argument parsing with one-line errors and "did you mean"."""
 
 import argparse
-import difflib
 import json
 import os
 import pathlib
 import re
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from gru_mem_jax.errors import InputError
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint to append to an error: the closest known name, or all if few."""
-    known = sorted(set(known))
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:  # long names whose last part was typed alone
-        close = [k for k in known if k.lower().endswith("." + name.lower())][:1]
-    if close:
-        return f" (did you mean {close[0]}?)"
-    if known and len(known) <= 8:
-        return f" (known: {', '.join(known)})"
-    return ""
+from gru_mem_jax.records import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):

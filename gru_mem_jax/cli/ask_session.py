@@ -12,8 +12,8 @@ from gru_mem_jax.agent.config import AgentConfig, longest_turn
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import INTERRUPTED, Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.records import Trajectory, trajectory_from_dict
 from gru_mem_jax.agent.requests import Generator, Request
+from gru_mem_jax.agent.trajectory import Trajectory, trajectory_from_dict
 from gru_mem_jax.cli import json_output, runtime, signals, terminal
 from gru_mem_jax.cli.display import Header, View, make_view
 from gru_mem_jax.cli.recorder import Recorder, fingerprint

@@ -54,8 +54,8 @@ _SETTINGS = (
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from gru_mem_jax.bench import sampling as bench
     from gru_mem_jax.cli import json_output, platforms, terminal
-    from gru_mem_jax.sampling import bench
 
     given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
     config = bench.BenchConfig(**given)

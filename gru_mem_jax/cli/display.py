@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Protocol
 
-from gru_mem_jax.agent.records import Trajectory, Turn
+from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.cli import terminal
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gru_mem_jax.cli import arguments
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import did_you_mean
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.agent.config import replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.evaluation.run import write_pages
-    from gru_mem_jax.evaluation.suite import MODES, SyntheticSuite, table_rows
+    from gru_mem_jax.evaluation.suite import MODES, table_rows
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.tiny.sources import SyntheticSuite
 
     modes = _choices("--modes", args.modes, MODES)
     target = json_output.open_target(args.json) if args.json else None
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _suite_flags(args: argparse.Namespace) -> dict[str, Any]:
-    from gru_mem_jax.data.synthetic import TASKS
+    from gru_mem_jax.tiny.synthetic import TASKS
 
     given: dict[str, Any] = {}
     if args.tasks is not None:
@@ -117,7 +119,7 @@ def _choices(flag: str, text: str | None, known: Sequence[str]) -> tuple[str, ..
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in known:
-            hint = arguments.did_you_mean(name, known)
+            hint = did_you_mean(name, known)
             raise InputError(f"{flag}: unknown name {name!r}{hint}")
     return names
 

@@ -22,7 +22,7 @@ MIX = ("single_key", "multi_key", "multi_value", "multi_query")
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in an evaluation."""
-    from gru_mem_jax.evaluation.suite import SyntheticSuite
+    from gru_mem_jax.tiny.sources import SyntheticSuite
 
     return (AgentConfig, PromptConfig, SamplingConfig, EngineConfig, SyntheticSuite)
 

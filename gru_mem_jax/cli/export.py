@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     arguments.check_folder("--out", args.out, new=True)
     runtime.start()
-    from gru_mem_jax.train.export import export_run
+    from gru_mem_jax.runs.export import export_run
 
     step = export_run(
         args.run,

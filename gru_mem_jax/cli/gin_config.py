@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from gru_mem_jax.cli import gin_files, gin_imports, terminal
-from gru_mem_jax.cli.arguments import did_you_mean
 from gru_mem_jax.cli.gin_types import check_type
 from gru_mem_jax.errors import GRUMemError, InputError
+from gru_mem_jax.records import did_you_mean
 
 T = TypeVar("T")
 _Key = tuple[str, str]  # scope and selector

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from gru_mem_jax.cli import gin_imports
-from gru_mem_jax.cli.arguments import did_you_mean
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import did_you_mean
 
 # Holds `gin/`, the files that come with the package: `gin/runs/sft.gin` is found from
 # every working directory.

@@ -17,8 +17,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from gru_mem_jax.cli.arguments import did_you_mean
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import did_you_mean
 
 
 class _Beside(importlib.abc.MetaPathFinder):

@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from gru_mem_jax.agent.records import Trajectory, Turn
+from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.cli import terminal
 from gru_mem_jax.cli.display import Header, Progress, compiled_line, summary
 

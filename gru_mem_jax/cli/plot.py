@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.evaluation.training_figures import plot_training
-    from gru_mem_jax.run_folder import RunFolder
+    from gru_mem_jax.runs.folder import RunFolder
+    from gru_mem_jax.runs.plots import plot_training
 
     folders = [RunFolder.read(path) for path in dict.fromkeys(args.runs)]
     if len(folders) > 1 and args.out is None:
@@ -51,7 +51,7 @@ def metrics_rows(folder) -> list[dict]:
     Raises:
       InputError: there are none, or they cannot be read.
     """
-    from gru_mem_jax.metrics import read_metrics
+    from gru_mem_jax.runs.metrics import read_metrics
 
     # Not a pipe, say: the folder may be a stranger's.
     rows = read_metrics(folder.metrics) if folder.metrics.is_file() else []

@@ -49,7 +49,7 @@ class _Plan:
 
     Attributes:
       sft, spoil: SFTConfig of the two supervised stages.
-      rl: TrainSettings.
+      rl: TrainConfig.
       rl_text: the settings as gin text.
       before, after: held-out questions for the warm start, and for the end.
       long_memory: more for the end, that need a long memory.
@@ -103,10 +103,10 @@ def run(args: argparse.Namespace) -> int:
 def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
     """All stages, from gin."""
     from gru_mem_jax.cli import evaluating, gin_config, sft, train
-    from gru_mem_jax.evaluation.suite import SyntheticSuite
     from gru_mem_jax.sampling.config import EngineConfig
     from gru_mem_jax.sft.config import SFTConfig
     from gru_mem_jax.sft.train import agent_settings
+    from gru_mem_jax.tiny.sources import SyntheticSuite
 
     if not args.gin_file:
         args.gin_file = [_GIN_FILE]
@@ -215,8 +215,8 @@ def _report(
     from gru_mem_jax.cli import evaluating
     from gru_mem_jax.evaluation.run import write_pages
     from gru_mem_jax.evaluation.suite import table_rows
-    from gru_mem_jax.evaluation.training_figures import plot_training
-    from gru_mem_jax.metrics import read_metrics
+    from gru_mem_jax.runs.metrics import read_metrics
+    from gru_mem_jax.runs.plots import plot_training
 
     overview, *_ = plot_training(
         {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"

@@ -8,7 +8,7 @@ import stat
 import time
 
 from gru_mem_jax.agent.loop import INTERRUPTED
-from gru_mem_jax.agent.records import Trajectory, trajectory_to_dict
+from gru_mem_jax.agent.trajectory import Trajectory, trajectory_to_dict
 from gru_mem_jax.cli.json_output import Target
 from gru_mem_jax.policy.files import TEMPLATE_FOLDER
 

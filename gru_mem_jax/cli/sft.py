@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def configurables() -> tuple[type, ...]:
     """What gin can configure in a supervised run."""
     from gru_mem_jax.agent.prompts import PromptConfig
-    from gru_mem_jax.data.synthetic import SyntheticConfig
-    from gru_mem_jax.data.turns import TurnConfig
-    from gru_mem_jax.policy.structured import StructuredConfig
     from gru_mem_jax.sft import OptimizerConfig, SFTConfig, TinyModel
+    from gru_mem_jax.tiny.structured import StructuredConfig
+    from gru_mem_jax.tiny.synthetic import SyntheticConfig
+    from gru_mem_jax.tiny.turns import TurnConfig
 
     return (
         SFTConfig,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gru_mem_jax.agent.records import Turn
+from gru_mem_jax.agent.trajectory import Turn
 from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from gru_mem_jax.evaluation.training_samples import TrainingSample
+    from gru_mem_jax.runs.samples import TrainingSample
 
 _ROWS = 6
 _PIPE_WIDTH = 160
@@ -58,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.evaluation.training_samples import read_samples, sample_steps
-    from gru_mem_jax.metrics import read_metrics
-    from gru_mem_jax.run_folder import RunFolder
+    from gru_mem_jax.runs.folder import RunFolder
+    from gru_mem_jax.runs.metrics import read_metrics
+    from gru_mem_jax.runs.samples import read_samples, sample_steps
 
     folder = RunFolder.read(args.run)
     try:

@@ -52,8 +52,7 @@ def configurables() -> tuple[type, ...]:
     from gru_mem_jax.agent.config import AgentConfig
     from gru_mem_jax.agent.prompts import PromptConfig
     from gru_mem_jax.agent.requests import SamplingConfig
-    from gru_mem_jax.data.synthetic import SyntheticConfig
-    from gru_mem_jax.evaluation.suite import SyntheticSuite
+    from gru_mem_jax.data.sources import ListSource
     from gru_mem_jax.parallelism import MeshConfig
     from gru_mem_jax.rl.advantages import AdvantageConfig
     from gru_mem_jax.rl.lora import LoraConfig
@@ -61,6 +60,8 @@ def configurables() -> tuple[type, ...]:
     from gru_mem_jax.rl.optimizer import LearnerConfig
     from gru_mem_jax.rl.rewards import RewardConfig
     from gru_mem_jax.sampling.config import EngineConfig
+    from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
+    from gru_mem_jax.tiny.synthetic import SyntheticConfig
     from gru_mem_jax.train import config
 
     return (
@@ -76,15 +77,15 @@ def configurables() -> tuple[type, ...]:
         LearnerConfig,
         RewardConfig,
         EngineConfig,
+        config.LoopConfig,
         config.TrainConfig,
-        config.TrainSettings,
-        config.SyntheticSource,
-        config.ListSource,
+        SyntheticSource,
+        ListSource,
     )
 
 
 def settings_from(gin: Any, agent: Any = None) -> Any:
-    """The run's TrainSettings, from a GinConfig.
+    """The run's TrainConfig, from a GinConfig.
 
     Args:
       gin: what is bound.
@@ -93,21 +94,23 @@ def settings_from(gin: Any, agent: Any = None) -> Any:
     Raises:
       InputError: no policy, or a setting that does not exist or is out of range.
     """
-    from gru_mem_jax.evaluation.suite import SyntheticSuite
     from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
     from gru_mem_jax.train import config
     from gru_mem_jax.train.plan import policy_agent
 
-    train = gin.build_field("train", config.TrainConfig())
+    train = gin.build_field("train", config.LoopConfig())
     if train.policy is None:
         raise InputError(
-            "no policy to begin with: set TrainConfig.policy, e.g. "
-            "--gin.TrainConfig.policy='\"DIR\"'"
+            "no policy to begin with: set LoopConfig.policy, e.g. "
+            "--gin.LoopConfig.policy='\"DIR\"'"
         )
     if agent is None:
         agent = policy_agent(open_policy_dir(train.policy))
     suite = SyntheticSuite(chunk_tokens=min(agent.chunk_size, 64))
-    default = dataclasses.replace(config.TrainSettings(), agent=agent, suite=suite)
+    default = dataclasses.replace(
+        config.TrainConfig(source=SyntheticSource()), agent=agent, suite=suite
+    )
     return gin.build(default)
 
 
@@ -118,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run and args.run_dir is None:
         raise InputError("--run_dir RUN is needed (or --dry_run)")
     if args.record:
-        args.gin_bindings.append("TrainConfig.record = True")
+        args.gin_bindings.append("LoopConfig.record = True")
     runtime.start()
     gin = gin_config.load(args, configurables())
     settings = settings_from(gin)
@@ -151,7 +154,7 @@ def _listed_if_bad(most: int | None) -> Iterator[None]:
     Args:
       most: lines; None: all.
     """
-    from gru_mem_jax.data.records import BadRecordsError
+    from gru_mem_jax.data.bad_records import BadRecordsError
     from gru_mem_jax.train.data_check import told
 
     try:
@@ -166,9 +169,9 @@ def _listed_if_bad(most: int | None) -> Iterator[None]:
 def _dry_run(settings: Any, text: str) -> None:
     """Checks, and prints the settings to stdout, what they come to to stderr."""
     from gru_mem_jax.policy.files import open_policy_dir
-    from gru_mem_jax.rl.memory import describe_memory
     from gru_mem_jax.train import plan
     from gru_mem_jax.train.data_check import check_data, make_judge
+    from gru_mem_jax.train.footprint import describe_memory
     from gru_mem_jax.train.questions import QuestionStage
 
     directory = open_policy_dir(settings.train.policy)

@@ -13,7 +13,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gru_mem_jax.data import files
+from gru_mem_jax.data import jsonl as files
+from gru_mem_jax.data.bad_records import BadRecord, Records
 from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.data.paragraphs import (
     Paragraph,
@@ -22,7 +23,6 @@ from gru_mem_jax.data.paragraphs import (
     Span,
     compose,
 )
-from gru_mem_jax.data.records import BadRecord, Records
 from gru_mem_jax.errors import InputError
 
 

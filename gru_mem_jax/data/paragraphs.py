@@ -6,10 +6,10 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from gru_mem_jax.agent.validation import check_choice, check_int
-from gru_mem_jax.data import files
+from gru_mem_jax.data import jsonl as files
 from gru_mem_jax.data.example import Scoring
 from gru_mem_jax.data.scoring import SCORERS
+from gru_mem_jax.records import check_choice, check_int
 
 Form = Literal["numbered", "plain"]
 FORMS: tuple[Form, ...] = ("numbered", "plain")

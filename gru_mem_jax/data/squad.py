@@ -12,7 +12,8 @@ import random
 import re
 from typing import Any, NamedTuple
 
-from gru_mem_jax.data import files
+from gru_mem_jax.data import jsonl as files
+from gru_mem_jax.data.bad_records import BadRecord, Records
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.paragraphs import (
     Paragraph,
@@ -21,7 +22,6 @@ from gru_mem_jax.data.paragraphs import (
     Span,
     compose,
 )
-from gru_mem_jax.data.records import BadRecord, Records
 from gru_mem_jax.errors import InputError
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")

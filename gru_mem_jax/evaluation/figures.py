@@ -4,7 +4,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.evaluation.outcomes import Outcome
 
 # Okabe and Ito's palette: told apart by the colour-blind and in grey.

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.scoring import score
 

@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.evaluation.outcomes import Outcome
 

@@ -4,90 +4,20 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.records import Trajectory
 from gru_mem_jax.agent.requests import Generator
-from gru_mem_jax.agent.validation import plain_numbers
-from gru_mem_jax.data import synthetic
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
-from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.outcomes import Outcome, outcome, summarize
 
 MODES = ("memagent", "without_exit_gate", "with_exit_gate")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SyntheticSuite:
-    """Held-out synthetic questions.
-
-    Attributes:
-      tasks: of `synthetic.TASKS`, each a set of its own.
-      contexts: (placement of the evidence, number of chunks) pairs.
-      num_questions: in each set.
-      chunk_tokens: words and marks of a chunk.
-      min_items, max_items: values of multi_value, keys of multi_query.
-      varied: share of the texts whose white space, case and marks vary.
-      seed: of the questions.
-    """
-
-    tasks: tuple[str, ...] = synthetic.TASKS
-    contexts: tuple[tuple[str, int], ...] = (("uniform", 8), ("first_20", 32))
-    num_questions: int = 32
-    chunk_tokens: int = 64
-    min_items: int = 2
-    max_items: int = 4
-    varied: float = 0.0
-    seed: int = 1000
-
-    def __post_init__(self):
-        plain_numbers(self)
-        if self.num_questions < 1:
-            raise InputError(
-                f"num_questions must be at least 1, got {self.num_questions}"
-            )
-        for context in self.contexts:
-            if len(context) != 2:
-                raise InputError(
-                    "contexts holds (placement, num_chunks) pairs such as "
-                    f"('uniform', 8), got {context!r}"
-                )
-        for placement, chunks in self.contexts:  # refuses what can't be generated
-            for task in self.tasks:
-                self._generator(task, placement, chunks)
-
-    def _generator(self, task, placement, chunks) -> synthetic.SyntheticConfig:
-        return synthetic.SyntheticConfig(
-            tasks=(task,),
-            num_chunks=chunks,
-            chunk_tokens=self.chunk_tokens,
-            min_items=self.min_items,
-            max_items=self.max_items,
-            placement=placement,
-            varied=self.varied,
-            split="test",
-            seed=self.seed,
-        )
-
-    def question_sets(self) -> Iterator["QuestionSet"]:
-        """The sets, context by context."""
-        for placement, chunks in self.contexts:
-            for task in self.tasks:
-                config = self._generator(task, placement, chunks)
-                yield QuestionSet(
-                    task=task,
-                    evidence=placement,
-                    num_chunks=chunks,
-                    examples=tuple(
-                        synthetic.generate(config, index)
-                        for index in range(self.num_questions)
-                    ),
-                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +33,13 @@ class QuestionSet:
     evidence: str
     num_chunks: int
     examples: tuple[Example, ...]
+
+
+class Suite(Protocol):
+    """Held-out questions, in sets."""
+
+    def question_sets(self) -> Iterator[QuestionSet]:
+        """The sets, in the order of a table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,11 @@ import dataclasses
 import math
 from typing import Any
 
-from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy import checks
 from gru_mem_jax.policy.families import FAMILIES, Family
 from gru_mem_jax.policy.rope_config import RopeConfig
+from gru_mem_jax.records import plain_numbers
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"

@@ -96,10 +96,10 @@ def load_policy(
     name = name or _widest(tensors)
     # Bad directories are refused without the seconds and the memory that jax takes.
     from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.placement import Placement
+    from gru_mem_jax.policy.loading import ParamsLoader
 
     policy = make_policy(config)
-    placement = Placement(policy, name, mesh, form)
+    placement = ParamsLoader(policy, name, mesh, form)
     placement.check_memory(directory.root)
     for tensor, read in read_tensors(directory, tensors):
         placement.add(tensor, read)

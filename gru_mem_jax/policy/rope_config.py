@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from gru_mem_jax.agent.validation import plain_numbers
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.checks import check_number
+from gru_mem_jax.records import plain_numbers
 
 SUPPORTED = ("default", "linear", "llama3", "yarn")
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gru_mem_jax.agent.validation import check_number, plain_numbers
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_number, plain_numbers
 from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.rewards import RewardConfig, rewards
 from gru_mem_jax.shapes import check_shape

@@ -41,7 +41,6 @@ from gru_mem_jax.parallelism import (
 )
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.rl import lora
-from gru_mem_jax.rl.batching import PackConfig, PackedRows
 from gru_mem_jax.rl.logprobs import row_logprobs
 from gru_mem_jax.rl.objective import (
     ObjectiveConfig,
@@ -55,6 +54,7 @@ from gru_mem_jax.rl.optimizer import (
     make_schedule,
     optimizer_shardings,
 )
+from gru_mem_jax.rl.packing import PackConfig, PackedRows
 
 
 @jax.tree_util.register_dataclass

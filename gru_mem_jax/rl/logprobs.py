@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gru_mem_jax.policy.functional import Params, Policy
-from gru_mem_jax.rl.batching import PackedRows
 from gru_mem_jax.rl.outcomes import Array
+from gru_mem_jax.rl.packing import PackedRows
 from gru_mem_jax.shapes import check_shape
 
 

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_mem_jax.agent.validation import check_int, check_number, plain_numbers
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.functional import Params, Policy
+from gru_mem_jax.records import check_int, check_number, plain_numbers
 
 Adapters = dict[str, Any]
 

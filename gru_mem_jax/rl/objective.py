@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gru_mem_jax.agent.validation import check_number, plain_numbers
+from gru_mem_jax.records import check_number, plain_numbers
 from gru_mem_jax.rl.outcomes import Array
 from gru_mem_jax.shapes import check_shape
 

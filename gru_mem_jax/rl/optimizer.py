@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gru_mem_jax.agent.validation import (
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import (
     check_choice,
     check_int,
     check_number,
     plain_numbers,
 )
-from gru_mem_jax.errors import InputError
-from gru_mem_jax.rl.batching import PackConfig
 from gru_mem_jax.rl.lora import LoraConfig
+from gru_mem_jax.rl.packing import PackConfig
 
 SCHEDULES = ("constant", "linear", "cosine")
 DTYPES = ("float32", "bfloat16")

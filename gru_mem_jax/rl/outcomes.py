@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from gru_mem_jax.agent.config import MODES
-from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.scoring import score
 from gru_mem_jax.errors import InputError, RunError

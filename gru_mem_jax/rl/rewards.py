@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 
 from gru_mem_jax.agent.config import MODES
-from gru_mem_jax.agent.records import Trajectory
-from gru_mem_jax.agent.validation import (
+from gru_mem_jax.agent.trajectory import Trajectory
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.scoring import SCORERS, score
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import (
     check_choice,
     check_int,
     check_number,
     plain_numbers,
 )
-from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.scoring import SCORERS, score
-from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.outcomes import STOP_REASONS, Array, Outcomes, RewardFn
 from gru_mem_jax.shapes import check_shape
 

@@ -16,13 +16,13 @@ from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.records import Trajectory
 from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.rl.batching import Conversation, conversations
 from gru_mem_jax.rl.outcomes import Array, Outcomes, RewardFn, outcomes
+from gru_mem_jax.rl.packing import Conversation, conversations
 
 Group = Sequence[Trajectory]
 _FEWEST_TURNS = 8

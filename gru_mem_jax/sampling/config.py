@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-from gru_mem_jax.agent.validation import plain, plain_numbers
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import plain, plain_numbers
 
 FRESH_LENGTH = 256
 MOST_COPIED = 2**17  # cache positions, over all rows of a prefill

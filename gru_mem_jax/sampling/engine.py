@@ -27,7 +27,7 @@ from gru_mem_jax.sampling.blocks import batches
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
 from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
-from gru_mem_jax.sampling.placement import Placement, Residents
+from gru_mem_jax.sampling.prefixes import Placement, Residents
 from gru_mem_jax.sampling.stop_strings import first_stop
 
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from gru_mem_jax.agent.validation import plain_numbers
-from gru_mem_jax.data.synthetic import SyntheticConfig
-from gru_mem_jax.data.turns import TurnConfig
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.rope import RopeConfig
-from gru_mem_jax.policy.structured import StructuredConfig
+from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.tiny.structured import StructuredConfig
+from gru_mem_jax.tiny.synthetic import SyntheticConfig
+from gru_mem_jax.tiny.turns import TurnConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

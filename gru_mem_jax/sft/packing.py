@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gru_mem_jax.data.turns import TurnRow
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.tiny.turns import TurnRow
 
 # A batch is full when so many turns in a row found no room.
 _MISSES = 24

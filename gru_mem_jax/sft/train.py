@@ -17,20 +17,20 @@ import numpy as np
 from gru_mem_jax.agent.config import AgentConfig, check_budgets
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import SamplingConfig
-from gru_mem_jax.data import word_tokenizer
-from gru_mem_jax.data.synthetic import SyntheticConfig
-from gru_mem_jax.data.turns import OracleTurns, TurnRow, synthetic_turns
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.parallelism import device_memory
 from gru_mem_jax.policy.files import open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.functional import Params, Policy, make_policy
 from gru_mem_jax.policy.hf import load_policy
-from gru_mem_jax.policy.structured import structured_init
 from gru_mem_jax.sampling.footprint import size_text
 from gru_mem_jax.sft.config import SFTConfig
 from gru_mem_jax.sft.packing import PackedBatch, pack, packed_batches
 from gru_mem_jax.sft.progress import Progress
 from gru_mem_jax.sft.step import correct_targets, make_optimizer, make_step
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
+from gru_mem_jax.tiny.structured import structured_init
+from gru_mem_jax.tiny.synthetic import SyntheticConfig
+from gru_mem_jax.tiny.turns import OracleTurns, TurnRow, synthetic_turns
 from gru_mem_jax.tokenization import TextTokenizer
 
 POLICY_FOLDER = "policy"
@@ -73,9 +73,9 @@ def run(
       InputError: out_dir cannot be used, or the configuration does not fit together.
       RunError: the loss is not finite, or something cannot be written.
     """
-    from gru_mem_jax.checkpoints import Checkpoints
-    from gru_mem_jax.metrics import MetricsWriter
     from gru_mem_jax.policy.hf import export_policy
+    from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+    from gru_mem_jax.runs.metrics import MetricsWriter
 
     started = time.perf_counter()
     out = _prepare(out_dir)

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from gru_mem_jax.checkpoint_step import read_record
-from gru_mem_jax.checkpoint_trees import first_difference, from_signatures
-from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import GRUMemError, InputError, RunError
-from gru_mem_jax.metrics import read_metrics
-from gru_mem_jax.run_folder import RunFolder
+from gru_mem_jax.records import first_difference
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+from gru_mem_jax.runs.checkpoints.step import read_record
+from gru_mem_jax.runs.checkpoints.trees import from_signatures
+from gru_mem_jax.runs.folder import RunFolder
+from gru_mem_jax.runs.metrics import read_metrics
 
 _TIMES = ("_seconds", "_per_s")
 

@@ -2,22 +2,21 @@
 
 import dataclasses
 import hashlib
-from typing import Any, Protocol
+from typing import Any
 
 from gru_mem_jax.agent.config import MODES, AgentConfig
-from gru_mem_jax.agent.validation import (
+from gru_mem_jax.data.bad_records import ON_BAD_RECORD
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.sources import ExampleSource, on_bad_record
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.suite import Suite
+from gru_mem_jax.parallelism import MeshConfig
+from gru_mem_jax.records import (
     check_choice,
     check_int,
     check_number,
     plain_numbers,
 )
-from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.files import index_at
-from gru_mem_jax.data.records import ON_BAD_RECORD, OnBadRecord, Records
-from gru_mem_jax.data.synthetic import SyntheticConfig, generate
-from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation.suite import SyntheticSuite
-from gru_mem_jax.parallelism import MeshConfig
 from gru_mem_jax.rl.advantages import AdvantageConfig
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
@@ -41,79 +40,8 @@ MAY_CHANGE = (
 )
 
 
-class ExampleSource(Protocol):
-    """Where questions come from: position 0, 1, 2, ... without end.
-
-    One that has a method `records` too (`data.records.FiniteSource`) is judged before
-    the first step. The others are judged as they go: an example that breaks a budget,
-    or at whose position an InputError is raised, is skipped, or ends the run if the
-    source has an attribute `on_bad_record` = "error".
-    """
-
-    def example(self, position: int) -> Example:
-        """The example at a position; equal for equal positions, on any machine."""
-
-
-def on_bad_record(source: ExampleSource) -> OnBadRecord:
-    """What a source says of bad records; if nothing, those without end skip them."""
-    finite = callable(getattr(source, "records", None))
-    return getattr(source, "on_bad_record", "error" if finite else "skip")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SyntheticSource:
-    """Synthetic questions, never twice the same.
-
-    Attributes:
-      config: what they are like.
-      on_bad_record: "skip" passes over questions that break a budget; "error".
-    """
-
-    config: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
-    on_bad_record: OnBadRecord = "skip"
-
-    def __post_init__(self):
-        check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
-
-    def example(self, position: int) -> Example:
-        """The example at a position."""
-        return generate(self.config, position)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ListSource:
-    """Given examples, in an order of its own in every epoch.
-
-    Attributes:
-      examples: at least one; ids are unique.
-      seed: of the orders.
-      on_bad_record: "error", bad examples end a run before its first step; "skip".
-    """
-
-    examples: tuple[Example, ...]
-    seed: int = 0
-    on_bad_record: OnBadRecord = "error"
-
-    def __post_init__(self):
-        plain_numbers(self)
-        if not self.examples:
-            raise InputError("a source of examples must hold at least one")
-        check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
-        if len({example.id for example in self.examples}) < len(self.examples):
-            raise InputError("two examples have one id; ids are unique in a source")
-
-    def example(self, position: int) -> Example:
-        """The example at a position."""
-        return self.examples[index_at(position, self.seed, len(self.examples))]
-
-    def records(self) -> Records:
-        """The examples; none is bad by itself."""
-        good = tuple((f"example {i}", item) for i, item in enumerate(self.examples))
-        return Records(name="ListSource", good=good)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class LoopConfig:
     """The loop. Sizes are the paper's by default.
 
     Attributes:
@@ -189,7 +117,7 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainConfig:
     """Everything together; each part is configured by itself.
 
     Attributes:
@@ -203,16 +131,16 @@ class TrainSettings:
       suite: held-out questions, for eval_every.
     """
 
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    train: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     agent: AgentConfig | None = None
-    source: ExampleSource = dataclasses.field(default_factory=SyntheticSource)
+    source: ExampleSource
     rewards: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     advantages: AdvantageConfig = dataclasses.field(default_factory=AdvantageConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     learner: LearnerConfig = dataclasses.field(default_factory=LearnerConfig)
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    suite: SyntheticSuite | None = None
+    suite: Suite | None = None
 
     def __post_init__(self):
         config = self.train
@@ -231,7 +159,7 @@ class TrainSettings:
             )
 
 
-def settings_text(settings: TrainSettings) -> str:
+def settings_text(settings: TrainConfig) -> str:
     """The settings as text, one "Class.field = value" a line, to compare runs by."""
     lines: list[str] = []
 

@@ -19,11 +19,12 @@ from typing import Any
 
 from gru_mem_jax import durable_files
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.data.files import FileSource
+from gru_mem_jax.data.bad_records import BadRecord, BadRecordsError, Records, reasons
+from gru_mem_jax.data.jsonl import FileSource
 from gru_mem_jax.data.judge import Judge
-from gru_mem_jax.data.records import BadRecord, BadRecordsError, Records, reasons
+from gru_mem_jax.data.sources import ExampleSource, on_bad_record
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
-from gru_mem_jax.train.config import ExampleSource, TrainSettings, on_bad_record
+from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.plan import Plan
 from gru_mem_jax.version import __version__
 
@@ -78,7 +79,7 @@ def told(records: Records, listed: str | None, most: int | None = _LISTED) -> li
     return lines
 
 
-def make_judge(settings: TrainSettings, planned: Plan) -> Judge:
+def make_judge(settings: TrainConfig, planned: Plan) -> Judge:
     """The judge of a run's examples."""
     builder = PromptBuilder(planned.encoder, planned.agent.prompt)
     rewards = settings.rewards

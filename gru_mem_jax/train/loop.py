@@ -17,19 +17,19 @@ import jax
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.metrics import MetricsWriter
-from gru_mem_jax.rl.batching import Conversation, PackedRows, mini_batches, pack
 from gru_mem_jax.rl.learner import Carry, Learner, Report, Score, host_count
+from gru_mem_jax.rl.packing import Conversation, PackedRows, mini_batches, pack
 from gru_mem_jax.rl.rollout import learnable
-from gru_mem_jax.rl.rollout_files import load_rollouts, save_rollouts
-from gru_mem_jax.run_folder import RunFolder
+from gru_mem_jax.runs.checkpoints.store import RunState, RunStore
+from gru_mem_jax.runs.folder import RunFolder
+from gru_mem_jax.runs.metrics import MetricsWriter
+from gru_mem_jax.runs.rollouts import load_rollouts, save_rollouts
+from gru_mem_jax.runs.signals import StopSignal, Watchdog
 from gru_mem_jax.train import metrics as columns_of
-from gru_mem_jax.train.config import TrainSettings
+from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.evaluate import evaluation_columns
 from gru_mem_jax.train.progress import TrainProgress
 from gru_mem_jax.train.rollouts import Rollouts, RolloutStage, check_gap
-from gru_mem_jax.train.store import Progress, TrainStore
-from gru_mem_jax.training_signals import StopSignal, Watchdog
 
 ROLLOUTS = "rollouts"
 
@@ -51,12 +51,12 @@ class Parts:
       place: puts full params where the engine runs.
     """
 
-    settings: TrainSettings
+    settings: TrainConfig
     agent: AgentConfig
     encoder: Encoder
     learner: Learner
     stage: RolloutStage
-    store: TrainStore
+    store: RunStore
     run: RunFolder
     metrics: MetricsWriter
     show: TrainProgress
@@ -76,7 +76,7 @@ class Loop:
       progress: where it stands.
     """
 
-    def __init__(self, parts: Parts, progress: Progress):
+    def __init__(self, parts: Parts, progress: RunState):
         self._parts, self.at = parts, progress
         self._config = parts.settings.train
         self._seconds: dict[str, float] = {}
@@ -160,7 +160,7 @@ class Loop:
         columns["skipped"] = int(state.skipped)
         met = self.at.met_bad + batch.skipped
         columns["data/skipped"] = self._parts.stage.skipped(met)
-        self.at = Progress(
+        self.at = RunState(
             step=step,
             state=state,
             position=batch.position,

@@ -22,11 +22,11 @@ from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import load_config
-from gru_mem_jax.rl.memory import check_memory, memory_estimate
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.tokenization import TextTokenizer
-from gru_mem_jax.train.config import TrainSettings
+from gru_mem_jax.train.config import TrainConfig
+from gru_mem_jax.train.footprint import check_memory, memory_estimate
 
 
 class Plan(NamedTuple):
@@ -64,7 +64,7 @@ def policy_agent(directory: PolicyDir) -> AgentConfig:
     return dataclasses.replace(config, sampling=sampling)
 
 
-def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
+def plan(settings: TrainConfig, directory: PolicyDir) -> Plan:
     """Checks settings against each other and the policy; seconds, and no weights.
 
     Raises:
@@ -120,7 +120,7 @@ def plan(settings: TrainSettings, directory: PolicyDir) -> Plan:
     )
 
 
-def _notes(settings: TrainSettings, agent: AgentConfig, mesh: Mesh) -> list[str]:
+def _notes(settings: TrainConfig, agent: AgentConfig, mesh: Mesh) -> list[str]:
     notes = []
     config, rewards = settings.train, settings.rewards
     rollouts = config.questions_per_step * config.group_size

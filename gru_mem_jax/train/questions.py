@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.judge import Judge
+from gru_mem_jax.data.sources import ExampleSource, on_bad_record
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.train.config import ExampleSource, on_bad_record
 from gru_mem_jax.train.data_check import DataCheck
 
 # So many bad examples one after the other end a run.

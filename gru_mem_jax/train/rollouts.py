@@ -14,7 +14,7 @@ from gru_mem_jax import durable_files
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.records import Trajectory, trajectory_to_dict
+from gru_mem_jax.agent.trajectory import Trajectory, trajectory_to_dict
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.parallelism import pmap_groups
@@ -22,7 +22,7 @@ from gru_mem_jax.rl.advantages import AdvantageConfig, Scores, group_has_signal
 from gru_mem_jax.rl.advantages import score_groups as score_arrays
 from gru_mem_jax.rl.rollout import RolloutBatch, make_batch, rollout, sample
 from gru_mem_jax.sampling.engine import Engine
-from gru_mem_jax.train.config import TrainSettings
+from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.questions import QuestionStage
 
 
@@ -57,7 +57,7 @@ class Scorer:
       devices: to map over.
     """
 
-    def __init__(self, settings: TrainSettings, mode: str, devices: Sequence[Any]):
+    def __init__(self, settings: TrainConfig, mode: str, devices: Sequence[Any]):
         advantages: AdvantageConfig = settings.advantages
         if mode == "memagent":
             advantages = dataclasses.replace(advantages, alpha=1.0)
@@ -104,7 +104,7 @@ class RolloutStage:
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: TrainConfig,
         agent: AgentConfig,
         encoder: Encoder,
         scorer: Scorer,

@@ -11,30 +11,30 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
-from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.metrics import MetricsWriter, start_wandb
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl.learner import Learner, make_learner
-from gru_mem_jax.rl.memory import describe_memory
-from gru_mem_jax.run_folder import RunFolder, describe_environment
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+from gru_mem_jax.runs.checkpoints.store import RunState, RunStore, weights_digest
+from gru_mem_jax.runs.folder import RunFolder, describe_environment
+from gru_mem_jax.runs.metrics import MetricsWriter, start_wandb
+from gru_mem_jax.runs.signals import StopSignal, Watchdog
 from gru_mem_jax.sampling.engine import Engine
-from gru_mem_jax.train.config import MAY_CHANGE, TrainSettings, settings_text
+from gru_mem_jax.train.config import MAY_CHANGE, TrainConfig, settings_text
 from gru_mem_jax.train.data_check import (
     check_data,
     data_identity,
     keep_in_run,
     make_judge,
 )
+from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Parts
 from gru_mem_jax.train.plan import Plan, plan
 from gru_mem_jax.train.progress import TrainProgress
 from gru_mem_jax.train.questions import QuestionStage
 from gru_mem_jax.train.rollouts import RolloutStage, Scorer
-from gru_mem_jax.train.store import Progress, TrainStore, weights_digest
-from gru_mem_jax.training_signals import StopSignal, Watchdog
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class TrainResult:
 
 
 def train(
-    settings: TrainSettings,
+    settings: TrainConfig,
     policy_dir: str,
     run_dir: str | pathlib.Path,
     *,
@@ -77,7 +77,7 @@ def train(
       config_text: the settings as text, compared when a run is gone on with; None: a
         text made of `settings`.
       resume_with_changes: go on although the settings, or the source's data, differ.
-      replay: a folder of rollouts that were kept by `TrainConfig.record`: they are
+      replay: a folder of rollouts that were kept by `LoopConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
       quiet: show nothing on stderr.
@@ -143,7 +143,7 @@ def train(
 
 
 def _run(
-    settings: TrainSettings,
+    settings: TrainConfig,
     planned: Plan,
     directory: PolicyDir,
     run: RunFolder,
@@ -226,14 +226,14 @@ def _run(
 
 
 def _store(
-    settings: TrainSettings,
+    settings: TrainConfig,
     planned: Plan,
     directory: PolicyDir,
     run: RunFolder,
     learner: Learner,
     checkpoints: Checkpoints,
     accept_data: bool,
-) -> TrainStore:
+) -> RunStore:
     identity: dict[str, Any] = {"policy": planned.policy.config.to_hf()}
     lora = settings.learner.lora
     if lora is not None:
@@ -243,7 +243,7 @@ def _store(
     files = tokenizer_files(directory)
     files["operative.gin"] = run.config_text.encode()
     files[SETTINGS_FILE] = _json(config_to_dict(_settings_to_use(planned, directory)))
-    return TrainStore(
+    return RunStore(
         checkpoints,
         learner,
         identity,
@@ -267,12 +267,12 @@ def _settings_to_use(planned: Plan, directory: PolicyDir) -> AgentConfig:
 
 
 def _weights(
-    settings: TrainSettings,
+    settings: TrainConfig,
     learner: Learner,
     directory: PolicyDir,
     planned: Plan,
-    progress: Progress | None,
-) -> tuple[Any, Any, Progress]:
+    progress: RunState | None,
+) -> tuple[Any, Any, RunState]:
     """Frozen params, the reference's params, and where the run stands."""
     lora, beta = settings.learner.lora, settings.objective.beta
     frozen, reference, first = {}, None, None
@@ -286,7 +286,7 @@ def _weights(
         # restart would forgive the drift.
         reference = frozen if lora is not None else _cast(learner, first)
     if progress is None:
-        progress = Progress(step=0, state=learner.init(first), position=0, pending={})
+        progress = RunState(step=0, state=learner.init(first), position=0, pending={})
     return frozen, reference, progress
 
 
@@ -299,10 +299,10 @@ def _cast(learner: Learner, params: Any) -> Any:
 
 
 def _parts(
-    settings: TrainSettings,
+    settings: TrainConfig,
     planned: Plan,
     learner: Learner,
-    store: TrainStore,
+    store: RunStore,
     run: RunFolder,
     metrics: MetricsWriter,
     show: TrainProgress,
@@ -344,7 +344,7 @@ def _last_line(result: TrainResult, run: RunFolder, steps: int) -> str:
 
 
 def _out_of_memory(
-    error: BaseException, settings: TrainSettings, policy_dir: str
+    error: BaseException, settings: TrainConfig, policy_dir: str
 ) -> BaseException:
     """What to tell where memory ran out; other errors as they are."""
     text = str(error)

@@ -131,8 +131,8 @@ def test_what_a_directory_says_counts_before_its_weights_are_read(
     tmp_path, monkeypatch
 ):
     """generation_config.json where gru_mem.json is silent, as in `gru-mem ask`."""
-    from gru_mem_jax.data import word_tokenizer
     from gru_mem_jax.policy import hf
+    from gru_mem_jax.tiny import tokenizer as word_tokenizer
 
     word_tokenizer.save(tmp_path)
     (tmp_path / "gru_mem.json").write_text('{"chunk_size": 48}')

@@ -10,9 +10,9 @@ from loops import BYTES, CONFIG, reply
 
 from gru_mem_jax.agent import AgentConfig, GRUMemAgent, PromptConfig, Turn
 from gru_mem_jax.agent.config import replace_settings
-from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.errors import InputError, PolicyError
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
 
 
 def policy(request):

@@ -16,8 +16,8 @@ from gru_mem_jax.agent.config import (
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.parse import TAGS, after_thought
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.records import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.agent.requests import prompt_ids
+from gru_mem_jax.agent.trajectory import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.testing.byte_tokenizer import END, START, ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator

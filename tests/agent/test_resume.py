@@ -10,7 +10,7 @@ from loops import BUILDER, BYTES, CONFIG, recurrence, run
 from gru_mem_jax.agent.config import replace_settings
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.records import trajectory_from_dict, trajectory_to_dict
+from gru_mem_jax.agent.trajectory import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 

@@ -3,8 +3,8 @@
 import hostile_tokenizers
 import pytest
 
-from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tokenization import TextTokenizer
 
 ENCODERS = ("bytes", "words", "gemma_like", "llama_like", "qwen2")

@@ -20,7 +20,9 @@ KEEP = 2
 def context():
     """Starts processes in about a tenth of a second."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["gru_mem_jax.checkpoints", "orbax.checkpoint"])
+    found.set_forkserver_preload(
+        ["gru_mem_jax.runs.checkpoints.manager", "orbax.checkpoint"]
+    )
     return found
 
 
@@ -44,7 +46,7 @@ def trees(step: int) -> dict[str, dict[str, np.ndarray]]:
 def save_and_die(folder: str, first: int, place: str) -> None:
     """Saves steps; is killed at a place of the second save."""
     from gru_mem_jax import durable_files
-    from gru_mem_jax.checkpoints import Checkpoints
+    from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 
     def die(*unused, **named):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -89,7 +91,7 @@ PLACES = (
 
 def save_for_ever(folder: str, keep: int) -> None:
     """Saves step after step, and deletes old ones."""
-    from gru_mem_jax.checkpoints import Checkpoints
+    from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 
     with Checkpoints(folder, keep=keep) as checkpoints:
         for step in range(1_000_000):
@@ -100,9 +102,9 @@ def toy_training(folder: str, steps: int) -> None:
     """A training in small: rows, checkpoints, and noise that depends on the step."""
     import jax
 
-    from gru_mem_jax.checkpoints import Checkpoints
-    from gru_mem_jax.metrics import MetricsWriter
-    from gru_mem_jax.run_folder import RunFolder
+    from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+    from gru_mem_jax.runs.folder import RunFolder
+    from gru_mem_jax.runs.metrics import MetricsWriter
 
     options = {"command": ["toy"], "config_text": "", "environment": {}}
     leaf = jax.ShapeDtypeStruct((8, 8), np.float32)
@@ -131,7 +133,7 @@ def toy_training(folder: str, steps: int) -> None:
 
 def hold_run(folder: str, ready) -> None:
     """Opens a run folder and keeps it."""
-    from gru_mem_jax.run_folder import RunFolder
+    from gru_mem_jax.runs.folder import RunFolder
 
     with RunFolder.open(folder, command=["a"], config_text="", environment={}):
         ready.set()
@@ -140,8 +142,8 @@ def hold_run(folder: str, ready) -> None:
 
 def on_a_small_disk(folder: str, results) -> None:
     """Fills a disk (or a limit on file sizes) with a checkpoint, then with rows."""
-    from gru_mem_jax.checkpoints import Checkpoints
     from gru_mem_jax.errors import RunError
+    from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 
     big = np.random.default_rng(0).normal(size=(1200, 500)).astype(np.float32)
     with Checkpoints(folder, keep=KEEP) as checkpoints:

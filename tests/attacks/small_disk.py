@@ -19,9 +19,9 @@ def tried(function, *arguments, **named):
 
 
 def main(folder: pathlib.Path) -> dict[str, object]:
-    from gru_mem_jax.checkpoints import Checkpoints
-    from gru_mem_jax.metrics import MetricsWriter, read_metrics
-    from gru_mem_jax.run_folder import RunFolder
+    from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+    from gru_mem_jax.runs.folder import RunFolder
+    from gru_mem_jax.runs.metrics import MetricsWriter, read_metrics
 
     found: dict[str, object] = {}
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "x", folder], check=True)

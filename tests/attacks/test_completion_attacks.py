@@ -17,9 +17,9 @@ from gru_mem_jax.agent.parse import (
     parse_memory_turn,
 )
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.records import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.agent.requests import Completion
 from gru_mem_jax.agent.tex import plain_text
+from gru_mem_jax.agent.trajectory import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator
 

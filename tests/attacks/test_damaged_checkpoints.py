@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gru_mem_jax import checkpoint_step, durable_files
-from gru_mem_jax.checkpoints import Checkpoints
+from gru_mem_jax import durable_files
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.runs.checkpoints import step as checkpoint_step
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 
 ABSTRACT = {
     "params": {"w": jax.ShapeDtypeStruct((40, 30), jnp.float32)},

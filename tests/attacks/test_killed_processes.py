@@ -9,9 +9,9 @@ import killed_processes
 import numpy as np
 import pytest
 
-from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.run_folder import RunFolder
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.testing.compare_runs import compare_runs
 
 ABSTRACT = {

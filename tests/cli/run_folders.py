@@ -3,9 +3,9 @@
 import json
 import math
 
-from gru_mem_jax.agent.records import Trajectory, Turn, trajectory_to_dict
-from gru_mem_jax.metrics import MetricsWriter
-from gru_mem_jax.run_folder import RunFolder
+from gru_mem_jax.agent.trajectory import Trajectory, Turn, trajectory_to_dict
+from gru_mem_jax.runs.folder import RunFolder
+from gru_mem_jax.runs.metrics import MetricsWriter
 
 
 def make_run(path, rows=(), samples=None):

@@ -15,13 +15,13 @@ from run_folders import make_run
 from gru_mem_jax.agent.config import config_from_dict
 from gru_mem_jax.cli import platforms
 from gru_mem_jax.cli.main import main
-from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy import placement
+from gru_mem_jax.policy import loading as placement
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.policy.hf import export_policy
 from gru_mem_jax.sampling import footprint
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
 
 SETTINGS = {
     "chunk_size": 64,

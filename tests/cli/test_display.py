@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import context_of
 from rich.console import Console
 
-from gru_mem_jax.agent.records import Trajectory, Turn
+from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.cli import display, live
 
 MEMORY = "The owner was \x1b[31mMaria\x1b[0m."

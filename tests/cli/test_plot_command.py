@@ -8,7 +8,7 @@ import pytest
 from run_folders import make_run, training_rows
 
 from gru_mem_jax.cli.main import main
-from gru_mem_jax.evaluation.training_figures import PANELS, plot_training, smooth
+from gru_mem_jax.runs.plots import PANELS, plot_training, smooth
 
 
 def is_png(path):
@@ -54,7 +54,7 @@ def test_several_runs_with_names_that_are_no_formulas(tmp_path, capsys):
 
 
 def lines_of(rows):
-    from gru_mem_jax.evaluation import training_figures
+    from gru_mem_jax.runs import plots as training_figures
 
     panels = {p.name: p for p in PANELS}
     found = training_figures._lines(panels["evaluation_answers"], {"r": rows})

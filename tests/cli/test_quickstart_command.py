@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from gru_mem_jax.cli.main import main
-from gru_mem_jax.metrics import read_metrics
+from gru_mem_jax.runs.metrics import read_metrics
 
 SMALL = (
     "SFTConfig.steps=12",
@@ -17,11 +17,11 @@ SMALL = (
     "spoil/SFTConfig.steps=4",
     "NUM_STEPS=2",
     "SAVE_EVERY=1",
-    "TrainConfig.questions_per_step=2",
-    "TrainConfig.group_size=2",
-    "TrainConfig.max_refills=0",
-    "TrainConfig.dynamic_sampling=False",
-    "TrainConfig.eval_every=0",
+    "LoopConfig.questions_per_step=2",
+    "LoopConfig.group_size=2",
+    "LoopConfig.max_refills=0",
+    "LoopConfig.dynamic_sampling=False",
+    "LoopConfig.eval_every=0",
     "LearnerConfig.rows_per_device=4",
     "AgentConfig.completion_tokens=8",
     "EngineConfig.slots=2",
@@ -113,7 +113,7 @@ def test_what_is_there_is_not_made_again(finished, capsys):
     ("more", "message"),
     [
         ("--gin.SFTConfig.step=3", "doesn't have a parameter named"),
-        ("--gin.sft/TrainConfig.seed=3", "nothing reads sft/TrainConfig.seed"),
+        ("--gin.sft/LoopConfig.seed=3", "nothing reads sft/LoopConfig.seed"),
         ("--num_questions=0", "must be at least 1"),
         ("--gin.LearnerConfig.learning_rate=-1", "learning_rate"),
     ],

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from gru_mem_jax.agent.records import Trajectory
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.cli import json_output
 from gru_mem_jax.cli.recorder import Recorder, fingerprint
 

@@ -9,7 +9,7 @@ from run_folders import make_run, sample, training_rows
 
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation.training_samples import read_samples, sample_steps
+from gru_mem_jax.runs.samples import read_samples, sample_steps
 
 
 def cells(out):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from gru_mem_jax.data.files import JsonlSource
+from gru_mem_jax.data.bad_records import BadRecord, BadRecordsError, Records, reasons
 from gru_mem_jax.data.hotpotqa import HotpotQASource
-from gru_mem_jax.data.records import BadRecord, BadRecordsError, Records, reasons
+from gru_mem_jax.data.jsonl import JsonlSource
 from gru_mem_jax.data.squad import SQuADSource
 from gru_mem_jax.errors import InputError
 

@@ -7,10 +7,10 @@ import pytest
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.judge import Judge, reads_any_text, unknown_id
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tokenization import TextTokenizer
 
 CONFIG = AgentConfig(

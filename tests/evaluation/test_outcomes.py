@@ -2,7 +2,7 @@
 
 import pytest
 
-from gru_mem_jax.agent.records import Trajectory, Turn
+from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.evaluation import outcomes
 

@@ -9,7 +9,6 @@ import pytest
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptConfig
-from gru_mem_jax.data import oracle, synthetic
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation import run, suite
@@ -17,6 +16,7 @@ from gru_mem_jax.evaluation.report import write_report
 from gru_mem_jax.evaluation.table import rich_table
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
+from gru_mem_jax.tiny import oracle, synthetic
 
 ENCODER = ByteEncoder()
 CONFIG = AgentConfig(

@@ -17,19 +17,20 @@ import numpy as np
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptConfig
-from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl.learner import make_learner
 from gru_mem_jax.rl.optimizer import LearnerConfig
-from gru_mem_jax.run_folder import RunFolder
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+from gru_mem_jax.runs.checkpoints.store import RunState
+from gru_mem_jax.runs.export import export_run
+from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.tiny.sources import SyntheticSource
 from gru_mem_jax.tokenization import TextTokenizer
 from gru_mem_jax.train import run as run_module
-from gru_mem_jax.train.config import TrainSettings
-from gru_mem_jax.train.export import export_run
-from gru_mem_jax.train.store import Progress
+from gru_mem_jax.train.config import TrainConfig
 
 TEXTS = (
     "The code for heron is amber.\n\n  <h1>It's 42,5 °C</h1>\t<|im_end|> </s> [INST]",
@@ -46,9 +47,10 @@ AGENT = AgentConfig(
 )
 
 
-def settings_of(lora=None) -> TrainSettings:
-    return TrainSettings(
+def settings_of(lora=None) -> TrainConfig:
+    return TrainConfig(
         agent=AGENT,
+        source=SyntheticSource(),
         learner=LearnerConfig(row_tokens=2048, rows_per_device=1, lora=lora),
         engine=EngineConfig(slots=1, max_length=2048),
     )
@@ -76,7 +78,7 @@ def start(source, folder, lora=None) -> bool | None:
         if progress is not None:
             equal, step = _same(progress.state.params, state.params), progress.step + 1
             state = progress.state
-        store.save(Progress(step=step, state=state, position=step), wait=True)
+        store.save(RunState(step=step, state=state, position=step), wait=True)
     return equal
 
 

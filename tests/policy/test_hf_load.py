@@ -218,7 +218,8 @@ def test_the_configuration_alone_can_be_loaded(tmp_path):
 _PEAK = """
 import json, pathlib, sys
 import jax, jax.numpy as jnp
-from gru_mem_jax.policy import hf, placement
+from gru_mem_jax.policy import hf
+from gru_mem_jax.policy import loading as placement
 def peak():  # getrusage would tell that of the process that started this one
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -13,10 +13,10 @@ import pytest
 import round_trip
 from hub_weights import LAYOUTS, values_of, write
 
-from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl.lora import LoraConfig
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 
 QUICK = ("qwen2.5_0.5b_instruct", "llama3_8b_instruct")
 NAMES = [

@@ -14,9 +14,9 @@ import pytest
 
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.batching import Conversation, PackConfig, PackedRows, pack, unpack
 from gru_mem_jax.rl.logprobs import row_logprobs
 from gru_mem_jax.rl.objective import ObjectiveConfig, TokenSum, dapo_objective
+from gru_mem_jax.rl.packing import Conversation, PackConfig, PackedRows, pack, unpack
 
 VOCAB = 31
 POLICY = make_policy(

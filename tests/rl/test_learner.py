@@ -13,10 +13,10 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.batching import Conversation, pack
 from gru_mem_jax.rl.learner import host_count, make_learner
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig, make_schedule
+from gru_mem_jax.rl.packing import Conversation, pack
 
 POLICY = make_policy(
     PolicyConfig(

@@ -9,8 +9,8 @@ import pytest
 
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.batching import PackedRows
 from gru_mem_jax.rl.logprobs import row_logprobs, token_logprobs
+from gru_mem_jax.rl.packing import PackedRows
 
 CONFIG = {
     "vocab_size": 61,

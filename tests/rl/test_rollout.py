@@ -20,7 +20,7 @@ from gru_mem_jax.rl.rollout import (
     rollout_id,
     sample,
 )
-from gru_mem_jax.rl.rollout_files import load_rollouts, rollout_file, save_rollouts
+from gru_mem_jax.runs.rollouts import load_rollouts, rollout_file, save_rollouts
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from gru_mem_jax.agent.config import config_from_json
-from gru_mem_jax.checkpoints import Checkpoints
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.metrics import read_metrics
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.policy.hf import load_policy
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+from gru_mem_jax.runs.metrics import read_metrics
 from gru_mem_jax.sft import OptimizerConfig, SFTConfig, TinyModel, run
 from gru_mem_jax.sft.step import make_optimizer, schedule
 from gru_mem_jax.sft.train import plan

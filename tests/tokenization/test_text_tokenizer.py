@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from gru_mem_jax.agent.chunking import iter_chunks
-from gru_mem_jax.data import word_tokenizer
 from gru_mem_jax.errors import InputError, PolicyError
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tokenization import TextTokenizer
 
 CHATML = word_tokenizer.CHAT_TEMPLATE

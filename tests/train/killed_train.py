@@ -10,7 +10,8 @@ import sys
 
 import jax
 
-from gru_mem_jax import checkpoints, metrics
+from gru_mem_jax.runs import metrics
+from gru_mem_jax.runs.checkpoints import manager as checkpoints
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train import loop
 from gru_mem_jax.train.run import train

@@ -10,7 +10,7 @@ import pytest
 from train_settings import changed, quick_settings
 
 import gru_mem_jax
-from gru_mem_jax.agent.records import trajectory_from_dict
+from gru_mem_jax.agent.trajectory import trajectory_from_dict
 from gru_mem_jax.rl.lora import LoraConfig
 from gru_mem_jax.rl.rewards import RewardConfig
 from gru_mem_jax.train.loop import Loop

@@ -8,7 +8,7 @@ import pytest
 from train_settings import make_policy_dir
 
 from gru_mem_jax.cli.main import main
-from gru_mem_jax.metrics import read_metrics
+from gru_mem_jax.runs.metrics import read_metrics
 
 EXPERIMENT = "gin/experiments/tiny.gin"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -16,11 +16,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = (
     "NUM_STEPS=2",
     "SAVE_EVERY=1",
-    "TrainConfig.questions_per_step=2",
-    "TrainConfig.group_size=2",
-    "TrainConfig.max_refills=0",
-    "TrainConfig.dynamic_sampling=False",
-    "TrainConfig.eval_every=2",
+    "LoopConfig.questions_per_step=2",
+    "LoopConfig.group_size=2",
+    "LoopConfig.max_refills=0",
+    "LoopConfig.dynamic_sampling=False",
+    "LoopConfig.eval_every=2",
     "SyntheticConfig.num_chunks=3",
     "SyntheticConfig.max_items=2",
     "SyntheticSuite.contexts=(('uniform', 2),)",
@@ -81,10 +81,10 @@ def test_settings_of_a_dry_run_are_those_of_the_run(finished, policy, capsys):
         (["--gin.POLICY='nowhere'"], "'nowhere': no such policy directory"),
         (["--gin.LearnerConfig.row_tokens=64"], "more than a row of row_tokens 64"),
         (["--gin.SamplingConfig.top_k=5"], "top_k is 5: rollouts drawn from a part"),
-        (["--gin.TrainConfig.group_size=1"], "group_size must be at least 2"),
+        (["--gin.LoopConfig.group_size=1"], "group_size must be at least 2"),
         (["--gin.MeshConfig.data=9"], "9"),
         (
-            ["--gin.TrainSettings.source=7"],
+            ["--gin.TrainConfig.source=7"],
             "source must have a method example(position)",
         ),
         (["--runs=x"], "unknown flag --runs"),
@@ -120,7 +120,7 @@ def test_bad_records_are_listed_a_line_each(policy, tmp_path, capsys):
         "from gru_mem_jax.data import files\n"
         "from gru_mem_jax.train import config\n"
         "include 'gin/runs/train.gin'\n"
-        "config.TrainSettings.source = @files.JsonlSource()\n"
+        "config.TrainConfig.source = @files.JsonlSource()\n"
         f"files.JsonlSource.path = '{data}'\n"
     )
     words = [w for w in flags(policy, f"--gin_file={gin}") if "Synthetic" not in w]
@@ -187,7 +187,7 @@ def test_a_replay_gives_the_same_numbers(finished, policy, tmp_path):
 
 def test_the_operative_file_gives_the_same_run(finished, tmp_path, capsys):
     operative = finished / "operative.gin"
-    bindings = ["--gin.NUM_STEPS=3", "--gin.TrainConfig.record=True"]
+    bindings = ["--gin.NUM_STEPS=3", "--gin.LoopConfig.record=True"]
     assert main(["train", f"--gin_file={operative}", "--dry_run", *bindings]) == 0
     shown = capsys.readouterr().out
     saved = operative.read_text().replace("NUM_STEPS = 2\n", "NUM_STEPS = 3\n")

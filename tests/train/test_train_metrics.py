@@ -6,10 +6,10 @@ import pytest
 
 from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.rl.batching import Conversation
 from gru_mem_jax.rl.learner import Report
 from gru_mem_jax.rl.objective import TokenSum
 from gru_mem_jax.rl.outcomes import STOP_REASONS, Outcomes
+from gru_mem_jax.rl.packing import Conversation
 from gru_mem_jax.rl.rollout import RolloutBatch
 from gru_mem_jax.train.metrics import (
     gap_metrics,

@@ -7,16 +7,12 @@ from train_settings import AGENT, changed, quick_settings
 
 from gru_mem_jax.agent.config import config_to_dict
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig
 from gru_mem_jax.policy.files import open_policy_dir
-from gru_mem_jax.train.config import (
-    ListSource,
-    SyntheticSource,
-    TrainConfig,
-    TrainSettings,
-    settings_text,
-)
+from gru_mem_jax.tiny.sources import SyntheticSource
+from gru_mem_jax.train.config import LoopConfig, TrainConfig, settings_text
 from gru_mem_jax.train.plan import plan, policy_agent
 
 
@@ -114,19 +110,19 @@ def test_the_policy_brings_its_agent_along(policy_dir, tmp_path):
 )
 def test_refused_loops(fields, says):
     with pytest.raises(InputError, match=says):
-        TrainConfig(**fields)
+        LoopConfig(**fields)
 
 
 def test_parts_must_go_together():
     with pytest.raises(InputError, match="eval_every needs a suite"):
-        TrainSettings(train=TrainConfig(eval_every=5))
+        TrainConfig(train=LoopConfig(eval_every=5), source=SyntheticSource())
     with pytest.raises(InputError, match="optimizer_steps_per_batch 3 is more than"):
         changed(quick_settings(), learner={"optimizer_steps_per_batch": 3})
 
 
 def test_settings_as_text_tell_what_differs():
     text = settings_text(quick_settings())
-    assert "TrainConfig.num_steps = 5\n" in text
+    assert "LoopConfig.num_steps = 5\n" in text
     assert "AgentConfig.chunk_size = 48\n" in text
     assert "LearnerConfig.lora = None\n" in text
     assert "RewardConfig.reward_fn = @train_settings.share_of_even_ids\n" in text

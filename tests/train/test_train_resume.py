@@ -12,10 +12,10 @@ import pytest
 from train_settings import changed, make_policy_dir, quick_settings
 
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.runs.signals import StopSignal
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train import loop
 from gru_mem_jax.train import run as run_module
-from gru_mem_jax.training_signals import StopSignal
 
 OVERLAP = quick_settings(overlap=True, eval_every=3)
 

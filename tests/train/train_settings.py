@@ -8,9 +8,6 @@ import jax
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptConfig
-from gru_mem_jax.data import word_tokenizer
-from gru_mem_jax.data.synthetic import SyntheticConfig
-from gru_mem_jax.evaluation.suite import SyntheticSuite
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.policy.hf import export_policy
@@ -18,8 +15,11 @@ from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.rl.rewards import RewardConfig
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
+from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
+from gru_mem_jax.tiny.synthetic import SyntheticConfig
 from gru_mem_jax.tokenization import TextTokenizer
-from gru_mem_jax.train.config import SyntheticSource, TrainConfig, TrainSettings
+from gru_mem_jax.train.config import LoopConfig, TrainConfig
 
 
 def make_policy_dir(parent, seed=0):
@@ -78,8 +78,8 @@ def quick_settings(mode="with_exit_gate", **train):
         "logprob_gap_limit": 1e-4,
         "seed": 3,
     }
-    return TrainSettings(
-        train=TrainConfig(**defaults | train),
+    return TrainConfig(
+        train=LoopConfig(**defaults | train),
         agent=dataclasses.replace(AGENT, mode=mode),
         source=SyntheticSource(
             config=SyntheticConfig(tasks=("single_key",), num_chunks=2, chunk_tokens=48)

@@ -1,0 +1,153 @@
+"""What a run leaves behind: turns and trajectories, and their JSON form."""
+
+import dataclasses
+from typing import Any, Literal
+
+from gru_mem_jax.agent.requests import FinishReason
+from gru_mem_jax.records import from_record, to_record
+
+TurnKind = Literal["memory", "answer"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One conversation: what was asked, what came back, what it did.
+
+    Attributes:
+      kind: "memory" or "answer" (the last turn).
+      chunk: index of the chunk that was read; None in an answer turn.
+      chunk_span: (start, end) of the chunk in characters of the document.
+      chunk_digest: of the chunk's text; a resumed run checks it.
+      update: whether the memory was replaced; None in an answer turn.
+      exit: the exit gate, obeyed or not; None in an answer turn.
+      well_formed: whether the completion has the form that was asked for.
+      problem: why not, else None; equal for equal faults.
+      memory_before, memory: the memory that the turn saw and left.
+      memory_tokens: of `memory`, as prompts show it; 0 if it is empty.
+      memory_cut: whether the candidate memory went over its budget.
+      text: what the chat template had opened of the reply (nothing, or `<think>` and
+        the like), and the completion, decoded, without its stop token.
+      finish_reason: "stop" or "length".
+      prompt_tokens, completion_tokens: how many.
+      shared_prompt_tokens: prompt tokens whose prefill was reused.
+      seconds: from the request to its completion, waiting included.
+      prompt_ids, completion_ids, logprobs, sampling_logprobs: what was run and
+        sampled, if the run is traced; logprobs are those at temperature 1.
+    """
+
+    kind: TurnKind
+    chunk: int | None = None
+    chunk_span: tuple[int, int] | None = None
+    chunk_digest: str | None = None
+    update: bool | None = None
+    exit: bool | None = None
+    well_formed: bool
+    problem: str | None = None
+    memory_before: str = ""
+    memory: str
+    memory_tokens: int
+    memory_cut: bool = False
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    shared_prompt_tokens: int = 0
+    seconds: float
+    prompt_ids: tuple[int, ...] | None = None
+    completion_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    sampling_logprobs: tuple[float, ...] | None = None
+
+
+_TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    r"""All turns of one question on one context, as far as they have come.
+
+    Attributes:
+      answer: content of the last \boxed{} of the answer turn, without TeX around what
+        it says (`tex.plain_text`); None if it has none, or before it (the turn's
+        `text` has all that was said).
+      mode: "with_exit_gate", "without_exit_gate" or "memagent".
+      question: text.
+      turns: in order; the answer turn, if there is one, is the last.
+      stop_reason: why reading stopped ("exit_gate", "end_of_context",
+        "empty_context", "max_chunks", "deadline", or what `stop` was given); None
+        while reading.
+      interrupted: whether the run ended before its answer; it can be resumed.
+      seconds: wall-clock, all runs of a resumed trajectory together.
+      trajectory_id: what its random seeds depend on, beside the seed.
+      settings: the agent's configuration, as `settings.config_to_dict` gives it.
+      metadata: anything that a caller wants to keep beside it, JSON values.
+    """
+
+    answer: str | None = None
+    mode: str
+    question: str
+    turns: tuple[Turn, ...] = ()
+    stop_reason: str | None = None
+    interrupted: bool = False
+    seconds: float = 0.0
+    trajectory_id: int = 0
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def memory_turns(self) -> tuple[Turn, ...]:
+        """The turns that read a chunk."""
+        return tuple(turn for turn in self.turns if turn.kind == "memory")
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks were read."""
+        return len(self.memory_turns)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens of all turns."""
+        return sum(turn.prompt_tokens for turn in self.turns)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Sampled tokens of all turns."""
+        return sum(turn.completion_tokens for turn in self.turns)
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether every turn is (r_format of arXiv 2602.10560, Eq. 11)."""
+        return all(turn.well_formed for turn in self.turns)
+
+    @property
+    def borders(self) -> tuple[tuple[int, int], ...]:
+        """(start, end) of each chunk read; evidence_labels takes it."""
+        return tuple(turn.chunk_span for turn in self.memory_turns)
+
+
+_SUMS = ("num_chunks", "prompt_tokens", "completion_tokens", "well_formed")
+
+
+def turn_to_dict(turn: Turn) -> dict[str, Any]:
+    """A turn as JSON values; the trace fields only if it was traced."""
+    record = to_record(turn)
+    return {k: v for k, v in record.items() if k not in _TRACE or v is not None}
+
+
+def trajectory_to_dict(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as JSON values, its sums included."""
+    record = to_record(dataclasses.replace(trajectory, turns=()))
+    record |= {name: getattr(trajectory, name) for name in _SUMS}
+    del record["turns"]  # to come last: a reader of the file sees the answer first
+    return record | {"turns": [turn_to_dict(turn) for turn in trajectory.turns]}
+
+
+def trajectory_from_dict(record: object) -> Trajectory:
+    """The trajectory that `trajectory_to_dict` made the record of.
+
+    Raises:
+      InputError: it is not such a record; names the field.
+    """
+    if isinstance(record, dict):
+        record = {k: v for k, v in record.items() if k not in _SUMS}
+    return from_record(Trajectory, record, "trajectory")

@@ -1,0 +1,345 @@
+"""How fast the engine is, and how fast its peer is on the same weights and machine.
+
+Every prompt is random and shares nothing with another. `prefill` counts prompt tokens
+until each row has its first new token; `decode` counts new tokens when the prompts have
+been read. Runs of engine and peer alternate, so that what else the machine does strikes
+both; figures are medians, and the first run of each (which compiles) is not counted.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TextIO
+
+from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.sampling.config import DTYPES, EngineConfig
+
+PEERS = ("huggingface",)
+
+# The Qwen2 shape that is measured when no policy is named: 26.75M weights.
+DEFAULT_SHAPE = {
+    "family": "qwen2",
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What `gru-mem bench sampling` measures.
+
+    Attributes:
+      policy: a policy directory (no tokenizer is needed); None: random weights.
+      batch: B, rows that run together.
+      prompt_tokens: P, of every row.
+      new_tokens: N, of every row; at least 2.
+      dtype: "float32" or "bfloat16".
+      peer: None, or "huggingface": `generate` of transformers (torch) on the same
+        weights, in a process of its own.
+      repeats: counted runs of each kind.
+      seed: of the prompts, and of random weights.
+    """
+
+    policy: str | None = None
+    batch: int = 8
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    dtype: str = "float32"
+    peer: str | None = None
+    repeats: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        plain_numbers(self)
+        least = {"batch": 1, "prompt_tokens": 1, "new_tokens": 2, "repeats": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise InputError(
+                    f"{name} must be a whole number of at least {low}, got {value!r}"
+                )
+        if self.dtype not in DTYPES:
+            raise InputError(
+                f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
+            )
+        if self.peer is not None and self.peer not in PEERS:
+            raise InputError(
+                f"peer must be one of {', '.join(PEERS)}, got {self.peer!r}"
+            )
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Sizes of the engine that is measured."""
+        return EngineConfig(
+            slots=self.batch,
+            max_length=self.prompt_tokens + self.new_tokens,
+            dtype=self.dtype,
+        )
+
+
+def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measures, and says on the way what it does.
+
+    Args:
+      config: what to measure.
+      log: takes a line of text now and then.
+
+    Returns:
+      The settings; `device`, `threads`; `prefill_tokens_per_s`, `decode_tokens_per_s`;
+      `slot_occupancy` of a second workload of twice as many rows whose lengths differ,
+      so that slots are refilled; `compile_seconds`, `programs`, `peak_rss_mb`; with a
+      peer, its name, rates and `peak_rss_mb` under `peer`, and `prefill_ratio` and
+      `decode_ratio`, engine by peer.
+
+    Raises:
+      InputError: the policy cannot be loaded, the rows take more memory than there
+        is, or the peer is not installed.
+      RunError: the peer failed.
+    """
+    import jax
+
+    _check_fits(config)
+    policy, params = _load(config)
+    bench = _EngineBench(config, policy, params)
+    rates: dict[str, list[_Rates]] = {"engine": [], "peer": []}
+    with contextlib.ExitStack() as stack:
+        peer = None
+        if config.peer:
+            directory = config.policy or stack.enter_context(_exported(policy, params))
+            peer = stack.enter_context(_peer(directory, config))
+        del params
+        log(f"compiling and warming up, {config.batch} rows")
+        bench.rates()
+        if peer:
+            peer.rates()
+        for repeat in range(1, config.repeats + 1):
+            rates["engine"].append(bench.rates())
+            log(f"run {repeat} of {config.repeats}: {rates['engine'][-1].line()}")
+            if peer:
+                rates["peer"].append(peer.rates())
+                log(f"  {config.peer}: {rates['peer'][-1].line()}")
+        peer_rss = peer.peak_rss_mb if peer else None
+    result = dataclasses.asdict(config) | {
+        "device": jax.devices()[0].device_kind,
+        "threads": _threads(),
+        **_medians(rates["engine"]),
+        "slot_occupancy": bench.occupancy(),
+        "compile_seconds": bench.engine.stats()["compile_seconds"],
+        "programs": bench.engine.stats()["programs"],
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    if config.peer:
+        theirs = _medians(rates["peer"])
+        result["peer"] = {"name": config.peer, **theirs, "peak_rss_mb": peer_rss}
+        for key, value in theirs.items():
+            result[key.replace("tokens_per_s", "ratio")] = result[key] / value
+    return result
+
+
+class _Rates(NamedTuple):
+    """Tokens per second of one run."""
+
+    prefill: float
+    decode: float
+
+    def line(self) -> str:
+        return f"prefill {self.prefill:.0f}, decode {self.decode:.0f} tokens/s"
+
+
+class _EngineBench:
+    """The engine, and the requests it is timed on."""
+
+    def __init__(self, config: BenchConfig, policy: Any, params: Any):
+        import numpy as np
+
+        from gru_mem_jax.sampling.engine import Engine
+
+        self._config = config
+        self._vocab = policy.config.vocab_size
+        self._rng = np.random.default_rng(config.seed)
+        self.engine = Engine(policy, params, config.engine)
+
+    def rates(self) -> _Rates:
+        """One run: every prompt with a budget of one token, then again with all.
+
+        The second time the slots still hold the prompts, and all is decoding.
+        """
+        rows, length = self._config.batch, self._config.prompt_tokens
+        budget = self._config.new_tokens
+        prompts = [self._prompt(length) for _ in range(rows)]
+        self.engine.reset()
+        first = self._time(prompts, [1] * rows)
+        rest = self._time(prompts, [budget] * rows)
+        return _Rates(rows * length / first, rows * budget / rest)
+
+    def occupancy(self) -> float:
+        """Share of decoded rows that are new tokens, where lengths differ."""
+        most_prompt, most_new = self._config.prompt_tokens, self._config.new_tokens
+        prompts, budgets = [], []
+        for _ in range(2 * self._config.batch):
+            length = self._rng.integers((most_prompt + 1) // 2, most_prompt + 1)
+            prompts.append(self._prompt(int(length)))
+            budgets.append(int(self._rng.integers((most_new + 3) // 4, most_new + 1)))
+        before = self.engine.stats()
+        self._time(prompts, budgets)
+        after = self.engine.stats()
+        steps = after["decode_steps"] - before["decode_steps"]
+        return (after["new_tokens"] - before["new_tokens"]) / steps / self._config.batch
+
+    def _prompt(self, length: int) -> tuple[int, ...]:
+        return tuple(self._rng.integers(0, self._vocab, length).tolist())
+
+    def _time(self, prompts: list[tuple[int, ...]], budgets: list[int]) -> float:
+        from gru_mem_jax.agent.requests import Request, Segment
+
+        requests = [
+            Request(
+                prompt=(Segment("chunk", ids),),
+                max_new_tokens=budget,
+                stop_ids=(),
+                temperature=0.0,
+            )
+            for ids, budget in zip(prompts, budgets)
+        ]
+        start = time.perf_counter()
+        for request in requests:
+            self.engine.submit(request)
+        while self.engine.step():
+            pass
+        return time.perf_counter() - start
+
+
+class _Peer:
+    """The peer's process: a line of JSON in, a line of JSON out."""
+
+    def __init__(self, process: subprocess.Popen, errors: TextIO, config: BenchConfig):
+        self._process = process
+        self._errors = errors
+        self._config = config
+        self._seed = config.seed
+        self.peak_rss_mb = 0.0
+
+    def rates(self) -> _Rates:
+        """One run of `generate`."""
+        rows, length = self._config.batch, self._config.prompt_tokens
+        budget = self._config.new_tokens
+        self._seed += 1
+        job = {
+            "batch": rows,
+            "prompt_tokens": length,
+            "new_tokens": budget,
+            "seed": self._seed,
+        }
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+            answer = json.loads(self._process.stdout.readline())
+        except (OSError, json.JSONDecodeError) as error:
+            raise self._failure() from error
+        self.peak_rss_mb = answer["peak_rss_mb"]
+        return _Rates(
+            rows * length / answer["prefill_seconds"],
+            rows * (budget - 1) / answer["decode_seconds"],
+        )
+
+    def _failure(self) -> Exception:
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        last = lines[-1] if lines else f"it ended with status {status}"
+        if status == InputError.exit_status:
+            return InputError(last)
+        return RunError(f"the peer {self._config.peer} failed: {last}")
+
+
+@contextlib.contextmanager
+def _peer(directory: str, config: BenchConfig) -> Iterator[_Peer]:
+    command = [sys.executable, "-m", "gru_mem_jax.bench.peers", directory]
+    command += [config.dtype, str(_threads())]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            yield _Peer(process, errors, config)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@contextlib.contextmanager
+def _exported(policy: Any, params: Any) -> Iterator[str]:
+    from gru_mem_jax.policy.hf import export_policy
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = pathlib.Path(folder) / "policy"
+        export_policy(policy, params, directory)
+        yield str(directory)
+
+
+def _check_fits(config: BenchConfig) -> None:
+    """Raises InputError for rows that no memory holds, before weights are read."""
+    from gru_mem_jax.policy.config import PolicyConfig
+    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.hf import load_config
+    from gru_mem_jax.sampling.footprint import check_engine_fits
+
+    if config.policy is None:
+        shape = PolicyConfig(**DEFAULT_SHAPE)
+    else:
+        shape = load_config(open_policy_dir(config.policy))
+    advice = "lower batch, prompt_tokens or new_tokens"
+    check_engine_fits(make_policy(shape), config.engine, advice=advice)
+
+
+def _load(config: BenchConfig) -> tuple[Any, Any]:
+    import jax
+
+    if config.policy is not None:
+        from gru_mem_jax.policy.hf import load_policy
+
+        return load_policy(config.policy, config.dtype, form="sampling")
+    from gru_mem_jax.policy.config import PolicyConfig
+    from gru_mem_jax.policy.functional import make_policy
+
+    policy = make_policy(PolicyConfig(**DEFAULT_SHAPE))
+    return policy, policy.init(jax.random.key(config.seed))
+
+
+def _medians(rates: list[_Rates]) -> dict[str, float]:
+    return {
+        "prefill_tokens_per_s": statistics.median(r.prefill for r in rates),
+        "decode_tokens_per_s": statistics.median(r.decode for r in rates),
+    }
+
+
+def _threads() -> int:
+    """Cores that this process may use; the peer is given as many threads."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_rss_mb() -> float:
+    """Most memory that this process ever had, in MB of 2**20 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,306 @@
+"""Examples from files: what all such sources share, and a user's JSONL."""
+
+import codecs
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import random
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from gru_mem_jax.agent.text import check_text, refuse_binary
+from gru_mem_jax.data.bad_records import (
+    ON_BAD_RECORD,
+    BadRecord,
+    BadRecordsError,
+    OnBadRecord,
+    Records,
+)
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.scoring import unmatchable
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import (
+    check_choice,
+    check_int,
+    from_record,
+    plain_numbers,
+    shown,
+)
+
+MOST_BYTES = 1 << 31
+
+
+def read_file(path: str) -> bytes:
+    """A regular file's bytes, of at most 2 GiB.
+
+    Raises:
+      InputError: it cannot be read, is a folder or a pipe, is larger, or is plainly no
+        text.
+    """
+    try:
+        info = pathlib.Path(path).stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise InputError(f"{path}: expected a regular file")
+        if info.st_size > MOST_BYTES:
+            raise InputError(f"{path}: has {info.st_size} bytes, more than 2 GiB")
+        data = pathlib.Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: {reason}") from error
+    refuse_binary(data[:64], path)
+    if data.startswith(b"version https://git-lfs"):
+        raise InputError(
+            f"{path}: is a pointer of Git LFS, not the file; run git lfs pull"
+        )
+    return data
+
+
+def read_json(path: str) -> tuple[Any, str]:
+    """A JSON file's value, and the sha256 of its bytes.
+
+    Raises:
+      InputError: it cannot be read or is no JSON; says where.
+    """
+    data = read_file(path)
+    return parse_json(data, path), hashlib.sha256(data).hexdigest()
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The value of UTF-8 JSON.
+
+    Raises:
+      InputError: it is none.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: is not UTF-8 (byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{where}: is not JSON ({reason})") from None
+
+
+def field(record: Any, name: str, kind: type, where: str) -> Any:
+    """A field of a JSON object; text is checked to be text.
+
+    Raises:
+      InputError: it is missing, of another type, or holds a lone surrogate.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{where} must be an object, got {type(record).__name__}")
+    if name not in record:
+        raise InputError(f"{where} has no field {name!r}")
+    return checked(record[name], kind, f"{where}.{name}")
+
+
+def checked(value: Any, kind: type, where: str) -> Any:
+    """A JSON value of one type.
+
+    Raises:
+      InputError: it is another, or text with a lone surrogate.
+    """
+    if type(value) is not kind:
+        raise InputError(f"{where} must be {_NAMES[kind]}, got {value!r:.80}")
+    if kind is str:
+        check_text(value, where)
+    return value
+
+
+def check_answers(answers: Sequence[str], scoring: str) -> None:
+    """Whether some answer can be right.
+
+    Raises:
+      InputError: none can, see `scoring.unmatchable`.
+    """
+    if problem := unmatchable(answers, scoring):
+        raise InputError(problem)
+
+
+_NAMES = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
+
+
+@functools.lru_cache(maxsize=8)
+def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    """The order of `count` examples in an epoch: the same on any machine."""
+    order = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return tuple(order)
+
+
+def index_at(position: int, seed: int, count: int) -> int:
+    """Which of `count` examples stands at a position: each once in every epoch."""
+    epoch, index = divmod(position, count)
+    return epoch_order(seed, epoch, count)[index]
+
+
+class FileData(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      records: of it.
+      sha256: of its bytes.
+    """
+
+    records: Records
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileSource:
+    """What sources that read a file share.
+
+    Attributes:
+      path: of the file.
+      seed: of the orders.
+      on_bad_record: "error", the first use of a file with bad records is an error that
+        names them; "skip", they are left out: the good ones alone make the order.
+    """
+
+    path: str | os.PathLike[str]
+    seed: int = 0
+    on_bad_record: OnBadRecord = "error"
+
+    def __post_init__(self):
+        plain_numbers(self)
+        path = self.path
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise InputError(f"path must be the name of a file, got {shown(path)}")
+        object.__setattr__(self, "path", os.fsdecode(path))
+        check_int("seed", self.seed, 0)
+        check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
+
+    def records(self) -> Records:
+        """All records of the file, the bad ones too.
+
+        Raises:
+          InputError: the file cannot be read, or none of it can be told apart.
+        """
+        return self._data.records
+
+    def fingerprint(self) -> str:
+        """sha256 of the file: equal files give equal examples."""
+        return self._data.sha256
+
+    @property
+    def _usable(self) -> Any:
+        """What was read, if it may be used."""
+        records = self._data.records
+        if records.bad and (self.on_bad_record == "error" or not records.good):
+            raise BadRecordsError(records, self)
+        return self._data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JsonlSource(FileSource):
+    """Examples of a user's file, in an order of its own in every epoch.
+
+    One JSON object a line, with the fields of `Example`; blank lines do not count. `id`
+    may be missing, and null stands for a missing field. The file is read when the first
+    example is asked for, once.
+
+    Attributes:
+      path, seed, on_bad_record: see `FileSource`.
+    """
+
+    def example(self, position: int) -> Example:
+        """The example at a position.
+
+        Raises:
+          InputError: the file cannot be read, or lines are no examples: names file,
+            line and field.
+        """
+        good = self._usable.records.good
+        return good[index_at(position, self.seed, len(good))][1]
+
+    @functools.cached_property
+    def _data(self) -> FileData:
+        data = read_file(self.path)
+        text = data.removeprefix(codecs.BOM_UTF8)
+        if text.lstrip()[:1] == b"[":
+            raise InputError(
+                f"{self.path}: begins with '[': expected one JSON object a line, not a "
+                "list; write each record into a line of its own"
+            )
+        good: list[tuple[str, Example]] = []
+        bad: list[BadRecord] = []
+        seen: dict[str, str] = {}
+        for where, line, note in _lines(text):
+            with gathering(bad, where) as known:
+                good.append((where, _example(line, where, note, seen, known)))
+        if not good and not bad:
+            raise InputError(f"{self.path}: holds no example")
+        records = Records(name=self.path, good=tuple(good), bad=tuple(bad))
+        return FileData(records, hashlib.sha256(data).hexdigest())
+
+
+@contextlib.contextmanager
+def gathering(bad: list[BadRecord], where: str) -> Iterator[dict[str, str]]:
+    """While entered, an InputError is what is wrong with the record that is read.
+
+    Args:
+      bad: the record goes here if it is.
+      where: it stands.
+
+    Yields:
+      a dict to leave the record's "id" in, once it is known.
+    """
+    known: dict[str, str] = {}
+    try:
+        yield known
+    except InputError as error:
+        own = known.get("id", "")
+        bad.append(BadRecord(where, "" if own == where else own, str(error)))
+
+
+def _lines(data: bytes) -> Iterator[tuple[str, bytes, str]]:
+    """Where it stands, the bytes, and a note for an error, of each line with text."""
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            cut = number == len(lines) and number > 1
+            note = " (the last line, without an end: was the file cut?)" if cut else ""
+            yield f"line {number}", line, note
+
+
+def _example(
+    line: bytes, where: str, note: str, seen: dict[str, str], known: dict[str, str]
+) -> Example:
+    try:
+        record = parse_json(line, "")
+    except InputError as error:
+        raise InputError(f"{error}{note}".removeprefix(": ")) from None
+    if not isinstance(record, dict):
+        raise InputError(f"example must be an object, got {type(record).__name__}")
+    record = {"id": where} | {k: v for k, v in record.items() if v is not None}
+    _explain(record)
+    known["id"] = field(record, "id", str, "example")
+    for name in ("id", "question", "document"):
+        if not field(record, name, str, "example").strip():
+            raise InputError(f"example.{name} is empty")
+    for answer in field(record, "answers", list, "example"):
+        checked(answer, str, "an entry of example.answers")
+    example = from_record(Example, record, "example")
+    if not any(answer.strip() for answer in example.answers):
+        raise InputError("example.answers holds no answer")
+    if (other := seen.setdefault(example.id, where)) != where:
+        raise InputError(f"has the id {example.id!r:.60} of {other}; ids are unique")
+    check_answers(example.answers, example.scoring)
+    return dataclasses.replace(example, evidence=tuple(sorted(example.evidence)))
+
+
+def _explain(record: dict[str, Any]) -> None:
+    """Says what to do about values that are nearly right."""
+    own, answers = record["id"], record.get("answers")
+    if type(own) in (int, float):
+        raise InputError(f'example.id must be text, got {own}; write "{own}"')
+    if isinstance(answers, str):
+        raise InputError(
+            f"example.answers must be a list, got {answers!r:.80}; put it in brackets"
+        )

@@ -1,0 +1,217 @@
+"""Checks of configuration values (gin makes none), and dataclasses to JSON and back."""
+
+import dataclasses
+import difflib
+import numbers
+import operator
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from gru_mem_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
+    """An integer in [low, high] as a plain int, whatever library it is of.
+
+    Raises:
+      InputError: it is none; a bool and 3.0 are not.
+    """
+    bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InputError(f"{name} must be an integer {bounds}, got {shown(value)}")
+    if number < low or (high is not None and number > high):
+        raise InputError(f"{name} must be {bounds}, got {shown(number)}")
+    return number
+
+
+def check_number(name: str, value: object, low: float, high: float) -> int | float:
+    """A finite number in [low, high] as a plain int or float.
+
+    Raises:
+      InputError: it is none; a bool is not.
+    """
+    bounds = f"a number from {low:g} to {high:g}"
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f"{name} must be {bounds}, got {shown(value)}")
+    if not low <= number <= high:  # not a number is neither
+        raise InputError(f"{name} must be {bounds}, got {shown(number)}")
+    return number
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises InputError unless `value` is one of `choices`."""
+    # A numpy array would be compared item by item.
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(
+            f"{name} must be one of {', '.join(choices)}; got {shown(value)}"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A number, bool or text of another library as Python's own; else the value.
+
+    np.int64(3) is 3, np.float32(0.5) is 0.5, np.bool_(True) is True, Fraction(1, 2) and
+    Decimal("0.5") are 0.5; arrays without dimensions count as what they hold.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    try:
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+            return value.item()
+        if isinstance(value, int | float | complex | str):
+            return value
+        if hasattr(value, "__index__"):
+            return operator.index(value)
+        if isinstance(value, numbers.Number):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return value
+
+
+def plain_numbers(config: Any) -> None:
+    """Makes the values of a frozen dataclass `plain`, those in its tuples too.
+
+    For `__post_init__`, before the checks: what a configuration holds can then be
+    written as JSON, and is equal to what is read back.
+    """
+    for field in dataclasses.fields(config):
+        new = _plain_items(getattr(config, field.name))
+        object.__setattr__(config, field.name, new)
+
+
+def _plain_items(value: Any) -> Any:
+    return tuple(map(_plain_items, value)) if type(value) is tuple else plain(value)
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, and on one line."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"  # repr may refuse it
+    return " ".join(f"{value!r:.80}".split())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint to append to an error: the closest known name, or all if few."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:  # long names whose last part was typed alone
+        close = [k for k in known if k.lower().endswith("." + name.lower())][:1]
+    if close:
+        return f" (did you mean {close[0]}?)"
+    if known and len(known) <= 8:
+        return f" (known: {', '.join(known)})"
+    return ""
+
+
+def to_record(value: Any) -> Any:
+    """A tree of dataclasses and tuples as JSON values (dicts and lists)."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: to_record(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, tuple):
+        return [to_record(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_record(item) for key, item in value.items()}
+    return value
+
+
+def from_record(cls: type[T], record: object, where: str) -> T:
+    """The dataclass that `to_record` made the record of, strict about all types.
+
+    Fields that have a default may be missing.
+
+    Raises:
+      InputError: naming the place: unknown or missing field, wrong type, or a value
+        that the class refuses.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{where} must be an object, got {type(record).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in record:
+        if name not in fields:
+            raise InputError(
+                f"{where} has an unknown field {name!r}{did_you_mean(name, fields)}"
+            )
+    for name, field in fields.items():
+        required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
+        if required and name not in record:
+            raise InputError(f"{where} has no field {name!r}")
+    hints = typing.get_type_hints(cls)
+    return cls(
+        **{
+            name: _convert(value, hints[name], f"{where}.{name}")
+            for name, value in record.items()
+        }
+    )
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """The JSON value as what the type hint says."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_record(hint, value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (hint,) = (arg for arg in args if arg is not type(None))
+        return _convert(value, hint, where)
+    if origin is typing.Literal and value in args:
+        return value
+    if origin is tuple and isinstance(value, list):
+        hints = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(hints) == len(value):
+            return tuple(_convert(item, h, where) for item, h in zip(value, hints))
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is (origin or hint):
+        return value
+    raise InputError(f"{where} must be {_describe(hint)}, got {value!r:.80}")
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def first_difference(have: Any, want: Any, name: str = "") -> str | None:
+    """The first difference between two JSON-like values, in words; None if equal.
+
+    Example: "learner.alpha is 0.9, expected 0.5".
+    """
+    if isinstance(have, Mapping) and isinstance(want, Mapping):
+        for key in sorted({*have, *want}):
+            inner = f"{name}.{key}" if name else str(key)
+            if key not in have:
+                return f"{inner} is absent, expected {_cut(want[key])}"
+            if key not in want:
+                return f"{inner} is {_cut(have[key])}, expected absent"
+            found = first_difference(have[key], want[key], inner)
+            if found is not None:
+                return found
+        return None
+    if isinstance(have, (list, tuple)) and isinstance(want, (list, tuple)):
+        if len(have) != len(want):
+            return f"{name} has {len(have)} elements, expected {len(want)}"
+        for i, (a, b) in enumerate(zip(have, want)):
+            found = first_difference(a, b, f"{name}[{i}]")
+            if found is not None:
+                return found
+        return None
+    if type(have) is type(want) and have == want:
+        return None
+    return f"{name} is {_cut(have)}, expected {_cut(want)}"
+
+
+def _cut(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,361 @@
+"""Reading one saved step: its sha256 list first, then its record, then its arrays.
+
+What is read is compared with the checksums of what was to be saved, so that neither a
+file nor the way back through Orbax can change an array unnoticed.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gru_mem_jax import durable_files
+from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.records import first_difference
+from gru_mem_jax.runs.checkpoints import trees as trees_lib
+from gru_mem_jax.runs.checkpoints.checksums import checksums
+from gru_mem_jax.runs.checkpoints.plain_path import plain_path
+
+FORMAT = 1
+RECORD = "record.json"
+FILES = "files"
+_MAX_RECORD = 1 << 28
+_MAX_BATCH = 1 << 24  # bytes that are read back at a time, or one array
+_FILE_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")  # one folder deep
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a step held.
+
+    Attributes:
+      step: its number.
+      trees: name to tree, for the names asked.
+      metadata: its JSON metadata.
+      files: its small files by name.
+      warnings: a line for each newer step that was skipped, because it is damaged.
+    """
+
+    step: int
+    trees: dict[str, Any]
+    metadata: dict[str, Any]
+    files: dict[str, bytes]
+    warnings: tuple[str, ...] = ()
+
+
+def make_contents(
+    step: int,
+    flat: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, Any],
+    score: float | None,
+    files: Mapping[str, bytes],
+) -> dict[str, bytes]:
+    """What a step holds beside its arrays, as path to contents.
+
+    Args:
+      step: its number.
+      flat: tree name to flat tree.
+      metadata: what JSON can hold.
+      score: what a best step is chosen by.
+      files: name to contents of small files.
+
+    Raises:
+      InputError: the metadata is not JSON, or a name cannot be a file's.
+    """
+    record = {
+        "format": FORMAT,
+        "step": step,
+        "score": score,
+        "trees": {name: trees_lib.signatures(tree) for name, tree in flat.items()},
+        "checksums": {name: checksums(tree) for name, tree in flat.items()},
+        "metadata": dict(metadata),
+    }
+    try:
+        text = json.dumps(record, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metadata of step {step} is not JSON: {error}") from error
+    contents = {RECORD: text.encode()}
+    for name, data in files.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise InputError(f"{name!r} cannot be the name of a file")
+        contents[f"{FILES}/{name}"] = data
+    return contents
+
+
+class Pace:
+    """How fast a save is completed: beside a training, until somebody waits for it.
+
+    It sleeps so long between its parts that it takes a twentieth of the machine.
+    """
+
+    def __init__(self):
+        cores = os.cpu_count() or 1
+        self._sleep = max(0.0, 20 / cores - 1)  # seconds for each one of work
+        self._hurry = threading.Event()
+        self._since = 0.0
+
+    def hurry(self) -> None:
+        """From here on without sleep."""
+        self._hurry.set()
+
+    def start(self) -> Callable[[], None] | None:
+        """Begins, in the calling thread, whose priority is lowered.
+
+        Returns:
+          What to call after each part of the work; None where there is no sleep.
+        """
+        if self._hurry.is_set():
+            return None
+        if sys.platform == "linux":  # elsewhere it would be the whole process's
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        self._since = time.perf_counter()
+        return self._rest if self._sleep else None
+
+    def _rest(self) -> None:
+        self._hurry.wait(self._sleep * (time.perf_counter() - self._since))
+        self._since = time.perf_counter()
+
+
+def complete(
+    folder: pathlib.Path,
+    contents: Mapping[str, bytes],
+    flat: Mapping[str, Mapping[str, Any]],
+    rest: Callable[[], None] | None = None,
+) -> None:
+    """Completes a step whose arrays Orbax has written, and proves that it restores.
+
+    Args:
+      folder: not yet under the step's name.
+      contents: of `make_contents`.
+      flat: tree name to flat tree, of anything with shapes and dtypes.
+      rest: called after each part of the work.
+
+    Raises:
+      OSError: it cannot be written.
+      RunError: it cannot be read back, or not as it was.
+    """
+    folder.mkdir(exist_ok=True)
+    for stamp in folder.rglob("commit_success.txt"):
+        stamp.unlink()  # holds an absolute path, and a run folder may move
+    for name, data in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable_files.write_atomically(path, data)
+    durable_files.write_manifest(folder, rest)
+    durable_files.drop_cached(folder)
+    found = list(durable_files.problems(folder, rest))
+    for name, data in contents.items():
+        if not found and (folder / name).read_bytes() != data:
+            found.append(f"{name} is another than was given")
+    if found:
+        raise RunError(f"{folder}: read back otherwise than written: {found[0]}")
+    check_arrays(folder, flat, rest)
+
+
+def read_record(folder: pathlib.Path) -> dict[str, Any]:
+    """The record of a step.
+
+    Raises:
+      InputError: it has another format.
+      RunError: it is no record.
+    """
+    path = folder / RECORD
+    try:
+        if path.stat().st_size > _MAX_RECORD:
+            raise ValueError("too large")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        number = record["format"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunError(f"{path}: not a checkpoint's record: {error}") from error
+    if number != FORMAT:
+        raise InputError(
+            f"{path}: has format {number}, this version of gru_mem_jax reads "
+            f"{FORMAT}; use the version that wrote it"
+        )
+    for key in ("trees", "metadata"):
+        if not isinstance(record.get(key), dict):
+            raise RunError(f"{path}: {key} is not a JSON object")
+    sums = record.setdefault("checksums", {})  # older steps have none
+    if not isinstance(sums, dict) or not all(
+        isinstance(s, dict) for s in sums.values()
+    ):
+        raise RunError(f"{path}: checksums is not an object of objects")
+    score = record.setdefault("score", None)
+    if score is not None and not isinstance(score, (int, float)):
+        raise RunError(f"{path}: score is not a number")
+    return record
+
+
+def read_step(folder: pathlib.Path, abstract: Mapping[str, Any]) -> Restored:
+    """Reads a step, if all its files are as they were saved.
+
+    Args:
+      folder: the step's folder.
+      abstract: name to a tree of jax.ShapeDtypeStruct; a sharding in it places the
+        array (default: the first local device).
+
+    Raises:
+      InputError: another format, or other names, shapes or dtypes; the first
+        difference is named.
+      RunError: it is damaged; the first file is named.
+    """
+    found = durable_files.problems(folder)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise RunError(f"{folder}: damaged: {found[0]}{more}")
+    record = read_record(folder)
+    flat = {name: trees_lib.flatten(tree) for name, tree in abstract.items()}
+    _check(folder, record["trees"], flat)
+    arrays = _restore(folder, flat)
+    for name, tree in arrays.items():
+        _compare(folder, name, tree, record["checksums"].get(name, {}))
+    trees = {
+        name: trees_lib.unflatten(arrays[name], tree) for name, tree in abstract.items()
+    }
+    return Restored(
+        step=int(folder.name),
+        trees=trees,
+        metadata=record["metadata"],
+        files=_small_files(folder / FILES),
+    )
+
+
+def identity(folder: pathlib.Path) -> tuple[int, int] | None:
+    """Tells a folder from another one of the same name; None: it is not there."""
+    try:
+        info = os.stat(folder)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
+
+
+def _check(
+    folder: pathlib.Path,
+    saved: Mapping[str, Any],
+    flat: Mapping[str, Mapping[str, Any]],
+) -> None:
+    for name, tree in flat.items():
+        if name not in saved:
+            raise InputError(f"{folder}: has no {name}; it has {', '.join(saved)}")
+        difference = first_difference(saved[name], trees_lib.signatures(tree), name)
+        if difference is not None:
+            raise InputError(
+                f"{folder}: another model or optimiser: {difference}; use the "
+                "configuration that it was saved with"
+            )
+
+
+def check_arrays(
+    folder: pathlib.Path,
+    flat: Mapping[str, Mapping[str, Any]],
+    rest: Callable[[], None] | None = None,
+) -> None:
+    """Reads all arrays of a step back, as a restore would, and compares them.
+
+    Streaming: at most 16 MiB are held at a time, or one array where it is larger.
+
+    Args:
+      folder: of the step.
+      flat: tree name to flat tree, of anything with shapes and dtypes.
+      rest: called after each part.
+
+    Raises:
+      RunError: one cannot be read, or differs from its checksum in the record.
+    """
+    saved = read_record(folder)["checksums"]
+    for name, tree in flat.items():
+        for batch in _batches(tree):
+            arrays = _read_arrays(folder, name, batch, on_host=True)
+            _compare(folder, name, arrays, saved.get(name, {}))
+            if rest is not None:
+                rest()
+
+
+def _batches(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
+    batches: list[dict[str, Any]] = []
+    size = _MAX_BATCH
+    for key, leaf in tree.items():
+        nbytes = trees_lib.nbytes({key: leaf})
+        if size + nbytes > _MAX_BATCH:
+            batches.append({})
+            size = 0
+        batches[-1][key] = leaf
+        size += nbytes
+    return batches
+
+
+def _compare(
+    folder: pathlib.Path,
+    name: str,
+    arrays: Mapping[str, Any],
+    saved: Mapping[str, str],
+) -> None:
+    known = {key: array for key, array in arrays.items() if key in saved}
+    for key, found in checksums(known).items():
+        if found != saved[key]:
+            raise RunError(
+                f"{folder}: damaged: {name}.{key} is read back otherwise than it was "
+                f"saved (checksum {found}, expected {saved[key]})"
+            )
+
+
+def _restore(
+    folder: pathlib.Path, flat: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    return {name: _read_arrays(folder, name, tree) for name, tree in flat.items()}
+
+
+def _read_arrays(
+    folder: pathlib.Path, name: str, tree: Mapping[str, Any], *, on_host: bool = False
+) -> Mapping[str, Any]:
+    """Some or all arrays of one tree, placed as `tree` says, or as numpy arrays."""
+    import orbax.checkpoint as ocp
+
+    if not tree:
+        return {}  # Orbax refuses empty trees; the record knows them
+    if on_host:
+        item = trees_lib.abstract(tree)
+        how = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in item}
+    else:
+        item = {key: _placed(leaf) for key, leaf in tree.items()}
+        how = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+    try:
+        with (
+            plain_path(folder) as plain,
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+        ):
+            return reader.restore(plain / name, args=args)
+    except RunError:
+        raise
+    except Exception as error:  # Orbax raises what its backends raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RunError(f"{folder}: cannot be read: {reason}") from error
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _small_files(folder: pathlib.Path) -> dict[str, bytes]:
+    try:
+        if not folder.is_dir():
+            return {}
+        paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+    except OSError as error:
+        raise RunError(f"{folder}: {error.strerror}") from error

@@ -1,0 +1,63 @@
+"""Comparing two texts of gin settings without running either.
+
+A text from a run folder may come from a stranger, and parsing gin imports modules: here
+it is split into names and values, and compared.
+"""
+
+import re
+from collections.abc import Collection
+
+_BINDING = re.compile(r"([A-Za-z_][\w./]*)\s*=\s*(.*)", re.DOTALL)
+
+
+def bindings(text: str) -> dict[str, str]:
+    """Name to value, as text; a statement that binds nothing is its own value.
+
+    Comments and line breaks within a value do not count.
+    """
+    found: dict[str, str] = {}
+    statement: list[str] = []
+    for line in [*text.splitlines(), "end"]:
+        line = line.removesuffix("\\").rstrip()
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        goes_on = line[0].isspace() or line[0] in ")]}"
+        if statement and not goes_on:
+            whole = " ".join(statement)
+            match = _BINDING.fullmatch(whole)
+            found[match[1] if match else whole] = match[2].strip() if match else whole
+            statement = []
+        statement.append(" ".join(line.split()))
+    return found
+
+
+def differences(
+    old: str, new: str, *, may_change: Collection[str] = ()
+) -> tuple[tuple[str, str | None, str | None], ...]:
+    """(name, old value, new value) of each setting that differs; None: absent.
+
+    Args:
+      old: a text of settings.
+      new: another.
+      may_change: last parts of names that do not count, e.g. "num_steps", which covers
+        a macro NUM_STEPS too.
+    """
+    allowed = {name.lower() for name in may_change}
+    before, after = bindings(old), bindings(new)
+    return tuple(
+        (name, before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+        and re.split(r"[./]", name)[-1].lower() not in allowed
+    )
+
+
+def describe(difference: tuple[str, str | None, str | None]) -> str:
+    """E.g. "LoopConfig.alpha: 0.9 before, 0.5 now"."""
+    name, old, new = difference
+    old, new = (_short("absent" if v is None else v) for v in (old, new))
+    return f"{name}: {old} before, {new} now"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,219 @@
+"""Scalars of a run: one JSON object a line, and TensorBoard event files beside it.
+
+One row per step, the step first. Names of times and rates end in `_seconds` or
+`_per_s`; all else is the same in a repeated run. What has no value at a step (a mean
+over nothing) is absent, never a zero or NaN.
+"""
+
+import json
+import math
+import numbers
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from gru_mem_jax import durable_files
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.runs.tensorboard import EventWriter
+
+Value = float | int | str | bool | None
+
+
+class MetricsWriter:
+    """Appends rows to a JSONL file; use as a context manager.
+
+    A row is whole or not there, for one call writes it. Numbers that JSON cannot hold
+    (NaN, infinities) become strings. Write a step's row before its checkpoint is saved,
+    for a resumed run goes on after the checkpoint's step.
+
+    Args:
+      path: the file; its folder must exist.
+      enabled: false on all processes but one.
+      cut_to: rows of later steps, and a last line that is not whole, are removed first:
+        the step that was restored, or -1 for a start from nothing.
+      tensorboard: folder for event files of the numbers; None: none.
+      wandb: a run of Weights & Biases (see `start_wandb`), or anything with its `log`.
+
+    Attributes:
+      last_step: of the last row that stayed after the cut; -1: none. Where it is less
+        than the restored step, somebody has removed rows.
+    """
+
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        *,
+        enabled: bool = True,
+        cut_to: int | None = None,
+        tensorboard: str | pathlib.Path | None = None,
+        wandb: Any = None,
+    ):
+        self.path = pathlib.Path(path)
+        self._fd = -1
+        self.last_step = -1
+        self._events: EventWriter | None = None
+        self._wandb = wandb if enabled else None
+        if not enabled:
+            return
+        if cut_to is not None:
+            self.last_step = cut_metrics(self.path, cut_to)
+        try:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror}") from error
+        if tensorboard is not None:
+            first = None if cut_to is None or cut_to < 0 else cut_to + 1
+            self._events = EventWriter(tensorboard, first_step=first)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Appends one row.
+
+        Args:
+          step: its first column.
+          values: the others; None is left out.
+
+        Raises:
+          RunError: the file cannot be written; a half-written line is removed.
+        """
+        if self._fd < 0:
+            return
+        row: dict[str, Value] = {"step": int(step)}
+        row.update({k: _plain(v) for k, v in values.items() if v is not None})
+        data = (json.dumps(row, allow_nan=False) + "\n").encode()
+        try:
+            _append(self._fd, data)
+            if self._events is not None:
+                self._events.write(int(step), row)
+        except OSError as error:
+            raise durable_files.storage_error(
+                self.path, error, needed=len(data)
+            ) from error
+        if self._wandb is not None:
+            self._wandb.log(row, step=int(step))
+
+    def sync(self) -> None:
+        """Makes the rows survive a power cut: before a checkpoint that relies on them.
+
+        Raises:
+          RunError: they cannot be written.
+        """
+        if self._fd < 0:
+            return
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise durable_files.storage_error(self.path, error) from error
+
+
+def _append(fd: int, data: bytes) -> None:
+    """Writes all of it or nothing."""
+    start = os.fstat(fd).st_size
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        os.ftruncate(fd, start)
+        raise
+
+
+def _plain(value: Any) -> float | int | str:
+    if isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):  # numpy's too
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of a metrics file; a last line that is still being written is left out.
+
+    Raises:
+      InputError: the file cannot be read, or a line is no JSON object.
+    """
+    return [row for row, _ in _rows(pathlib.Path(path))]
+
+
+def cut_metrics(path: str | pathlib.Path, step: int) -> int:
+    """Removes rows of steps after `step`, and a last line that is not whole.
+
+    The file is replaced in one go, and untouched where there is nothing to remove.
+
+    Returns:
+      the step of the last row that stays; -1: none.
+
+    Raises:
+      InputError: the file cannot be read or replaced, or a line before its end is no
+        row.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return -1
+    kept = [(row, line) for row, line in _rows(path) if row["step"] <= step]
+    data = b"".join(line for _, line in kept)
+    try:
+        if data != path.read_bytes():
+            durable_files.write_atomically(path, data)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    return max((row["step"] for row, _ in kept), default=-1)
+
+
+def _rows(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    rows = []
+    lines = data.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break  # killed, or still writing
+        try:
+            row = json.loads(line)
+            known = isinstance(row, dict) and isinstance(row.get("step"), int)
+        except (ValueError, RecursionError):
+            known = False
+        if not known:
+            raise InputError(
+                f"{path}:{number}: expected a JSON object with a step; repair or "
+                "remove the line"
+            )
+        rows.append((row, line))
+    return rows
+
+
+def start_wandb(project: str, run_id: str, **settings: Any) -> Any:
+    """A Weights & Biases run that a resumed run goes on with.
+
+    Args:
+      project: its project.
+      run_id: the same for every start of one run.
+      **settings: further arguments of wandb.init.
+
+    Raises:
+      InputError: wandb is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(
+            "Weights & Biases was asked for and is not installed: pip install wandb"
+        ) from error
+    return wandb.init(project=project, id=run_id, resume="allow", **settings)

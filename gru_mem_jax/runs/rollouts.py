@@ -1,0 +1,143 @@
+"""A step's rollouts as a file: to look at, and to train from without sampling.
+
+`step_00000012.npz` holds, as plain numpy arrays (nothing in it can run code):
+
+    turn_index [C, 3]             (group, rollout, turn) of each of C turns
+    prompt_ids, prompt_ends       all prompts, joined; where each ends [C]
+    completion_ids, completion_ends
+    sampler_logprobs              one for each completion id
+    outcome_NAME                  [P, G, ...], the gates, lengths and scores: Outcomes
+    reward_NAME                   [P, G] and [P, G, K], each term before its weight
+    advantages [P, G, K + 1]      for the reader; they are computed again
+    questions [P], record         numbers of the questions; JSON of the rest
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from gru_mem_jax import durable_files
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.rl.outcomes import Array, Outcomes
+from gru_mem_jax.rl.packing import Conversation
+from gru_mem_jax.rl.rollout import RolloutBatch
+
+FORMAT = 1
+_RECORD = ("problems", "refills", "position", "shared_tokens")
+
+
+def rollout_file(directory: str | pathlib.Path, step: int) -> pathlib.Path:
+    """The file of a step."""
+    return pathlib.Path(directory) / f"step_{step:08d}.npz"
+
+
+def save_rollouts(
+    directory: str | pathlib.Path,
+    step: int,
+    batch: RolloutBatch,
+    terms: Mapping[str, Array],
+    advantages: Array,
+) -> pathlib.Path:
+    """Writes a step's rollouts; a file that is there is replaced.
+
+    Args:
+      directory: made if it is not there.
+      step: of training.
+      batch: the rollouts.
+      terms: of `rewards`.
+      advantages: float32 [P, G, K + 1].
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "turn_index": np.asarray([t.index for t in batch.turns], np.int32),
+        "sampler_logprobs": _joined(batch, "sampler_logprobs", np.float64),
+        "advantages": np.asarray(advantages),
+        "questions": np.asarray(batch.questions, np.int64),
+    }
+    for name in ("prompt", "completion"):
+        sizes = [len(getattr(turn, f"{name}_ids")) for turn in batch.turns]
+        arrays[f"{name}_ids"] = _joined(batch, f"{name}_ids", np.int32)
+        arrays[f"{name}_ends"] = np.cumsum(sizes, dtype=np.int64)
+    for field in dataclasses.fields(Outcomes):
+        value = getattr(batch.outcomes, field.name)
+        arrays[f"outcome_{field.name}"] = np.asarray(value)
+    arrays |= {f"reward_{name}": np.asarray(term) for name, term in terms.items()}
+    record = {name: getattr(batch, name) for name in _RECORD}
+    record |= {"format": FORMAT, "step": step, "skipped": batch.skipped}
+    text = json.dumps(record)
+    arrays["record"] = np.frombuffer(text.encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path = rollout_file(directory, step)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        durable_files.write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        needed = buffer.getbuffer().nbytes
+        raise durable_files.storage_error(path, error, needed=needed) from error
+    return path
+
+
+def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
+    """Reads a step's rollouts back.
+
+    Raises:
+      InputError: there is no such file, or it holds something else; names it.
+    """
+    path = rollout_file(directory, step)
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no rollouts of step {step} to replay; they are kept by --record"
+        ) from None
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if "outcome_correct" in arrays:  # files of earlier versions: all were scored
+        every = np.ones(arrays["outcome_correct"].shape, bool)
+        arrays.setdefault("outcome_scored", every)
+    try:
+        record = json.loads(arrays["record"].tobytes())
+        if record["format"] != FORMAT:
+            raise ValueError(f"has format {record['format']}, expected {FORMAT}")
+        fields = dataclasses.fields(Outcomes)
+        return RolloutBatch(
+            questions=tuple(arrays["questions"].tolist()),
+            outcomes=Outcomes(**{f.name: arrays[f"outcome_{f.name}"] for f in fields}),
+            turns=tuple(_turns(arrays)),
+            **{name: record[name] for name in _RECORD},
+            skipped=record.get("skipped", 0),  # absent in earlier files
+        )
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: no rollouts of a step: {error}") from error
+
+
+def _joined(batch: RolloutBatch, name: str, dtype) -> np.ndarray:
+    values = [value for turn in batch.turns for value in getattr(turn, name)]
+    return np.asarray(values, dtype)
+
+
+def _turns(arrays: Mapping[str, np.ndarray]) -> list[Conversation]:
+    cut = {}
+    for name, ends in (
+        ("prompt_ids", "prompt_ends"),
+        ("completion_ids", "completion_ends"),
+        ("sampler_logprobs", "completion_ends"),
+    ):
+        cut[name] = np.split(arrays[name], arrays[ends][:-1])
+    return [
+        Conversation(
+            index=tuple(index),
+            advantage=0.0,
+            **{name: tuple(parts[i].tolist()) for name, parts in cut.items()},
+        )
+        for i, index in enumerate(arrays["turn_index"].tolist())
+    ]

@@ -1,0 +1,102 @@
+"""The trajectories that a training run keeps: RUN/trajectories/step_NNNNNNNN.jsonl."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+from gru_mem_jax.agent.trajectory import Trajectory, trajectory_from_dict
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_number, from_record, to_record
+
+_NAME = re.compile(r"step_(\d{8,18})\.jsonl")
+_LONGEST_LINE = 1 << 26
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSample:
+    """One rollout of a step, with its labels and what it was worth.
+
+    Attributes:
+      step: of training.
+      question: its position in the source.
+      rollout: its place in the group, from 0.
+      task: of the example.
+      answers: gold answers.
+      evidence: evidence[t] of every chunk of the context, read or not.
+      last_evidence: the last True of `evidence`; None: there is none.
+      reward: of the trajectory, weighted.
+      rewards: its terms before their weights, by name.
+      turn_rewards: of each memory turn, weighted.
+      advantages: of each memory turn, and the answer turn's.
+      trajectory: without token ids.
+      scored: whether the reward function has scored it; if not, nothing is learned.
+    """
+
+    step: int
+    question: int
+    rollout: int
+    task: str
+    answers: tuple[str, ...]
+    evidence: tuple[bool, ...]
+    last_evidence: int | None
+    reward: float
+    rewards: dict[str, float]
+    turn_rewards: tuple[float, ...]
+    advantages: tuple[float, ...]
+    trajectory: Trajectory
+    scored: bool = True
+
+    def __post_init__(self):
+        for name, value in self.rewards.items():
+            check_number(f"sample.rewards.{name}", value, -1e9, 1e9)
+
+
+def sample_steps(folder: str | pathlib.Path) -> list[int]:
+    """Steps that there are samples of, in order.
+
+    Args:
+      folder: RUN/trajectories; need not exist.
+    """
+    folder = pathlib.Path(folder)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
+
+
+def read_samples(
+    folder: str | pathlib.Path, step: int, limit: int | None = None
+) -> list[TrainingSample]:
+    """The samples of a step, the first `limit`.
+
+    Raises:
+      InputError: they cannot be read; names the file, the line and the field.
+    """
+    path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
+    samples = []
+    try:
+        if not path.is_file():  # a pipe, say: the folder may be a stranger's
+            raise InputError(f"{path}: expected a file")
+        with open(path, "rb") as file:
+            while limit is None or len(samples) < limit:
+                line = file.readline(_LONGEST_LINE)
+                if not line:
+                    break
+                samples.append(_sample(line, f"{path}:{len(samples) + 1}"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    return samples
+
+
+def _sample(line: bytes, where: str) -> TrainingSample:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InputError(f"{where}: expected a line of JSON") from None
+    try:
+        if isinstance(record, dict) and "trajectory" in record:
+            # Its JSON form has sums beside its fields.
+            trajectory = trajectory_from_dict(record["trajectory"])
+            record = record | {"trajectory": to_record(trajectory)}
+        return from_record(TrainingSample, record, "sample")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

@@ -1,0 +1,350 @@
+"""Synthetic long texts in RULER's manner: needles in filler, evidence spans known.
+
+After Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language
+Models?", arXiv 2404.06654, with these differences. A value is three words, not a
+number, so that a policy with a small vocabulary can copy it; as RULER's numbers are
+never alike, a wanted value shares no word with another value of its text. The question
+says how many codes are wanted, so that a reader knows when it has read enough. A
+needle never crosses a block of `chunk_tokens` words and marks: a tokenizer with one
+token per word and mark, cutting at that size, sees every needle whole; other tokenizers
+cut where they cut.
+
+single_key: one needle; "Which code belongs to K?"
+multi_key: one needle, and distractors for other keys; the same question.
+multi_value: n needles for one key, distractors;
+  "Which first second codes belong to K?"
+multi_query: a needle for each of n keys, distractors; "Which codes belong to K L?"
+chain: a link from K to L, later L's needle, distractors;
+  "Which linked code belongs to K?"
+
+A needle is "The code for K is x y z.", a link "The code for K is that of L.". Each
+evidence sentence has a block of its own. Answers are the values in the order of the
+question (multi_value: of the text), joined by ", "; scoring is exact.
+
+A share of the documents is set as people set texts (`surface`): wrapped, in other
+white space and case, with bullets, quotes or tags around sentences.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import random
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
+
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.tiny import surface, words
+from gru_mem_jax.tiny.surface import Sentence, Surface
+
+Task = Literal["single_key", "multi_key", "multi_value", "multi_query", "chain"]
+TASKS: tuple[Task, ...] = (
+    "single_key",
+    "multi_key",
+    "multi_value",
+    "multi_query",
+    "chain",
+)
+NEEDLE_TOKENS = 9  # words and marks of a needle, and of a link
+_MIN_FILLER = 12  # both kinds of filler can fill any length from here on
+_MAX_SENTENCE = 9  # words and marks of the longest
+_TEST_SHARE = 26  # of 256: the pairs that belong to the test split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """What `generate` makes.
+
+    Attributes:
+      tasks: the tasks in the mix.
+      weights: their weights; empty means equal.
+      num_chunks: blocks in a document.
+      chunk_tokens: words and marks in a block.
+      filler: "noise", RULER's five sentences; "sentences", of a small grammar;
+        "mixed", one of the two for each document.
+      min_items, max_items: values of multi_value and keys of multi_query.
+      placement: evidence anywhere ("uniform"), or in the first fifth of the blocks
+        ("first_20"), or in as many blocks as there is evidence if those are more.
+      max_distractors: a block has up to so many (none in single_key).
+      varied: share of the examples whose white space, case and marks vary. The others
+        are what they are without it.
+      split: "train" and "test" share no pair of key and value.
+      seed: with split and index, decides everything.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    weights: tuple[float, ...] = ()
+    num_chunks: int = 8
+    chunk_tokens: int = 64
+    filler: str = "mixed"
+    min_items: int = 2
+    max_items: int = 4
+    placement: str = "uniform"
+    max_distractors: int = 2
+    varied: float = 0.0
+    split: str = "train"
+    seed: int = 0
+
+    def __post_init__(self):
+        plain_numbers(self)
+        if not self.tasks:
+            raise InputError("tasks is empty; name at least one of " + ", ".join(TASKS))
+        for task in self.tasks:
+            _check_choice("task", task, TASKS)
+        if self.weights and (
+            len(self.weights) != len(self.tasks)
+            or min(self.weights) < 0
+            or sum(self.weights) <= 0
+        ):
+            raise InputError(
+                f"weights must be one number >= 0 for each of the {len(self.tasks)} "
+                f"tasks and not all zero, got {self.weights}"
+            )
+        _check_choice("filler", self.filler, ("noise", "sentences", "mixed"))
+        _check_choice("placement", self.placement, ("uniform", "first_20"))
+        _check_choice("split", self.split, ("train", "test"))
+        if not 1 <= self.min_items <= self.max_items <= len(words.ORDINALS):
+            raise InputError(
+                "items must hold 1 <= min_items <= max_items <= "
+                f"{len(words.ORDINALS)}, got {self.min_items} and {self.max_items}"
+            )
+        needed = max(_max_evidence(task, self.max_items) for task in self.tasks)
+        if self.num_chunks < needed:
+            raise InputError(
+                f"num_chunks must be at least {needed} for these tasks, "
+                f"got {self.num_chunks}"
+            )
+        if self.max_distractors < 0:
+            raise InputError(
+                f"max_distractors must be at least 0, got {self.max_distractors}"
+            )
+        if not 0 <= self.varied <= 1:
+            raise InputError(f"varied must be between 0 and 1, got {self.varied}")
+        least = NEEDLE_TOKENS * (1 + self.max_distractors) + _MIN_FILLER
+        if self.chunk_tokens < least:
+            raise InputError(
+                f"chunk_tokens must be at least {least} to hold a needle, "
+                f"{self.max_distractors} distractors and filler, got "
+                f"{self.chunk_tokens}"
+            )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _max_evidence(task: str, max_items: int) -> int:
+    return {"multi_value": max_items, "multi_query": max_items, "chain": 2}.get(task, 1)
+
+
+def in_split(key: str, value: str, split: str) -> bool:
+    """Whether a pair belongs to a split: a hash of the pair decides."""
+    digest = hashlib.blake2b(f"{key} {value}".encode(), digest_size=1).digest()
+    return (digest[0] < _TEST_SHARE) == (split == "test")
+
+
+def generate(config: SyntheticConfig, index: int) -> Example:
+    """Example number `index`: the same for equal arguments, on any machine."""
+    rng = random.Random(f"{config.seed}/{config.split}/{index}")
+    task = rng.choices(config.tasks, config.weights or None)[0]
+    question, answer, pairs, asked = _draw_task(rng, config, task)
+    wanted = _Wanted(asked, frozenset(" ".join(v for _, v in pairs).split()))
+    blocks = _place(rng, config, len(pairs))
+    filler = config.filler
+    if filler == "mixed":
+        filler = rng.choice(("noise", "sentences"))
+    evidence_at = dict(zip(blocks, pairs))
+    # Of its own, so that plain documents stay what they are.
+    look = random.Random(f"{config.seed}/{config.split}/{index}/surface")
+    setting = surface.draw(look) if look.random() < config.varied else surface.PLAIN
+    sentences: list[Sentence] = []
+    for block in range(config.num_chunks):
+        evidence = evidence_at.get(block)
+        sentences += _block(rng, config, task, filler, evidence, wanted, setting)
+    document, spans = surface.lay_out(sentences, setting, look)
+    return Example(
+        id=f"synthetic/{config.seed}/{config.split}/{index}",
+        question=surface.ask(question, setting, look),
+        answers=(answer,),
+        document=document,
+        evidence=spans,
+        task=task,
+        scoring="exact",
+    )
+
+
+def needle(key: str, value: str, setting: Surface = surface.PLAIN) -> str:
+    """The sentence that gives a key's code."""
+    key, value = key.join(setting.key_marks), value.join(setting.value_marks)
+    return f"The code for {key} is {value}."
+
+
+class _Wanted(NamedTuple):
+    """The keys of a question, and the words of their values: no distractor has them."""
+
+    keys: frozenset[str]
+    words: frozenset[str]
+
+
+def _draw_task(
+    rng: random.Random, config: SyntheticConfig, task: str
+) -> tuple[str, str, list[tuple[str, str]], frozenset[str]]:
+    """Question, answer, evidence pairs in order of the text, keys kept for them."""
+    items = rng.randint(config.min_items, config.max_items)
+    if task == "multi_query":
+        keys = rng.sample(words.KEYS, items)
+        values = _draw_values(rng, keys, config.split)
+        pairs = list(zip(keys, values))
+        rng.shuffle(pairs)
+        question = f"Which codes belong to {' '.join(keys)}?"
+        return question, ", ".join(values), pairs, frozenset(keys)
+    if task == "chain":
+        key, target = _draw_link(rng, config.split)
+        value = _draw_value(rng, target, config.split)
+        pairs = [(key, f"that of {target}"), (target, value)]
+        question = f"Which linked code belongs to {key}?"
+        return question, value, pairs, frozenset((key, target))
+    key = rng.choice(words.KEYS)
+    if task == "multi_value":
+        values = _draw_values(rng, [key] * items, config.split)
+        question = f"Which {' '.join(words.ORDINALS[:items])} codes belong to {key}?"
+    else:
+        values = [_draw_value(rng, key, config.split)]
+        question = f"Which code belongs to {key}?"
+    return question, ", ".join(values), [(key, v) for v in values], frozenset((key,))
+
+
+def _draw_values(rng: random.Random, keys: Sequence[str], split: str) -> list[str]:
+    values: list[str] = []
+    for key in keys:
+        values.append(_draw_value(rng, key, split, taken=" ".join(values).split()))
+    return values
+
+
+def _draw_value(
+    rng: random.Random, key: str, split: str, taken: Collection[str] = ()
+) -> str:
+    free = [word for word in words.VALUES if word not in taken]
+    while True:
+        value = " ".join(rng.sample(free, 3))
+        if in_split(key, value, split):
+            return value
+
+
+def _draw_link(rng: random.Random, split: str) -> tuple[str, str]:
+    while True:
+        key, target = rng.sample(words.KEYS, 2)
+        if in_split(key, f"that of {target}", split):
+            return key, target
+
+
+def _place(rng: random.Random, config: SyntheticConfig, count: int) -> list[int]:
+    """Blocks of the evidence, ascending, one each."""
+    region = config.num_chunks
+    if config.placement == "first_20":
+        region = max(-(-region // 5), count)
+    return sorted(rng.sample(range(region), count))
+
+
+def _block(
+    rng: random.Random,
+    config: SyntheticConfig,
+    task: str,
+    filler: str,
+    evidence: tuple[str, str] | None,
+    wanted: _Wanted,
+    setting: Surface,
+) -> list[Sentence]:
+    """Sentences of exactly `chunk_tokens` words and marks."""
+    pairs = []
+    if task != "single_key":
+        for _ in range(rng.randint(0, config.max_distractors)):
+            pairs.append(_draw_distractor(rng, config, task, wanted))
+    if evidence is not None:
+        pairs.append(evidence)
+    room = config.chunk_tokens - NEEDLE_TOKENS * len(pairs)
+    if room - setting.needle_tokens * len(pairs) < _MIN_FILLER:
+        setting = setting._replace(key_marks=("", ""), value_marks=("", ""))
+    room -= setting.needle_tokens * len(pairs)
+    needles = [Sentence(needle(*p, setting), p is evidence) for p in pairs]
+    rng.shuffle(needles)
+    marked = _marked(setting, room, len(needles))
+    room -= marked * setting.mark_tokens
+    fill = _noise(rng, room) if filler == "noise" else _sentences(rng, room)
+    places = sorted(rng.randint(0, len(fill)) for _ in needles)
+    sentences = [Sentence(sentence, False) for sentence in fill]
+    for shift, (place, item) in enumerate(zip(places, needles)):
+        sentences.insert(place + shift, item)
+    if marked:
+        for i in rng.sample(range(len(sentences)), marked):
+            sentences[i] = sentences[i]._replace(is_marked=True)
+    return sentences
+
+
+def _marked(setting: Surface, room: int, needles: int) -> int:
+    """How many sentences of a block are marked: there are so many, and filler fits."""
+    marked = setting.most_marked
+    while marked:
+        left = room - marked * setting.mark_tokens
+        if left >= _MIN_FILLER and marked <= needles + left // _MAX_SENTENCE:
+            break
+        marked -= 1
+    return marked
+
+
+def _draw_distractor(
+    rng: random.Random, config: SyntheticConfig, task: str, wanted: _Wanted
+) -> tuple[str, str]:
+    while True:
+        if task == "chain" and rng.random() < 0.5:
+            key, target = _draw_link(rng, config.split)
+            value = f"that of {target}"
+            if target in wanted.keys:
+                continue
+        else:
+            key = rng.choice(words.KEYS)
+            value = _draw_value(rng, key, config.split, wanted.words)
+        if key not in wanted.keys:
+            return key, value
+
+
+def _noise(rng: random.Random, room: int) -> list[str]:
+    """RULER's noise in its own order, begun anywhere: 4 or 5 words and marks each."""
+    short = -room % 5
+    long = itertools.cycle(words.NOISE[:-1])
+    for _ in range(rng.randrange(4)):
+        next(long)
+    fill = [next(long) for _ in range((room - 4 * short) // 5)]
+    for _ in range(short):
+        fill.insert(rng.randint(0, len(fill)), words.NOISE[-1])
+    return fill
+
+
+def _sentences(rng: random.Random, room: int) -> list[str]:
+    """Sentences of 4 to 8 words and a full stop, filling `room` exactly."""
+    fill = []
+    while room:
+        lengths = [n for n in range(5, 10) if room == n or room - n >= 5]
+        length = lengths[int(rng.random() * len(lengths))]
+        fill.append(_sentence(rng, length - 1))
+        room -= length
+    return fill
+
+
+_VERB_PHRASE = (words.VERBS, words.PREPOSITIONS, words.DETERMINERS)
+_GRAMMAR = {
+    4: (words.NOUNS, words.VERBS, words.ADVERBS),
+    5: (words.ADJECTIVES, words.NOUNS, words.VERBS, words.ADVERBS),
+    6: (words.NOUNS, *_VERB_PHRASE, words.NOUNS),
+    7: (words.ADJECTIVES, words.NOUNS, *_VERB_PHRASE, words.NOUNS),
+    8: (words.ADJECTIVES, words.NOUNS, *_VERB_PHRASE, words.ADJECTIVES, words.NOUNS),
+}
+
+
+def _sentence(rng: random.Random, length: int) -> str:
+    draw = rng.random
+    rest = [pool[int(draw() * len(pool))] for pool in _GRAMMAR[length]]
+    start = words.DETERMINERS[int(draw() * len(words.DETERMINERS))]
+    return f"{start.capitalize()} {' '.join(rest)}."

@@ -1,0 +1,293 @@
+"""From examples to supervised turns: prompts as the agent makes them, oracle replies.
+
+A source of training data is a function from an example and a random generator to its
+turns, so that other examples with another oracle can take the place of the synthetic
+ones.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+
+from gru_mem_jax.agent.chunking import iter_chunks
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
+from gru_mem_jax.agent.requests import Prompt, prompt_ids
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.tiny import oracle, synthetic, words
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TurnRow:
+    """One conversation to learn: the loss is on the completion only.
+
+    Attributes:
+      kind: "gated", "memagent" or "answer".
+      task: of the example.
+      evidence: whether the chunk adds something to the memory.
+      prompt: token ids.
+      completion: token ids, the stop id last.
+    """
+
+    kind: PromptKind
+    task: str
+    evidence: bool
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TurnConfig:
+    """Which turns of an example are taught, and how.
+
+    Attributes:
+      prompt: order and style of the prompts.
+      chunk_size: tokens of a chunk.
+      kinds: the kinds of turns.
+      off_evidence: gated turns without evidence per turn with evidence.
+      memagent_off_evidence: the same for MemAgent's turns, each of which must write
+        the whole memory anew without a slip.
+      extra_answers: further examples, per example, whose answer turn alone is taught:
+        an example has one answer turn, and many others.
+      blank_memory: share of gated turns before any evidence whose memory lists what
+        is missing (as after a needless update), instead of being empty.
+      shifted: share of the examples that lose some tokens at their beginning, so that
+        chunks begin and end anywhere, not where blocks do. From the first chunk on
+        that cuts a key or value from the rest, their turns are not taught: nobody could
+        read that.
+      wrong_updates: share of the turns without evidence whose update gate is taught to
+        say yes. For warm starts that copy well but gate badly; 0 teaches right gates.
+      wrong_ends: share of the due ends whose exit gate is taught to say continue.
+      wrong_thoughts: share of the turns with a wrong gate whose thought is wrong too:
+        it claims a find beside a wrong update, and passes over the find that is due to
+        end it all.
+    """
+
+    prompt: PromptConfig = dataclasses.field(
+        default_factory=lambda: PromptConfig(style="compact")
+    )
+    chunk_size: int = 64
+    kinds: tuple[PromptKind, ...] = ("gated", "memagent", "answer")
+    off_evidence: float = 1.0
+    memagent_off_evidence: float = 1.0
+    extra_answers: int = 2
+    blank_memory: float = 0.3
+    shifted: float = 0.0
+    wrong_updates: float = 0.0
+    wrong_ends: float = 0.0
+    wrong_thoughts: float = 0.0
+
+    def __post_init__(self):
+        plain_numbers(self)
+        if self.chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1, got {self.chunk_size}")
+        if not self.kinds or not set(self.kinds) <= {"gated", "memagent", "answer"}:
+            raise InputError(
+                "kinds must name some of gated, memagent and answer, got "
+                f"{self.kinds!r}"
+            )
+        for name in ("off_evidence", "memagent_off_evidence"):
+            if not 0 <= getattr(self, name) <= 1000:
+                raise InputError(
+                    f"{name} must be between 0 and 1000, got {getattr(self, name)}"
+                )
+        if self.extra_answers < 0:
+            raise InputError(
+                f"extra_answers must be at least 0, got {self.extra_answers}"
+            )
+        for name in (
+            *("blank_memory", "shifted", "wrong_updates", "wrong_ends"),
+            "wrong_thoughts",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"{name} must be between 0 and 1, got {getattr(self, name)}"
+                )
+
+
+class OracleTurns:
+    """Turns of examples whose wording the synthetic oracle knows.
+
+    Args:
+      encoder: the policy's tokenizer.
+      config: which turns.
+    """
+
+    def __init__(self, encoder: Encoder, config: TurnConfig):
+        self.config = config
+        self._encoder = encoder
+        self._builder = PromptBuilder(encoder, config.prompt)
+
+    def with_config(self, config: TurnConfig) -> "OracleTurns":
+        """The same with another configuration."""
+        return OracleTurns(self._encoder, config)
+
+    def __call__(self, example: Example, rng: random.Random) -> list[TurnRow]:
+        """The turns of one example that are to be learnt.
+
+        Memory turns with evidence are all taken, of the others a random part.
+
+        Args:
+          example: of `synthetic`.
+          rng: decides what is taken, and which gates are taught wrong.
+        """
+        config = self.config
+        asked = oracle.parse_question(example.question)
+        question = self._builder.encode_content(example.question)
+        if config.shifted and rng.random() < config.shifted:
+            example = self._shift(example, rng)
+        chunks = list(iter_chunks(example.document, self._encoder, config.chunk_size))
+        facts = _facts_by_chunk(example, [chunk.end for chunk in chunks])
+        chosen = {
+            "gated": _choose(facts, config.off_evidence, rng),
+            "memagent": _choose(facts, config.memagent_off_evidence, rng),
+        }
+        rows = []
+        found: tuple[oracle.Fact, ...] = ()
+        for chunk, new in zip(chunks, facts):
+            for kind in ("gated", "memagent"):
+                if kind not in config.kinds or chunk.index not in chosen[kind]:
+                    continue
+                memory = ()
+                listed = found or (
+                    chunk.index > 0
+                    if kind == "memagent"
+                    else rng.random() < config.blank_memory
+                )
+                if listed:
+                    text = oracle.memory_text(asked, found)
+                    memory = self._builder.encode_content(text)
+                if kind == "gated":
+                    prompt = self._builder.gated(question, memory, chunk.ids)
+                    text = example.document[chunk.start : chunk.end]
+                    reply = self._gated_reply(asked, found, new, text, rng)
+                else:
+                    prompt = self._builder.memagent(question, memory, chunk.ids)
+                    reply = oracle.memagent_turn(asked, found, new)
+                rows.append(self._row(kind, example, bool(new), prompt, reply))
+            found += new
+        if "answer" in config.kinds:
+            rows.append(self.answer(example))
+        return rows
+
+    def answer(self, example: Example) -> TurnRow:
+        """The answer turn of an example, all evidence found."""
+        asked = oracle.parse_question(example.question)
+        found = [
+            fact
+            for start, end in example.evidence
+            for fact in oracle.facts_in(example.document[start:end])
+        ]
+        prompt = self._builder.answer(
+            self._builder.encode_content(example.question),
+            self._builder.encode_content(oracle.memory_text(asked, found)),
+        )
+        reply = oracle.answer_turn(asked, found)
+        return self._row("answer", example, False, prompt, reply)
+
+    def _shift(self, example: Example, rng: random.Random) -> Example:
+        """The example without some of its first tokens, but with all evidence."""
+        _, spans = self._encoder.encode_with_offsets(example.document)
+        cut, _ = spans[rng.randrange(self.config.chunk_size)]
+        cut = min(cut, example.evidence[0][0])
+        return dataclasses.replace(
+            example,
+            document=example.document[cut:],
+            evidence=tuple((a - cut, b - cut) for a, b in example.evidence),
+        )
+
+    def _gated_reply(
+        self,
+        asked: oracle.Asked,
+        found: tuple[oracle.Fact, ...],
+        new: tuple[oracle.Fact, ...],
+        text: str,
+        rng: random.Random,
+    ) -> str:
+        config = self.config
+        says_update = says_end = claimed = None
+        if not new and rng.random() < config.wrong_updates:
+            says_update = True
+        due = oracle.is_complete(asked, (*found, *new))
+        if due and rng.random() < config.wrong_ends:
+            says_end = False
+        wrong = says_end is not None if new else says_update is not None
+        if wrong and rng.random() < config.wrong_thoughts:
+            claimed = () if new else (_false_find(asked, found, text, rng),)
+        return oracle.gated_turn(
+            asked,
+            found,
+            new,
+            says_update=says_update,
+            says_end=says_end,
+            claimed=claimed,
+        )
+
+    def _row(
+        self,
+        kind: PromptKind,
+        example: Example,
+        evidence: bool,
+        prompt: Prompt,
+        reply: str,
+    ) -> TurnRow:
+        # What the chat template has opened must not be opened again.
+        left = self._builder.left_to_say(reply)
+        completion = (*self._encoder.encode_control(left), self._encoder.stop_ids[0])
+        return TurnRow(kind, example.task, evidence, prompt_ids(prompt), completion)
+
+
+def _choose(
+    facts: Sequence[tuple], off_evidence: float, rng: random.Random
+) -> set[int]:
+    """All chunks that add something, and so many of the others for each."""
+    with_evidence = [i for i, new in enumerate(facts) if new]
+    without = [i for i, new in enumerate(facts) if not new]
+    wanted = round(off_evidence * max(1, len(with_evidence)))
+    return {*with_evidence, *rng.sample(without, min(wanted, len(without)))}
+
+
+def _false_find(
+    asked: oracle.Asked,
+    found: Sequence[oracle.Fact],
+    text: str,
+    rng: random.Random,
+) -> oracle.Fact:
+    """A key that is looked up, with another key's value, of the chunk if it has one."""
+    values = [value for _, value in oracle.facts_in(text)]
+    value = rng.choice(values) if values else " ".join(rng.sample(words.VALUES, 3))
+    return rng.choice(oracle.looked_up(asked, found)), value
+
+
+def _facts_by_chunk(
+    example: Example, ends: Sequence[int]
+) -> list[tuple[oracle.Fact, ...]]:
+    """What each chunk adds, up to the first that cuts a key or value from the rest."""
+    facts: list[list[oracle.Fact]] = [[] for _ in ends]
+    for start, end in example.evidence:
+        for fact, span in oracle.facts_with_spans(example.document[start:end]):
+            first = bisect.bisect_right(ends, start + span[0])
+            last = bisect.bisect_left(ends, start + span[1])
+            if first < last:
+                return [tuple(f) for f in facts[:first]]
+            facts[last].append(fact)
+    return [tuple(f) for f in facts]
+
+
+def synthetic_turns(
+    data: synthetic.SyntheticConfig, turns: OracleTurns, seed: int
+) -> Iterator[TurnRow]:
+    """Turns of example after example, without end; the same for equal arguments."""
+    rng = random.Random(f"{seed}/{data.split}")
+    answers = turns.config.extra_answers if "answer" in turns.config.kinds else 0
+    for index in itertools.count(0, 1 + answers):
+        yield from turns(synthetic.generate(data, index), rng)
+        for extra in range(1, 1 + answers):
+            yield turns.answer(synthetic.generate(data, index + extra))

@@ -1,0 +1,73 @@
+"""The benchmark on a policy of a few thousand weights."""
+
+import importlib.util
+
+import pytest
+
+from gru_mem_jax.bench import sampling as bench
+from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.policy.hf import export_policy
+
+SIZES = {"batch": 2, "prompt_tokens": 20, "new_tokens": 5, "repeats": 1}
+
+
+@pytest.fixture(scope="module")
+def policy_dir(small, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bench") / "policy"
+    export_policy(small.policy, small.params, directory)
+    return str(directory)
+
+
+def test_figures_without_a_tokenizer_and_without_a_peer(policy_dir):
+    lines = []
+    config = bench.BenchConfig(policy=policy_dir, **SIZES)
+    got = bench.run(config, lines.append)
+    assert got["batch"] == 2
+    assert got["prefill_tokens_per_s"] > 0
+    assert got["decode_tokens_per_s"] > 0
+    assert 0.5 < got["slot_occupancy"] <= 1.0
+    assert got["programs"] >= 2
+    assert got["compile_seconds"] > 0
+    assert got["peak_rss_mb"] > 50
+    assert not any(name.endswith("_ratio") for name in got)
+    assert any("tokens/s" in line for line in lines)
+
+
+@pytest.mark.torch
+def test_the_peer_runs_on_the_same_weights(policy_dir):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("needs torch")
+    config = bench.BenchConfig(policy=policy_dir, peer="huggingface", **SIZES)
+    got = bench.run(config, lambda line: None)
+    peer = got["peer"]
+    assert peer["name"] == "huggingface"
+    assert peer["peak_rss_mb"] > 50
+    for name in ("prefill", "decode"):
+        key = f"{name}_tokens_per_s"
+        assert got[f"{name}_ratio"] == pytest.approx(got[key] / peer[key])
+
+
+def test_a_peer_that_fails_is_told_in_one_line(policy_dir, tmp_path):
+    config = bench.BenchConfig(policy=policy_dir, peer="huggingface", **SIZES)
+    with (
+        pytest.raises((RunError, InputError)) as caught,
+        bench._peer(str(tmp_path), config) as peer,
+    ):
+        peer.rates()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": 0},
+        {"prompt_tokens": -3},
+        {"new_tokens": 1},
+        {"repeats": 1.5},
+        {"dtype": "float16"},
+        {"peer": "tunix"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        bench.BenchConfig(**change)

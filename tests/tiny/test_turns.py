@@ -1,0 +1,269 @@
+"""From examples to turns: prompts as the loop makes them, labels as the oracle's."""
+
+import itertools
+import json
+import random
+
+import pytest
+
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.loop import Recurrence
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
+from gru_mem_jax.agent.requests import Completion, prompt_ids
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.tiny import tokenizer as word_tokenizer
+from gru_mem_jax.tiny.synthetic import TASKS, SyntheticConfig, generate
+from gru_mem_jax.tiny.turns import OracleTurns, TurnConfig, synthetic_turns
+from gru_mem_jax.tokenization import TextTokenizer
+
+COMPACT = PromptConfig(style="compact")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    word_tokenizer.save(path)
+    return TextTokenizer.from_pretrained(path)
+
+
+def completion(ids):
+    return Completion(
+        ids=ids,
+        logprobs=(0.0,) * len(ids),
+        sampling_logprobs=(0.0,) * len(ids),
+        finish_reason="stop",
+    )
+
+
+@pytest.mark.parametrize("order", ["memory_first", "chunk_first"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("mode", ["without_exit_gate", "memagent"])
+def test_the_loop_asks_what_is_taught_and_the_oracle_answers(
+    encoder, task, mode, order
+):
+    """A policy that has learnt every turn answers right: the loop closes."""
+    example = generate(SyntheticConfig(tasks=(task,), split="test"), 11)
+    prompt = PromptConfig(style="compact", order=order)
+    kind = "memagent" if mode == "memagent" else "gated"
+    config = TurnConfig(
+        prompt=prompt,
+        kinds=(kind, "answer"),
+        off_evidence=100,
+        memagent_off_evidence=100,
+        blank_memory=0.0,
+    )
+    rows = OracleTurns(encoder, config)(example, random.Random(0))
+    taught = {row.prompt: row.completion for row in rows}
+    loop = Recurrence(
+        PromptBuilder(encoder, prompt),
+        AgentConfig(mode=mode, chunk_size=64, prompt=prompt),
+        example.question,
+        example.document,
+    )
+    while (request := loop.next_request()) is not None:
+        loop.receive(completion(taught[prompt_ids(request.prompt)]))
+    assert loop.trajectory.answer == example.answers[0]
+    assert len(loop.trajectory.turns) == 9
+    assert len(rows) == 9
+
+
+@pytest.fixture(scope="module")
+def thinking_dir(tmp_path_factory):
+    """The word tokenizer, its template opening what a variable says."""
+    path = tmp_path_factory.mktemp("thinking")
+    word_tokenizer.save(path)
+    file = path / "tokenizer_config.json"
+    record = json.loads(file.read_text())
+    record["chat_template"] = record["chat_template"].replace(
+        "assistant\n", "assistant\n{{ opens }}"
+    )
+    file.write_text(json.dumps(record))
+    return path
+
+
+@pytest.mark.parametrize("opens", ["<think>", "<think>\n", "<think>\n\n</think>\n\n"])
+@pytest.mark.parametrize("mode", ["without_exit_gate", "memagent"])
+def test_what_a_template_has_opened_is_not_taught_again(thinking_dir, mode, opens):
+    encoder = TextTokenizer.from_pretrained(thinking_dir)
+    example = generate(SyntheticConfig(tasks=("multi_key",), split="test"), 11)
+    prompt = PromptConfig(style="compact", template_variables={"opens": opens})
+    config = TurnConfig(
+        prompt=prompt,
+        kinds=("memagent" if mode == "memagent" else "gated", "answer"),
+        off_evidence=100,
+        memagent_off_evidence=100,
+        blank_memory=0.0,
+    )
+    rows = OracleTurns(encoder, config)(example, random.Random(0))
+    taught = {row.prompt: row.completion for row in rows}
+    assert all("<think>" not in encoder.decode(row.completion) for row in rows)
+    assert all(encoder.decode(row.prompt).endswith(opens) for row in rows)
+    loop = Recurrence(
+        PromptBuilder(encoder, prompt),
+        AgentConfig(mode=mode, chunk_size=64, prompt=prompt),
+        example.question,
+        example.document,
+    )
+    while (request := loop.next_request()) is not None:
+        loop.receive(completion(taught[prompt_ids(request.prompt)]))
+    assert loop.trajectory.well_formed
+    assert loop.trajectory.answer == example.answers[0]
+    assert all(turn.text.startswith(opens) for turn in loop.trajectory.turns)
+
+
+def test_evidence_is_where_the_needles_end(encoder):
+    example = generate(SyntheticConfig(tasks=("multi_value",)), 3)
+    config = TurnConfig(kinds=("gated",), off_evidence=100)
+    rows = OracleTurns(encoder, config)(example, random.Random(0))
+    blocks = [
+        len(encoder.encode(example.document[:start])) // 64
+        for start, _ in example.evidence
+    ]
+    assert [i for i, row in enumerate(rows) if row.evidence] == blocks
+
+
+def test_turns_off_evidence_are_as_many_as_asked(encoder):
+    turns = OracleTurns(encoder, TurnConfig(kinds=("gated",), off_evidence=2.0))
+    data = SyntheticConfig(tasks=("single_key",))
+    rows = turns(generate(data, 0), random.Random(0))
+    assert sorted(row.evidence for row in rows) == [False, False, True]
+
+
+def texts(encoder, config, count=600):
+    stream = synthetic_turns(SyntheticConfig(), OracleTurns(encoder, config), 0)
+    rows = [next(stream) for _ in range(count)]
+    return [(row, encoder.decode(row.completion)) for row in rows]
+
+
+def test_wrong_gates_are_as_frequent_as_asked(encoder):
+    config = TurnConfig(kinds=("gated",), wrong_updates=0.5, wrong_ends=0.5)
+    right = texts(encoder, TurnConfig(kinds=("gated",)))
+    wrong = texts(encoder, config)
+    off = [text for row, text in wrong if not row.evidence]
+    share = sum("<check>yes" in text for text in off) / len(off)
+    assert 0.4 < share < 0.6
+    assert all("<check>yes" in text for row, text in wrong if row.evidence)
+    ends = sum("<next>end" in text for _, text in wrong)
+    due = sum("<next>end" in text for _, text in right)
+    assert 0.35 < ends / due < 0.65
+    # Right thoughts: nothing is quoted off evidence.
+    assert not any(" is " in text for text in off)
+
+
+def test_wrong_thoughts_agree_with_wrong_gates(encoder):
+    config = TurnConfig(
+        kinds=("gated",), wrong_updates=0.5, wrong_ends=0.5, wrong_thoughts=1.0
+    )
+    for row, text in texts(encoder, config):
+        thought, rest = text.split("</think>")
+        if not row.evidence:
+            says_find = " is " in thought
+            assert says_find == ("<check>yes" in rest)
+            # What the memory says is not touched by what the thought claims.
+            memory = rest.split("<update>")[1].split("</update>")[0]
+            claimed = thought.split(" is ")[-1] if says_find else None
+            assert claimed is None or claimed not in memory
+
+
+def test_the_stream_is_a_function_of_its_arguments(encoder):
+    config = TurnConfig(wrong_updates=0.3)
+    assert texts(encoder, config, 50) == texts(encoder, config, 50)
+
+
+def test_answers_come_from_further_examples_too(encoder):
+    turns = OracleTurns(encoder, TurnConfig(extra_answers=2))
+    data = SyntheticConfig(tasks=("single_key",))
+    rows = list(itertools.islice(synthetic_turns(data, turns, 0), 14))
+    kinds = [row.kind for row in rows]
+    # For each of two examples: one turn with evidence and one without, of two kinds.
+    assert (kinds.count("gated"), kinds.count("memagent")) == (4, 4)
+    assert kinds.count("answer") == 6
+    answers = [row for row in rows if row.kind == "answer"]
+    assert answers == [turns.answer(generate(data, i)) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"kinds": ()}, "kinds must name"),
+        ({"kinds": ("rewrite",)}, "kinds must name"),
+        ({"off_evidence": -1.0}, "got -1.0"),
+        ({"extra_answers": -1}, "got -1"),
+        ({"shifted": 2.0}, "shifted must be between 0 and 1, got 2.0"),
+        ({"wrong_updates": 1.5}, "wrong_updates must be between 0 and 1, got 1.5"),
+        ({"wrong_thoughts": -0.1}, "wrong_thoughts must be between 0 and 1, got -0.1"),
+        ({"wrong_ends": float("nan")}, "wrong_ends must be between 0 and 1, got nan"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        TurnConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("first_chunk", "facts"),
+    [
+        ("The code for", [(), (("oak", "gold wool zinc"),)]),
+        ("The code for oak", []),
+        ("The code for oak is gold wool", []),
+        ("The code for oak is gold wool zinc", [(("oak", "gold wool zinc"),), ()]),
+    ],
+)
+def test_a_needle_is_read_where_key_and_value_stand_together(first_chunk, facts):
+    from gru_mem_jax.tiny.turns import _facts_by_chunk
+
+    document = "The code for oak is gold wool zinc. Here we go."
+    example = Example(
+        id="x", question="?", answers=("",), document=document, evidence=((0, 35),)
+    )
+    ends = [len(first_chunk), len(document)]
+    assert _facts_by_chunk(example, ends) == facts
+
+
+def test_shifted_examples_have_chunks_that_begin_anywhere(encoder):
+    config = TurnConfig(
+        kinds=("gated",), off_evidence=100, blank_memory=0.0, shifted=1.0
+    )
+    turns = OracleTurns(encoder, config)
+    rng = random.Random(0)
+    starts, counts, quoted = set(), set(), 0
+    for index in range(80):
+        data = SyntheticConfig(varied=0.5)
+        rows = turns(generate(data, index), rng)
+        counts.add(len(rows))
+        for row in rows:
+            section = encoder.decode(row.prompt).split("<section>")[1]
+            starts.add(section.split("</section>")[0].strip()[:1].isupper())
+            thought = encoder.decode(row.completion).split("</think>")[0]
+            if row.evidence:
+                # What is to be quoted stands in the chunk, whole.
+                first, _, last = thought.split(" is ")[-1].lower().split()
+                flat = section.lower()
+                assert 0 <= flat.find(first) < flat.rfind(last)
+                quoted += 1
+    assert starts == {True, False}
+    assert quoted > 100
+    assert max(counts) == 8
+    assert min(counts) < 8  # where a border cut a needle
+
+
+def test_an_example_without_shift_is_taught_in_whole(encoder):
+    config = TurnConfig(kinds=("gated",), off_evidence=100)
+    turns = OracleTurns(encoder, config)
+    for index in range(40):
+        example = generate(SyntheticConfig(varied=1.0), index)
+        rows = turns(example, random.Random(0))
+        assert len(rows) == 8
+        assert sum(row.evidence for row in rows) == len(example.evidence)
+
+
+def test_turns_without_evidence_are_chosen_by_kind():
+    from gru_mem_jax.tiny.turns import _choose
+
+    facts = [(), ("a",), (), (), (), ("b",), (), ()]
+    rng = random.Random(0)
+    assert _choose(facts, 0.0, rng) == {1, 5}
+    assert len(_choose(facts, 1.0, rng)) == 4
+    assert _choose(facts, 9.0, rng) == set(range(8))
