@@ -78,6 +78,7 @@ def configurables() -> tuple[type, ...]:
         RewardConfig,
         EngineConfig,
         config.LoopConfig,
+        config.RolloutConfig,
         config.TrainConfig,
         SyntheticSource,
         ListSource,
@@ -94,19 +95,13 @@ def settings_from(gin: Any, agent: Any = None) -> Any:
     Raises:
       InputError: no policy, or a setting that does not exist or is out of range.
     """
-    from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
     from gru_mem_jax.train import config
-    from gru_mem_jax.train.plan import policy_agent
+    from gru_mem_jax.train.plan import named_policy, policy_agent
 
-    train = gin.build_field("train", config.LoopConfig())
-    if train.policy is None:
-        raise InputError(
-            "no policy to begin with: set LoopConfig.policy, e.g. "
-            "--gin.LoopConfig.policy='\"DIR\"'"
-        )
+    loop = gin.build_field("loop", config.LoopConfig())
     if agent is None:
-        agent = policy_agent(open_policy_dir(train.policy))
+        agent = policy_agent(named_policy(loop))
     suite = SyntheticSuite(chunk_tokens=min(agent.chunk_size, 64))
     default = dataclasses.replace(
         config.TrainConfig(source=SyntheticSource()), agent=agent, suite=suite
@@ -121,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run and args.run_dir is None:
         raise InputError("--run_dir RUN is needed (or --dry_run)")
     if args.record:
-        args.gin_bindings.append("LoopConfig.record = True")
+        args.gin_bindings.append("RolloutConfig.record = True")
     runtime.start()
     gin = gin_config.load(args, configurables())
     settings = settings_from(gin)
@@ -136,7 +131,6 @@ def run(args: argparse.Namespace) -> int:
     with _listed_if_bad(20):
         train(
             settings,
-            settings.train.policy,
             args.run_dir,
             command=["gru-mem", *sys.argv[1:]],
             config_text=text,
@@ -168,23 +162,23 @@ def _listed_if_bad(most: int | None) -> Iterator[None]:
 
 def _dry_run(settings: Any, text: str) -> None:
     """Checks, and prints the settings to stdout, what they come to to stderr."""
-    from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.train import plan
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
+    from gru_mem_jax.train.plan import open_start
     from gru_mem_jax.train.questions import QuestionStage
 
-    directory = open_policy_dir(settings.train.policy)
+    directory = open_start(settings)
     planned = plan(settings, directory)
     judge = make_judge(settings, planned)
     data = check_data(settings.source, judge, directory)
     # A first step's questions, from a source that can be judged no further.
     questions = QuestionStage(settings.source, judge, data, terminal.note)
-    questions.take(0, settings.train.questions_per_step)
-    config, mesh = settings.train, planned.mesh
+    questions.take(0, settings.rollouts.questions_per_step)
+    config, mesh = settings.rollouts, planned.mesh
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines = [
-        f"policy: {settings.train.policy}, {planned.policy.config.family}",
+        f"policy: {settings.loop.policy}, {planned.policy.config.family}",
         f"devices: {mesh.size} ({axes})",
         f"mode: {planned.agent.mode}; longest turn: {planned.longest} tokens",
         f"a step: {config.questions_per_step} questions x {config.group_size} rollouts",
