@@ -143,7 +143,7 @@ class TrainConfig:
       rollouts: what a step samples.
       agent: how contexts are read in rollouts; None: the settings that the policy
         brings along (gru_mem.json), at temperature 1.
-      source: of the questions.
+      source: of the questions; must be given.
       rewards, advantages, objective, learner: of the update.
       engine: of the sampler; max_length is lowered to what the budgets need.
       mesh: of the learner.
@@ -153,7 +153,7 @@ class TrainConfig:
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     rollouts: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     agent: AgentConfig | None = None
-    source: ExampleSource
+    source: ExampleSource | None = None
     rewards: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     advantages: AdvantageConfig = dataclasses.field(default_factory=AdvantageConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
@@ -163,7 +163,7 @@ class TrainConfig:
     suite: Suite | None = None
 
     def __post_init__(self):
-        _check_source("source", self.source)
+        _check_sources(self, "source")
         if self.loop.eval_every and self.suite is None:
             raise InputError("eval_every needs a suite of questions to evaluate on")
         parts = self.learner.optimizer_steps_per_batch
@@ -190,10 +190,11 @@ class SFTConfig:
 
     Attributes:
       loop: steps, evaluations, checkpoints.
-      start: makes the policy to begin with, into RUN/start; None: `loop.policy` is one.
+      start: makes the policy to begin with, where `loop.policy` is None.
       agent: how contexts are read in the turns; None: as the policy's directory says.
-      source: of the examples that turns are made of.
-      turns: makes an example's turns: `data.EvidenceTurns` for labelled examples.
+      source: of the examples that turns are made of; must be given.
+      turns: makes an example's turns; must be given: `data.EvidenceTurns` for labelled
+        examples.
       rows: packed rows of learner.row_tokens in a step.
       pool_turns: turns that are shuffled together.
       short_steps: first steps, on chunks of `short_chunk_size` tokens of `short_source`
@@ -211,8 +212,8 @@ class SFTConfig:
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     start: PolicyStart | None = None
     agent: AgentConfig | None = None
-    source: ExampleSource
-    turns: TurnMaker
+    source: ExampleSource | None = None
+    turns: TurnMaker | None = None
     rows: int = 8
     pool_turns: int = 1024
     short_steps: int = 0
@@ -227,11 +228,8 @@ class SFTConfig:
 
     def __post_init__(self):
         plain_numbers(self)
-        _check_source("source", self.source)
-        for name in ("short_source", "held_out"):
-            if getattr(self, name) is not None:
-                _check_source(name, getattr(self, name))
-        if not callable(getattr(self.turns, "oracle", None)):
+        _check_sources(self, "source", "short_source", "held_out")
+        if self.turns is not None and not callable(getattr(self.turns, "oracle", None)):
             raise InputError(
                 "turns must have a method oracle(encoder, agent), such as "
                 f"data.EvidenceTurns; got {self.turns!r}"
@@ -245,13 +243,16 @@ class SFTConfig:
             raise InputError("eval_every needs a suite or held_out examples")
 
 
-def _check_source(name: str, source: object) -> None:
-    if not callable(getattr(source, "example", None)):
-        raise InputError(
-            f"{name} must have a method example(position), such as data.JsonlSource; "
-            f"got {source!r}"
-        )
-    check_choice("on_bad_record", on_bad_record(source), ON_BAD_RECORD)
+def _check_sources(config: TrainConfig | SFTConfig, *names: str) -> None:
+    for name in names:
+        if (source := getattr(config, name)) is None:
+            continue
+        if not callable(getattr(source, "example", None)):
+            raise InputError(
+                f"{name} must have a method example(position), such as "
+                f"data.JsonlSource; got {source!r}"
+            )
+        check_choice("on_bad_record", on_bad_record(source), ON_BAD_RECORD)
 
 
 def settings_text(config: TrainConfig | SFTConfig) -> str:

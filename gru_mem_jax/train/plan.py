@@ -1,7 +1,7 @@
 """What can be known of a run before any weight is read: does it fit together?"""
 
 import dataclasses
-import pathlib
+import os
 from typing import NamedTuple
 
 from jax.sharding import Mesh
@@ -19,8 +19,6 @@ from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.tokenization import TextTokenizer
 from gru_mem_jax.train.config import LoopConfig, SFTConfig, TrainConfig
 from gru_mem_jax.train.footprint import check_memory, memory_estimate
-
-START = "start"  # in the run folder: the policy that a run from scratch begins with
 
 
 class Plan(NamedTuple):
@@ -48,20 +46,23 @@ class Plan(NamedTuple):
 
 
 def open_start(
-    config: TrainConfig | SFTConfig, run_dir: str | pathlib.Path = "."
+    config: TrainConfig | SFTConfig, scratch: str | os.PathLike[str]
 ) -> PolicyDir:
-    """The policy that a run begins with; one from scratch is written into RUN/start.
+    """The policy that a run begins with.
+
+    Args:
+      config: of the run.
+      scratch: an empty folder; a policy from scratch is written there, the same for
+        equal configurations.
 
     Raises:
       InputError: none is named, or there is none.
     """
     start = config.start if isinstance(config, SFTConfig) else None
-    if start is not None:
-        directory = pathlib.Path(run_dir) / START
-        if not directory.exists():
-            start.write(directory, config.loop.seed)
-        return open_policy_dir(str(directory))
-    return named_policy(config.loop)
+    if start is None or config.loop.policy is not None:
+        return named_policy(config.loop)
+    start.write(scratch, config.loop.seed)
+    return open_policy_dir(scratch)
 
 
 def named_policy(loop: LoopConfig) -> PolicyDir:
@@ -95,6 +96,10 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     Raises:
       InputError: something does not fit; says what and what to change.
     """
+    for name in ("source", "turns"):
+        if getattr(config, name, ...) is None:
+            kind = type(config).__name__
+            raise InputError(f"no {name}: set {kind}.{name}, e.g. in a gin file")
     policy = make_policy(load_config(directory))
     encoder = TextTokenizer.from_pretrained(directory.root)
     encoder.check_rows(policy.config.vocab_size)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -93,9 +94,9 @@ def train(
         BadRecordsError has all bad records of a finite source.
       RunError: the run failed; what was saved before is intact.
     """
-    return _Run(config, run_dir, resume_with_changes, quiet).run(
-        command, config_text, wandb_project, replay
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        run = _Run(config, run_dir, scratch, resume_with_changes, quiet)
+        return run.run(command, config_text, wandb_project, replay)
 
 
 def sft(
@@ -109,9 +110,9 @@ def sft(
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy on an oracle's turns, or resumes a run; else as `train`."""
-    return _Run(config, run_dir, resume_with_changes, quiet).run(
-        command, config_text, wandb_project, None
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        run = _Run(config, run_dir, scratch, resume_with_changes, quiet)
+        return run.run(command, config_text, wandb_project, None)
 
 
 class _Run:
@@ -121,13 +122,14 @@ class _Run:
         self,
         config: TrainConfig | SFTConfig,
         run_dir: str | pathlib.Path,
+        scratch: str,
         accept_changes: bool,
         quiet: bool,
     ):
         # First: what does not fit together leaves no folder behind.
         self._config, self._accept_changes = config, accept_changes
         self._run_dir, self._quiet = run_dir, quiet
-        self._directory = open_start(config, run_dir)
+        self._directory = open_start(config, scratch)
         self._planned = plan(config, self._directory)
         self._judge = make_judge(config, self._planned)
         self._data = self._check(config.source)
