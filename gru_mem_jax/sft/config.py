@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from gru_mem_jax.agent.prompts import PromptConfig
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.rope import RopeConfig
@@ -108,8 +109,9 @@ class SFTConfig:
       policy: a policy directory to go on from, with its tokenizer; None: from scratch.
       model: shape and start of the policy, from scratch.
       optimizer: rates.
-      data: the contexts; `split` must be "train".
-      turns: which turns are taught; `chunk_size` is that of `data`.
+      data: the contexts; `split` must be "train". Chunks have `chunk_tokens` of them.
+      prompt: order and style of the prompts.
+      turns: which turns are taught.
       short_data: the contexts of the first `short_steps` steps.
       short_steps: how many.
       steps: all steps.
@@ -128,6 +130,9 @@ class SFTConfig:
     model: TinyModel = dataclasses.field(default_factory=TinyModel)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     data: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
+    prompt: PromptConfig = dataclasses.field(
+        default_factory=lambda: PromptConfig(style="compact")
+    )
     turns: TurnConfig = dataclasses.field(default_factory=TurnConfig)
     short_data: SyntheticConfig = dataclasses.field(
         default_factory=lambda: SyntheticConfig(chunk_tokens=32, max_distractors=1)
@@ -163,9 +168,3 @@ class SFTConfig:
         for name in ("data", "short_data"):
             if (split := getattr(self, name).split) != "train":
                 raise InputError(f"{name}.split must be 'train', got {split!r}")
-        if self.turns.chunk_size != self.data.chunk_tokens:
-            raise InputError(
-                f"turns.chunk_size is {self.turns.chunk_size}, but the contexts' "
-                f"blocks have data.chunk_tokens = {self.data.chunk_tokens}; needles "
-                "would be cut"
-            )

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gru_mem_jax.data.turns import SupervisedTurn
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.tiny.turns import TurnRow
 
 # A batch is full when so many turns in a row found no room.
 _MISSES = 24
@@ -34,7 +34,9 @@ class PackedBatch(NamedTuple):
     weights: np.ndarray
 
 
-def pack(bins: list[list[TurnRow]], row_tokens: int, targets: int) -> PackedBatch:
+def pack(
+    bins: list[list[SupervisedTurn]], row_tokens: int, targets: int
+) -> PackedBatch:
     """Arrays of turns that were assigned to rows.
 
     Args:
@@ -70,7 +72,7 @@ def pack(bins: list[list[TurnRow]], row_tokens: int, targets: int) -> PackedBatc
 
 
 def packed_batches(
-    turns: Iterator[TurnRow],
+    turns: Iterator[SupervisedTurn],
     *,
     rows: int,
     row_tokens: int,
@@ -93,7 +95,7 @@ def packed_batches(
     """
     rng = random.Random(f"pool/{seed}")
     targets = rows * row_tokens // 2
-    pool: list[TurnRow] = []
+    pool: list[SupervisedTurn] = []
     while True:
         pool += itertools.islice(turns, pool_turns - len(pool))
         if not pool:
@@ -103,10 +105,14 @@ def packed_batches(
 
 
 def _fill(
-    pool: list[TurnRow], rows: int, row_tokens: int, targets: int, rng: random.Random
-) -> tuple[list[list[TurnRow]], list[TurnRow]]:
+    pool: list[SupervisedTurn],
+    rows: int,
+    row_tokens: int,
+    targets: int,
+    rng: random.Random,
+) -> tuple[list[list[SupervisedTurn]], list[SupervisedTurn]]:
     """Takes turns at random into the first row with room; what has none goes back."""
-    bins: list[list[TurnRow]] = [[] for _ in range(rows)]
+    bins: list[list[SupervisedTurn]] = [[] for _ in range(rows)]
     room = [row_tokens] * rows
     left, misses = targets, []
     while pool and len(misses) < _MISSES:

@@ -17,6 +17,7 @@ import numpy as np
 from gru_mem_jax.agent.config import AgentConfig, check_budgets
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.data.turns import SupervisedTurn
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.parallelism import device_memory
 from gru_mem_jax.policy.files import open_policy_dir, tokenizer_files
@@ -30,7 +31,7 @@ from gru_mem_jax.sft.step import correct_targets, make_optimizer, make_step
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tiny.structured import structured_init
 from gru_mem_jax.tiny.synthetic import SyntheticConfig
-from gru_mem_jax.tiny.turns import OracleTurns, TurnRow, synthetic_turns
+from gru_mem_jax.tiny.turns import OracleTurns, synthetic_turns
 from gru_mem_jax.tokenization import TextTokenizer
 
 POLICY_FOLDER = "policy"
@@ -81,7 +82,7 @@ def run(
     out = _prepare(out_dir)
     _keep_freed_memory()
     policy, params, encoder, files = _start(config)
-    turns = OracleTurns(encoder, config.turns)
+    turns = config.turns.oracle(encoder, agent_settings(config))
     held_out = _held_out(config, turns)
     with (
         MetricsWriter(out / "metrics.jsonl") as metrics,
@@ -122,7 +123,7 @@ def plan(config: SFTConfig) -> list[str]:
       PolicyError: the policy to go on from cannot be used.
     """
     policy, params, encoder, _ = _start(config)
-    turns = _held_out(config, OracleTurns(encoder, config.turns))
+    turns = _held_out(config, config.turns.oracle(encoder, agent_settings(config)))
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     longest = max(map(len, turns))
     if longest > config.row_tokens:
@@ -154,20 +155,20 @@ def _check_budgets(config: SFTConfig, encoder: TextTokenizer) -> None:
 
 def agent_settings(config: SFTConfig) -> AgentConfig:
     """How a policy trained so is meant to be run; greedily, for it is tiny."""
-    budgets = config.question_tokens + config.memory_tokens + config.turns.chunk_size
+    budgets = config.question_tokens + config.memory_tokens + config.data.chunk_tokens
     return AgentConfig(
-        chunk_size=config.turns.chunk_size,
+        chunk_size=config.data.chunk_tokens,
         question_tokens=config.question_tokens,
         memory_tokens=config.memory_tokens,
         completion_tokens=config.completion_tokens,
         prompt_tokens=budgets + 32,
-        prompt=config.turns.prompt,
+        prompt=config.prompt,
         sampling=SamplingConfig(temperature=0.0),
     )
 
 
 def exact_turns(
-    policy: Policy, params: Params, turns: Sequence[TurnRow], config: SFTConfig
+    policy: Policy, params: Params, turns: Sequence[SupervisedTurn], config: SFTConfig
 ) -> dict[str, float]:
     """Share of turns whose every token is the most likely one, given those before.
 
@@ -197,11 +198,11 @@ def exact_turns(
 
 
 def _in_order(
-    turns: Sequence[TurnRow], config: SFTConfig
-) -> Iterator[tuple[list[list[TurnRow]], PackedBatch]]:
+    turns: Sequence[SupervisedTurn], config: SFTConfig
+) -> Iterator[tuple[list[list[SupervisedTurn]], PackedBatch]]:
     """Batches of the turns in their order, the last one part empty."""
     targets = config.rows * config.row_tokens // 2
-    bins: list[list[TurnRow]] = [[]]
+    bins: list[list[SupervisedTurn]] = [[]]
     used = held = 0
     for turn in turns:
         if used + len(turn) > config.row_tokens:
@@ -217,8 +218,10 @@ def _in_order(
     yield bins, _padded(bins, config, targets)
 
 
-def _padded(bins: list[list[TurnRow]], config: SFTConfig, targets: int) -> PackedBatch:
-    missing: list[list[TurnRow]] = [[] for _ in range(config.rows - len(bins))]
+def _padded(
+    bins: list[list[SupervisedTurn]], config: SFTConfig, targets: int
+) -> PackedBatch:
+    missing: list[list[SupervisedTurn]] = [[] for _ in range(config.rows - len(bins))]
     return pack(bins + missing, config.row_tokens, targets)
 
 
@@ -282,7 +285,7 @@ def _start(
     return make_policy(shape), jax.tree.map(jax.numpy.asarray, params), encoder, files
 
 
-def _held_out(config: SFTConfig, turns: OracleTurns) -> list[TurnRow]:
+def _held_out(config: SFTConfig, turns: OracleTurns) -> list[SupervisedTurn]:
     data = dataclasses.replace(config.data, split="test", seed=_HELD_OUT_SEED)
     stream = synthetic_turns(data, turns, config.seed)
     return [next(stream) for _ in range(config.eval_turns)]
@@ -290,9 +293,12 @@ def _held_out(config: SFTConfig, turns: OracleTurns) -> list[TurnRow]:
 
 def _batches(config: SFTConfig, encoder_turns: OracleTurns) -> Iterator[PackedBatch]:
     """Batches of short chunks, then of whole ones."""
-    short = dataclasses.replace(config.turns, chunk_size=config.short_data.chunk_tokens)
+    short = dataclasses.replace(
+        agent_settings(config), chunk_size=config.short_data.chunk_tokens
+    )
+    short_turns = config.turns.oracle(encoder_turns.encoder, short)
     stages: tuple[tuple[int, SyntheticConfig, OracleTurns], ...] = (
-        (config.short_steps, config.short_data, encoder_turns.with_config(short)),
+        (config.short_steps, config.short_data, short_turns),
         (config.steps - config.short_steps, config.data, encoder_turns),
     )
     for stage, (steps, data, turns) in enumerate(stages):
@@ -350,7 +356,7 @@ def _train(
     policy: Policy,
     params: Params,
     turns: OracleTurns,
-    held_out: Sequence[TurnRow],
+    held_out: Sequence[SupervisedTurn],
     metrics: Any,
     progress: Progress,
 ) -> tuple[Params, float]:

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gru_mem_jax.data.turns import SupervisedTurn
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.sft.packing import pack, packed_batches
 from gru_mem_jax.sft.step import completion_loss
-from gru_mem_jax.tiny.turns import TurnRow
 
 CONFIG = PolicyConfig(
     vocab_size=50,
@@ -24,7 +24,7 @@ CONFIG = PolicyConfig(
 
 
 def turn(prompt, completion):
-    return TurnRow("gated", "single_key", True, tuple(prompt), tuple(completion))
+    return SupervisedTurn("gated", "single_key", True, tuple(prompt), tuple(completion))
 
 
 def some_turns(count, seed=0):
