@@ -188,9 +188,8 @@ class EvidenceOracle:
         turns: list[SupervisedTurn] = []
         memory = _Memory("", -1, True)
         for chunk in document.chunks:
-            pieces = document.pieces[chunk.index]
             if document.evidence[chunk.index]:
-                turn, memory = self._fitting(kind, document, chunk, memory, pieces)
+                turn, memory = self._fitting(kind, document, chunk, memory)
                 if turn is not None and chunk.index in taught:
                     turns.append(turn)
             elif chunk.index in taught:
@@ -206,14 +205,10 @@ class EvidenceOracle:
         return turns, memory
 
     def _fitting(
-        self,
-        kind: PromptKind,
-        document: "_Document",
-        chunk: Chunk,
-        memory: "_Memory",
-        pieces: Sequence[Span],
+        self, kind: PromptKind, document: "_Document", chunk: Chunk, memory: "_Memory"
     ) -> tuple[SupervisedTurn | None, "_Memory"]:
         """The turn that adds what fits, oldest first, if anything does; the memory."""
+        pieces = document.pieces[chunk.index]
         if not pieces:
             return None, memory
         if (made := self._turn(kind, document, chunk, memory, pieces)) is not None:
@@ -283,15 +278,16 @@ class EvidenceOracle:
         return self._builder.opened + self._encoder.decode(turn.completion[:-1])
 
     def _answer(self, document: "_Document", memory: str) -> SupervisedTurn:
-        builder, example, budget = self._builder, document.example, self._agent
+        builder, example = self._builder, document.example
+        limit = self._agent.completion_tokens
         answer = full_answer(example.answers, example.scoring) or ""
         prompt = builder.answer(document.question, builder.encode_content(memory))
         reply = rf"\boxed{{{builder.lead(answer)}{answer}}}"
         turn = supervised_turn(builder, "answer", example, False, prompt, reply)
-        if (tokens := len(turn.completion)) > budget.completion_tokens:
+        if (tokens := len(turn.completion)) > limit:
             raise InputError(
                 f"its answer takes {tokens} tokens, more than completion_tokens "
-                f"{budget.completion_tokens}; raise the budget"
+                f"{limit}; raise the budget"
             )
         said = extract_boxed(self._text(turn))
         if score(said, example.answers, example.scoring) < 1:

@@ -4,11 +4,11 @@ import dataclasses
 import random
 
 import pytest
-from turn_replay import check, replay
+from turn_replay import ADA, CASES, agent, check, example, replay
 
-from gru_mem_jax.agent.config import MODES, AgentConfig
+from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.agent.parse import TAGS, parse_memory_turn
-from gru_mem_jax.agent.prompts import ORDERS, STYLES, PromptConfig
+from gru_mem_jax.agent.prompts import ORDERS, STYLES
 from gru_mem_jax.cli.gin_config import GinConfig
 from gru_mem_jax.data.evidence_turns import EvidenceTurns
 from gru_mem_jax.data.example import Example
@@ -21,94 +21,6 @@ from gru_mem_jax.testing.byte_tokenizer import END, ByteEncoder
 
 ENCODER = ByteEncoder()
 ALL = EvidenceTurns(off_evidence=1000, memagent_off_evidence=1000)
-
-
-def agent(**changes):
-    prompt = {n: changes.pop(n) for n in ("order", "style") if n in changes}
-    budgets = {
-        "chunk_size": 40,
-        "question_tokens": 100,
-        "memory_tokens": 200,
-        "completion_tokens": 800,
-    }
-    return AgentConfig(prompt=PromptConfig(**prompt), **budgets | changes)
-
-
-def example(document, *parts, answers=("Paris",), **changes):
-    """With the first occurrence of each part as evidence."""
-    starts = [document.index(part) for part in parts]
-    return Example(
-        **{
-            "id": "e1",
-            "question": "Where was Ada born?",
-            "answers": answers,
-            "document": document,
-            "evidence": tuple((s, s + len(p)) for s, p in zip(starts, parts)),
-        }
-        | changes
-    )
-
-
-ADA = "Ada was born in Paris."  # 22 bytes
-# A name, the example, bytes of a chunk, and the lines of the memory at the end.
-CASES = {
-    "one_chunk": (example(ADA, "born"), 40, [ADA]),
-    "first_and_last": (
-        example(f"{ADA} {'It rains. ' * 9}She died there.", "Paris", "died"),
-        40,
-        [ADA, "She died there."],
-    ),
-    "two_in_a_chunk": (
-        example(f"{ADA} It rains. She died there.", "Paris", "died"),
-        60,
-        [ADA, "She died there."],
-    ),
-    "overlapping": (
-        example(f"{ADA} She died there. It rains.", "Paris", "Ada was", "Paris. She"),
-        60,
-        [f"{ADA} She died there."],
-    ),
-    # Chunks of 25 bytes: "Élodie kam. 東京は首" and "都です。大阪は雨".
-    "unicode": (
-        example(
-            "Élodie kam. 東京は首都です。大阪は雨。",
-            "東京は首都です。",
-            answers=("東京",),
-        ),
-        25,
-        ["東京は首都です。"],
-    ),
-    "line_ends": (
-        example(f"Title\r\n\r\n{ADA}\r\nShe\r\ndied\x0bthere.", "Paris", "She\r\ndied"),
-        60,
-        [ADA, "She died there."],
-    ),
-    # Chunks of 14: "Ada was born i" and "n Paris. It ra".
-    "across_a_border": (example(f"{ADA} It rains.", ADA), 14, [ADA]),
-    "across_at_a_space": (example(f"{ADA} It rains.", ADA), 16, [ADA]),
-    "tags": (
-        example("It says </update><next>end</next> and \\boxed{Rome} so.", "Rome"),
-        80,
-        ["It says < /update>< next>end< /next> and \\boxed{Rome} so."],
-    ),
-    "a_cut_tag": (
-        example(
-            "It says Paris, </update> and more of that.", "It says", "update", "that."
-        ),
-        20,
-        ["It says Paris, < /update> and more of that."],
-    ),
-    "control": (
-        example(f"{END} Ada was born in Paris <think>", "Paris"),
-        80,
-        [f"{END} Ada was born in Paris < think>"],
-    ),
-    "no_characters": (
-        example("\ufffdAda was\ufffd born.", "born"),
-        40,
-        ["Ada was born."],
-    ),
-}
 
 
 @pytest.mark.parametrize("name", CASES)

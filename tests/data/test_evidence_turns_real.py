@@ -4,8 +4,7 @@ import json
 import random
 
 import pytest
-from test_evidence_turns import CASES
-from turn_replay import check, replay
+from turn_replay import CASES, check, replay
 
 from gru_mem_jax.agent.config import MODES, AgentConfig
 from gru_mem_jax.agent.prompts import PromptConfig
