@@ -128,12 +128,12 @@ def run(args: argparse.Namespace) -> int:
     gin.check_all_read()
     text = gin.operative_text()
     if args.dry_run:
-        with _listed_if_bad(None):
+        with listed_if_bad(None):
             _dry_run(settings, text)
         return 0
     from gru_mem_jax.train import train
 
-    with _listed_if_bad(20):
+    with listed_if_bad(20):
         train(
             settings,
             settings.train.policy,
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _listed_if_bad(most: int | None) -> Iterator[None]:
+def listed_if_bad(most: int | None) -> Iterator[None]:
     """Lists bad records, a line each, before the line of the error that they are.
 
     Args:
@@ -172,7 +172,7 @@ def _dry_run(settings: Any, text: str) -> None:
     from gru_mem_jax.train import plan
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
-    from gru_mem_jax.train.questions import QuestionStage
+    from gru_mem_jax.train.questions import QuestionStage, held_out_sets
 
     directory = open_policy_dir(settings.train.policy)
     planned = plan(settings, directory)
@@ -181,6 +181,7 @@ def _dry_run(settings: Any, text: str) -> None:
     # A first step's questions, from a source that can be judged no further.
     questions = QuestionStage(settings.source, judge, data, terminal.note)
     questions.take(0, settings.train.questions_per_step)
+    sets = held_out_sets(settings, planned)
     config, mesh = settings.train, planned.mesh
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines = [
@@ -190,6 +191,7 @@ def _dry_run(settings: Any, text: str) -> None:
         f"a step: {config.questions_per_step} questions x {config.group_size} rollouts",
         f"memory by formula, {describe_memory(planned.memory)}",
         *([] if data is None else data.lines()),
+        *(f"evaluation: {line}" for each in sets for line in each.lines()),
         *(f"note: {note}" for note in planned.notes),
         "dry run: all fits together; nothing was trained",
     ]

@@ -17,17 +17,23 @@ import jax
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.errors import RunError
+from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.evaluation.run import evaluation_columns
 from gru_mem_jax.rl.learner import Carry, Learner, Report, Score, host_count
 from gru_mem_jax.rl.packing import Conversation, PackedRows, mini_batches, pack
 from gru_mem_jax.rl.rollout import learnable
+from gru_mem_jax.rl.summary import (
+    summarize_gaps,
+    summarize_rollouts,
+    summarize_updates,
+)
 from gru_mem_jax.runs.checkpoints.store import RunState, RunStore
+from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.folder import RunFolder
-from gru_mem_jax.runs.metrics import MetricsWriter
+from gru_mem_jax.runs.metrics import MetricsWriter, time_columns
 from gru_mem_jax.runs.rollouts import load_rollouts, save_rollouts
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
-from gru_mem_jax.train import metrics as columns_of
 from gru_mem_jax.train.config import TrainConfig
-from gru_mem_jax.train.evaluate import evaluation_columns
 from gru_mem_jax.train.progress import TrainProgress
 from gru_mem_jax.train.rollouts import Rollouts, RolloutStage, check_gap
 
@@ -45,6 +51,7 @@ class Parts:
     Attributes:
       settings, agent, encoder, learner, stage, store, run, metrics, show: see there.
       frozen: params that LoRA does not train, else {}.
+      sets: held-out questions, for evaluations.
       reference: full params of the KL's reference; None where beta is 0.
       stop, watchdog: entered already.
       replay: folder of recorded rollouts to train from; None: sample.
@@ -60,6 +67,7 @@ class Parts:
     run: RunFolder
     metrics: MetricsWriter
     show: TrainProgress
+    sets: tuple[DrawnSet, ...]
     frozen: Any
     reference: Any
     stop: StopSignal
@@ -84,7 +92,6 @@ class Loop:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._next: Future[Rollouts] | None = None
         self._abandon = False
-        self._sets = None
         if self._config.overlap and progress.behaviour is None:
             behaviour = self._policy_params()
             self.at = dataclasses.replace(progress, behaviour=behaviour)
@@ -136,7 +143,7 @@ class Loop:
         keep = rollouts.signal
         if not self._config.dynamic_sampling:
             keep = batch.outcomes.scored.any(-1)
-        columns = columns_of.rollout_metrics(
+        columns = summarize_rollouts(
             batch, scores.terms, scores.trajectory, keep, rollouts.signal
         )
         turns = learnable(
@@ -156,7 +163,7 @@ class Loop:
             self._begin_next(step + 1, batch.position, behaviour)
         with self._stage("update"):
             state, reports, gap = self._update(batches, old, reference)
-        columns |= columns_of.update_metrics(reports) | gap
+        columns |= summarize_updates(reports) | gap
         columns["skipped"] = int(state.skipped)
         met = self.at.met_bad + batch.skipped
         columns["data/skipped"] = self._parts.stage.skipped(met)
@@ -174,9 +181,7 @@ class Loop:
             )
         self._seconds["step"] = time.perf_counter() - started
         learned = sum(len(turn) for turn in turns)
-        columns |= columns_of.time_metrics(
-            self._seconds, int(columns["tokens/sampled"]), learned
-        )
+        columns |= time_columns(self._seconds, int(columns["tokens/sampled"]), learned)
         self.at = dataclasses.replace(self.at, pending=self._present(columns))
 
     def _rollouts(self, step: int) -> Rollouts:
@@ -242,7 +247,7 @@ class Loop:
     def _gap(self, scores: Sequence[Score | Carry]) -> dict[str, Any]:
         """Columns of the distance to the sampler, which must be within its limit."""
         gaps = [(score.gap, score.largest_gap) for score in scores]
-        columns = columns_of.gap_metrics(gaps)
+        columns = summarize_gaps(gaps)
         check_gap(columns, self._config.logprob_gap_limit, self.at.step + 1)
         return columns
 
@@ -311,8 +316,6 @@ class Loop:
     def _evaluate(self, step: int) -> dict[str, Any]:
         if self._next is not None:  # the engine is in use
             self._wait_for_next()
-        if self._sets is None:
-            self._sets = tuple(self._parts.settings.suite.question_sets())
 
         def on_turn() -> None:
             self._parts.watchdog.beat(f"evaluating step {step}")
@@ -323,7 +326,7 @@ class Loop:
             engine,
             self._parts.encoder,
             self._parts.agent,
-            self._sets,
+            self._parts.sets,
             self._config.eval_modes,
             on_turn,
         )
@@ -371,7 +374,7 @@ class Loop:
         """Columns that have a value; says so once where one has none."""
         absent = {name for name, value in columns.items() if value is None}
         for name in sorted(absent - self._absent):
-            if not columns_of.is_time(name):
+            if not is_time(name):
                 self._note(f"{name} is absent: there is nothing to take the mean of")
         self._absent |= absent
         return {name: value for name, value in columns.items() if value is not None}

@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.evaluation.questions import DrawnSet
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
@@ -33,7 +34,7 @@ from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Parts
 from gru_mem_jax.train.plan import Plan, plan
 from gru_mem_jax.train.progress import TrainProgress
-from gru_mem_jax.train.questions import QuestionStage
+from gru_mem_jax.train.questions import QuestionStage, held_out_sets
 from gru_mem_jax.train.rollouts import RolloutStage, Scorer
 
 
@@ -95,6 +96,7 @@ def train(
     planned = plan(settings, directory)
     judge = make_judge(settings, planned)
     data = check_data(settings.source, judge, directory, run_dir=run_dir, quiet=quiet)
+    sets = held_out_sets(settings, planned)
     run = RunFolder.open(
         run_dir,
         command=command,
@@ -116,6 +118,8 @@ def train(
         keep_in_run(data, run.path)
         for line in [] if data is None else data.lines():
             say(line)
+        for line in (line for each in sets for line in each.lines()):
+            say(f"evaluation: {line}")
         questions = QuestionStage(settings.source, judge, data, say)
         asked = functools.partial("{}: saving where the run stands".format)
         with (
@@ -132,6 +136,7 @@ def train(
                     say,
                     (stop, watchdog),
                     questions,
+                    sets,
                     accept_data=resume_with_changes,
                     replay=replay,
                     wandb_project=wandb_project,
@@ -151,6 +156,7 @@ def _run(
     say,
     signals: tuple[StopSignal, Watchdog],
     questions: QuestionStage,
+    sets: tuple[DrawnSet, ...],
     *,
     accept_data: bool,
     replay: str | None,
@@ -208,6 +214,7 @@ def _run(
             loop = Loop(
                 Parts(
                     **parts,
+                    sets=sets,
                     frozen=frozen,
                     reference=reference,
                     stop=stop,

@@ -103,7 +103,7 @@ def no_weights(monkeypatch):
     def read(self, tensor, read):
         raise AssertionError("a weight was read")
 
-    monkeypatch.setattr(placement.Placement, "add", read)
+    monkeypatch.setattr(placement.ParamsLoader, "add", read)
 
 
 # -- the platform ---------------------------------------------------------------------
