@@ -66,7 +66,8 @@ def test_contents(wheel):
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "gru_mem_jax").rglob("*")
-        if path.is_file() and path.suffix in (".py", ".jinja", ".json", ".typed")
+        if path.is_file()
+        and path.suffix in (".py", ".jinja", ".json", ".toml", ".typed")
     }
     tracked = set(
         subprocess.run(

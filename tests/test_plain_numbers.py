@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from gru_mem_jax.sft.config import OptimizerConfig, SFTConfig
 
 from gru_mem_jax.agent import AgentConfig, PromptConfig, SamplingConfig
 from gru_mem_jax.bench.sampling import BenchConfig
@@ -24,7 +25,6 @@ from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.rl.packing import PackConfig
 from gru_mem_jax.rl.rewards import RewardConfig
 from gru_mem_jax.sampling.config import EngineConfig
-from gru_mem_jax.sft.config import OptimizerConfig, SFTConfig
 from gru_mem_jax.tiny.sources import SyntheticSuite
 from gru_mem_jax.tiny.synthetic import SyntheticConfig
 from gru_mem_jax.tiny.turns import TurnConfig

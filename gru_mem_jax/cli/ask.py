@@ -11,10 +11,10 @@ import dataclasses
 import os
 from typing import Any
 
+from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.cli import arguments
 from gru_mem_jax.errors import InputError
 
-_MODES = ("with_exit_gate", "without_exit_gate", "memagent")
 # Flags that are settings of AgentConfig, PromptConfig or SamplingConfig by name.
 _SETTINGS = (
     "mode",
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="UTF-8 text to read: a file, a named pipe, or - for stdin",
     )
-    add("--mode", choices=_MODES, help="when to stop reading, or the ungated baseline")
+    add("--mode", choices=MODES, help="when to stop reading, or the ungated baseline")
     add(
         "--json",
         type=os.path.expanduser,

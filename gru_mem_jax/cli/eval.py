@@ -1,20 +1,26 @@
 """Score a policy on questions whose answers are known.
 
-Held-out synthetic questions in the manner of RULER are answered in several modes; a
-table of answers, gates, exits, chunks read and wall-clock goes to stdout, a page with
-plots to --out. Settings: the policy's own (gru_mem.json), then gin, then flags.
+Questions of a file (--data), of any source (by gin: EvaluationConfig.suite), or
+synthetic ones in the manner of RULER, are answered in several modes; a table of
+answers, gates, exits, chunks read and wall-clock goes to stdout, a page with plots to
+--out. Settings: the policy's own (gru_mem.json), then gin, then flags.
 """
 
 import argparse
 import dataclasses
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax.cli import arguments
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import did_you_mean
+
+if TYPE_CHECKING:
+    from gru_mem_jax.cli.gin_config import GinConfig
+    from gru_mem_jax.evaluation.suite import Suite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         required=True,
         help="a Hugging Face directory, or hf://org/name@revision",
+    )
+    add(
+        "--data",
+        type=path,
+        metavar="FILE",
+        help="questions to ask, one JSON object a line (docs/data.md)",
     )
     add(
         "--out",
@@ -46,52 +58,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--contexts",
         metavar="P:N[,P:N]",
-        help="placement of the evidence and number of chunks, e.g. uniform:8",
+        help="of synthetic texts: placement of the evidence and number of chunks, e.g. "
+        "uniform:8",
     )
-    add("--num_questions", type=count, metavar="N", help="in each set")
+    add(
+        "--num_questions",
+        type=count,
+        metavar="N",
+        help="in each set; default all of a file",
+    )
     add("--seed", type=arguments.integer(least=0), metavar="N", help="of the questions")
-    add("--slots", type=count, metavar="N", help="loops that run side by side")
+    add("--slots", type=count, metavar="N", help="trajectories that run side by side")
     arguments.add_template_variables(add)
     arguments.add_gin_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.agent.config import replace_settings
+    from gru_mem_jax.agent.config import MODES, replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
-    from gru_mem_jax.evaluation.run import write_pages
-    from gru_mem_jax.evaluation.suite import MODES, table_rows
+    from gru_mem_jax.cli.train import listed_if_bad
+    from gru_mem_jax.evaluation import EvaluationConfig
+    from gru_mem_jax.evaluation.report import write_pages
+    from gru_mem_jax.evaluation.run import greedy, table_rows
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
-    from gru_mem_jax.tiny.sources import SyntheticSuite
 
-    modes = _choices("--modes", args.modes, MODES)
+    modes = args.modes and _choices("--modes", args.modes, MODES)
     target = json_output.open_target(args.json) if args.json else None
-    config = evaluating.greedy(policy_settings(open_policy_dir(args.policy)))
+    agent = greedy(policy_settings(open_policy_dir(args.policy)))
     if args.out is not None:
         arguments.check_folder("--out", args.out)
     runtime.start()
-    suite = SyntheticSuite(chunk_tokens=min(config.chunk_size, 64))
-    engine_config = evaluating.EngineConfig()
-    if args.gin_file or args.gin_bindings:
-        gin = gin_config.load(args, evaluating.configurables())
-        config = gin.build(config)
-        suite = gin.build(suite)
-        engine_config = gin.build(engine_config)
-        gin.check_all_read()
+    gin = gin_config.load(args, evaluating.configurables())
+    suite = _suite(args, gin, agent.chunk_size)
+    config = gin.build(EvaluationConfig(agent=agent, suite=suite))
+    gin.check_all_read()
+    agent, engine = config.agent, config.engine
+    suite = _with_flags(config.suite, args)
     if args.template_variable:
-        given = config.prompt.template_variables | dict(args.template_variable)
-        config = replace_settings(config, template_variables=given)
-    suite = dataclasses.replace(suite, **_suite_flags(args))
+        given = agent.prompt.template_variables | dict(args.template_variable)
+        agent = replace_settings(agent, template_variables=given)
     if args.slots:
-        engine_config = dataclasses.replace(engine_config, slots=args.slots)
-    results = evaluating.evaluate_policy(
-        args.policy, config, engine_config, list(suite.question_sets()), modes
-    )
-    rows = table_rows(results, evaluating.MIX)
+        engine = dataclasses.replace(engine, slots=args.slots)
+    with listed_if_bad(None):
+        results = evaluating.evaluate_policy(
+            args.policy,
+            agent,
+            engine,
+            list(suite.question_sets()),
+            modes or config.modes,
+        )
+    rows = table_rows(results)
     if args.out:
-        title = f"Evaluation of {args.policy}"
-        write_pages(args.out, results, evaluating.MIX, title=title)
+        write_pages(args.out, results, title=f"Evaluation of {args.policy}")
     if target is not None:
         target.write({"policy": args.policy, "rows": rows})
     if target is None or not target.is_stdout:
@@ -99,7 +119,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _suite_flags(args: argparse.Namespace) -> dict[str, Any]:
+def _suite(args: argparse.Namespace, gin: "GinConfig", chunk_size: int) -> "Suite":
+    """The questions of --data, or synthetic ones if gin says nothing else."""
+    from gru_mem_jax.data.jsonl import JsonlSource
+    from gru_mem_jax.evaluation.suite import SourceSuite
+    from gru_mem_jax.tiny.sources import SyntheticSuite
+
+    if args.data is None:
+        return SyntheticSuite(chunk_tokens=min(chunk_size, 64))
+    source = gin.build(JsonlSource(path=args.data, seed=args.seed or 0))
+    return SourceSuite(sources={pathlib.Path(args.data).stem: source})
+
+
+def _with_flags(suite: Any, args: argparse.Namespace) -> Any:
+    """The suite with what the flags say of it."""
     from gru_mem_jax.tiny.synthetic import TASKS
 
     given: dict[str, Any] = {}
@@ -107,15 +140,19 @@ def _suite_flags(args: argparse.Namespace) -> dict[str, Any]:
         given["tasks"] = _choices("--tasks", args.tasks, TASKS)
     if args.contexts is not None:
         given["contexts"] = tuple(_context(c) for c in args.contexts.split(","))
-    for name in ("num_questions", "seed"):
+    # That of a file's questions is its source's.
+    for name in ("num_questions", "seed") if args.data is None else ("num_questions",):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
-    return given
+    for name in given:
+        if not hasattr(suite, name):
+            raise InputError(
+                f"--{name} is no setting of these questions ({type(suite).__name__})"
+            )
+    return dataclasses.replace(suite, **given) if given else suite
 
 
-def _choices(flag: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    if text is None:
-        return tuple(known)
+def _choices(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in known:

@@ -6,31 +6,33 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
-from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.cli import terminal
-from gru_mem_jax.errors import InputError
 from gru_mem_jax.sampling.config import EngineConfig
 
 if TYPE_CHECKING:
-    from gru_mem_jax.evaluation.suite import QuestionSet, SetResult
-
-# The tasks that the row "all" is over; the chain is reported beside them.
-MIX = ("single_key", "multi_key", "multi_value", "multi_query")
+    from gru_mem_jax.evaluation.questions import DrawnSet
+    from gru_mem_jax.evaluation.run import SetResult
+    from gru_mem_jax.evaluation.suite import QuestionSet
 
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in an evaluation."""
+    from gru_mem_jax.data.jsonl import JsonlSource
+    from gru_mem_jax.evaluation import EvaluationConfig, SourceSuite
     from gru_mem_jax.tiny.sources import SyntheticSuite
 
-    return (AgentConfig, PromptConfig, SamplingConfig, EngineConfig, SyntheticSuite)
-
-
-def greedy(config: AgentConfig) -> AgentConfig:
-    """The same agent, taking the likeliest token."""
-    sampling = dataclasses.replace(config.sampling, temperature=0.0)
-    return dataclasses.replace(config, sampling=sampling)
+    return (
+        AgentConfig,
+        PromptConfig,
+        SamplingConfig,
+        EngineConfig,
+        EvaluationConfig,
+        JsonlSource,
+        SourceSuite,
+        SyntheticSuite,
+    )
 
 
 def evaluate_policy(
@@ -53,6 +55,7 @@ def evaluate_policy(
     from rich import progress
     from rich.console import Console
 
+    from gru_mem_jax.evaluation.questions import draw_sets
     from gru_mem_jax.evaluation.run import count_turns, evaluate
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.policy.functional import make_policy
@@ -66,9 +69,11 @@ def evaluate_policy(
     shape = load_config(directory)
     encoder.check_rows(shape.vocab_size)
     builder = PromptBuilder(encoder, config.prompt)
-    longest = check_questions(builder, config, sets, modes)
-    engine_config = engine_config.sized_for(longest)
+    engine_config = engine_config.sized_for(_longest_turn(builder, config, modes))
     check_engine_fits(make_policy(shape), engine_config)
+    drawn = draw_sets(sets, builder, config)
+    for line in (line for each in drawn for line in each.lines()):
+        terminal.note(terminal.plain_line(line))
     policy, params = load_policy(directory.root)
     engine = Engine(policy, params, engine_config, encoder)
     terminal.note("compiling the sampling programs")
@@ -85,11 +90,12 @@ def evaluate_policy(
         disable=not terminal.is_live(sys.stderr),
     )
     with bar:
-        task = bar.add_task("", total=count_turns(sets, modes))
+        task = bar.add_task("", total=count_turns(drawn, modes))
 
-        def on_sets(group: "Sequence[QuestionSet]", mode: str) -> None:
-            first, tasks = group[0], ", ".join(item.task for item in group)
-            text = f"{mode} · {tasks} · {first.num_chunks} chunks, {first.evidence}"
+        def on_sets(group: "Sequence[DrawnSet]", mode: str) -> None:
+            names = ", ".join(each.of.name for each in group)
+            labels = [str(label) for label in group[0].of.labels.values()]
+            text = " · ".join([mode, *labels, names])
             bar.update(task, description=text)
             if bar.disable:
                 terminal.note(text)
@@ -98,40 +104,28 @@ def evaluate_policy(
             engine,
             encoder,
             config,
-            sets,
+            drawn,
             modes,
             on_sets,
             lambda: bar.advance(task),
-            together=MIX,
         )
-        bar.update(task, completed=count_turns(sets, modes))
+        bar.update(task, completed=count_turns(drawn, modes))
     return results
 
 
-def check_questions(
-    builder: PromptBuilder,
-    config: AgentConfig,
-    sets: "Sequence[QuestionSet]",
-    modes: Sequence[str],
+def _longest_turn(
+    builder: PromptBuilder, config: AgentConfig, modes: Sequence[str]
 ) -> int:
-    """Judges budgets and questions, which needs the tokenizer alone.
-
-    Returns:
-      Tokens of the longest turn within the budgets.
+    """Tokens of the longest turn within the budgets.
 
     Raises:
-      InputError: a prompt of full budgets, or a question, is over its budget.
+      InputError: a prompt of full budgets is over its own.
     """
     longest = 0
     for mode in modes:
         each = dataclasses.replace(config, mode=mode)
         check_budgets(builder, each)
         longest = max(longest, longest_turn(builder, each))
-    for example in (example for item in sets for example in item.examples):
-        try:
-            Recurrence(builder, each, example.question, "")
-        except InputError as error:
-            raise InputError(f"question {example.id}: {error}") from None
     return longest
 
 
@@ -144,6 +138,6 @@ def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO, title: str = "") 
     console = Console(
         file=stream,
         no_color=not terminal.wants_colour(stream),
-        width=None if stream.isatty() else 160,
+        width=None if stream.isatty() else 200,
     )
     console.print(rich_table(rows, title))

@@ -217,15 +217,18 @@ def _reinforce(plan: _Plan, out: pathlib.Path) -> None:
 
 
 def _evaluate(plan: _Plan, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
+    from gru_mem_jax.agent.config import MODES
     from gru_mem_jax.cli import evaluating
-    from gru_mem_jax.evaluation.suite import MODES
+    from gru_mem_jax.evaluation.run import greedy
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
 
     terminal.note(f"{policy_dir} answers questions")
-    config = evaluating.greedy(policy_settings(open_policy_dir(policy_dir)))
+    config = greedy(policy_settings(open_policy_dir(policy_dir)))
     sets = list(suite.question_sets())
-    return evaluating.evaluate_policy(str(policy_dir), config, plan.engine, sets, MODES)
+    return evaluating.evaluate_policy(
+        str(policy_dir), config, plan.engine, sets, MODES[::-1]
+    )
 
 
 def _spent(seconds: float) -> str:
@@ -241,8 +244,8 @@ def _report(
     seconds: dict[str, float],
 ) -> None:
     from gru_mem_jax.cli import evaluating
-    from gru_mem_jax.evaluation.run import write_pages
-    from gru_mem_jax.evaluation.suite import table_rows
+    from gru_mem_jax.evaluation.report import write_pages
+    from gru_mem_jax.evaluation.run import MIX, table_rows
     from gru_mem_jax.runs.metrics import read_metrics
     from gru_mem_jax.runs.plots import plot_training
 
@@ -255,7 +258,6 @@ def _report(
     rows = write_pages(
         out,
         results,
-        evaluating.MIX,
         title=_TITLE,
         notes=[
             f"A tiny policy (Qwen2, {model.num_layers} layers, width "
@@ -269,10 +271,9 @@ def _report(
             f"pairs that training never saw; multi value and multi query ask for "
             f"{suite.min_items} to {suite.max_items}.",
             f"Warm start: {_spent(seconds['warm_start'])}, reinforcement learning: "
-            f"{_spent(seconds['rl'])}, all: {_spent(seconds['total'])}. The tasks of "
-            f"“all” run together, and each has its share of the seconds. In percent; "
-            f"MemAgent has no gates: it counts as always updating, never exiting. "
-            f"“all” is over {', '.join(evaluating.MIX)}.",
+            f"{_spent(seconds['rl'])}, all: {_spent(seconds['total'])}. “mix” is over "
+            f"all tasks but the chain; they run together, and each has its share of "
+            f"the seconds. MemAgent has no gates to measure.",
         ],
         extra={
             "seconds_total": seconds["total"],
@@ -283,14 +284,11 @@ def _report(
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
         further={"long_memory_rows": (heading, long_memory)},
     )
-    for title, printed in (
-        ("", rows),
-        (heading, table_rows(long_memory, evaluating.MIX)),
-    ):
-        mixes = [row for row in printed if row["task"] == "all"]
-        evaluating.print_rows(mixes, sys.stdout, title)
+    for title, printed in (("", rows), (heading, table_rows(long_memory))):
+        mixes = [row for row in printed if row["set"] == MIX]
+        evaluating.print_rows(mixes or printed, sys.stdout, title)
     terminal.note(
-        f"{seconds['total']:.0f} s in all; by task: {out / 'report.html'}; try"
+        f"{seconds['total']:.0f} s in all; set by set: {out / 'report.html'}; try"
     )
     terminal.note(
         f"  gru-mem ask --policy {out / 'policy'} --question 'Which code belongs to "

@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 _ROWS = 6
 _PIPE_WIDTH = 160
 _MOST_WORDS = 4000  # of a memory whose changes are marked
-# Column of metrics.jsonl, heading, format.
-_COLUMNS = (
-    ("step", "step", "d"),
-    ("reward/trajectory", "reward", ".3f"),
-    ("exact", "exact", ".3f"),
-    ("update_on_evidence", "update on", ".3f"),
-    ("update_off_evidence", "update off", ".3f"),
-    ("exact_exit", "exact exits", ".3f"),
-    ("eval/exact", "eval exact", ".3f"),
-    ("rollout_tokens_per_s", "tokens/s", ".0f"),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -215,8 +204,10 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
     from rich import box
     from rich.table import Table
 
+    from gru_mem_jax.runs import columns
+
     shown = rows[-_ROWS:]
-    columns = [c for c in _COLUMNS if any(c[0] in row for row in shown)]
+    named = columns.table("training", shown)
     table = Table(
         title=f"last {len(shown)} of {len(rows)} rows",
         title_justify="left",
@@ -224,20 +215,17 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
         header_style="bold",
         pad_edge=False,
     )
-    for _, heading, _ in columns:
-        table.add_column(heading, justify="right")
+    for heading in ("step", *(column.title for column in named)):
+        table.add_column(_text(heading), justify="right")
     for row in shown:
-        table.add_row(*(_text(_cell(row.get(name), kind)) for name, _, kind in columns))
+        cells = [c.cell(row[c.name]) if c.name in row else "" for c in named]
+        table.add_row(*(_cell(text) for text in (str(row["step"]), *cells)))
     return table
 
 
-def _cell(value: Any, kind: str) -> str:
-    """A number; what is no finite one is a string in the file."""
-    if value is None:
-        return ""
-    if isinstance(value, (int, float)) and abs(value) < 1e15:
-        return format(value, kind)
-    return terminal.shorten(str(value), 12)
+def _cell(text: str) -> "Text":
+    """What is no finite number is a string in the file, of any length."""
+    return _text(terminal.shorten(text, 12))
 
 
 def _at(values: Sequence[float], index: int) -> str:

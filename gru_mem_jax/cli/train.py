@@ -148,7 +148,7 @@ def start_run(
     function: Any, args: argparse.Namespace, config: Any, text: str, **more: Any
 ) -> None:
     """Calls `train` or `sft` as the command line says."""
-    with _listed_if_bad(20):
+    with listed_if_bad(20):
         function(
             config,
             args.run_dir,
@@ -161,7 +161,7 @@ def start_run(
 
 
 @contextlib.contextmanager
-def _listed_if_bad(most: int | None) -> Iterator[None]:
+def listed_if_bad(most: int | None) -> Iterator[None]:
     """Lists bad records, a line each, before the line of the error that they are.
 
     Args:
@@ -186,7 +186,7 @@ def dry_run(config: Any, text: str) -> None:
     from gru_mem_jax.train.plan import open_start
 
     # A policy from scratch is made where nothing of it stays.
-    with _listed_if_bad(None), tempfile.TemporaryDirectory() as scratch:
+    with listed_if_bad(None), tempfile.TemporaryDirectory() as scratch:
         lines = _planned(config, open_start(config, scratch))
     print(text, end="")
     for line in [*lines, "dry run: all fits together; nothing was trained"]:
@@ -198,7 +198,7 @@ def _planned(config: Any, directory: Any) -> list[str]:
     from gru_mem_jax.train import SFTConfig, plan
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
-    from gru_mem_jax.train.questions import QuestionStage
+    from gru_mem_jax.train.questions import QuestionStage, held_out_sets
 
     planned = plan(config, directory)
     judge = make_judge(config, planned)
@@ -207,6 +207,7 @@ def _planned(config: Any, directory: Any) -> list[str]:
     # A first step's questions, from a source that can be judged no further.
     questions = QuestionStage(config.source, judge, data, terminal.note)
     questions.take(0, 1 if supervised else config.rollouts.questions_per_step)
+    sets = held_out_sets(config, planned)
     mesh = planned.mesh
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     if supervised:
@@ -222,5 +223,6 @@ def _planned(config: Any, directory: Any) -> list[str]:
         f"a step: {step}",
         f"memory by formula, {describe_memory(planned.memory)}",
         *([] if data is None else data.lines()),
+        *(f"evaluation: {line}" for each in sets for line in each.lines()),
         *(f"note: {note}" for note in planned.notes),
     ]

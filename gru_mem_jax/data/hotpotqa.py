@@ -33,11 +33,12 @@ class HotpotQASource(ParagraphSource):
     The file is read when the first example is asked for, once. A document's other
     paragraphs are drawn from all records of the file; none has a title of the record's
     own. They depend on seed and position: an epoch later a question has other company.
+    A part of the file is read as a file of those records alone.
 
     Attributes:
       path: of an official JSON file, with the paragraphs of the distractor setting.
       paragraphs: of a document. If fewer than the record has, those with evidence stay.
-      seed, form, on_bad_record: see `ParagraphSource`.
+      seed, form, on_bad_record, part, held_out_share: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
         what it is evaluated with, "exact" is HotpotQA's own; "f1" is SQuAD's, without
         HotpotQA's rule for "yes" and "no".
@@ -95,6 +96,7 @@ class HotpotQASource(ParagraphSource):
             where = f"record {index}"
             with files.gathering(bad, where) as known:
                 items.append((where, self._read(each, where, seen, known)))
+        items = self._part_of(items, bad)
         records = Records(
             name=self.path,
             good=tuple((where, self._example(item)) for where, item in items),
@@ -109,10 +111,11 @@ class HotpotQASource(ParagraphSource):
         if len(of_title) < self.paragraphs and not (
             bad and (self.on_bad_record == "error" or not items)
         ):
+            part = "" if self.part == "all" else f", part {self.part!r}"
             raise InputError(
-                f"{self.path}: has {len(of_title)} paragraphs of different titles, too "
-                f"few for documents of {self.paragraphs}; lower paragraphs, or take a "
-                "larger file"
+                f"{self.path}{part}: has {len(of_title)} paragraphs of different "
+                f"titles, too few for documents of {self.paragraphs}; lower "
+                "paragraphs, or take a larger file"
             )
         return _Data(
             records, sha256, tuple(item for _, item in items), Pool(of_title.values())

@@ -11,7 +11,7 @@ import pathlib
 import random
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gru_mem_jax.agent.text import check_text, refuse_binary
 from gru_mem_jax.data.bad_records import (
@@ -27,12 +27,15 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import (
     check_choice,
     check_int,
+    check_number,
     from_record,
     plain_numbers,
     shown,
 )
 
 MOST_BYTES = 1 << 31
+Part = Literal["all", "train", "held_out"]
+PARTS: tuple[Part, ...] = ("all", "train", "held_out")
 
 
 def read_file(path: str) -> bytes:
@@ -161,11 +164,16 @@ class FileSource:
       seed: of the orders.
       on_bad_record: "error", the first use of a file with bad records is an error that
         names them; "skip", they are left out: the good ones alone make the order.
+      part: "train" and "held_out" part a file in two that share no record; "all". A
+        hash of its id alone says to which part a record belongs.
+      held_out_share: of the records, to expect in "held_out".
     """
 
     path: str | os.PathLike[str]
     seed: int = 0
     on_bad_record: OnBadRecord = "error"
+    part: Part = "all"
+    held_out_share: float = 0.1
 
     def __post_init__(self):
         plain_numbers(self)
@@ -175,9 +183,11 @@ class FileSource:
         object.__setattr__(self, "path", os.fsdecode(path))
         check_int("seed", self.seed, 0)
         check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
+        check_choice("part", self.part, PARTS)
+        check_number("held_out_share", self.held_out_share, 0, 1)
 
     def records(self) -> Records:
-        """All records of the file, the bad ones too.
+        """All records of the source's part of the file, and all bad ones of the file.
 
         Raises:
           InputError: the file cannot be read, or none of it can be told apart.
@@ -187,6 +197,29 @@ class FileSource:
     def fingerprint(self) -> str:
         """sha256 of the file: equal files give equal examples."""
         return self._data.sha256
+
+    def _part_of(
+        self, items: Sequence[tuple[str, Any]], bad: Sequence[BadRecord]
+    ) -> list[tuple[str, Any]]:
+        """Those (where, item with an id) that are of the source's part.
+
+        Raises:
+          InputError: the file has none, and no bad record to tell of.
+        """
+        if self.part == "all":
+            return list(items)
+        mine = [
+            item
+            for item in items
+            if _is_held_out(item[1].id, self.held_out_share)
+            == (self.part == "held_out")
+        ]
+        if not mine and not bad:
+            raise InputError(
+                f"{self.path}: none of its {len(items)} records is of part "
+                f"{self.part!r} with held_out_share {self.held_out_share:g}"
+            )
+        return mine
 
     @property
     def _usable(self) -> Any:
@@ -206,7 +239,7 @@ class JsonlSource(FileSource):
     example is asked for, once.
 
     Attributes:
-      path, seed, on_bad_record: see `FileSource`.
+      path, seed, on_bad_record, part, held_out_share: see `FileSource`.
     """
 
     def example(self, position: int) -> Example:
@@ -236,8 +269,15 @@ class JsonlSource(FileSource):
                 good.append((where, _example(line, where, note, seen, known)))
         if not good and not bad:
             raise InputError(f"{self.path}: holds no example")
-        records = Records(name=self.path, good=tuple(good), bad=tuple(bad))
+        mine = self._part_of(good, bad)
+        records = Records(name=self.path, good=tuple(mine), bad=tuple(bad))
         return FileData(records, hashlib.sha256(data).hexdigest())
+
+
+def _is_held_out(own: str, share: float) -> bool:
+    """A hash of a record's id decides, whatever else the file holds."""
+    digest = hashlib.blake2b(own.encode(), digest_size=6).digest()
+    return int.from_bytes(digest) < share * 2**48
 
 
 @contextlib.contextmanager

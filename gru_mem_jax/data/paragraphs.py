@@ -40,7 +40,7 @@ class ParagraphSource(files.FileSource):
       seed: of the orders and of what is drawn.
       form: how paragraphs are written, see `compose`.
       scoring: of the answers, see `data.scoring`.
-      on_bad_record: see `files.FileSource`.
+      on_bad_record, part, held_out_share: see `files.FileSource`.
     """
 
     paragraphs: int = 200

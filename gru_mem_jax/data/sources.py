@@ -3,11 +3,20 @@
 import dataclasses
 from typing import Protocol
 
-from gru_mem_jax.data.bad_records import ON_BAD_RECORD, OnBadRecord, Records
+from gru_mem_jax.data.bad_records import (
+    ON_BAD_RECORD,
+    BadRecordsError,
+    OnBadRecord,
+    Records,
+)
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.jsonl import index_at
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import check_choice, plain_numbers
+
+MOST_IN_A_ROW = (
+    1000  # bad examples, one after the other; a source with more is at fault
+)
 
 
 class ExampleSource(Protocol):
@@ -21,6 +30,38 @@ class ExampleSource(Protocol):
 
     def example(self, position: int) -> Example:
         """The example at a position; equal for equal positions, on any machine."""
+
+
+def source_name(source: ExampleSource) -> str:
+    """What stands for a source in messages: its file, or its class."""
+    return str(getattr(source, "path", None) or type(source).__name__)
+
+
+def example_at(
+    source: ExampleSource, position: int
+) -> tuple[Example | None, str | None]:
+    """The example at a position; or None, and why the source refuses it.
+
+    Raises:
+      InputError: what it gives is no Example.
+      RunError: it failed otherwise.
+    """
+    try:
+        example = source.example(position)
+    except BadRecordsError:
+        raise  # of the whole file
+    except InputError as error:
+        return None, str(error) or "the source refuses it"
+    except Exception as error:
+        raise RunError(
+            f"source {source_name(source)} failed at position {position}: {error!r}"
+        ) from error
+    if not isinstance(example, Example):
+        raise InputError(
+            f"source {source_name(source)} must give an Example at position "
+            f"{position}, got {type(example).__name__}"
+        )
+    return example, None
 
 
 def on_bad_record(source: ExampleSource) -> OnBadRecord:

@@ -35,7 +35,8 @@ class SQuADSource(ParagraphSource):
     Attributes:
       paragraphs: of a document; all but one are of other articles.
       scoring: of the answers: "exact" and "f1" are SQuAD's own.
-      path, seed, form, on_bad_record: see `ParagraphSource`.
+      path, seed, form, on_bad_record, part, held_out_share: see `ParagraphSource`.
+        Parts of a file share no question, but paragraphs.
     """
 
     def example(self, position: int) -> Example:
@@ -72,6 +73,7 @@ class SQuADSource(ParagraphSource):
         paragraphs, items = _read(value, self.path, self.scoring, bad)
         if not items and not bad:
             raise InputError(f"{self.path}: holds no question with an answer")
+        items = self._part_of(items, bad)
         questions = tuple(item for _, item in items)
         records = Records(
             name=self.path,

@@ -1,11 +1,18 @@
-"""Plots of trajectories: memory over turns, and one loop's trace."""
+"""Plots of trajectories: memory over turns, and the trace of one."""
 
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gru_mem_jax.agent.trajectory import Trajectory
-from gru_mem_jax.evaluation.outcomes import Outcome
+from gru_mem_jax.rl.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart by the colour-blind and in grey.
 MODE_STYLES = {
@@ -16,34 +23,41 @@ MODE_STYLES = {
 _INK, _FAINT, _EVIDENCE = "#222222", "#D9D9D9", "#E69F00"
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # slow to import, needed here only
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _clean(axes) -> None:
+def _clean(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, length=3)
 
 
-def mean_memory(outcomes: Sequence[Outcome]) -> list[float]:
-    """Mean memory size in tokens after chunk t, over the loops that read chunk t."""
-    longest = max((len(item.memory_tokens) for item in outcomes), default=0)
-    sizes = []
-    for turn in range(longest):
-        reached = [o.memory_tokens[turn] for o in outcomes if turn < len(o.updates)]
-        sizes.append(sum(reached) / len(reached))
-    return sizes
+def mean_memory(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
+    """Memory and company chunk by chunk, up to the last chunk that anyone read.
+
+    Args:
+      outcomes: of [P, G] trajectories.
+
+    Returns:
+      float64 [T], the mean memory size in tokens after chunk t, over the trajectories
+      that read it; float64 [T], the share of trajectories that did.
+    """
+    read = np.asarray(outcomes.turn_mask)
+    count = read.sum((0, 1))
+    total = np.where(read, outcomes.memory_tokens, 0).sum((0, 1))
+    reached = count > 0
+    return total[reached] / count[reached], count[reached] / outcomes.correct.size
 
 
 def plot_memory(
-    panels: Mapping[str, Mapping[str, Sequence[Outcome]]], path: str | os.PathLike
+    panels: Mapping[str, Mapping[str, Outcomes]], path: str | os.PathLike[str]
 ) -> None:
     """Draws memory size over turns: a panel per title, a line per mode.
 
-    Below each panel's lines stands the share of loops that still read, since the
-    exit gate thins them out.
+    Below each panel's lines stands the share of trajectories that still read, since
+    the exit gate thins them out.
     """
     figure = _figure(4.6 * max(len(panels), 1), 4.2)
     axes = figure.subplots(
@@ -53,13 +67,9 @@ def plot_memory(
         upper, lower = axes[0, column], axes[1, column]
         for mode, outcomes in by_mode.items():
             color, label = MODE_STYLES[mode]
-            sizes = mean_memory(outcomes)
+            sizes, reading = mean_memory(outcomes)
             turns = range(1, len(sizes) + 1)
             upper.plot(turns, sizes, color=color, label=label, linewidth=1.8)
-            reading = [
-                sum(len(o.updates) >= turn for o in outcomes) / len(outcomes)
-                for turn in turns
-            ]
             lower.plot(turns, reading, color=color, linewidth=1.8)
         upper.set_title(title, fontsize=10, color=_INK, loc="left")
         lower.set_xlabel("chunk")
@@ -75,17 +85,16 @@ def plot_memory(
 
 
 def plot_trace(
-    trajectory: Trajectory, evidence: Sequence[bool], path: str | os.PathLike
+    trajectory: Trajectory, evidence: Sequence[bool], path: str | os.PathLike[str]
 ) -> None:
-    """Draws one loop: evidence, both gates and the memory's size, chunk by chunk.
+    """Draws one trajectory: evidence, both gates and the memory's size, chunk by chunk.
 
     Args:
       trajectory: of one question.
       evidence: evidence[t] of every chunk of the context, read or not.
       path: .png or .svg.
     """
-    turns = [turn for turn in trajectory.turns if turn.kind == "memory"]
-    chunks = len(evidence)
+    turns, chunks = trajectory.memory_turns, len(evidence)
     figure = _figure(8.0, 3.4)
     gates, memory = figure.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.3))
     lanes = {"evidence": 2, "update gate": 1, "exit gate": 0}

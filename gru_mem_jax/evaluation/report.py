@@ -1,60 +1,167 @@
-"""A self-contained HTML page of results: table, figures, loops turn by turn."""
+"""What an evaluation leaves in a folder: results, plots, and a page of all of it.
+
+The page is one HTML file that needs nothing beside it. All text in it is escaped:
+documents, memories and answers come from outside.
+"""
 
 import base64
 import dataclasses
 import functools
+import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.evaluation.outcomes import Outcome
+from gru_mem_jax.evaluation import figures
+from gru_mem_jax.evaluation.run import MIX, SetResult, table_rows
+from gru_mem_jax.rl.outcomes import Outcomes, concatenate
+from gru_mem_jax.runs import columns
 
-# Table columns: key of a row, heading, format. Ratios are shown in percent.
-COLUMNS = (
-    ("stage", "stage", "text"),
-    ("evidence", "evidence", "text"),
-    ("mode", "mode", "text"),
-    ("task", "task", "text"),
-    ("num_chunks", "chunks", "count"),
-    ("num_questions", "questions", "count"),
-    ("exact", "exact", "percent"),
-    ("update_on_evidence", "update on evidence", "percent"),
-    ("update_off_evidence", "update off evidence", "percent"),
-    ("exact_exit", "exact exit", "percent"),
-    ("chunks_read", "chunks read", "percent"),
-    ("seconds", "seconds", "seconds"),
-)
+if TYPE_CHECKING:
+    import jinja2
+
+_PLACEMENTS = {
+    "uniform": "evidence anywhere",
+    "first_20": "evidence in the first 20%",
+}
+_MOST_TRACED = 40  # chunks: more make no picture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A loop to show, with what it should have done."""
+    """A trajectory to show, with what it should have done.
+
+    Attributes:
+      example, trajectory: the question, and how it was answered.
+      correct: the answer's score.
+      evidence: evidence[t] of every chunk of the context, read or not.
+    """
 
     example: Example
     trajectory: Trajectory
-    outcome: Outcome
+    correct: float
+    evidence: Sequence[bool]
 
 
-def format_cell(value, kind: str) -> str:
-    """A table cell; "–" where nothing was counted."""
-    if value is None:
-        return "–"
-    if kind == "percent":
-        return f"{100 * value:.1f}"
-    if kind == "seconds":
-        return f"{value:.1f}"
-    return str(value)
+def write_pages(
+    folder: str | os.PathLike[str],
+    results: Sequence[SetResult],
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    extra: Mapping[str, Any] | None = None,
+    pictures: Sequence[tuple[str | os.PathLike[str], str]] = (),
+    further: Mapping[str, tuple[str, Sequence[SetResult]]] | None = None,
+) -> list[dict[str, Any]]:
+    """Writes results.json, memory.png, trace.png and report.html into a folder.
+
+    Args:
+      folder: made if absent.
+      results: of `run.evaluate`; pictures and trajectories are the last stage's.
+      title, notes: of the report.
+      extra: more entries of results.json.
+      pictures: more (PNG, caption) pairs for the report.
+      further: more results, in tables of their own: name of the rows in results.json
+        to (heading, results); no picture shows them.
+
+    Returns:
+      The table's rows.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = table_rows(results)
+    last = [result for result in results if result.stage == results[-1].stage]
+    figures.plot_memory(_panels(last), folder / "memory.png")
+    shown = [(folder / "memory.png", "Mean memory size after each chunk.")]
+    traced = _to_trace(last)
+    if traced is not None:
+        figures.plot_trace(traced.trajectory, traced.evidence, folder / "trace.png")
+        caption = f"One trajectory: {traced.example.question}"
+        shown.append((folder / "trace.png", caption))
+    more = {
+        name: (heading, table_rows(others))
+        for name, (heading, others) in (further or {}).items()
+    }
+    write_report(
+        folder / "report.html",
+        title=title,
+        notes=notes,
+        rows=rows,
+        figures=[*shown, *pictures],
+        samples=_samples(last),
+        further=tuple(more.values()),
+    )
+    results_json = {**(extra or {}), "rows": rows}
+    results_json |= {name: others for name, (_, others) in more.items()}
+    text = json.dumps(results_json, indent=1, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    return rows
 
 
-def columns_of(rows: Sequence[Mapping]) -> list[tuple[str, str, str]]:
-    """The columns that any row fills."""
-    return [c for c in COLUMNS if any(c[0] in row for row in rows)]
+def _panels(results: Sequence[SetResult]) -> dict[str, dict[str, Outcomes]]:
+    """Outcomes by kind of context and mode, of the mix if there is one."""
+    mixed = [result for result in results if result.questions.of.in_mix] or results
+    grouped: dict[str, dict[str, list[Outcomes]]] = {}
+    for result in mixed:
+        of = result.questions.of
+        words = [] if of.num_chunks is None else [f"{of.num_chunks} chunks"]
+        if of.placement is not None:
+            words.append(_PLACEMENTS.get(of.placement, of.placement))
+        title = ", ".join(words) or "all questions"
+        by_mode = grouped.setdefault(title, {})
+        by_mode.setdefault(result.mode, []).append(result.outcomes)
+    return {
+        title: {mode: concatenate(parts) for mode, parts in by_mode.items()}
+        for title, by_mode in grouped.items()
+    }
+
+
+def _pairs(result: SetResult) -> Iterator[Sample]:
+    for example, trajectory, correct, (evidence, _) in zip(
+        result.questions.examples,
+        result.trajectories,
+        result.outcomes.correct[:, 0],
+        result.questions.labels,
+        strict=True,
+    ):
+        yield Sample(
+            example=example,
+            trajectory=trajectory,
+            correct=float(correct),
+            evidence=evidence,
+        )
+
+
+def _to_trace(results: Sequence[SetResult]) -> Sample | None:
+    """The trajectory worth a picture: the most updates, exited before the end."""
+    best, most = None, -1
+    for result in results:
+        if result.mode != "with_exit_gate":
+            continue
+        for sample in _pairs(result):
+            turns, chunks = sample.trajectory.memory_turns, len(sample.evidence)
+            updates = sum(bool(turn.update) for turn in turns)
+            right = sample.correct == 1.0 and len(turns) < chunks <= _MOST_TRACED
+            if right and updates > most:
+                best, most = sample, updates
+    return best
+
+
+def _samples(results: Sequence[SetResult], each: int = 1) -> list[Sample]:
+    """For each run a right trajectory and a wrong one, if there are."""
+    shown: list[Sample] = []
+    for result in results:
+        for right in (True, False):
+            of_kind = [s for s in _pairs(result) if (s.correct == 1.0) == right]
+            shown += of_kind[:each]
+    return shown
 
 
 @functools.cache
-def _template():
+def _template() -> "jinja2.Template":
     import jinja2
 
     source = pathlib.Path(__file__).with_name("report.html.jinja")
@@ -62,66 +169,72 @@ def _template():
     return environment.from_string(source.read_text(encoding="utf-8"))
 
 
-def _table(heading: str, rows: Sequence[Mapping]) -> dict:
-    columns = columns_of(rows)
+def _table(heading: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    named = columns.table("evaluation", rows)
     shown = [
         {
-            "mix": row.get("task") == "all",
-            "cells": [format_cell(row.get(key), kind) for key, _, kind in columns],
+            "mix": row.get("set") == MIX,
+            "cells": [column.cell(row.get(column.name)) for column in named],
         }
         for row in rows
     ]
     return {
         "heading": heading,
-        "columns": [{"name": name, "kind": kind} for _, name, kind in columns],
+        "columns": [
+            {
+                "name": column.title,
+                "kind": "text" if column.format == "text" else "number",
+                "meaning": column.description,
+            }
+            for column in named
+        ],
         "mixes": [row | {"mix": False} for row in shown if row["mix"]],
         "rows": shown,
     }
 
 
-def _sample_context(sample: Sample) -> dict:
-    turns = [turn for turn in sample.trajectory.turns if turn.kind == "memory"]
+def _sample_context(sample: Sample) -> dict[str, Any]:
     gate = {True: "yes", False: "no", None: "–"}
     return {
-        "correct": sample.outcome.correct == 1.0,
+        "correct": sample.correct == 1.0,
         "mode": sample.trajectory.mode,
         "question": sample.example.question,
         "answer": sample.trajectory.answer or "(no answer)",
         "gold": " / ".join(sample.example.answers),
         "turns": [
             {
-                "chunk": turn.chunk + 1,
+                "chunk": number,
                 "update": gate[turn.update],
                 "exit": gate[turn.exit],
                 "memory": turn.memory,
                 "evidence": "yes" if label else "",
                 "tokens": turn.completion_tokens,
             }
-            for turn, label in zip(turns, sample.outcome.evidence, strict=False)
+            for number, (turn, label) in enumerate(
+                zip(sample.trajectory.memory_turns, sample.evidence), 1
+            )
         ],
     }
 
 
 def write_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     title: str,
     notes: Sequence[str],
-    rows: Sequence[Mapping],
-    figures: Sequence[tuple[str | os.PathLike, str]],
+    rows: Sequence[Mapping[str, Any]],
+    figures: Sequence[tuple[str | os.PathLike[str], str]],
     samples: Sequence[Sample] = (),
-    further: Sequence[tuple[str, Sequence[Mapping]]] = (),
+    further: Sequence[tuple[str, Sequence[Mapping[str, Any]]]] = (),
 ) -> None:
-    """Writes one HTML file that needs nothing beside it.
-
-    All text is escaped: documents, memories and answers come from outside.
+    """Writes the page.
 
     Args:
       path: of the page.
       title, notes: heading and the lines below it.
-      rows: of `suite.table_rows`.
+      rows: of `run.table_rows`.
       figures: (path of a PNG, caption) pairs.
-      samples: loops shown turn by turn.
+      samples: trajectories shown turn by turn.
       further: (heading, rows) of more tables.
     """
     page = _template().render(

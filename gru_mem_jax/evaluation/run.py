@@ -1,36 +1,123 @@
-"""A policy on sets of questions, in several modes, with its tables and pages."""
+"""Answers sets of questions in several modes, and tabulates how that went."""
 
 import dataclasses
-import json
-import os
-import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.loop import Recurrence
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Generator
-from gru_mem_jax.evaluation import figures
-from gru_mem_jax.evaluation.report import Sample, write_report
-from gru_mem_jax.evaluation.suite import QuestionSet, SetResult, run_sets, table_rows
+from gru_mem_jax.agent.trajectory import Trajectory
+from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.rl.outcomes import Outcomes, concatenate, outcomes
+from gru_mem_jax.rl.summary import Summary, summarize
 
-CONTEXT_TITLES = {
-    "uniform": "evidence anywhere",
-    "first_20": "evidence in the first 20%",
-}
+MIX = "mix"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetResult:
+    """One set of questions, run in one mode.
+
+    Attributes:
+      questions, mode: what was run.
+      trajectories: one for each question.
+      outcomes: of P questions with one rollout each: arrays of [P, 1, ...].
+      seconds: wall-clock of the whole set; its share where sets ran together.
+      stage: of training that the policy is from, where several are compared.
+    """
+
+    questions: DrawnSet
+    mode: str
+    trajectories: tuple[Trajectory, ...]
+    outcomes: Outcomes
+    seconds: float
+    stage: str | None = None
+
+
+def greedy(config: AgentConfig) -> AgentConfig:
+    """The same agent, taking the likeliest token."""
+    sampling = dataclasses.replace(config.sampling, temperature=0.0)
+    return dataclasses.replace(config, sampling=sampling)
+
+
+def run_sets(
+    generator: Generator,
+    encoder: Encoder,
+    config: AgentConfig,
+    sets: Sequence[DrawnSet],
+    on_turn: Callable[[], None] = lambda: None,
+) -> list[SetResult]:
+    """Answers all questions of some sets together, all of the generator's slots busy.
+
+    A set's seconds are its share of the wall-clock: as its turns' part of the time that
+    all turns had slots for.
+
+    Args:
+      generator: e.g. a warm `sampling.engine.Engine`; compile time counts otherwise.
+      encoder: the policy's tokenizer.
+      config: mode, chunk size, budgets and sampling of every trajectory.
+      sets: the sets; their questions take turns in the queue.
+      on_turn: called after each turn; what it raises ends the evaluation.
+    """
+    builder = PromptBuilder(encoder, config.prompt)
+    by_set = [
+        [
+            Recurrence(
+                builder,
+                config,
+                example.question,
+                example.document,
+                trajectory_id=index,
+            )
+            for index, example in enumerate(questions.examples)
+        ]
+        for questions in sets
+    ]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_set))
+    start = time.perf_counter()
+    for _ in driver.run(generator, [r for r in in_turn if r is not None]):
+        on_turn()
+    seconds = time.perf_counter() - start
+    held = [
+        sum(turn.seconds for r in recurrences for turn in r.trajectory.turns)
+        for recurrences in by_set
+    ]
+    results = []
+    for questions, recurrences, own in zip(sets, by_set, held, strict=True):
+        trajectories = tuple(recurrence.trajectory for recurrence in recurrences)
+        groups = [[trajectory] for trajectory in trajectories]
+        share = own / sum(held) if sum(held) else 1 / len(sets)
+        results.append(
+            SetResult(
+                questions=questions,
+                mode=config.mode,
+                trajectories=trajectories,
+                outcomes=outcomes(groups, questions.examples, questions.labels),
+                seconds=share * seconds,
+            )
+        )
+    return results
 
 
 def evaluate(
     generator: Generator,
     encoder: Encoder,
     config: AgentConfig,
-    sets: Sequence[QuestionSet],
+    sets: Sequence[DrawnSet],
     modes: Sequence[str],
-    on_sets: Callable[[Sequence[QuestionSet], str], None] = lambda sets, mode: None,
+    on_sets: Callable[[Sequence[DrawnSet], str], None] = lambda sets, mode: None,
     on_turn: Callable[[], None] = lambda: None,
-    together: Sequence[str] = (),
 ) -> list[SetResult]:
     """Runs every set in every mode.
+
+    The sets of the mix run as one for each kind of context and mode, so that slots that
+    one leaves are filled by the next; the others run one after the other.
 
     Args:
       generator: warm, so that seconds count no compilation.
@@ -40,124 +127,104 @@ def evaluate(
       modes: of the agent.
       on_sets: called before each run.
       on_turn: called after each turn.
-      together: tasks whose sets run as one for each context and mode, so that slots
-        that one leaves are filled by the next; the others run one after the other.
 
     Returns:
-      Results in the order of a table: by context, then mode, then task.
+      Results in the order of a table: by context, then mode, then set.
     """
     results = []
-    contexts = dict.fromkeys((item.evidence, item.num_chunks) for item in sets)
-    for context in contexts:
+    by_context: dict[object, list[DrawnSet]] = {}
+    for each in sets:
+        by_context.setdefault(tuple(each.of.labels.items()), []).append(each)
+    for chosen in by_context.values():
+        mixed = [each for each in chosen if each.of.in_mix]
+        alone = [[each] for each in chosen if not each.of.in_mix]
         for mode in modes:
             mode_config = dataclasses.replace(config, mode=mode)
-            chosen = [s for s in sets if (s.evidence, s.num_chunks) == context]
-            mixed = [item for item in chosen if item.task in together]
-            alone = [[item] for item in chosen if item.task not in together]
             for group in filter(None, [mixed, *alone]):
                 on_sets(group, mode)
                 results += run_sets(generator, encoder, mode_config, group, on_turn)
     return results
 
 
-def count_turns(sets: Iterable[QuestionSet], modes: Sequence[str]) -> int:
+def count_turns(sets: Iterable[DrawnSet], modes: Sequence[str]) -> int:
     """The most turns that `evaluate` may take: every chunk read, and the answers."""
-    return len(modes) * sum(len(s.examples) * (s.num_chunks + 1) for s in sets)
+    turns = (len(evidence) + 1 for each in sets for evidence, _ in each.labels)
+    return len(modes) * sum(turns)
 
 
-def write_pages(
-    folder: str | os.PathLike,
-    results: Sequence[SetResult],
-    mix: Sequence[str],
-    *,
-    title: str,
-    notes: Sequence[str] = (),
-    extra: Mapping[str, Any] | None = None,
-    pictures: Sequence[tuple[str | os.PathLike, str]] = (),
-    further: Mapping[str, tuple[str, Sequence[SetResult]]] | None = None,
-) -> list[dict]:
-    """Writes results.json, memory.png, trace.png and report.html into a folder.
+def table_rows(results: Sequence[SetResult]) -> list[dict[str, Any]]:
+    """A row per set, and before those of a stage, context and mode one over its mix.
+
+    A set's seconds are its own or its share, so the mix took the sum of them.
 
     Args:
-      folder: made if absent.
-      results: of `evaluate`; pictures and loops show the last stage's.
-      mix: tasks that the rows "all" are over.
-      title, notes: of the report.
-      extra: more entries of results.json.
-      pictures: more (PNG, caption) pairs for the report.
-      further: more results, in tables of their own: name of the rows in results.json
-        to (heading, results); no picture shows them.
+      results: in the order of the table.
 
     Returns:
-      The table's rows.
+      Columns by name, as `runs.columns` declares them.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = table_rows(results, mix)
-    panels: dict[str, dict[str, list]] = {}
-    last = [result for result in results if result.stage == results[-1].stage]
-    for result in last:
-        if result.questions.task in mix:
-            kind = CONTEXT_TITLES.get(result.questions.evidence)
-            label = f"{result.questions.num_chunks} chunks, "
-            label += kind or result.questions.evidence
-            by_mode = panels.setdefault(label, {})
-            by_mode.setdefault(result.mode, []).extend(result.outcomes)
-    figures.plot_memory(panels, folder / "memory.png")
-    shown = [(folder / "memory.png", "Mean memory size after each chunk.")]
-    traced = _to_trace(last)
-    if traced is not None:
-        figures.plot_trace(
-            traced.trajectory, traced.outcome.evidence, folder / "trace.png"
-        )
-        caption = f"One loop: {traced.example.question}"
-        shown.append((folder / "trace.png", caption))
-    more = {
-        name: (heading, table_rows(others, mix))
-        for name, (heading, others) in (further or {}).items()
-    }
-    write_report(
-        folder / "report.html",
-        title=title,
-        notes=notes,
-        rows=rows,
-        figures=[*shown, *pictures],
-        samples=_samples(last),
-        further=tuple(more.values()),
-    )
-    results_json = {**(extra or {}), "rows": rows}
-    results_json |= {name: others for name, (_, others) in more.items()}
-    text = json.dumps(results_json, indent=1, ensure_ascii=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    grouped: dict[object, list[SetResult]] = {}
+    for result in results:
+        labels = tuple(result.questions.of.labels.items())
+        grouped.setdefault((result.stage, labels, result.mode), []).append(result)
+    rows = []
+    for group in grouped.values():
+        mixed = [result for result in group if result.questions.of.in_mix]
+        if len(mixed) > 1:
+            rows.append(_row(MIX, mixed))
+        rows += [_row(result.questions.of.name, [result]) for result in group]
     return rows
 
 
-def _pairs(result: SetResult) -> Iterable[Sample]:
-    for example, trajectory, outcome in zip(
-        result.questions.examples, result.trajectories, result.outcomes, strict=True
-    ):
-        yield Sample(example=example, trajectory=trajectory, outcome=outcome)
+def _row(name: str, results: Sequence[SetResult]) -> dict[str, Any]:
+    first = results[0]
+    return {
+        **({} if first.stage is None else {"stage": first.stage}),
+        "set": name,
+        "mode": first.mode,
+        **first.questions.of.labels,
+        "num_questions": sum(len(result.trajectories) for result in results),
+        **_summary(results),
+        "seconds": sum(result.seconds for result in results),
+    }
 
 
-def _to_trace(results: Sequence[SetResult]) -> Sample | None:
-    """The loop worth a picture: the most updates, exited before the end."""
-    best, most = None, -1
-    for result in results:
-        if result.mode != "with_exit_gate" or result.questions.num_chunks > 40:
-            continue
-        for sample in _pairs(result):
-            spared = len(sample.outcome.evidence) - len(sample.outcome.updates)
-            updates = sum(sample.outcome.updates)
-            if sample.outcome.correct == 1.0 and spared > 0 and updates > most:
-                best, most = sample, updates
-    return best
+def _summary(results: Sequence[SetResult]) -> Summary:
+    return summarize(concatenate([result.outcomes for result in results]))
 
 
-def _samples(results: Sequence[SetResult], each: int = 1) -> list[Sample]:
-    """For each run a right loop and a wrong one, if there are."""
-    shown = []
-    for result in results:
-        for right in (True, False):
-            of_kind = [s for s in _pairs(result) if (s.outcome.correct == 1.0) == right]
-            shown += of_kind[:each]
-    return shown
+def evaluation_columns(
+    generator: Generator,
+    encoder: Encoder,
+    agent: AgentConfig,
+    sets: Sequence[DrawnSet],
+    modes: Sequence[str] = (),
+    on_turn: Callable[[], None] = lambda: None,
+) -> Summary:
+    """An evaluation during training, as columns of a row.
+
+    Args:
+      generator: with the weights to evaluate.
+      encoder: the policy's tokenizer.
+      agent: of the rollouts; evaluated greedily.
+      sets: questions; they run together.
+      modes: agent modes; empty: the agent's own.
+      on_turn: called after each turn; what it raises ends the evaluation.
+
+    Returns:
+      "eval/NAME" of `summarize` over all sets, and "eval/exact/SET"; with more than one
+      mode "eval/MODE/NAME".
+    """
+    columns: Summary = {}
+    modes = tuple(modes) or (agent.mode,)
+    for mode in modes:
+        config = dataclasses.replace(greedy(agent), mode=mode)
+        results = run_sets(generator, encoder, config, sets, on_turn)
+        prefix = "eval" if len(modes) == 1 else f"eval/{mode}"
+        columns |= {f"{prefix}/{name}": n for name, n in _summary(results).items()}
+        by_name: dict[str, list[SetResult]] = {}
+        for result in results:
+            by_name.setdefault(result.questions.of.name, []).append(result)
+        for name, own in by_name.items():
+            columns[f"{prefix}/exact/{name}"] = _summary(own)["exact"]
+    return columns

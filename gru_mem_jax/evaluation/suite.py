@@ -1,38 +1,63 @@
-"""Runs sets of questions through the loop in several modes and tabulates the rest."""
+"""Which questions an evaluation asks, from any source of examples, and how."""
 
 import dataclasses
-import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from gru_mem_jax.agent import driver
-from gru_mem_jax.agent.config import AgentConfig
-from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.agent.loop import Recurrence
-from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.requests import Generator
-from gru_mem_jax.agent.trajectory import Trajectory
-from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.labels import labels
-from gru_mem_jax.evaluation.outcomes import Outcome, outcome, summarize
-
-MODES = ("memagent", "without_exit_gate", "with_exit_gate")
+from gru_mem_jax.agent.config import MODES, AgentConfig
+from gru_mem_jax.data.sources import ExampleSource
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_choice, check_int, plain_numbers, shown
+from gru_mem_jax.sampling.config import EngineConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionSet:
-    """Questions of one task on contexts of one kind.
+    """Some questions of a source, which have a row of their own in a table.
 
     Attributes:
-      task, evidence, num_chunks: what a table row is about.
-      examples: the questions.
+      name: of the set, such as its task.
+      source: of the questions. Its `on_bad_record` says whether a bad one is an error
+        or is passed over.
+      start: position of the first question in the source.
+      count: how many; None: all to the end of a finite source.
+      placement: where the evidence lies, if the set is made so; a label for tables.
+      num_chunks: of every context, if the set is made so; a label for tables.
+      in_mix: whether the row "mix" is over this set too.
     """
 
-    task: str
-    evidence: str
-    num_chunks: int
-    examples: tuple[Example, ...]
+    name: str
+    source: ExampleSource
+    start: int = 0
+    count: int | None = None
+    placement: str | None = None
+    num_chunks: int | None = None
+    in_mix: bool = True
+
+    def __post_init__(self) -> None:
+        plain_numbers(self)
+        name = self.name
+        if not isinstance(name, str) or not name.isprintable() or not name.strip():
+            raise InputError(f"a question set's name must be text, got {shown(name)}")
+        if "/" in name:
+            raise InputError(
+                f"a question set's name is part of a column's and may hold no '/', "
+                f"got {name!r}"
+            )
+        if not callable(getattr(self.source, "example", None)):
+            raise InputError(
+                f"question set {name!r}: source must have a method example(position), "
+                f"got {shown(self.source)}"
+            )
+        check_int("start", self.start, 0)
+        if self.count is not None:
+            check_int("count", self.count, 1)
+
+    @property
+    def labels(self) -> dict[str, str | int]:
+        """The labels that the set has, by the name of their column."""
+        labels = {"placement": self.placement, "num_chunks": self.num_chunks}
+        return {name: label for name, label in labels.items() if label is not None}
 
 
 class Suite(Protocol):
@@ -43,121 +68,60 @@ class Suite(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SetResult:
-    """One set of questions, run in one mode.
+class SourceSuite:
+    """Questions of given sources, a set of each.
 
     Attributes:
-      questions, mode: what was run.
-      outcomes, trajectories: one each per question, in the questions' order.
-      seconds: wall-clock of the whole set; its share where sets ran together.
-      stage: of training that the policy is from, where several are compared.
+      sources: a set's name to its source.
+      start: position of the first question in every source.
+      num_questions: of every source; None: all, of finite ones.
     """
 
-    questions: QuestionSet
-    mode: str
-    outcomes: tuple[Outcome, ...]
-    trajectories: tuple[Trajectory, ...]
-    seconds: float
-    stage: str | None = None
+    sources: Mapping[str, ExampleSource]
+    start: int = 0
+    num_questions: int | None = None
+
+    def __post_init__(self) -> None:
+        plain_numbers(self)
+        if not isinstance(self.sources, Mapping) or not self.sources:
+            raise InputError(
+                "sources must be a dict of names and at least one source, got "
+                f"{shown(self.sources)}"
+            )
+        if self.num_questions is not None:
+            check_int("num_questions", self.num_questions, 1)
+        list(self.question_sets())  # refuses what is no set
+
+    def question_sets(self) -> Iterator[QuestionSet]:
+        """A set for each source."""
+        for name, source in self.sources.items():
+            yield QuestionSet(
+                name=name, source=source, start=self.start, count=self.num_questions
+            )
 
 
-def run_sets(
-    generator: Generator,
-    encoder: Encoder,
-    config: AgentConfig,
-    sets: Sequence[QuestionSet],
-    on_turn: Callable[[], None] = lambda: None,
-) -> list[SetResult]:
-    """Answers all questions of some sets together, all of the generator's slots busy.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """All that decides what `gru-mem eval` measures.
 
-    A set's seconds are its share of the wall-clock: as its turns' part of the time that
-    all turns had slots for.
-
-    Args:
-      generator: e.g. a warm `sampling.engine.Engine`; compile time counts otherwise.
-      encoder: the policy's tokenizer.
-      config: mode, chunk size, budgets and sampling of every loop.
-      sets: the sets; their questions take turns in the queue.
-      on_turn: called after each turn, for progress bars.
+    Attributes:
+      suite: the questions.
+      agent: how contexts are read.
+      modes: of the agent; its own is replaced by each of them.
+      engine: of the sampler; its max_length becomes what the budgets can need.
     """
-    builder = PromptBuilder(encoder, config.prompt)
-    by_set = [
-        [
-            Recurrence(
-                builder,
-                config,
-                example.question,
-                example.document,
-                trajectory_id=index,
+
+    suite: Suite
+    agent: AgentConfig = dataclasses.field(default_factory=AgentConfig)
+    modes: tuple[str, ...] = MODES[::-1]
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.suite, "question_sets", None)):
+            raise InputError(
+                f"suite must have a method question_sets(), got {shown(self.suite)}"
             )
-            for index, example in enumerate(questions.examples)
-        ]
-        for questions in sets
-    ]
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_set))
-    start = time.perf_counter()
-    for _ in driver.run(generator, [r for r in in_turn if r is not None]):
-        on_turn()
-    seconds = time.perf_counter() - start
-    held = [
-        sum(turn.seconds for r in recurrences for turn in r.trajectory.turns)
-        for recurrences in by_set
-    ]
-    results = []
-    for questions, recurrences, own in zip(sets, by_set, held, strict=True):
-        trajectories = tuple(recurrence.trajectory for recurrence in recurrences)
-        outcomes = tuple(
-            outcome(example, trajectory, *labels(example, encoder, config.chunk_size))
-            for example, trajectory in zip(
-                questions.examples, trajectories, strict=True
-            )
-        )
-        share = own / sum(held) if sum(held) else 1 / len(sets)
-        results.append(
-            SetResult(
-                questions=questions,
-                mode=config.mode,
-                outcomes=outcomes,
-                trajectories=trajectories,
-                seconds=share * seconds,
-            )
-        )
-    return results
-
-
-def table_rows(results: Sequence[SetResult], mix: Sequence[str]) -> list[dict]:
-    """A row per set, and before each stage's, context's and mode's one over the mix.
-
-    A set's seconds are its own or its share, so the mix took the sum of them.
-
-    Args:
-      results: in the order of the table.
-      mix: the tasks that the row "all" is over.
-    """
-    grouped: dict[tuple, list[SetResult]] = {}
-    for result in results:
-        questions = result.questions
-        key = (result.stage, questions.evidence, questions.num_chunks, result.mode)
-        grouped.setdefault(key, []).append(result)
-    rows = []
-    for group in grouped.values():
-        mixed = [result for result in group if result.questions.task in mix]
-        if mixed:
-            rows.append(_row("all", mixed))
-        rows += [_row(result.questions.task, [result]) for result in group]
-    return rows
-
-
-def _row(task: str, results: Sequence[SetResult]) -> dict:
-    outcomes = [item for result in results for item in result.outcomes]
-    stage = results[0].stage
-    return {
-        **({} if stage is None else {"stage": stage}),
-        "task": task,
-        "mode": results[0].mode,
-        "evidence": results[0].questions.evidence,
-        "num_chunks": results[0].questions.num_chunks,
-        "num_questions": len(outcomes),
-        **summarize(outcomes),
-        "seconds": sum(result.seconds for result in results),
-    }
+        if isinstance(self.modes, str) or not self.modes:
+            raise InputError(f"modes must be a tuple of modes, got {self.modes!r}")
+        for mode in self.modes:
+            check_choice("modes", mode, MODES)

@@ -141,6 +141,28 @@ def outcomes(
     return Outcomes(**arrays)
 
 
+def concatenate(parts: Sequence[Outcomes]) -> Outcomes:
+    """Outcomes of all groups of several, their K widened to the largest.
+
+    Args:
+      parts: at least one, all of G rollouts a group.
+    """
+    most = max(part.turn_mask.shape[-1] for part in parts)
+
+    def widened(part: Outcomes, name: str) -> np.ndarray:
+        array, own = np.asarray(getattr(part, name)), part.turn_mask.shape[-1]
+        if array.ndim < 3:
+            return array
+        # The answer turn, where an array has one, stays the last.
+        padding = np.zeros((*array.shape[:2], most - own), array.dtype)
+        return np.concatenate([array[..., :own], padding, array[..., own:]], axis=-1)
+
+    names = [field.name for field in dataclasses.fields(Outcomes)]
+    return Outcomes(
+        **{n: np.concatenate([widened(part, n) for part in parts]) for n in names}
+    )
+
+
 _CHUNKS = ("exit_chunk", "last_evidence")
 _TURN_FLAGS = ("turn_mask", "update", "evidence", "turn_well_formed", "memory_cut")
 

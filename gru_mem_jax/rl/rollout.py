@@ -21,7 +21,7 @@ from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.rl.outcomes import Array, Outcomes, RewardFn, outcomes
+from gru_mem_jax.rl.outcomes import Array, Outcomes, RewardFn, concatenate, outcomes
 from gru_mem_jax.rl.packing import Conversation, conversations
 
 Group = Sequence[Trajectory]
@@ -173,7 +173,6 @@ def make_batch(
 
 def join(rounds: Sequence[RolloutBatch]) -> RolloutBatch:
     """Rounds of one step as one batch."""
-    turns = max(r.outcomes.turn_mask.shape[-1] for r in rounds)
     problems: Counter[str] = Counter()
     moved: list[Conversation] = []
     first = 0
@@ -183,13 +182,9 @@ def join(rounds: Sequence[RolloutBatch]) -> RolloutBatch:
             p, g, k = turn.index
             moved.append(dataclasses.replace(turn, index=(first + p, g, k)))
         first += len(item.questions)
-    arrays = {}
-    for field in dataclasses.fields(Outcomes):
-        parts = [_widen(getattr(r.outcomes, field.name), turns, r) for r in rounds]
-        arrays[field.name] = np.concatenate(parts)
     return RolloutBatch(
         questions=tuple(q for r in rounds for q in r.questions),
-        outcomes=Outcomes(**arrays),
+        outcomes=concatenate([r.outcomes for r in rounds]),
         turns=tuple(moved),
         problems=dict(sorted(problems.items())),
         refills=len(rounds) - 1,
@@ -197,17 +192,6 @@ def join(rounds: Sequence[RolloutBatch]) -> RolloutBatch:
         shared_tokens=sum(r.shared_tokens for r in rounds),
         skipped=sum(r.skipped for r in rounds),
     )
-
-
-def _widen(array: Array, turns: int, batch: RolloutBatch) -> np.ndarray:
-    """[P, G, K (+ 1)] with a larger K; the answer turn stays the last."""
-    array = np.asarray(array)
-    if array.ndim < 3:
-        return array
-    have = batch.outcomes.turn_mask.shape[-1]
-    memory, answer = array[..., :have], array[..., have:]
-    padding = np.zeros((*array.shape[:2], turns - have), array.dtype)
-    return np.concatenate([memory, padding, answer], axis=-1)
 
 
 def sample(

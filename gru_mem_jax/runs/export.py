@@ -14,27 +14,12 @@ from gru_mem_jax.policy.files import is_tokenizer_file, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import export_policy, load_policy
 from gru_mem_jax.rl import lora
+from gru_mem_jax.runs import columns
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 from gru_mem_jax.runs.checkpoints.store import weights_digest
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import read_metrics
 
-# Columns of the card's table, of which those that the run has are shown.
-_CARD = (
-    "reward/trajectory",
-    "exact",
-    "update_on_evidence",
-    "update_off_evidence",
-    "exact_exit",
-    "exit_deviation",
-    "well_formed",
-    "completion_tokens",
-    "kl",
-    "eval/exact",
-    "eval/update_on_evidence",
-    "eval/update_off_evidence",
-    "eval/exact_exit",
-)
 _CARD_ROWS = 6
 
 
@@ -101,7 +86,7 @@ def model_card(
       step: of training.
       by_lora: whether it was trained with LoRA.
     """
-    named = [c for c in _CARD if any(c in row for row in rows)]
+    named = columns.table("card", rows)
     every = max(1, -(-len(rows) // _CARD_ROWS))
     shown = [row for i, row in enumerate(rows) if i % every == 0 or row is rows[-1]]
     lines = [
@@ -121,20 +106,22 @@ def model_card(
         "",
         "## Training",
         "",
-        "| step | " + " | ".join(named) + " |",
+        "| " + " | ".join(["step", *(column.title for column in named)]) + " |",
         "|---" * (1 + len(named)) + "|",
     ]
     for row in shown:
-        cells = [_number(row.get(c)) for c in named]
+        # What is no finite number is a string in the rows.
+        numbers = [row.get(column.name) for column in named]
+        cells = [
+            column.cell(number) if isinstance(number, int | float) else ""
+            for column, number in zip(named, numbers)
+        ]
         lines.append("| " + " | ".join([str(row["step"]), *cells]) + " |")
+    lines.append("")
+    lines += [f"- {column.title}: {column.meaning}" for column in named]
     if not rows:
-        lines[-2:] = ["No rows of metrics were kept."]
+        lines[-3:] = ["No rows of metrics were kept."]
     return "\n".join(lines) + "\n"
-
-
-def _number(value: Any) -> str:
-    """A cell; what is no finite number is a string in the rows, or absent."""
-    return f"{value:.4g}" if isinstance(value, (int, float)) else ""
 
 
 def _rows(run: RunFolder, step: int) -> list[dict[str, Any]]:

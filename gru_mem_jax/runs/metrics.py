@@ -199,6 +199,29 @@ def _rows(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
     return rows
 
 
+def time_columns(
+    stages: Mapping[str, float], sampled: int, learned: int
+) -> dict[str, float | None]:
+    """Seconds of each stage, its share of the step, and tokens per second.
+
+    Args:
+      stages: seconds by name, with "rollout", "update" and "step", the whole.
+      sampled: tokens that were sampled.
+      learned: tokens in the rows of the update, prompts too.
+    """
+    columns: dict[str, float | None] = {f"{n}_seconds": s for n, s in stages.items()}
+    for name, seconds in stages.items():
+        if name != "step":
+            columns[f"{name}_seconds_per_s"] = _rate(seconds, stages["step"])
+    columns["rollout_tokens_per_s"] = _rate(sampled, stages.get("rollout", 0.0))
+    columns["update_tokens_per_s"] = _rate(learned, stages.get("update", 0.0))
+    return columns
+
+
+def _rate(amount: float, seconds: float) -> float | None:
+    return amount / seconds if seconds > 0 else None
+
+
 def start_wandb(project: str, run_id: str, **settings: Any) -> Any:
     """A Weights & Biases run that a resumed run goes on with.
 

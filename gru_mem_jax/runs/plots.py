@@ -1,6 +1,7 @@
 """Plots of a training run's rows: the dynamics that arXiv 2602.10560 shows, and more.
 
-One PNG for each panel that the rows have numbers for, and one of all panels. With one
+One PNG for each panel (of `runs.columns`) that the rows have numbers for, and one of
+all panels. With one
 run a colour is a column; with several a colour is a run and a dash pattern a column.
 """
 
@@ -9,11 +10,12 @@ import io
 import math
 import pathlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax import durable_files
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.runs.columns import Panel, declared, panel_columns
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -26,157 +28,6 @@ _MOST_LINES = 12  # of a panel: more can't be told apart
 _LARGEST_STEP = 1 << 53  # float64 holds whole numbers up to here
 _SMOOTH_FROM = 60  # points; fewer are drawn as they are
 _SMOOTH_SHARE = 30  # the mean is over this part of a line's points
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A plot.
-
-    Attributes:
-      name: of its file.
-      title: above it.
-      columns: (column, label); a label may hold "{}" for the part of the column's name
-        that a "*" in it stands for.
-      limits: what the vertical axis shows in any case; None: what the numbers need.
-      unit: at the vertical axis.
-    """
-
-    name: str
-    title: str
-    columns: tuple[tuple[str, str], ...]
-    limits: tuple[float, ...] = ()
-    unit: str = ""
-
-
-_SHARE = (-0.02, 1.02)
-_FROM_ZERO = (0.0,)
-PANELS = (
-    Panel(
-        name="update_accuracy",
-        title="Update gate: accuracy",
-        columns=(
-            ("update_on_evidence", "evidence"),
-            ("update_off_evidence", "evidence-free"),
-        ),
-        limits=_SHARE,
-        unit="share of turns",
-    ),
-    Panel(
-        name="exits",
-        title="Exit gate",
-        columns=(
-            ("exact_exit", "exact"),
-            ("early_exit", "too early"),
-            ("late_exit", "too late"),
-        ),
-        limits=_SHARE,
-        unit="share of trajectories",
-    ),
-    Panel(
-        name="exit_deviation",
-        title="Exit: distance from the last evidence",
-        columns=(
-            ("exit_deviation", "deviation"),
-            ("exit_offset", "offset (late: above 0)"),
-        ),
-        unit="chunks",
-    ),
-    Panel(
-        name="answers",
-        title="Answers and reading",
-        columns=(("exact", "answer's score"), ("chunks_read", "chunks read")),
-        limits=_SHARE,
-        unit="mean, share",
-    ),
-    Panel(
-        name="rewards",
-        title="Rewards, before their weights",
-        columns=(
-            ("reward/trajectory", "trajectory (weighted)"),
-            ("reward/outcome", "outcome"),
-            ("reward/update", "update"),
-            ("reward/exit", "exit"),
-            ("reward/format", "format"),
-        ),
-        unit="mean",
-    ),
-    Panel(
-        name="format",
-        title="Format validity",
-        columns=(("well_formed", "trajectories"), ("well_formed_turns", "turns")),
-        limits=_SHARE,
-        unit="share",
-    ),
-    Panel(
-        name="response_length",
-        title="Response length",
-        columns=(("completion_tokens", "mean"), ("longest_completion", "longest")),
-        limits=_FROM_ZERO,
-        unit="tokens",
-    ),
-    Panel(
-        name="memory_length",
-        title="Memory length",
-        columns=(("memory_tokens", "mean"), ("longest_memory", "longest")),
-        limits=_FROM_ZERO,
-        unit="tokens",
-    ),
-    Panel(
-        name="entropy", title="Entropy", columns=(("entropy", "entropy"),), unit="nats"
-    ),
-    Panel(name="kl", title="KL to the reference", columns=(("kl", "KL"),), unit="nats"),
-    Panel(
-        name="gradient",
-        title="Gradient norm, before clipping",
-        columns=(("grad_norm", "norm"),),
-    ),
-    Panel(
-        name="ratio",
-        title="Tokens outside the ratio's bounds",
-        columns=(("clip_high", "above"), ("clip_low", "below")),
-        limits=_FROM_ZERO,
-        unit="share of tokens",
-    ),
-    Panel(
-        name="speed",
-        title="Speed",
-        columns=(
-            ("rollout_tokens_per_s", "sampling"),
-            ("update_tokens_per_s", "update"),
-        ),
-        limits=_FROM_ZERO,
-        unit="tokens/s",
-    ),
-    Panel(
-        name="evaluation_answers",
-        title="Evaluation: right answers",
-        columns=(
-            ("eval/exact", "all"),
-            ("eval/exact/*", "{}"),
-            ("eval/*/exact", "{}"),
-            ("eval/*/exact/*", "{}, {}"),
-        ),
-        limits=_SHARE,
-        unit="share",
-    ),
-    Panel(
-        name="evaluation_gates",
-        title="Evaluation: gates",
-        columns=tuple(
-            (pattern + name, label + text)
-            for pattern, label in (("eval/", ""), ("eval/*/", "{}: "))
-            for name, text in (
-                ("update_on_evidence", "update on evidence"),
-                ("update_off_evidence", "no update off it"),
-                ("exact_exit", "exact exit"),
-                ("chunks_read", "chunks read"),
-                ("well_formed", "well formed"),
-            )
-        ),
-        limits=_SHARE,
-        unit="share",
-    ),
-)
 
 
 def plot_training(
@@ -195,8 +46,9 @@ def plot_training(
       InputError: no panel has a number, or the folder cannot be written.
     """
     folder = pathlib.Path(folder)
-    lines = {p.name: list(_lines(p, runs)) for p in PANELS}
-    shown = [panel for panel in PANELS if lines[panel.name]]
+    names = dict.fromkeys(k for rows in runs.values() for row in rows for k in row)
+    lines = {p.name: list(_lines(p, runs, names)) for p in declared().panels}
+    shown = [panel for panel in declared().panels if lines[panel.name]]
     if not shown:
         raise InputError(f"{', '.join(runs)}: no numbers to plot yet")
     paths = []
@@ -220,34 +72,26 @@ class _Line:
     values: list[float]
 
 
-def _lines(panel: Panel, runs: Mapping[str, Rows]) -> Iterator[_Line]:
-    names = list(
-        dict.fromkeys(k for rows in runs.values() for row in rows for k in row)
-    )
-    found = []
-    for pattern, label in panel.columns:
-        for name in names:
-            parts = _match(name, pattern)
-            if parts is not None and name not in [n for n, _ in found]:
-                found.append((name, label.format(*parts)))
-    for column, (name, label) in enumerate(found[:_MOST_LINES]):
+def _lines(
+    panel: Panel, runs: Mapping[str, Rows], names: Iterable[str]
+) -> Iterator[_Line]:
+    shown = panel_columns(panel, names)[:_MOST_LINES]
+    for number, column in enumerate(shown):
         for run, rows in enumerate(runs.values()):
-            points = [(r["step"], r[name]) for r in rows if _usable(r, name)]
+            points = [
+                (row["step"], row[column.name])
+                for row in rows
+                if _usable(row, column.name)
+            ]
             if points:
                 steps, values = (list(x) for x in zip(*points))
                 yield _Line(
-                    run=run, column=column, label=label, steps=steps, values=values
+                    run=run,
+                    column=number,
+                    label=column.label,
+                    steps=steps,
+                    values=values,
                 )
-
-
-def _match(name: str, pattern: str) -> list[str] | None:
-    """What the stars stand for, one part of a path each; None: another name."""
-    parts, wanted = name.split("/"), pattern.split("/")
-    if len(parts) != len(wanted):
-        return None
-    if any(w not in ("*", part) for part, w in zip(parts, wanted)):
-        return None
-    return [part for part, w in zip(parts, wanted) if w == "*"]
 
 
 def _usable(row: Mapping[str, Any], name: str) -> bool:

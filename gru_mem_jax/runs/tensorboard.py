@@ -2,7 +2,8 @@
 
 The format is TFRecord (length, masked CRC-32C of the length, data, masked CRC-32C of
 the data) around `Event` messages of tensorflow/core/util/event.proto. A dependency
-would bring more code than the sixty lines below.
+would bring more code than the sixty lines below. What `runs.columns` says of a column
+is its description there.
 """
 
 import math
@@ -14,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.runs import columns
 
+_SCALAR = 1  # DataClass
 _STATUS_START = 1  # SessionLog: TensorBoard forgets rows from this step on
 
 
@@ -36,6 +39,7 @@ class EventWriter:
     ):
         folder = pathlib.Path(folder)
         self._clock = clock
+        self._described: set[str] = set()
         try:
             folder.mkdir(exist_ok=True)
             number = len(list(folder.glob("events.out.tfevents.*")))
@@ -60,13 +64,28 @@ class EventWriter:
           OSError: the file cannot be written.
         """
         summary = b"".join(
-            _bytes(1, _bytes(1, name.encode()) + _float(2, float(value)))
+            _bytes(
+                1,
+                _bytes(1, name.encode())
+                + _float(2, float(value))
+                + self._metadata(name),
+            )
             for name, value in values.items()
             if name != "step" and isinstance(value, (int, float))
             if not isinstance(value, bool) and math.isfinite(value)
         )
         if summary:
             self._put(step, _bytes(5, summary))
+
+    def _metadata(self, name: str) -> bytes:
+        """SummaryMetadata of a column when it first comes; nothing later."""
+        column = columns.find(name)
+        if column is None or name in self._described:
+            return b""
+        self._described.add(name)
+        plugin = _bytes(1, _bytes(1, b"scalars"))
+        text = _bytes(3, column.description.encode())
+        return _bytes(9, plugin + text + _integer(4, _SCALAR))
 
     def _put(self, step: int, content: bytes) -> None:
         event = _double(1, self._clock()) + _integer(2, step) + content

@@ -16,15 +16,14 @@ from gru_mem_jax.records import first_difference
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 from gru_mem_jax.runs.checkpoints.step import read_record
 from gru_mem_jax.runs.checkpoints.trees import from_signatures
+from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import read_metrics
-
-_TIMES = ("_seconds", "_per_s")
 
 
 def deterministic(row: dict[str, Any]) -> dict[str, Any]:
     """A row without times and rates."""
-    return {name: value for name, value in row.items() if not name.endswith(_TIMES)}
+    return {name: value for name, value in row.items() if not is_time(name)}
 
 
 def compare_runs(run: str | os.PathLike[str], other: str | os.PathLike[str]) -> str:

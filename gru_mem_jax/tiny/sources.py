@@ -24,7 +24,7 @@ class SyntheticSource:
     config: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
     on_bad_record: OnBadRecord = "skip"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("on_bad_record", self.on_bad_record, ON_BAD_RECORD)
 
     def example(self, position: int) -> Example:
@@ -55,7 +55,7 @@ class SyntheticSuite:
     varied: float = 0.0
     seed: int = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         if self.num_questions < 1:
             raise InputError(
@@ -71,7 +71,9 @@ class SyntheticSuite:
             for task in self.tasks:
                 self._generator(task, placement, chunks)
 
-    def _generator(self, task, placement, chunks) -> synthetic.SyntheticConfig:
+    def _generator(
+        self, task: str, placement: str, chunks: int
+    ) -> synthetic.SyntheticConfig:
         return synthetic.SyntheticConfig(
             tasks=(task,),
             num_chunks=chunks,
@@ -84,17 +86,16 @@ class SyntheticSuite:
             seed=self.seed,
         )
 
-    def question_sets(self) -> Iterator["QuestionSet"]:
-        """The sets, context by context."""
+    def question_sets(self) -> Iterator[QuestionSet]:
+        """The sets, context by context; the mix is over all but the chain."""
         for placement, chunks in self.contexts:
             for task in self.tasks:
                 config = self._generator(task, placement, chunks)
                 yield QuestionSet(
-                    task=task,
-                    evidence=placement,
+                    name=task,
+                    source=SyntheticSource(config=config, on_bad_record="error"),
+                    count=self.num_questions,
+                    placement=placement,
                     num_chunks=chunks,
-                    examples=tuple(
-                        synthetic.generate(config, index)
-                        for index in range(self.num_questions)
-                    ),
+                    in_mix=task != "chain",
                 )

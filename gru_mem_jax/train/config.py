@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gru_mem_jax.agent.config import MODES, AgentConfig
@@ -147,7 +148,8 @@ class TrainConfig:
       rewards, advantages, objective, learner: of the update.
       engine: of the sampler; max_length is lowered to what the budgets need.
       mesh: of the learner.
-      suite: held-out questions, for eval_every.
+      suite: held-out questions, for eval_every: `evaluation.SourceSuite`, or anything
+        with its method `question_sets`.
     """
 
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
@@ -282,4 +284,10 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple) and value and isinstance(value[0], Example):
         digest = hashlib.sha256(repr(value).encode()).hexdigest()
         return f"{len(value)} examples, sha256 {digest}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k!r}: {_text(v)}" for k, v in value.items()) + "}"
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        inner = ", ".join(f"{f.name}={_text(getattr(value, f.name))}" for f in fields)
+        return f"{type(value).__name__}({inner})"
     return repr(value)

@@ -1,15 +1,12 @@
-"""Periodic evaluation: held-out questions, answered greedily, as columns of a row."""
+"""Periodic evaluation of a run: held-out questions, answered greedily."""
 
-import dataclasses
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.agent.requests import Generator
-from gru_mem_jax.evaluation.outcomes import Outcome, summarize
-from gru_mem_jax.evaluation.suite import QuestionSet, Suite, run_sets
+from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.evaluation.run import evaluation_columns
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.loop import Monitor
 
@@ -21,7 +18,7 @@ class Evaluator:
       engine: the run's.
       encoder: the policy's tokenizer.
       agent: of the rollouts; evaluated at temperature 0.
-      suite: the questions, made when they are first needed.
+      sets: the questions.
       modes: agent modes; empty: the agent's own.
       monitor: of the run.
     """
@@ -31,13 +28,12 @@ class Evaluator:
         engine: HeldEngine,
         encoder: Encoder,
         agent: AgentConfig,
-        suite: Suite,
+        sets: Sequence[DrawnSet],
         modes: Sequence[str],
         monitor: Monitor,
     ):
         self._engine, self._encoder, self._agent = engine, encoder, agent
-        self._suite, self._modes, self._monitor = suite, modes, monitor
-        self._sets: tuple[QuestionSet, ...] | None = None
+        self._sets, self._modes, self._monitor = sets, modes, monitor
 
     def __call__(self, params: Any, step: int) -> dict[str, float | None]:
         """Columns of an evaluation.
@@ -46,8 +42,6 @@ class Evaluator:
           params: full params, where the engine runs.
           step: of training, to be told.
         """
-        if self._sets is None:
-            self._sets = tuple(self._suite.question_sets())
 
         def on_turn() -> None:
             self._monitor.beat(f"evaluating step {step}")
@@ -61,42 +55,3 @@ class Evaluator:
             self._modes,
             on_turn,
         )
-
-
-def evaluation_columns(
-    generator: Generator,
-    encoder: Encoder,
-    agent: AgentConfig,
-    sets: Sequence[QuestionSet],
-    modes: Sequence[str],
-    on_turn: Callable[[], None],
-) -> dict[str, float | None]:
-    """Runs all sets in all modes, the sets together.
-
-    Args:
-      generator: with the weights to evaluate.
-      encoder: the policy's tokenizer.
-      agent: of the rollouts; evaluated at temperature 0.
-      sets: questions.
-      modes: agent modes; empty: the agent's own.
-      on_turn: called after each turn; what it raises ends the evaluation.
-
-    Returns:
-      "eval/NAME" of `evaluation.outcomes.summarize` over all sets, "eval/exact/TASK";
-      with more than one mode "eval/MODE/NAME".
-    """
-    sampling = dataclasses.replace(agent.sampling, temperature=0.0)
-    columns: dict[str, float | None] = {}
-    modes = tuple(modes) or (agent.mode,)
-    for mode in modes:
-        config = dataclasses.replace(agent, mode=mode, sampling=sampling)
-        by_task: dict[str, list[Outcome]] = defaultdict(list)
-        for result in run_sets(generator, encoder, config, sets, on_turn):
-            by_task[result.questions.task] += result.outcomes
-        prefix = "eval" if len(modes) == 1 else f"eval/{mode}"
-        every = [item for items in by_task.values() for item in items]
-        for name, value in summarize(every).items():
-            columns[f"{prefix}/{name}"] = value
-        for task, items in by_task.items():
-            columns[f"{prefix}/exact/{task}"] = summarize(items)["exact"]
-    return columns

@@ -20,10 +20,10 @@ from gru_mem_jax.rl.compile import Learner
 from gru_mem_jax.rl.learner import Batch, Carry, Report, TrainState, host_count
 from gru_mem_jax.rl.packing import PackedRows
 from gru_mem_jax.runs.checkpoints.store import RunState, RunStore
+from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import MetricsWriter
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
-from gru_mem_jax.train import metrics as columns_of
 from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
@@ -243,7 +243,7 @@ class Loop:
         """Columns that have a value; says so once where one has none."""
         absent = {name for name, value in columns.items() if value is None}
         for name in sorted(absent - self._absent):
-            if not columns_of.is_time(name):
+            if not is_time(name):
                 self._monitor.note(
                     f"{name} is absent: there is nothing to take the mean of"
                 )

@@ -5,22 +5,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-# (column of the row, heading, format)
-_SHOWN = (
-    ("reward/trajectory", "reward", ".3f"),
-    ("exact", "exact", ".3f"),
-    ("update_on_evidence", "upd+", ".3f"),
-    ("update_off_evidence", "upd-", ".3f"),
-    ("exact_exit", "exit", ".3f"),
-    ("well_formed", "format", ".3f"),
-    ("completion_tokens", "tokens", ".1f"),
-    ("entropy", "entropy", ".4f"),
-    ("kl", "kl", ".2e"),
-    ("grad_norm", "grad", ".3f"),
-    ("eval/exact", "eval exact", ".3f"),
-    ("eval/exact_exit", "eval exit", ".3f"),
-    ("step_seconds", "seconds", ".1f"),
-)
+from gru_mem_jax.runs import columns
+
 _ROWS = 12
 
 
@@ -63,18 +49,21 @@ class RunProgress:
             with contextlib.suppress(OSError):
                 self._live.update(self._table(), refresh=True)
         else:
-            parts = [f"{head} {row[k]:{form}}" for k, head, form in _SHOWN if k in row]
+            parts = [
+                f"{column.heading} {column.cell(row[column.name])}{column.sign}"
+                for column in columns.table("training", [row])
+            ]
             self.note(f"step {step}/{self._steps}: {', '.join(parts)}")
 
     def _table(self):
         from rich.table import Table
 
         table = Table(title=f"step {self._rows[-1][0]} of {self._steps}")
-        shown = [c for c in _SHOWN if any(c[0] in row for _, row in self._rows)]
+        shown = columns.table("training", [row for _, row in self._rows])
         table.add_column("step", justify="right")
-        for _, head, _ in shown:
-            table.add_column(head, justify="right")
+        for column in shown:
+            table.add_column(column.title, justify="right")
         for step, row in self._rows:
-            cells = [f"{row[k]:{form}}" if k in row else "" for k, _, form in shown]
+            cells = [c.cell(row[c.name]) if c.name in row else "" for c in shown]
             table.add_row(str(step), *cells)
         return table

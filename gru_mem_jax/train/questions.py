@@ -1,17 +1,41 @@
-"""The questions of a run: what its source gives, without what cannot be used."""
+"""The questions of a run: what its sources give, without what cannot be used."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.judge import Judge
-from gru_mem_jax.data.sources import ExampleSource, on_bad_record
-from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.data.sources import (
+    MOST_IN_A_ROW,
+    ExampleSource,
+    example_at,
+    on_bad_record,
+    source_name,
+)
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.questions import DrawnSet, check_held_out, draw_sets
+from gru_mem_jax.train.config import SFTConfig, TrainConfig
 from gru_mem_jax.train.data_check import DataCheck
+from gru_mem_jax.train.plan import Plan
 
-# So many bad examples one after the other end a run.
-MOST_IN_A_ROW = 1000
 _TOLD = 20
+
+
+def held_out_sets(
+    settings: TrainConfig | SFTConfig, planned: Plan
+) -> tuple[DrawnSet, ...]:
+    """The questions that a run is evaluated on, drawn before its first step.
+
+    Raises:
+      InputError: one is bad and that is an error to its source, or is trained on.
+    """
+    if settings.suite is None or not settings.loop.eval_every:
+        return ()
+    builder = PromptBuilder(planned.encoder, planned.agent.prompt)
+    sets = draw_sets(settings.suite.question_sets(), builder, planned.agent)
+    check_held_out(settings.source, sets)
+    return sets
 
 
 class Questions(NamedTuple):
@@ -83,31 +107,17 @@ class QuestionStage:
                 self._tell(position, example, problem)
                 if in_a_row >= MOST_IN_A_ROW:
                     raise InputError(
-                        f"{self._name}: {in_a_row} examples in a row are bad, the last "
-                        f"at position {position}: {problem}"
+                        f"{source_name(self._source)}: {in_a_row} examples in a row "
+                        f"are bad, the last at position {position}: {problem}"
                     )
             position += 1
         return Questions(examples, skipped)
 
-    @property
-    def _name(self) -> str:
-        return getattr(self._source, "path", None) or type(self._source).__name__
-
     def _look_at(self, position: int) -> tuple[Example | None, str | None]:
         """The example, and what is wrong with it; "": what is known before."""
-        try:
-            example = self._source.example(position)
-        except InputError as error:
-            return None, str(error) or "the source refuses it"
-        except Exception as error:
-            raise RunError(
-                f"source {self._name} failed at position {position}: {error!r}"
-            ) from error
-        if not isinstance(example, Example):
-            raise InputError(
-                f"source {self._name} must give an Example at position {position}, got "
-                f"{type(example).__name__}"
-            )
+        example, problem = example_at(self._source, position)
+        if example is None:
+            return None, problem
         if self._passed_over is None:
             return example, self._judge.problem(example)
         if example.id in self._passed_over:
@@ -117,7 +127,7 @@ class QuestionStage:
 
     def _tell(self, position: int, example: Example | None, problem: str) -> None:
         own = "" if example is None else f" (id {example.id!r:.60})"
-        where = f"{self._name}: the example at position {position}{own}"
+        where = f"{source_name(self._source)}: the example at position {position}{own}"
         if not self._skips:
             raise InputError(
                 f"{where} is bad: {problem}; correct the source, or set its "

@@ -16,9 +16,14 @@ import jax
 from gru_mem_jax.rl.learner import Carry, RowLogprobs
 from gru_mem_jax.rl.packing import Conversation, PackedRows, mini_batches, pack
 from gru_mem_jax.rl.rollout import learnable
+from gru_mem_jax.rl.summary import (
+    summarize_gaps,
+    summarize_rollouts,
+    summarize_updates,
+)
 from gru_mem_jax.runs.checkpoints.store import RunState
+from gru_mem_jax.runs.metrics import time_columns
 from gru_mem_jax.runs.rollouts import load_rollouts, save_rollouts
-from gru_mem_jax.train import metrics as columns_of
 from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.loop import Columns, RunParts, StepResult, update, wait
 from gru_mem_jax.train.questions import QuestionStage
@@ -81,7 +86,7 @@ class RLStep:
         keep = rollouts.signal
         if not config.dynamic_sampling:
             keep = batch.outcomes.scored.any(-1)
-        columns = columns_of.rollout_metrics(
+        columns = summarize_rollouts(
             batch, scores.terms, scores.trajectory, keep, rollouts.signal
         )
         turns = learnable(
@@ -111,7 +116,7 @@ class RLStep:
                 ),
             )
             reports = jax.device_get(reports)
-        columns |= columns_of.update_metrics(reports) | gap
+        columns |= summarize_updates(reports) | gap
         columns["skipped"] = int(state.skipped)
         met = at.met_bad + batch.skipped
         columns["data/skipped"] = self._stage.skipped(met)
@@ -121,9 +126,7 @@ class RLStep:
             )
         seconds["step"] = time.perf_counter() - started
         learned = sum(len(turn) for turn in turns)
-        columns |= columns_of.time_metrics(
-            seconds, int(columns["tokens/sampled"] or 0), learned
-        )
+        columns |= time_columns(seconds, int(columns["tokens/sampled"] or 0), learned)
         at = RunState(
             step=step,
             state=state,
@@ -221,7 +224,7 @@ class RLStep:
 
     def _gap(self, rows: Sequence[RowLogprobs | Carry], step: int) -> dict[str, Any]:
         """Columns of the distance to the sampler, which must be within its limit."""
-        columns = columns_of.gap_metrics([(row.gap, row.largest_gap) for row in rows])
+        columns = summarize_gaps([(row.gap, row.largest_gap) for row in rows])
         check_gap(columns, self._config.rollouts.logprob_gap_limit, step)
         return columns
 

@@ -37,7 +37,7 @@ from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
 from gru_mem_jax.train.progress import RunProgress
-from gru_mem_jax.train.questions import QuestionStage
+from gru_mem_jax.train.questions import QuestionStage, held_out_sets
 from gru_mem_jax.train.rl import RLStep
 from gru_mem_jax.train.sft import SFTStep
 
@@ -133,6 +133,7 @@ class _Run:
         self._planned = plan(config, self._directory)
         self._judge = make_judge(config, self._planned)
         self._data = self._check(config.source)
+        self._sets = held_out_sets(config, self._planned)
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
@@ -176,6 +177,8 @@ class _Run:
             keep_in_run(self._data, folder.path)
             for line in [] if self._data is None else self._data.lines():
                 say(line)
+            for line in (line for each in self._sets for line in each.lines()):
+                say(f"evaluation: {line}")
             with (
                 StopSignal(
                     lambda name: say(f"{name}: saving where the run stands")
@@ -261,12 +264,12 @@ class _Run:
             )
         )
         evaluator = None
-        if config.suite is not None:
+        if self._sets:
             evaluator = Evaluator(
                 engine,
                 planned.encoder,
                 planned.agent,
-                config.suite,
+                self._sets,
                 config.loop.eval_modes,
                 monitor,
             )

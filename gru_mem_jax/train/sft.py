@@ -34,8 +34,8 @@ from gru_mem_jax.rl.packing import (
     pack_rows,
     unpack,
 )
+from gru_mem_jax.rl.summary import summarize_updates
 from gru_mem_jax.runs.checkpoints.store import RunState
-from gru_mem_jax.train import metrics as columns_of
 from gru_mem_jax.train.config import SFTConfig
 from gru_mem_jax.train.loop import Columns, Monitor, RunParts, StepResult, update
 from gru_mem_jax.train.questions import QuestionStage
@@ -268,7 +268,7 @@ class SFTStep:
         )
 
         def columns() -> Columns:
-            found = columns_of.update_metrics([jax.device_get(report)])
+            found = summarize_updates([jax.device_get(report)])
             found["target_tokens"] = int(report.sums["loss"].count)
             found["skipped"] = int(state.skipped)
             found["data/skipped"] = self._questions.known_bad + at.met_bad

@@ -60,6 +60,7 @@ def training_rows(steps, every=5, late=0.5):
                 "longest_completion": 96,
                 "memory_tokens": 20 + 5 * done,
                 "longest_memory": 40,
+                "loss": 0.05 + wave,
                 "entropy": 0.6 - 0.4 * done + wave,
                 "kl": 0.02 * done,
                 "grad_norm": 0.5 + wave,

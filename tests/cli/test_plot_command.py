@@ -8,7 +8,8 @@ import pytest
 from run_folders import make_run, training_rows
 
 from gru_mem_jax.cli.main import main
-from gru_mem_jax.runs.plots import PANELS, plot_training, smooth
+from gru_mem_jax.runs.columns import declared
+from gru_mem_jax.runs.plots import plot_training, smooth
 
 
 def is_png(path):
@@ -16,8 +17,13 @@ def is_png(path):
     return data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 5000
 
 
+PANELS = declared().panels
+
+
 def test_all_panels_and_the_overview(tmp_path, capsys):
-    run = make_run(tmp_path / "run", training_rows(6))
+    rows = training_rows(6)
+    rows[-1] |= {"exact/gated": 0.9, "exact/answer": 0.8}  # of supervised training
+    run = make_run(tmp_path / "run", rows)
     assert main(["plot", str(run)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -57,7 +63,8 @@ def lines_of(rows):
     from gru_mem_jax.runs import plots as training_figures
 
     panels = {p.name: p for p in PANELS}
-    found = training_figures._lines(panels["evaluation_answers"], {"r": rows})
+    names = [name for row in rows for name in row]
+    found = training_figures._lines(panels["evaluation_answers"], {"r": rows}, names)
     return {line.label: line.values for line in found}
 
 

@@ -73,17 +73,18 @@ def test_results(finished):
     assert len(rows) == 36
     assert [row["stage"] for row in rows] == ["warm_start"] * 18 + ["rl"] * 18
     for row in rows:
-        assert row["evidence"] == "uniform"
+        assert row["placement"] == "uniform"
         assert row["num_chunks"] == 4
-        assert row["num_questions"] == (4 if row["task"] == "all" else 1)
+        assert row["num_questions"] == (4 if row["set"] == "mix" else 1)
         assert row["seconds"] > 0
         for name in ("exact", "update_on_evidence", "update_off_evidence"):
-            assert row[name] is None or 0 <= row[name] <= 1
+            assert row.get(name) is None or 0 <= row[name] <= 1
+        assert (row["mode"] == "memagent") == ("update_on_evidence" not in row)
     longer = results["long_memory_rows"]
     assert [
-        (row["task"], row["num_chunks"], row["num_questions"]) for row in longer
+        (row["set"], row["num_chunks"], row["num_questions"]) for row in longer
     ] == [
-        ("all", 6, 2),
+        ("mix", 6, 2),
         ("multi_value", 6, 1),
         ("multi_query", 6, 1),
     ] * 3

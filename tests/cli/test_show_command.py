@@ -98,7 +98,8 @@ def test_a_run_with_rows_alone_and_one_with_nothing(tmp_path, capsys):
     run = make_run(tmp_path / "run", [{"step": 3, "exact": 0.25, "kl": "nan"}])
     assert main(["show", str(run)]) == 0
     out, err = capsys.readouterr()
-    assert out.split()[-2:] == ["3", "0.250"]
+    assert re.search(r"step +exact % +kl", out)
+    assert out.split()[-3:] == ["3", "25.0", "nan"]
     assert err == ""
     run = make_run(tmp_path / "empty")
     assert main(["show", str(run)]) == 2

@@ -8,8 +8,8 @@ import pytest
 from train_settings import make_policy_dir, of_policy, quick_settings
 
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.metrics import read_metrics
-from gru_mem_jax.train.metrics import is_time
 from gru_mem_jax.train.run import train
 
 

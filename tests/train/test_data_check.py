@@ -12,7 +12,7 @@ from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.hotpotqa import HotpotQASource
 from gru_mem_jax.data.jsonl import JsonlSource
 from gru_mem_jax.data.judge import Judge
-from gru_mem_jax.data.sources import ListSource
+from gru_mem_jax.data.sources import MOST_IN_A_ROW, ListSource
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.files import open_policy_dir
 from gru_mem_jax.runs.rollouts import load_rollouts
@@ -21,7 +21,7 @@ from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.tiny.sources import SyntheticSource
 from gru_mem_jax.train.data_check import CHECK_FILE, check_data, keep_in_run, make_judge
 from gru_mem_jax.train.plan import plan
-from gru_mem_jax.train.questions import MOST_IN_A_ROW, QuestionStage
+from gru_mem_jax.train.questions import QuestionStage
 
 NEEDLE = "The code for heron is amber anchor bolt."
 QUESTION = "Which code belongs to heron?"

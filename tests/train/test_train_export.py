@@ -77,14 +77,16 @@ def test_a_run_in_a_folder_of_any_name(make_run, unbroken, tmp_path):
 def test_cards_show_some_rows_and_the_last():
     rows = [{"step": i, "exact": i / 20} for i in range(1, 21)]
     lines = [line for line in model_card(rows, 20).splitlines() if line[0:1] == "|"]
-    assert lines[0] == "| step | exact |"
-    assert lines[2] == "| 1 | 0.05 |"
-    assert lines[-1] == "| 20 | 1 |"
+    assert lines[0] == "| step | exact % |"
+    assert lines[2] == "| 1 | 5.0 |"
+    assert lines[-1] == "| 20 | 100.0 |"
     assert len(lines) <= 2 + 7
     assert "No rows" in model_card([], 3)
     # What is no finite number is a string in metrics.jsonl, and absent from a card.
     card = model_card([{"step": 1, "kl": "nan", "exact": 0.5}], 1)
-    assert "| 1 | 0.5 |  |" in card
+    assert "| 1 | 50.0 |  |" in card
+    # What the columns mean stands below them.
+    assert "- exact %: mean score of the answers\n- kl: k3 estimate" in card
 
 
 @pytest.fixture(scope="session")

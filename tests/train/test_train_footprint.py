@@ -45,7 +45,9 @@ def held(tree):
 )
 def test_params_and_optimiser_are_exact(mesh, lora):
     config = dataclasses.replace(CONFIG, lora=lora)
-    state = compile_learner(POLICY, config=config, mesh=make_mesh(mesh)).abstract_state()
+    state = compile_learner(
+        POLICY, config=config, mesh=make_mesh(mesh)
+    ).abstract_state()
     estimate = memory_estimate(POLICY, config, mesh)
     assert estimate["params"] == held(state.params)
     assert estimate["optimizer"] == held(state.opt_state)

@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+from gru_mem_jax.sft import SFTConfig
+from gru_mem_jax.sft import run as sft
 from safetensors.numpy import load_file, save_file
 from train_settings import quick_settings
 
@@ -13,8 +15,6 @@ from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import open_policy_dir
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.runs.export import export_run
-from gru_mem_jax.sft import SFTConfig
-from gru_mem_jax.sft import run as sft
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tokenization import TextTokenizer
 

@@ -1,19 +1,24 @@
 """Sets of questions, answered by a script that follows the oracle."""
 
 import base64
+import dataclasses
 import json
 import re
 import time
 
+import numpy as np
 import pytest
 
-from gru_mem_jax.agent.config import AgentConfig
-from gru_mem_jax.agent.prompts import PromptConfig
+from gru_mem_jax.agent.config import MODES, AgentConfig
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation import run, suite
-from gru_mem_jax.evaluation.report import write_report
+from gru_mem_jax.evaluation import report, run
+from gru_mem_jax.evaluation.figures import mean_memory
+from gru_mem_jax.evaluation.questions import draw_sets
 from gru_mem_jax.evaluation.table import rich_table
+from gru_mem_jax.runs import columns
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 from gru_mem_jax.tiny import oracle, synthetic
@@ -81,43 +86,44 @@ def oracle_generator(**kwargs):
     return ScriptedGenerator(say, ENCODER, **kwargs)
 
 
-def question_sets(tasks=("single_key", "multi_query"), questions=4):
+def question_sets(tasks=("single_key", "multi_query"), questions=4, mix=()):
     config = SyntheticSuite(
         tasks=tasks, contexts=(("uniform", 8),), num_questions=questions
     )
+    sets = []
     for item in config.question_sets():
-        yield suite.QuestionSet(
-            task=item.task,
-            evidence=item.evidence,
-            num_chunks=item.num_chunks,
-            examples=tuple(blocks_of(e, CONFIG.chunk_size) for e in item.examples),
+        examples = (item.source.example(i) for i in range(item.count))
+        blocks = tuple(blocks_of(example, CONFIG.chunk_size) for example in examples)
+        source = ListSource(examples=blocks)
+        sets.append(
+            dataclasses.replace(item, source=source, in_mix=item.name in (mix or tasks))
         )
+    return draw_sets(sets, PromptBuilder(ENCODER, CONFIG.prompt), CONFIG)
 
 
 @pytest.fixture(scope="module")
 def results():
     generator = oracle_generator(capacity=3, shuffle_seed=1)
     turns = []
-    sets = list(question_sets())
+    sets = question_sets()
     done = run.evaluate(
-        generator, ENCODER, CONFIG, sets, suite.MODES, on_turn=lambda: turns.append(1)
+        generator, ENCODER, CONFIG, sets, MODES, on_turn=lambda: turns.append(1)
     )
-    assert len(turns) <= run.count_turns(sets, suite.MODES) * 2  # padded blocks
+    assert len(turns) <= run.count_turns(sets, MODES)
     assert len(turns) == sum(len(t.turns) for r in done for t in r.trajectories)
     return done
 
 
 def test_an_oracle_has_perfect_figures(results):
-    rows = suite.table_rows(results, mix=("single_key", "multi_query"))
-    assert [(r["mode"], r["task"]) for r in rows] == [
-        (mode, task)
-        for mode in suite.MODES
-        for task in ("all", "single_key", "multi_query")
+    rows = run.table_rows(results)
+    assert [(r["mode"], r["set"]) for r in rows] == [
+        (mode, name) for mode in MODES for name in ("mix", "single_key", "multi_query")
     ]
     for row in rows:
         assert row["exact"] == 1.0
-        assert row["well_formed"] == 1.0
+        assert (row["placement"], row["num_chunks"]) == ("uniform", 8)
         if row["mode"] != "memagent":
+            assert row["well_formed"] == 1.0
             assert row["update_on_evidence"] == row["update_off_evidence"] == 1.0
         if row["mode"] == "with_exit_gate":
             assert row["exact_exit"] == 1.0
@@ -129,36 +135,92 @@ def test_an_oracle_has_perfect_figures(results):
     assert mix["seconds"] == pytest.approx(rows[1]["seconds"] + rows[2]["seconds"])
 
 
+def test_memagent_has_no_gates_to_measure(results):
+    """Nowhere: not in rows, not in a training run's columns, a dash in tables."""
+    gates = {"update_on_evidence", "update_off_evidence", "exact_exit", "well_formed"}
+    rows = [row for row in run.table_rows(results) if row["mode"] == "memagent"]
+    assert all(not gates & set(row) for row in rows)
+    columns = run.evaluation_columns(
+        oracle_generator(), ENCODER, CONFIG, question_sets(questions=1), ("memagent",)
+    )
+    assert columns["eval/exact"] == 1.0
+    assert not {f"eval/{name}" for name in gates} & set(columns)
+
+
+def test_a_policy_that_never_parses_has_no_gate_right():
+    """It keeps its memory off evidence, where that is right, and scores 0 for it."""
+    generator = ScriptedGenerator(lambda request: "no idea", ENCODER)
+    sets = question_sets(questions=2)
+    for mode in ("with_exit_gate", "without_exit_gate"):
+        config = dataclasses.replace(CONFIG, mode=mode)
+        row = run.evaluation_columns(generator, ENCODER, config, sets)
+        assert row["eval/update_off_evidence"] == row["eval/update_on_evidence"] == 0.0
+        assert row["eval/well_formed"] == row["eval/well_formed_turns"] == 0.0
+        assert (row["eval/exact"], row["eval/chunks_read"]) == (0.0, 1.0)
+        (*_, single, multi) = run.table_rows(
+            run.run_sets(generator, ENCODER, config, sets)
+        )
+        for table_row in (single, multi):
+            assert table_row["update_off_evidence"] == 0.0
+
+
+def test_columns_of_several_modes():
+    sets = question_sets(questions=2)
+    row = run.evaluation_columns(
+        oracle_generator(), ENCODER, CONFIG, sets, ("memagent", "with_exit_gate")
+    )
+    for mode in ("memagent", "with_exit_gate"):
+        assert row[f"eval/{mode}/exact/single_key"] == 1.0
+        assert row[f"eval/{mode}/exact"] == 1.0
+    assert row["eval/with_exit_gate/exact_exit"] == 1.0
+    whole = row["eval/memagent/trajectory_tokens"]
+    assert whole > row["eval/with_exit_gate/trajectory_tokens"]
+    assert whole > row["eval/memagent/completion_tokens"] > 1
+
+
+def test_every_column_of_an_evaluation_is_declared(results):
+    rows = run.table_rows(results)
+    rows[0]["stage"] = "rl"
+    assert {name for row in rows for name in row if not columns.find(name)} == set()
+    row = run.evaluation_columns(
+        oracle_generator(), ENCODER, CONFIG, question_sets(questions=1)
+    )
+    assert {name for name in row if not columns.find(name)} == set()
+    modes = {name.replace("eval/", "eval/memagent/", 1) for name in row}
+    assert {name for name in modes if not columns.find(name)} == set()
+
+
 def test_sets_that_run_together_share_the_time(results):
     """The same answers, one run for each mode, its wall-clock divided."""
-    groups, sets = [], list(question_sets(("single_key", "multi_query", "chain")))
+    groups = []
+    tasks = ("single_key", "multi_query", "chain")
+    sets = question_sets(tasks, mix=("single_key", "multi_query"))
     begun = time.perf_counter()
     together = run.evaluate(
         oracle_generator(capacity=3, shuffle_seed=1),
         ENCODER,
         CONFIG,
         sets,
-        suite.MODES,
-        on_sets=lambda group, mode: groups.append([s.task for s in group]),
-        together=("single_key", "multi_query"),
+        MODES,
+        on_sets=lambda group, mode: groups.append([s.of.name for s in group]),
     )
     passed = time.perf_counter() - begun
     assert groups == [["single_key", "multi_query"], ["chain"]] * 3
-    assert [r.questions.task for r in together[:3]] == [s.task for s in sets]
-    alone = {(r.mode, r.questions.task): r for r in results}
+    assert [r.questions.of.name for r in together[:3]] == list(tasks)
+    before = {(r.mode, r.questions.of.name): r for r in results}
     for result in together:
         assert 0 < result.seconds < passed
-        other = alone.get((result.mode, result.questions.task))
+        other = before.get((result.mode, result.questions.of.name))
         if other is not None:
-            assert result.outcomes == other.outcomes
+            mine, theirs = map(dataclasses.asdict, (result.outcomes, other.outcomes))
+            assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
     assert sum(result.seconds for result in together) < passed
 
 
 def test_pages(results, tmp_path):
-    rows = run.write_pages(
+    rows = report.write_pages(
         tmp_path,
         results,
-        mix=("single_key",),
         title="A <title>",
         notes=["One & two"],
         extra={"seconds_total": 1.5},
@@ -172,13 +234,12 @@ def test_pages(results, tmp_path):
     assert "One &amp; two" in page
     assert base64.b64encode((tmp_path / "memory.png").read_bytes()).decode() in page
     assert '<td class="text">with_exit_gate</td>' in page
+    assert "exact %</th>" in page
 
 
 def test_what_policies_and_documents_say_is_escaped(results, tmp_path):
-    import dataclasses
-
     attack = "</script><script>alert(1)</script>"
-    first = next(run._pairs(results[-1]))
+    first = next(report._pairs(results[-1]))
     turns = tuple(
         dataclasses.replace(turn, memory=attack) for turn in first.trajectory.turns
     )
@@ -188,30 +249,38 @@ def test_what_policies_and_documents_say_is_escaped(results, tmp_path):
         example=dataclasses.replace(first.example, question=attack),
     )
     page = tmp_path / "page.html"
-    write_report(
-        page, title=attack, notes=[attack], rows=[], figures=[], samples=[sample]
+    row = {"set": attack, "mode": attack}
+    report.write_report(
+        page, title=attack, notes=[attack], rows=[row], figures=[], samples=[sample]
     )
     assert "<script" not in page.read_text()
+
+
+def test_memory_chunk_by_chunk(results):
+    """Against a plain loop over the trajectories."""
+    (done,) = [
+        r
+        for r in results
+        if (r.mode, r.questions.of.name) == ("with_exit_gate", "single_key")
+    ]
+    sizes, reading = mean_memory(done.outcomes)
+    runs = [t.memory_turns for t in done.trajectories]
+    for chunk, (size, share) in enumerate(zip(sizes, reading, strict=True)):
+        reached = [turns[chunk].memory_tokens for turns in runs if len(turns) > chunk]
+        assert size == pytest.approx(sum(reached) / len(reached))
+        assert share == len(reached) / len(runs)
+    assert len(sizes) == max(map(len, runs))
 
 
 def test_the_table_has_a_line_per_row(results):
     from rich.console import Console
 
     console = Console(width=200, no_color=True)
-    rows = suite.table_rows(results, mix=("single_key",))
     with console.capture() as capture:
-        console.print(rich_table(rows))
+        console.print(rich_table(run.table_rows(results)))
     text = capture.get()
     assert text.count("multi_query") == 3
     assert "100.0" in text
-
-
-def test_no_number_is_a_dash(tmp_path):
-    from gru_mem_jax.evaluation.report import format_cell
-
-    assert format_cell(None, "percent") == "–"
-    assert format_cell(0.5, "percent") == "50.0"
-    assert format_cell(12, "count") == "12"
 
 
 @pytest.mark.parametrize(
@@ -233,5 +302,10 @@ def test_suites_are_reproducible():
     config = SyntheticSuite(contexts=(("first_20", 10),), num_questions=3)
     first, second = (list(config.question_sets()) for _ in range(2))
     assert first == second
-    assert {len(item.examples) for item in first} == {3}
-    assert [item.task for item in first] == list(synthetic.TASKS)
+    assert {(item.start, item.count) for item in first} == {(0, 3)}
+    assert [item.name for item in first] == list(synthetic.TASKS)
+    assert [item.name for item in first if not item.in_mix] == ["chain"]
+    assert first[0].labels == {"placement": "first_20", "num_chunks": 10}
+    examples = [[item.source.example(i) for i in range(3)] for item in first]
+    again = [[item.source.example(i) for i in range(3)] for item in second]
+    assert examples == again

@@ -1,4 +1,6 @@
-"""Columns of hand-made steps."""
+"""Numbers of hand-made steps and trajectories."""
+
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +10,14 @@ from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.rl.learner import Report
 from gru_mem_jax.rl.objective import TokenSum
-from gru_mem_jax.rl.outcomes import STOP_REASONS, Outcomes
+from gru_mem_jax.rl.outcomes import STOP_REASONS, Outcomes, concatenate, outcomes
 from gru_mem_jax.rl.packing import Conversation
 from gru_mem_jax.rl.rollout import RolloutBatch
-from gru_mem_jax.train.metrics import (
-    gap_metrics,
-    is_time,
-    rollout_metrics,
-    time_metrics,
-    update_metrics,
+from gru_mem_jax.rl.summary import (
+    summarize,
+    summarize_gaps,
+    summarize_rollouts,
+    summarize_updates,
 )
 from gru_mem_jax.train.rollouts import check_gap
 
@@ -77,7 +78,7 @@ TERMS = {
 
 
 def columns_of(batch, keep=True, signal=True):
-    return rollout_metrics(
+    return summarize_rollouts(
         batch, TERMS, np.asarray([[2.0, 1.0]]), np.asarray([keep]), np.asarray([signal])
     )
 
@@ -101,6 +102,7 @@ def test_lengths_by_hand():
     row = columns_of(a_step())
     assert row["completion_tokens"] == pytest.approx(151 / 9)  # 7 turns, 2 answers
     assert row["longest_completion"] == 40
+    assert row["trajectory_tokens"] == pytest.approx((45 + 106) / 2)
     assert row["memory_tokens"] == pytest.approx(38 / 7)
     assert row["longest_memory"] == 9
     assert row["cut_turns"] == pytest.approx(1 / 9)
@@ -127,13 +129,50 @@ def test_what_has_no_denominator_is_none():
     nobody = flags("....", "....")
     row = columns_of(a_step(turn_mask=nobody))
     assert row["memory_tokens"] is row["well_formed_turns"] is None
-    assert row["longest_memory"] == 0
+    assert row["longest_memory"] is None
+
+
+GATES = {
+    "update_on_evidence",
+    "update_off_evidence",
+    "exact_exit",
+    "early_exit",
+    "late_exit",
+    "exit_deviation",
+    "exit_offset",
+    "well_formed",
+    "well_formed_turns",
+}
 
 
 def test_memagent_has_no_gates():
     row = columns_of(a_step("memagent"))
-    assert not {"update_on_evidence", "exact_exit", "well_formed"} & set(row)
+    assert not GATES & set(row)
     assert row["chunks_read"] == 0.875
+    assert set(columns_of(a_step())) > GATES
+
+
+def test_beside_memagent_gates_are_those_of_the_others():
+    """Of two rollouts the second is MemAgent's."""
+    mode = np.asarray([[MODES.index("with_exit_gate"), MODES.index("memagent")]])
+    row = summarize(dataclasses.replace(a_step().outcomes, mode=mode))
+    assert row["update_on_evidence"] == 0.5
+    assert row["update_off_evidence"] == 1.0
+    assert (row["exact_exit"], row["late_exit"]) == (1.0, 0.0)
+    assert row["well_formed_turns"] == 1.0
+    assert row["completion_tokens"] == pytest.approx(151 / 9)  # of both
+
+
+def test_updates_without_bounds_have_no_clipping():
+    sums = {"loss": TokenSum(jnp.float32(5.0), jnp.float32(10))}
+    only = Report(sums, jnp.float32(1), jnp.float32(0.5), jnp.asarray(True))
+    assert set(summarize_updates([only])) == {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "optimizer_steps",
+        "skipped_steps",
+    }
 
 
 def report(taken=True, clip=2.0, norm=3.0):
@@ -146,15 +185,15 @@ def report(taken=True, clip=2.0, norm=3.0):
 
 
 def test_updates_by_hand():
-    row = update_metrics([report(), report(clip=0.0, norm=5.0)])
+    row = summarize_updates([report(), report(clip=0.0, norm=5.0)])
     assert (row["loss"], row["clip_high"], row["clip_low"]) == (0.5, 0.1, 0.1)
     assert row["clipped"] == pytest.approx(0.2)
     assert (row["grad_norm"], row["learning_rate"]) == (4.0, 0.5)
     assert (row["optimizer_steps"], row["skipped_steps"]) == (2, 0)
-    row = update_metrics([report(), report(taken=False, norm=float("nan"))])
+    row = summarize_updates([report(), report(taken=False, norm=float("nan"))])
     assert (row["grad_norm"], row["skipped_steps"]) == (3.0, 1)
-    assert update_metrics([report(taken=False)])["grad_norm"] is None
-    assert update_metrics([]) == {}
+    assert summarize_updates([report(taken=False)])["grad_norm"] is None
+    assert summarize_updates([]) == {}
 
 
 def test_gaps():
@@ -162,24 +201,14 @@ def test_gaps():
         (TokenSum(jnp.float32(1.0), jnp.float32(4)), jnp.float32(0.5)),
         (TokenSum(jnp.float32(2.0), jnp.float32(2)), jnp.float32(1.5)),
     ]
-    row = gap_metrics(gaps)
+    row = summarize_gaps(gaps)
     assert (row["logprob_gap"], row["largest_logprob_gap"]) == (0.5, 1.5)
     check_gap(row, 0.5, 1)
     check_gap(row, None, 1)
-    check_gap(gap_metrics([]), 0.0, 1)
+    check_gap(summarize_gaps([]), 0.0, 1)
     for gap in (0.51, float("nan")):
         with pytest.raises(RunError, match=r"step 9: .* above logprob_gap_limit 0.5"):
             check_gap({"logprob_gap": gap}, 0.5, 9)
-
-
-def test_times_end_in_seconds_or_per_s():
-    row = time_metrics({"rollout": 2.0, "update": 0.0, "step": 4.0}, 100, 50)
-    assert row["rollout_seconds_per_s"] == 0.5
-    assert row["rollout_tokens_per_s"] == 50
-    assert row["update_tokens_per_s"] is None
-    assert "step_seconds_per_s" not in row
-    assert all(is_time(name) for name in row)
-    assert not any(is_time(name) for name in columns_of(a_step()))
 
 
 def test_what_has_no_score_is_in_no_mean_and_counted():
@@ -194,3 +223,94 @@ def test_what_has_no_score_is_in_no_mean_and_counted():
     assert row["reward/unscored"] == 2
     assert row["exact"] is row["reward/outcome"] is row["reward/trajectory"] is None
     assert "reward/unscored" not in columns_of(a_step())
+
+
+# From trajectories
+
+
+def summary(make, turns, evidence=(0, 1, 0, 0), **fields):
+    """Of one trajectory on chunks that hold evidence or not."""
+    return summarize(done(make, turns, evidence, **fields))
+
+
+def done(make, turns, evidence=(0, 1, 0, 0), **fields):
+    labels = tuple(map(bool, evidence))
+    last = max((i for i, held in enumerate(labels) if held), default=None)
+    run = make.trajectory(turns, **fields)
+    return outcomes([[run]], [make.example()], [(labels, last)])
+
+
+def test_right_gates_and_an_exact_exit(make):
+    turns = [make.memory_turn(0, False), make.memory_turn(1, True, exits=True)]
+    assert summary(make, turns) == {
+        "exact": 1.0,
+        "update_on_evidence": 1.0,
+        "update_off_evidence": 1.0,
+        "exact_exit": 1.0,
+        "early_exit": 0.0,
+        "late_exit": 0.0,
+        "exit_deviation": 0.0,
+        "exit_offset": 0.0,
+        "well_formed": 1.0,
+        "well_formed_turns": 1.0,
+        "chunks_read": 0.5,
+        "completion_tokens": 17 / 3,
+        "longest_completion": 7,
+        "trajectory_tokens": 17.0,
+        "memory_tokens": 0.5,
+        "longest_memory": 1,
+        "cut_turns": 0.0,
+        "cut_memories": 0.0,
+    }
+
+
+def test_early_and_late_exits_and_wrong_gates(make):
+    early = done(make, [make.memory_turn(0, True, exits=True)], answer=None)
+    late = done(make, [make.memory_turn(i, False, exits=i == 3) for i in range(4)])
+    row = summarize(concatenate([early, late]))
+    assert row["exact"] == 0.5
+    # Chunk 1 was read by the late one alone, which did not update.
+    assert row["update_on_evidence"] == 0.0
+    # Off evidence: chunk 0 wrong in one, right in the other; chunks 2 and 3 right.
+    assert row["update_off_evidence"] == pytest.approx(3 / 4)
+    assert (row["early_exit"], row["late_exit"]) == (0.5, 0.5)
+    assert row["chunks_read"] == pytest.approx((1 / 4 + 4 / 4) / 2)
+
+
+def test_reading_to_the_end_is_exact_where_the_end_is_evidence(make):
+    turns = [make.memory_turn(i, i == 3) for i in range(4)]
+    assert summary(make, turns, (0, 0, 0, 1))["exact_exit"] == 1.0
+
+
+def test_a_malformed_turn_is_wrong_on_and_off_evidence(make):
+    """The loop keeps the memory, which off evidence is what a right gate does."""
+    turns = [
+        make.memory_turn(0, None, well_formed=False),
+        make.memory_turn(1, True, exits=True),
+    ]
+    row = summary(make, turns)
+    assert (row["update_off_evidence"], row["update_on_evidence"]) == (0.0, 1.0)
+    assert (row["well_formed"], row["well_formed_turns"]) == (0.0, 0.5)
+    turns = [make.memory_turn(i, None, well_formed=False) for i in range(4)]
+    row = summary(make, turns)
+    assert row["update_off_evidence"] == row["update_on_evidence"] == 0.0
+
+
+def test_what_is_not_counted_is_none(make):
+    nothing = summarize(outcomes([], [], []))
+    assert set(nothing.values()) == {None}
+    no_evidence = summary(make, [make.memory_turn(0, False)], evidence=(0,))
+    assert no_evidence["update_on_evidence"] is None
+    assert no_evidence["exact_exit"] is None
+    assert summary(make, [], evidence=())["chunks_read"] is None
+
+
+def test_outcomes_of_several_lengths_side_by_side(make):
+    short = done(make, [make.memory_turn(0, True)], evidence=(1,))
+    long = done(make, [make.memory_turn(i, False) for i in range(3)], (0, 0, 1))
+    both = concatenate([short, long])
+    assert both.turn_mask.tolist() == [[[True, False, False]], [[True, True, True]]]
+    # The answer turn stays the last.
+    assert both.completion_tokens.tolist() == [[[7, 0, 0, 3]], [[7, 7, 7, 3]]]
+    assert both.correct.shape == (2, 1)
+    assert concatenate([short]).update.tolist() == short.update.tolist()
