@@ -12,8 +12,7 @@
 Where state.params are those that sampled (one optimiser step to a batch, on policy),
 the first pass is not needed: `accumulate` takes None for the old logprobs.
 
-Every function has explicit shardings and can be lowered on abstract arguments: how a
-run is planned for devices that nobody holds.
+Every function has explicit shardings and can be lowered on abstract arguments.
 
 Params and optimiser are float32; each micro-batch casts them to the compute dtype, and
 the cast's transpose gives float32 gradients. A micro-batch adds the gradient of its
@@ -23,7 +22,7 @@ micro-batches or spread over devices changes rounding only.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +53,13 @@ from gru_mem_jax.rl.optimizer import (
     make_schedule,
     optimizer_shardings,
 )
-from gru_mem_jax.rl.packing import PackConfig, PackedRows
+from gru_mem_jax.rl.outcomes import Array
+from gru_mem_jax.rl.packing import PackConfig, PackedRows, abstract_rows
+
+T = TypeVar("T")
+Shardings = Any  # in the place of an array or a tree of arrays
+Batch = tuple[PackedRows, Array | None, Array | None, Array]  # rows, old, ref, count
+Reported = tuple[dict[str, TokenSum], TokenSum, jax.Array]  # sums, gap and largest_gap
 
 
 @jax.tree_util.register_dataclass
@@ -164,20 +169,20 @@ class Learner:
     def abstract_state(self) -> TrainState:
         """The state's shapes, dtypes and shardings, as of checkpoints."""
         shapes = jax.eval_shape(self.init, self.policy.abstract_params())
-        return jax.tree.map(_placed, shapes, self.shardings)
+        return _placed(shapes, self.shardings)
 
     def abstract_params(self, dtype: Any = jnp.float32) -> Params:
         """The full params' shapes, dtypes and shardings."""
-        shapes = self.policy.abstract_params(dtype)
-        return jax.tree.map(_placed, shapes, self.params_sharding)
+        return _placed(self.policy.abstract_params(dtype), self.params_sharding)
 
     def abstract_rows(self, length: int) -> PackedRows:
         """A micro-batch of rows of `length` tokens, to lower the functions with."""
-        return _abstract_rows((self.packing.rows, length), row_sharding(self.mesh))
+        return abstract_rows((self.packing.rows, length), row_sharding(self.mesh))
 
     def put(self, params: Params) -> Params:
         """Places full params on the mesh, dtypes as they are."""
-        return jax.device_put(params, self.params_sharding)
+        placed: Params = jax.device_put(params, self.params_sharding)
+        return placed
 
 
 def make_learner(
@@ -204,12 +209,12 @@ def make_learner(
             f"rollouts at temperature {temperature} have no logprobs to learn from"
         )
     optimizer, schedule = make_optimizer(config), make_schedule(config)
-    everywhere, rows_at = replicated(mesh), row_sharding(mesh)
+    everywhere: Shardings = replicated(mesh)
+    rows_at: Shardings = row_sharding(mesh)
     full_shapes = policy.abstract_params()
     full_at = param_shardings(mesh, policy.logical_axes(), full_shapes)
-    adapted = config.lora is not None
     trained_shapes, trained_at, frozen_at = full_shapes, full_at, {}
-    if adapted:
+    if config.lora is not None:
         trained_shapes = lora.abstract_adapters(policy, config.lora)
         axes = lora.adapter_axes(policy, config.lora)
         trained_at = param_shardings(mesh, axes, trained_shapes)
@@ -224,8 +229,8 @@ def make_learner(
         skipped_in_a_row=everywhere,
     )
 
-    def init(params):
-        if adapted:
+    def init(params: Params) -> TrainState:
+        if config.lora is not None:
             trained = lora.init_adapters(policy, config.lora)
         else:  # copied: the state is donated, and its arrays may be nobody else's
             trained = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
@@ -238,17 +243,16 @@ def make_learner(
             skipped_in_a_row=zero,
         )
 
-    def freeze(params):
-        if not adapted:
-            return {}
-        return jax.tree.map(lambda x: jnp.array(x, config.dtype), params)
+    def freeze(params: Params) -> Params:
+        frozen = params if config.lora is not None else {}
+        return _cast(frozen, config.dtype)
 
-    def full(trained, frozen):
-        if not adapted:
+    def full(trained: Params, frozen: Params) -> Params:
+        if config.lora is None:
             return trained
         return lora.merge(frozen, trained, config.lora.scale)
 
-    def logprobs_of(params, rows):
+    def logprobs_of(params: Params, rows: PackedRows) -> tuple[jax.Array, jax.Array]:
         params = jax.tree.map(lambda x: x.astype(config.dtype), params)
         return row_logprobs(
             policy,
@@ -259,12 +263,15 @@ def make_learner(
             remat=config.remat,
         )
 
-    def score(params, rows):
+    def score(params: Params, rows: PackedRows) -> Score:
         logprobs, entropy = logprobs_of(params, rows)
         gap = logprob_gap(logprobs, rows.sampler_logprobs, rows.completion_mask)
         return Score(logprobs, entropy, *gap)
 
-    def loss(trained, frozen, rows, old_logprobs, ref_logprobs, count):
+    def loss(
+        trained: Params, frozen: Params, *batch: *Batch
+    ) -> tuple[jax.Array, Reported]:
+        rows, old_logprobs, ref_logprobs, count = batch
         logprobs, entropy = logprobs_of(full(trained, frozen), rows)
         fixed = jax.lax.stop_gradient(logprobs)
         total, sums = dapo_objective(
@@ -277,31 +284,32 @@ def make_learner(
             entropy=entropy,
         )
         gap = logprob_gap(fixed, rows.sampler_logprobs, rows.completion_mask)
-        return total.total / count, (sums | {"loss": total}, *gap)
+        return jnp.asarray(total.total) / count, (sums | {"loss": total}, *gap)
 
     def accumulate(
-        trained, frozen, carry, rows, old_logprobs, ref_logprobs, count
+        trained: Params, frozen: Params, carry: Carry, *batch: *Batch
     ) -> Carry:
-        grads, (sums, gap, largest) = jax.grad(loss, has_aux=True)(
-            trained, frozen, rows, old_logprobs, ref_logprobs, count
-        )
+        gradient = jax.grad(loss, has_aux=True)
+        grads, (sums, gap, largest) = gradient(trained, frozen, *batch)
         largest = jnp.maximum(carry.largest_gap, largest)
-        added = jax.tree.map(jnp.add, carry[:3], (grads, sums, gap))
-        return Carry(*added, largest)
+        grads, sums, gap = jax.tree.map(jnp.add, carry[:3], (grads, sums, gap))
+        return Carry(grads, sums, gap, largest)
 
     def begin() -> Carry:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), carry_shapes)
+        zeros: Carry = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), carry_shapes)
+        return zeros
 
-    def apply(state, carry):
+    def apply(state: TrainState, carry: Carry) -> tuple[TrainState, Carry, Report]:
         norm = optax.tree.norm(carry.grads)
         updates, opt_state = optimizer.update(
             carry.grads, state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        parts = (norm, carry.sums["loss"].total, params, opt_state)
-        taken = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in _floats(parts)]))
+        parts = jax.tree.leaves((norm, carry.sums["loss"].total, params, opt_state))
+        floats = [x for x in parts if jnp.issubdtype(x.dtype, jnp.floating)]
+        taken = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]))
 
-        def chosen(new, old):
+        def chosen(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(taken, n, o), new, old)
 
         went = taken.astype(jnp.int32)
@@ -315,12 +323,14 @@ def make_learner(
         rate = jnp.asarray(schedule(state.step), jnp.float32)
         return new_state, begin(), Report(carry.sums, norm, rate, taken)
 
-    def policy_params(trained, frozen, dtype=jnp.float32):
-        params = full(trained, frozen)
-        return jax.tree.map(lambda x: jnp.array(x, dtype), params)
+    def policy_params(
+        trained: Params, frozen: Params, dtype: Any = jnp.float32
+    ) -> Params:
+        return _cast(full(trained, frozen), dtype)
 
     beta = objective.beta > 0
-    reported = _reported_shapes(loss, trained_shapes, full_shapes, adapted, beta)
+    frozen_shapes = {} if config.lora is None else full_shapes
+    reported = _reported_shapes(loss, trained_shapes, frozen_shapes, beta)
     carry_shapes = Carry(trained_shapes, *reported)
     carry_at = Carry(trained_at, *jax.tree.map(lambda _: everywhere, reported))
     ref_at = rows_at if beta else None
@@ -359,37 +369,32 @@ def make_learner(
     )
 
 
-def host_count(batches: list[PackedRows]) -> np.ndarray:
+def host_count(batches: list[PackedRows]) -> np.float32:
     """Sampled tokens of one optimiser step, float32 []: what a loss is divided by."""
     return np.float32(sum(float(np.sum(rows.completion_mask)) for rows in batches))
 
 
-def _reported_shapes(loss, trained, full, adapted: bool, beta: bool) -> tuple:
+def _reported_shapes(
+    loss: Callable[..., Any], trained: Params, frozen: Params, beta: bool
+) -> Reported:
     """Shapes of what the loss reports: a carry's but for the gradients."""
-    rows = _abstract_rows((1, 2))
+    rows = abstract_rows((1, 2))
     real = rows.advantages
-    reference = real if beta else None
+    ref = real if beta else None
     count = jax.ShapeDtypeStruct((), jnp.float32)
-    frozen = full if adapted else {}
-    return jax.eval_shape(loss, trained, frozen, rows, real, reference, count)[1]
+    shapes: Reported = jax.eval_shape(loss, trained, frozen, rows, real, ref, count)[1]
+    return shapes
 
 
-def _abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
-    integers = ("tokens", "positions", "segment_ids", "conversation")
-    arrays = {
-        field.name: jax.ShapeDtypeStruct(
-            shape,
-            jnp.int32 if field.name in integers else jnp.float32,
-            sharding=sharding,
-        )
-        for field in dataclasses.fields(PackedRows)
-    }
-    return PackedRows(**arrays)
+def _cast(params: Params, dtype: Any) -> Params:
+    """A copy in new arrays."""
+    copied: Params = jax.tree.map(lambda x: jnp.array(x, dtype), params)
+    return copied
 
 
-def _floats(tree: Any) -> list[jax.Array]:
-    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-
-def _placed(shape, sharding):
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+def _placed(shapes: Any, shardings: T) -> T:
+    """A tree of jax.ShapeDtypeStruct with its shardings."""
+    tree: T = jax.tree.map(
+        lambda x, at: x.update(sharding=at, weak_type=False), shapes, shardings
+    )
+    return tree

@@ -54,7 +54,7 @@ def token_logprobs(
     order = jnp.argsort(~wanted, axis=1, stable=True)
     source = jnp.maximum(order - 1, 0)
 
-    def blocked(x, fill):
+    def blocked(x: jax.Array, fill: float) -> jax.Array:
         padding = ((0, 0), (0, blocks * chunk - length), *((0, 0),) * (x.ndim - 2))
         x = jnp.pad(x, padding, constant_values=fill)
         return x.reshape(rows, blocks, chunk, *x.shape[2:]).swapaxes(0, 1)
@@ -65,16 +65,20 @@ def token_logprobs(
         blocked(jnp.take_along_axis(wanted, order, axis=1), False),
     )
 
-    def compute(states, targets, inside):
+    def compute(
+        states: jax.Array, targets: jax.Array, inside: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         logits = policy.logits(params, states) / temperature
         logprobs, entropy = _of_logits(logits, targets)
         return jnp.where(inside, logprobs, 0), jnp.where(inside, entropy, 0)
 
-    def skip(states, targets, inside):
+    def skip(
+        states: jax.Array, targets: jax.Array, inside: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         zeros = jnp.zeros(targets.shape, jnp.float32)
         return zeros, zeros
 
-    def block(_, xs):
+    def block(_: None, xs: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
         return None, jax.lax.cond(jnp.any(xs[2]), compute, skip, *xs)
 
     # Checkpointed around the condition: only the block's hidden states are kept.
@@ -83,7 +87,7 @@ def token_logprobs(
 
     back = jnp.argsort(order, axis=1)
 
-    def restored(x):
+    def restored(x: jax.Array) -> jax.Array:
         x = x.swapaxes(0, 1).reshape(rows, blocks * chunk)[:, :length]
         return jnp.take_along_axis(x, back, axis=1)
 
@@ -126,9 +130,8 @@ def row_logprobs(
     Returns:
       logprobs and entropy, float32 [B, L], 0 on prompts and padding.
     """
-    hidden = policy.hidden(
-        params, rows.tokens, rows.positions, rows.segment_ids, remat=remat
-    )
+    layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.segment_ids))
+    hidden = policy.hidden(params, *layout, remat=remat)
     return token_logprobs(
         policy,
         params,

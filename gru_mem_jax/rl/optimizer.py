@@ -70,7 +70,7 @@ class LearnerConfig:
     compute_dtype: str | None = None
     lora: LoraConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_number("learning_rate", self.learning_rate, 0, 1e3)
         check_int("warmup_steps", self.warmup_steps, 0)
@@ -125,7 +125,7 @@ class LearnerConfig:
 def make_schedule(config: LearnerConfig) -> optax.Schedule:
     """The learning rate of optimiser step 0, 1, ...; step 0 has 1 / warmup_steps."""
     rate, warmup = config.learning_rate, config.warmup_steps
-    if config.schedule == "constant":
+    if config.decay_steps is None:  # schedule "constant"
         fall = optax.constant_schedule(rate)
     elif config.schedule == "linear":
         steps = config.decay_steps - warmup
@@ -161,7 +161,7 @@ def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
 def _decayed(params: Any) -> Any:
     """True for matrices. Layers are stacked, so names tell them from norms."""
 
-    def matrix(path, leaf):
+    def matrix(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> bool:
         return path[-1].key not in ("scale", "bias")
 
     return jax.tree_util.tree_map_with_path(matrix, params)
@@ -189,7 +189,7 @@ def optimizer_shardings(
         )
     }
 
-    def sharding(path, leaf):
+    def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
         names = _names(path)
         for start in range(len(names)):
             if (found := known.get((names[start:], leaf.shape))) is not None:
@@ -199,7 +199,7 @@ def optimizer_shardings(
     return jax.tree_util.tree_map_with_path(sharding, opt_shapes)
 
 
-def _names(path) -> tuple[str, ...]:
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(
         str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path
     )

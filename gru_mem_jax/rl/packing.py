@@ -9,6 +9,7 @@ on nothing but the conversations and the configuration.
 import bisect
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ class Conversation:
     sampler_logprobs: tuple[float, ...]
     advantage: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.prompt_ids or not self.completion_ids:
             raise InputError(f"{self.name} has no prompt or no completion")
         if len(self.sampler_logprobs) != len(self.completion_ids):
@@ -72,7 +73,7 @@ class PackConfig:
     rows: int = 1
     length_buckets: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_int("row_tokens", self.row_tokens, 2)
         check_int("rows", self.rows, 1)
@@ -109,6 +110,20 @@ class PackedRows:
     conversation: Array
 
 
+def abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
+    """A micro-batch of jax.ShapeDtypeStruct [B, L], to lower a function with."""
+    integers = ("tokens", "positions", "segment_ids", "conversation")
+    arrays: dict[str, Any] = {
+        field.name: jax.ShapeDtypeStruct(
+            shape,
+            np.int32 if field.name in integers else np.float32,
+            sharding=sharding,
+        )
+        for field in dataclasses.fields(PackedRows)
+    }
+    return PackedRows(**arrays)
+
+
 def conversations(
     groups: Sequence[Sequence[Trajectory]], advantages: Array, *, drop_cut: bool = False
 ) -> list[Conversation]:
@@ -131,7 +146,9 @@ def conversations(
     for p, group in enumerate(groups):
         for g, trajectory in enumerate(group):
             for k, turn in enumerate(trajectory.turns):
-                if turn.prompt_ids is None or turn.sampling_logprobs is None:
+                prompt, completion = turn.prompt_ids, turn.completion_ids
+                logprobs = turn.sampling_logprobs
+                if prompt is None or completion is None or logprobs is None:
                     raise InputError(
                         f"turn {k} of rollout {g} of question {p} has no token ids and "
                         f"logprobs: trajectories to learn from must be traced"
@@ -141,9 +158,9 @@ def conversations(
                 column = -1 if turn.kind == "answer" else k
                 conversation = Conversation(
                     index=(p, g, k),
-                    prompt_ids=turn.prompt_ids,
-                    completion_ids=turn.completion_ids,
-                    sampler_logprobs=turn.sampling_logprobs,
+                    prompt_ids=prompt,
+                    completion_ids=completion,
+                    sampler_logprobs=logprobs,
                     advantage=float(advantages[p, g, column]),
                 )
                 result.append(conversation)
