@@ -9,7 +9,6 @@ on nothing but the conversations and the configuration.
 import bisect
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -110,20 +109,6 @@ class PackedRows:
     conversation: Array
 
 
-def abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
-    """A micro-batch of jax.ShapeDtypeStruct [B, L], to lower a function with."""
-    integers = ("tokens", "positions", "segment_ids", "conversation")
-    arrays: dict[str, Any] = {
-        field.name: jax.ShapeDtypeStruct(
-            shape,
-            np.int32 if field.name in integers else np.float32,
-            sharding=sharding,
-        )
-        for field in dataclasses.fields(PackedRows)
-    }
-    return PackedRows(**arrays)
-
-
 def conversations(
     groups: Sequence[Sequence[Trajectory]], advantages: Array, *, drop_cut: bool = False
 ) -> list[Conversation]:
@@ -212,7 +197,25 @@ def pack(conversations: Sequence[Conversation], config: PackConfig) -> list[Pack
     Raises:
       InputError: a conversation is longer than a row.
     """
-    rows = _assign(conversations, config.row_tokens)
+    rows = assign_rows(conversations, config.row_tokens)
+    return pack_rows(conversations, rows, config)
+
+
+def pack_rows(
+    conversations: Sequence[Conversation],
+    rows: Sequence[Sequence[int]],
+    config: PackConfig,
+) -> list[PackedRows]:
+    """Micro-batches of rows that are assigned already.
+
+    Args:
+      conversations: all that `rows` may name.
+      rows: of one optimiser step, indices of the conversations in each.
+      config: size of the rows.
+
+    Returns:
+      As `pack`.
+    """
     used = [sum(len(conversations[i]) for i in row) for row in rows]
     # Like lengths together, so that little is padded.
     rows = [rows[r] for r in sorted(range(len(rows)), key=lambda r: (-used[r], r))]
@@ -225,8 +228,14 @@ def pack(conversations: Sequence[Conversation], config: PackConfig) -> list[Pack
     return batches
 
 
-def _assign(conversations: Sequence[Conversation], capacity: int) -> list[list[int]]:
-    """Which conversations share a row."""
+def assign_rows(
+    conversations: Sequence[Conversation], row_tokens: int
+) -> list[list[int]]:
+    """Which conversations share a row: best-fit decreasing, as `pack` says.
+
+    Raises:
+      InputError: a conversation is longer than a row.
+    """
     order = sorted(
         range(len(conversations)),
         key=lambda i: (-len(conversations[i]), conversations[i].index),
@@ -235,17 +244,17 @@ def _assign(conversations: Sequence[Conversation], capacity: int) -> list[list[i
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for i in order:
         size = len(conversations[i])
-        if size > capacity:
+        if size > row_tokens:
             item = conversations[i]
             raise InputError(
                 f"{item.name} has {len(item.prompt_ids)} prompt and "
                 f"{len(item.completion_ids)} sampled tokens, more than a row of "
-                f"{capacity}; raise row_tokens or lower the agent's budgets"
+                f"{row_tokens}; raise row_tokens or lower the agent's budgets"
             )
         place = bisect.bisect_left(room, (size, -1))
         if place == len(room):
             rows.append([])
-            free, row = capacity, len(rows) - 1
+            free, row = row_tokens, len(rows) - 1
         else:
             free, row = room.pop(place)
         rows[row].append(i)
