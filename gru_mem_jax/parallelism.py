@@ -23,7 +23,7 @@ _CONTAINER_LIMITS = (
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
 
-# Axis of a parameter to axis of the mesh; what is not here is not cut.
+# Axis of a parameter to axis of the mesh; axes not listed are replicated.
 PARAM_RULES = {
     "vocab": TENSOR,
     "embed": FSDP,
@@ -48,7 +48,7 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         sizes = dataclasses.astuple(self)
         whole = all(type(n) is int and (n >= 1 or n == -1) for n in sizes)
@@ -144,7 +144,7 @@ def param_shardings(mesh: Mesh, axes: Any, abstract: Any) -> Any:
       The same tree of NamedSharding; an axis that the mesh's does not divide is whole.
     """
 
-    def sharding(leaf, names):
+    def sharding(leaf: jax.ShapeDtypeStruct, names: Sequence[str]) -> NamedSharding:
         spec = partition(leaf.shape, names, mesh.shape)
         return NamedSharding(mesh, PartitionSpec(*spec))
 
@@ -163,7 +163,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def row_shards(mesh: Mesh) -> int:
     """In how many parts rows are split: B must be a multiple of it."""
-    return mesh.shape[DATA] * mesh.shape[FSDP]
+    shape: Mapping[str, int] = mesh.shape
+    return shape[DATA] * shape[FSDP]
 
 
 def pmap_groups(
@@ -200,21 +201,23 @@ def pmap_groups(
     def mapped(count: int) -> Callable[..., Any]:
         # Devices are named, so that on many hosts each maps over its own.
         if split == "questions":
-            return jax.pmap(fn, devices=devices[:count])
-        shared = functools.partial(fn, axis_name=ROLLOUTS)
-        return jax.pmap(shared, axis_name=ROLLOUTS, devices=devices[:count])
+            over: Callable[..., Any] = jax.pmap(fn, devices=devices[:count])
+        else:
+            shared = functools.partial(fn, axis_name=ROLLOUTS)
+            over = jax.pmap(shared, axis_name=ROLLOUTS, devices=devices[:count])
+        return over
 
     def over_questions(*trees: Any) -> Any:
         questions, _ = _groups(trees)
         count = len(devices)
         padding = -questions % count
 
-        def spread(x):
+        def spread(x: jax.Array | np.ndarray) -> np.ndarray:
             x = np.asarray(x)
             x = np.concatenate([x, np.repeat(x[-1:], padding, axis=0)])
             return x.reshape(count, len(x) // count, *x.shape[1:])
 
-        def gather(x):
+        def gather(x: jax.Array | np.ndarray) -> np.ndarray:
             x = np.asarray(x)
             return x.reshape(count * x.shape[1], *x.shape[2:])[:questions]
 
@@ -224,13 +227,13 @@ def pmap_groups(
         questions, rollouts = _groups(trees)
         count = max(n for n in range(1, len(devices) + 1) if rollouts % n == 0)
 
-        def spread(x):
+        def spread(x: jax.Array | np.ndarray) -> np.ndarray:
             x = np.asarray(x)
             return x.reshape(
                 questions, count, rollouts // count, *x.shape[2:]
             ).swapaxes(0, 1)
 
-        def gather(x):
+        def gather(x: jax.Array | np.ndarray) -> np.ndarray:
             x = np.asarray(x).swapaxes(0, 1)
             return x.reshape(questions, rollouts, *x.shape[3:])
 

@@ -1,4 +1,4 @@
-"""Checks of configuration values (gin makes none), and dataclasses to JSON and back."""
+"""Checks of configuration values (gin makes none), and dataclasses to and from JSON."""
 
 import dataclasses
 import difflib
@@ -7,18 +7,25 @@ import operator
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, SupportsFloat, TypeVar, overload
 
 from gru_mem_jax.errors import InputError
 
-T = TypeVar("T")
+
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+D = TypeVar("D", bound=Dataclass)
 
 
 def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
-    """An integer in [low, high] as a plain int, whatever library it is of.
+    """An integer in [low, high], numpy's for instance, as a plain int.
 
     Raises:
-      InputError: it is none; a bool and 3.0 are not.
+      InputError: it is out of range, or not an integer: True and 3.0 are not.
     """
     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
     number = plain(value)
@@ -33,13 +40,13 @@ def check_number(name: str, value: object, low: float, high: float) -> int | flo
     """A finite number in [low, high] as a plain int or float.
 
     Raises:
-      InputError: it is none; a bool is not.
+      InputError: it is out of range, or not a number: True and NaN are not.
     """
     bounds = f"a number from {low:g} to {high:g}"
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InputError(f"{name} must be {bounds}, got {shown(value)}")
-    if not low <= number <= high:  # not a number is neither
+    if not low <= number <= high:  # so that NaN fails
         raise InputError(f"{name} must be {bounds}, got {shown(number)}")
     return number
 
@@ -54,10 +61,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A number, bool or text of another library as Python's own; else the value.
+    """A number, bool or text of another library as Python's own; others unchanged.
 
-    np.int64(3) is 3, np.float32(0.5) is 0.5, np.bool_(True) is True, Fraction(1, 2) and
-    Decimal("0.5") are 0.5; arrays without dimensions count as what they hold.
+    np.int64(3) becomes 3, np.float32(0.5) and Fraction(1, 2) become 0.5, np.bool_(True)
+    becomes True, and an array without dimensions the number that it holds.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -68,18 +75,18 @@ def plain(value: Any) -> Any:
             return value
         if hasattr(value, "__index__"):
             return operator.index(value)
-        if isinstance(value, numbers.Number):
+        if isinstance(value, numbers.Number) and isinstance(value, SupportsFloat):
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
     return value
 
 
-def plain_numbers(config: Any) -> None:
+def plain_numbers(config: Dataclass) -> None:
     """Makes the values of a frozen dataclass `plain`, those in its tuples too.
 
-    For `__post_init__`, before the checks: what a configuration holds can then be
-    written as JSON, and is equal to what is read back.
+    Called by `__post_init__` before its checks, so that a configuration can be written
+    as JSON and equals the one that is read back.
     """
     for field in dataclasses.fields(config):
         new = _plain_items(getattr(config, field.name))
@@ -91,17 +98,17 @@ def _plain_items(value: Any) -> Any:
 
 
 def shown(value: object) -> str:
-    """A value in a message: short, and on one line."""
+    """A value as messages show it: short, and on one line."""
     if isinstance(value, int) and value.bit_length() > 64:
         return f"an integer of {value.bit_length()} bits"  # repr may refuse it
     return " ".join(f"{value!r:.80}".split())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint to append to an error: the closest known name, or all if few."""
+    """A hint to append to an error: the closest known name, or all of a few."""
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:  # long names whose last part was typed alone
+    if not close:  # the last part of a dotted name
         close = [k for k in known if k.lower().endswith("." + name.lower())][:1]
     if close:
         return f" (did you mean {close[0]}?)"
@@ -110,6 +117,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return ""
 
 
+@overload
+def to_record(value: Dataclass) -> dict[str, Any]: ...
+@overload
+def to_record(value: Any) -> Any: ...
 def to_record(value: Any) -> Any:
     """A tree of dataclasses and tuples as JSON values (dicts and lists)."""
     if dataclasses.is_dataclass(value):
@@ -124,14 +135,17 @@ def to_record(value: Any) -> Any:
     return value
 
 
-def from_record(cls: type[T], record: object, where: str) -> T:
-    """The dataclass that `to_record` made the record of, strict about all types.
+def from_record(cls: type[D], record: object, where: str) -> D:
+    """The dataclass that `to_record` made the record of; the inverse of `to_record`.
 
-    Fields that have a default may be missing.
+    Args:
+      cls: a dataclass; the types of its fields are checked.
+      record: a JSON object. Fields that have a default may be missing.
+      where: what messages call the record.
 
     Raises:
-      InputError: naming the place: unknown or missing field, wrong type, or a value
-        that the class refuses.
+      InputError: a field is unknown, missing or of another type, or the class refuses
+        a value; names the field.
     """
     if not isinstance(record, dict):
         raise InputError(f"{where} must be an object, got {type(record).__name__}")
@@ -155,9 +169,9 @@ def from_record(cls: type[T], record: object, where: str) -> T:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """The JSON value as what the type hint says."""
+    """A JSON value as an object of the type hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_record(hint, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -184,9 +198,10 @@ def _describe(hint: Any) -> str:
 
 
 def first_difference(have: Any, want: Any, name: str = "") -> str | None:
-    """The first difference between two JSON-like values, in words; None if equal.
+    """The first difference between two trees of JSON values; None if they are equal.
 
-    Example: "learner.alpha is 0.9, expected 0.5".
+    Numbers of different types differ, as 1 and 1.0. Example of a result:
+    "learner.alpha is 0.9, expected 0.5".
     """
     if isinstance(have, Mapping) and isinstance(want, Mapping):
         for key in sorted({*have, *want}):
@@ -213,5 +228,6 @@ def first_difference(have: Any, want: Any, name: str = "") -> str | None:
 
 
 def _cut(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    bare = isinstance(value, str) and value and value.isprintable()
+    text = value if bare else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

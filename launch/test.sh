@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints and runs all tests, in an environment that it makes itself.
+# Lints, checks types and runs all tests, in an environment that it makes itself.
 #
 #   bash launch/test.sh [pytest arguments]      e.g. -k parser, tests/agent, --run_slow
 #
@@ -30,4 +30,5 @@ fi
 cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
+"$VENV/bin/mypy"
 exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" "$@"

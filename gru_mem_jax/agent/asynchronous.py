@@ -1,15 +1,15 @@
 """Between an event loop and the blocking code that reads and steps.
 
-Every wait has a thread of its own: a pool would be full of those that wait for their
-contexts, and whatever feeds these might need the same pool. A program that ends waits
-for them, for a thread that is torn from the middle of a step takes the process down.
-That is soon after their tasks were cancelled; a blocking iterator that never gives
-anything keeps its thread, an asynchronous one does not.
+Every blocking call has a thread of its own: the threads of a pool could all be waiting
+for contexts whose source needs the same pool. The threads are no daemons, since a
+thread that is killed in the middle of a step takes the process down. They end soon
+after their tasks are cancelled, unless a blocking iterator never gives anything.
 """
 
 import asyncio
 import contextlib
 import contextvars
+import functools
 import queue
 import threading
 from collections.abc import (
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from gru_mem_jax.agent import inputs
 from gru_mem_jax.agent.inputs import Pair
+from gru_mem_jax.agent.text import End
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -31,27 +32,23 @@ S = TypeVar("S")
 async def in_thread(function: Callable[[], T]) -> T:
     """What a blocking function returns or raises, with this task's context variables.
 
-    If the task is cancelled, the function goes on, and nobody looks at its result.
+    If the task is cancelled, the function runs to its end and its result is dropped.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+    def settle(outcome: Callable[[], None]) -> None:
+        if not future.done():
+            outcome()
 
     def run() -> None:
-        result, error = None, None
+        outcome: Callable[[], None]
         try:
-            result = function()
-        except BaseException as e:  # the caller's, whatever it is
-            error = e
+            outcome = functools.partial(future.set_result, function())
+        except BaseException as error:  # any error is the caller's
+            outcome = functools.partial(future.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(settle, outcome)
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(run,), name="agent").start()
@@ -61,14 +58,14 @@ async def in_thread(function: Callable[[], T]) -> T:
 class Pieces:
     """An asynchronous context, for a thread to iterate over.
 
-    It is read by one task of the event loop that this is made in, and only when a piece
-    is asked for. `close` ends that task, and a thread that waits for it.
+    A task of the event loop reads a piece when the thread asks for one. `close` ends
+    that task, and the iteration of a thread that waits for it.
     """
 
     def __init__(self, context: AsyncIterable[str]):
         self._loop = asyncio.get_running_loop()
         self._wanted = asyncio.Event()
-        self._pieces: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._pieces: queue.SimpleQueue[str | End] = queue.SimpleQueue()
         self._task = self._loop.create_task(self._read(context))
         self._task.add_done_callback(self._end)
 
@@ -77,27 +74,27 @@ class Pieces:
 
     def __next__(self) -> str:
         self._loop.call_soon_threadsafe(self._wanted.set)
-        kind, value = self._pieces.get()
-        if kind == "piece":
-            return value
-        self._pieces.put((kind, value))  # for who asks again
-        raise StopIteration if value is None else value
+        item = self._pieces.get()
+        if not isinstance(item, End):
+            return item
+        self._pieces.put(item)  # for the next call
+        raise StopIteration if item.error is None else item.error
 
     def close(self) -> None:
-        """Reads no further; to be called in the event loop."""
+        """Stops reading; to be called in the event loop."""
         self._task.cancel()
 
     async def _read(self, context: AsyncIterable[str]) -> None:
         await self._wanted.wait()
         async for piece in context:
             self._wanted.clear()
-            self._pieces.put(("piece", piece))
+            self._pieces.put(piece)
             await self._wanted.wait()
 
-    def _end(self, task: asyncio.Task) -> None:
+    def _end(self, task: asyncio.Task[None]) -> None:
         cancelled = task.cancelled()
         error = asyncio.CancelledError() if cancelled else task.exception()
-        self._pieces.put(("end", error))  # the reading thread's, whatever it is
+        self._pieces.put(End(error))
 
 
 async def pairs(
@@ -108,23 +105,23 @@ async def pairs(
     Raises:
       InputError: as `inputs.pairs`.
     """
-    number = 0
-    if not inputs.is_async(questions):
-        for pair in inputs.pairs(questions):
-            yield number, pair
+    if inputs.is_async(questions):
+        number = 0
+        async for item in questions:
+            yield number, inputs.pair(item, f"questions[{number}]")
             number += 1
-        return
-    async for item in questions:
-        yield number, inputs.pair(item, f"questions[{number}]")
-        number += 1
+    else:
+        for numbered in enumerate(inputs.pairs(questions)):
+            yield numbered
 
 
 async def side_by_side(
     function: Callable[[T], Awaitable[S]], items: AsyncIterator[T], most: int
 ) -> list[S]:
-    """The results for all items in their order, at most so many at once.
+    """The results for all items in their order, at most `most` of them at once.
 
-    Items are taken as there is room. The first error cancels the others and is raised.
+    Items are taken when one can be begun. The first error cancels the others and is
+    raised.
     """
     results: dict[int, S] = {}
     taking = asyncio.Lock()

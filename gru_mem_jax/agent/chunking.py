@@ -1,8 +1,8 @@
 """A document of any length as chunks of a fixed number of tokens.
 
 The document is encoded block by block, so memory does not grow with its length.
-Blocks are cut by counting characters from the document's start, never by how a
-stream happens to deliver them: a file and a pipe give the same chunks.
+Where blocks end depends on the document's characters alone, not on the pieces in
+which a stream delivers them: a file and a pipe give the same chunks.
 """
 
 import bisect
@@ -43,10 +43,10 @@ class Chunk:
 def iter_chunks(context: Context, encoder: Encoder, chunk_size: int) -> Iterator[Chunk]:
     """Yields the chunks of a document, or of a stream of its pieces, as they fill.
 
-    A chunk has `chunk_size` tokens, the last one what remains. It ends only where
-    a token starts a character: a few tokens early where none does at the limit, late
-    only if no other character starts in a whole chunk. Characters that no token
-    covers belong to the chunk before.
+    A chunk has `chunk_size` tokens, the last one what remains. The next chunk begins
+    where a token starts a character: a few tokens early if none does at the limit, and
+    late only if none does in a whole chunk. Characters that no token covers belong to
+    the chunk before.
 
     Args:
       context: text, a path, or an iterable of texts, as `inputs.context_pieces` says.
@@ -54,8 +54,8 @@ def iter_chunks(context: Context, encoder: Encoder, chunk_size: int) -> Iterator
       chunk_size: at least 1.
 
     Raises:
-      InputError: chunk_size < 1; the context is of another kind. While iterating: a
-        piece is not text or holds a lone surrogate; the file cannot be read.
+      InputError: chunk_size < 1, or the context is of another kind. While iterating: a
+        piece is not text or holds a lone surrogate, or the file cannot be read.
     """
     chunk_size = check_int("chunk_size", chunk_size, 1)
     return _chunks(context_pieces(context), encoder, chunk_size)
@@ -139,11 +139,12 @@ def evidence_labels(
 
     Args:
       borders: (start, end) of each chunk, adjacent and in order.
-      spans: (start, end) of each piece of evidence, in the same characters; what lies
-        beyond the chunks (which may not cover the document) is ignored.
+      spans: (start, end) of each piece of evidence, in the same characters. The chunks
+        may end before the document does: evidence beyond them is ignored.
 
     Returns:
-      evidence, one bool per chunk; and the index of the last True, None if none is.
+      evidence, one bool per chunk; and the index of the last True, None if there is
+      none.
     """
     starts = [start for start, _ in borders]
     evidence = [False] * len(borders)

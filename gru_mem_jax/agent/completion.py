@@ -1,4 +1,4 @@
-"""From a completion's token ids to what the turn says."""
+"""From a completion's token ids to the turn's text and gates."""
 
 from gru_mem_jax.agent.config import Mode
 from gru_mem_jax.agent.encoding import Encoder
@@ -26,24 +26,23 @@ def read_completion(completion: Completion, encoder: Encoder) -> tuple[str, str 
 def interpret(
     mode: Mode, text: str, problem: str | None, opened: str = ""
 ) -> TurnOutput:
-    """What a memory turn says.
+    """The gates and the memory of a memory turn.
 
-    MemAgent's whole completion is the memory, whatever it says. But where the chat
-    template has opened a thought, the memory is what comes after its end; a completion
-    that ends without one is no thought, and one that is cut before it is all thought:
-    then the memory stays.
+    MemAgent's whole completion is the memory. If the chat template has opened a
+    thought, the memory is what comes after its end; without an end it is the whole
+    completion, unless that was cut: then all of it is thought, and the memory is kept.
 
     Args:
       mode: of the agent.
       text: of the turn.
-      problem: what is wrong with the completion's ids, if anything is.
-      opened: the beginning of `text`, as far as the chat template has written it.
+      problem: the fault of the completion's ids, or None.
+      opened: the beginning of `text` that the chat template has written.
     """
     if mode == "memagent":
         memory = after_thought(text) if opened else text
         if memory is None and problem is None:
             memory = text.removeprefix(opened)
-        # MemAgent keeps what a cut completion holds.
+        # MemAgent uses a cut completion as it is.
         if memory is None or problem not in (None, CUT):
             return TurnOutput(problem=problem)
         return TurnOutput(

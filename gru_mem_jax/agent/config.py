@@ -1,4 +1,4 @@
-"""The agent's configuration, checked, and as JSON.
+"""The agent's configuration and its JSON form.
 
 A policy directory may hold `gru_mem.json`, the settings that its policy was trained
 with (prompt style and order, chunk size, budgets, ...): any part of AgentConfig.
@@ -27,7 +27,6 @@ SETTINGS_FILE = "gru_mem.json"
 Mode = Literal["with_exit_gate", "without_exit_gate", "memagent"]
 MODES: tuple[Mode, ...] = ("with_exit_gate", "without_exit_gate", "memagent")
 
-
 _BUDGETS = (
     "chunk_size",
     "question_tokens",
@@ -46,14 +45,14 @@ class AgentConfig:
         "without_exit_gate" reads to the end (for tasks that need the whole text);
         "memagent" is the ungated baseline: each completion is the new memory.
       chunk_size: tokens of a chunk.
-      question_tokens: the most that a question may have; a longer one is an error.
-      memory_tokens: the most that a memory may have; a longer one is cut.
-      completion_tokens: the most that a completion may have, stop token included.
-      prompt_tokens: the most that a prompt may have, template and all.
+      question_tokens: most tokens of a question; a longer one is an error.
+      memory_tokens: most tokens of a memory; a longer one is cut.
+      completion_tokens: most tokens of a completion, stop token included.
+      prompt_tokens: most tokens of a prompt, template included.
       prompt: layout and wording of the prompts.
       max_chunks: stop reading after so many, and answer.
-      deadline_seconds: stop reading when so much time has passed, and answer; looked
-        at between turns and while waiting for the context.
+      deadline_seconds: stop reading when so much time has passed, and answer; checked
+        between turns and while waiting for the context.
       sampling: how tokens are drawn.
     """
 
@@ -68,7 +67,7 @@ class AgentConfig:
     deadline_seconds: float | None = None
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_choice("mode", self.mode, MODES)
         for name in _BUDGETS:
@@ -85,7 +84,7 @@ class AgentConfig:
 
     @property
     def memory_kind(self) -> PromptKind:
-        """The kind of prompt that a memory turn has."""
+        """The kind of the memory turns' prompts."""
         return "memagent" if self.mode == "memagent" else "gated"
 
 
@@ -94,7 +93,8 @@ def check_budgets(builder: PromptBuilder, config: AgentConfig) -> None:
     kind = config.memory_kind
     memory = max(config.memory_tokens, builder.no_memory_tokens())
     inserted = config.question_tokens + memory
-    for prompt, chunk in ((kind, config.chunk_size), ("answer", 0)):
+    chunks: dict[PromptKind, int] = {kind: config.chunk_size, "answer": 0}
+    for prompt, chunk in chunks.items():
         overhead = builder.overhead_tokens(prompt)
         if overhead + inserted + chunk > config.prompt_tokens:
             raise InputError(
@@ -134,26 +134,27 @@ def config_from_json(text: str, where: str = SETTINGS_FILE) -> AgentConfig:
     """An agent configuration from the text of a JSON file.
 
     Raises:
-      InputError: no JSON, or as `config_from_dict`.
+      InputError: it is not JSON, or as `config_from_dict`.
     """
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: no JSON: {error}") from None
+        raise InputError(f"{where}: not JSON: {error}") from None
     return config_from_dict(record, where)
 
 
 def config_or_settings(given: object, own: AgentConfig) -> AgentConfig:
-    """What a caller gave as `config`.
+    """The configuration that a caller's `config` argument means.
 
     Args:
       given: an AgentConfig, taken as it is; None for `own`; or a mapping whose settings
-        replace those of `own` one by one, as in `replace_settings` or with a mapping
-        for a part: {"chunk_size": 1000, "sampling": {"seed": 1}}.
-      own: of the policy, or the defaults.
+        replace those of `own`, as in `replace_settings` or with a mapping for a part:
+        {"chunk_size": 1000, "sampling": {"seed": 1}}.
+      own: the policy's configuration, or the default one.
 
     Raises:
-      InputError: it is nothing of that; an unknown name, or a value out of range.
+      InputError: `given` is of another kind, a setting does not exist, or a value is
+        out of range.
     """
     if given is None:
         return own
@@ -164,8 +165,9 @@ def config_or_settings(given: object, own: AgentConfig) -> AgentConfig:
             f"config must be an AgentConfig or a dict of settings, got {shown(given)}"
         )
     if odd := [name for name in given if not isinstance(name, str)]:
-        raise InputError(f"config has a key that is no name: {shown(odd[0])}")
-    settings, whole = {}, dict(given)
+        raise InputError(f"config has a key that is not a name: {shown(odd[0])}")
+    settings: dict[str, Any] = {}
+    whole = dict(given)
     for part in ("prompt", "sampling"):
         if isinstance(of_part := given.get(part), Mapping):
             known = [field.name for field in dataclasses.fields(getattr(own, part))]

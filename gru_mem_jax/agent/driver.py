@@ -1,4 +1,4 @@
-"""Many recurrences over one generator, none waiting for another's slowest turn."""
+"""Many recurrences over one generator; none waits for the turns of another."""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,10 +15,10 @@ def run(
 
     As many requests are kept submitted as the generator works on at once.
     Recurrences are taken from the iterable when there is room for one more, so that
-    it may be long and lazy; those begun go on before new ones start. Between two
-    turns the caller may `stop` any of them. A context that stalls holds up all of
-    these recurrences, and nobody else's: several threads may run on one generator at
-    once (see `sharing`), which is theirs alone meanwhile.
+    it may be long and lazy; those begun have priority over new ones. Between two turns
+    the caller may `stop` any of them. A context that stalls delays all recurrences of
+    this call, but not those of other threads on the same generator (see `sharing`).
+    The generator must not be called directly meanwhile.
 
     Raises:
       RunError: the generator returns nothing although it has requests.

@@ -1,15 +1,15 @@
-"""What the agent needs of a tokenizer, as a protocol; no tokenizer lives here."""
+"""The protocol of tokenizers, as the agent needs them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 Span = tuple[int, int]
-# Stands in a message where content goes, when a chat template is rendered.
+# Marks the place of the content when a chat template is rendered.
 PLACEHOLDER = "\ue000content\ue001"
 
 
 class Encoder(Protocol):
-    """Text to token ids and back, with a hard line between text and control.
+    """Text to token ids and back; text and control tokens are kept apart.
 
     `encode` is for text that comes from outside (documents, questions, memory): it
     never returns an id of `control_ids`. `encode_control` is for our own templates:
@@ -18,14 +18,14 @@ class Encoder(Protocol):
 
     @property
     def control_ids(self) -> frozenset[int]:
-        """Ids that steer a model: special, chat-template and `<...>` added tokens."""
+        """Ids of control tokens: special, chat-template and added `<...>` tokens."""
 
     @property
     def format_ids(self) -> frozenset[int]:
         """The control ids whose text is a tag of the output format (`<think>`, ...).
 
-        A policy may sample these; any other control id in a completion, the stop id
-        at its end aside, makes the turn malformed.
+        A policy may sample these; any other control id in a completion, except the stop
+        id at its end, makes the turn malformed.
         """
 
     @property
@@ -37,7 +37,7 @@ class Encoder(Protocol):
         """One more than the largest id that has a string."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; no control ids, whatever the text looks like."""
+        """Ids of plain text, never control ids."""
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
         """As `encode`, with each token's (start, end) in characters of `text`."""
@@ -45,7 +45,7 @@ class Encoder(Protocol):
     def encode_control(self, text: str, *, start: bool = False) -> list[int]:
         """Ids of template text; control tokens are recognised.
 
-        `start`: it is a prompt's first part, not one in its midst.
+        `start`: the text begins a prompt.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -58,5 +58,5 @@ class Encoder(Protocol):
     ) -> str:
         """The chat template's text for `messages`, with the generation prompt.
 
-        `variables`: what else the template is told.
+        `variables`: further variables of the template.
         """

@@ -5,14 +5,14 @@ import functools
 import inspect
 import os
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Callable,
     Iterable,
     Iterator,
     Mapping,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from gru_mem_jax.agent import driver, inputs
 from gru_mem_jax.agent.config import (
@@ -31,10 +31,13 @@ from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_int, shown
 
+if TYPE_CHECKING:
+    from gru_mem_jax.policy.functional import Params, Policy
+
 AsyncContext = Context | AsyncIterable[str]
-Pair = tuple[str, Context] | Mapping[str, Any]
-AsyncPair = tuple[str, AsyncContext] | Mapping[str, Any]
-OnTurn = Callable[[Turn], None]
+PairLike = tuple[str, Context] | Mapping[str, Any]
+AsyncPairLike = tuple[str, AsyncContext] | Mapping[str, Any]
+OnTurn = Callable[[Turn], object]
 
 
 class GRUMemAgent:
@@ -44,19 +47,20 @@ class GRUMemAgent:
     >>> agent.answer("Which code belongs to the heron?", text).answer
 
     Any number of threads and tasks may use one agent, and several agents one
-    generator: they are served side by side, and who fails or leaves harms nobody.
-    `answer_async`, `stream_async` and `answer_many_async` never block the event loop.
+    generator: they are served side by side, and one that fails or leaves does not
+    affect the others. `answer_async`, `stream_async` and `answer_many_async` never
+    block the event loop.
 
-    A context is text; a path (pathlib.Path, any os.PathLike), for the text of that
-    file as UTF-8; or an iterable of texts, which are read one after the other, as far
-    as needed. The asynchronous methods take asynchronous iterables too.
+    A context is text; a path (pathlib.Path, any os.PathLike) of a text file in UTF-8;
+    or an iterable of texts, which is read no further than needed. The asynchronous
+    methods take asynchronous iterables too.
 
     Args:
       policy: a generator (an engine, a server's client, a script), or a pair (policy,
-        params) as `load_policy` gives it, for which an engine is made.
+        params) of `load_policy`, for which an engine is made.
       tokenizer: the policy's: an Encoder, or a fast tokenizer of transformers.
       config: budgets, mode, sampling; or a dict of those that are not the defaults.
-      slots: how many questions an engine that is made works on at once.
+      slots: how many questions the engine works on at once, if one is made.
 
     Raises:
       PolicyError: the tokenizer or its chat template cannot be used.
@@ -65,7 +69,7 @@ class GRUMemAgent:
 
     def __init__(
         self,
-        policy: Generator | tuple[Any, Any],
+        policy: "Generator | tuple[Policy, Params]",
         tokenizer: Encoder | Any,
         config: AgentConfig | Mapping[str, Any] | None = None,
         *,
@@ -76,9 +80,11 @@ class GRUMemAgent:
         _check_policy(policy)
         self.encoder = _encoder(tokenizer)
         self._builder = PromptBuilder(self.encoder, self.config.prompt)
+        self.generator: Generator
         if isinstance(policy, tuple | list):
-            policy = _engine(policy, self.encoder, self.config, slots)
-        self.generator = policy
+            self.generator = _engine(policy, self.encoder, self.config, slots)
+        else:
+            self.generator = policy
 
     @classmethod
     def from_pretrained(
@@ -92,18 +98,18 @@ class GRUMemAgent:
         """Loads a policy from a Hugging Face directory.
 
         Args:
-          directory: a path, or `hf://org/name@revision`: config.json, weights,
-            tokenizer, and perhaps gru_mem.json, the settings that the policy was
-            trained with, and generation_config.json, by which it is sampled where they
-            do not say.
-          config: instead of those settings; a dict changes single ones of them, as
+          directory: a path, or `hf://org/name@revision`: config.json, weights and
+            tokenizer. gru_mem.json has the settings that the policy was trained with,
+            if it is there; generation_config.json how to sample, where that does not
+            say.
+          config: used instead of those settings; a dict changes some of them, as
             `settings` does.
           slots: how many questions `answer_many` works on at once.
-          **settings: single settings, of AgentConfig, PromptConfig or SamplingConfig,
-            by name: mode="memagent", temperature=0.
+          **settings: fields of AgentConfig, PromptConfig or SamplingConfig to change:
+            mode="memagent", temperature=0.
 
         Raises:
-          PolicyError: the directory cannot be loaded; names the file and what is wrong.
+          PolicyError: the directory cannot be loaded, with the file and the reason.
           InputError: an argument is of another kind; a setting does not exist or is out
             of range.
         """
@@ -142,13 +148,13 @@ class GRUMemAgent:
           question: text.
           context: the text, the path of a file that holds it, or an iterable of its
             pieces (a stream of any length).
-          on_turn: called with each turn as it ends; may call the agent in turn.
+          on_turn: called with each turn as it ends; it may call the agent itself.
 
         Returns:
-          All that happened; `.answer` is the answer, None if the policy gave none.
+          The trajectory; its `answer` is None if the policy gave none.
 
         Raises:
-          InputError: the question is empty or over its budget, the context is no text,
+          InputError: the question is empty or over its budget, the context is not text,
             or the budgets do not fit in prompt_tokens.
         """
         _check_callback(on_turn)
@@ -169,18 +175,18 @@ class GRUMemAgent:
         for _, turn in driver.run(self.generator, [recurrence]):
             yield turn
 
-    def answer_many(self, questions: Iterable[Pair]) -> list[Trajectory]:
+    def answer_many(self, questions: Iterable[PairLike]) -> list[Trajectory]:
         """Answers many questions, each on its context, side by side.
 
         Args:
-          questions: (question, context) pairs, or dicts of the two. They are taken as
-            there is room for them. A question's random seeds depend on its place.
+          questions: (question, context) pairs, or dicts of the two, each taken when it
+            can be begun. The random seeds of a question depend on its index.
 
         Returns:
           The trajectories, in the order of the questions.
 
         Raises:
-          InputError: as `answer`; names the place of the question.
+          InputError: as `answer`, with the index of the question.
         """
         pairs = inputs.pairs(questions)
         begun: list[Recurrence] = []
@@ -203,27 +209,27 @@ class GRUMemAgent:
 
         Args:
           question: text.
-          context: as `answer`'s, or an asynchronous iterable of texts, which is read in
-            the event loop; one that is not is read in a thread.
+          context: as `answer`'s, which is read in a thread; or an asynchronous iterable
+            of texts, which is read in the event loop.
           on_turn: called in the event loop; a coroutine function is awaited.
 
-        A task that is cancelled gives its slot back at once.
+        A task that is cancelled frees its slot at once.
         """
         _check_callback(on_turn)
         return await self._trajectory(question, context, on_turn)
 
     async def stream_async(
         self, question: str, context: AsyncContext
-    ) -> AsyncIterator[Turn]:
+    ) -> AsyncGenerator[Turn, None]:
         """As `stream`, for `async for`."""
         async with contextlib.aclosing(self._turns(question, context)) as turns:
             async for _, turn in turns:
                 yield turn
 
     async def answer_many_async(
-        self, questions: Iterable[AsyncPair] | AsyncIterable[AsyncPair]
+        self, questions: Iterable[AsyncPairLike] | AsyncIterable[AsyncPairLike]
     ) -> list[Trajectory]:
-        """As `answer_many`; the questions may come asynchronously too."""
+        """As `answer_many`; the iterable of questions may be asynchronous too."""
         from gru_mem_jax.agent import asynchronous
 
         async def answered(item: tuple[int, inputs.Pair]) -> Trajectory:
@@ -251,14 +257,20 @@ class GRUMemAgent:
 
     async def _turns(
         self, question: str, context: AsyncContext, number: int | None = None
-    ) -> AsyncIterator[tuple[Recurrence, Turn]]:
+    ) -> AsyncGenerator[tuple[Recurrence, Turn], None]:
         from gru_mem_jax.agent.asynchronous import Pieces, in_thread
 
         pieces = Pieces(context) if inputs.is_async(context) else None
         caller = join(self.generator)
         try:
-            context = context if pieces is None else pieces
-            make = functools.partial(self._numbered, number, question, context)
+            given = context if pieces is None else pieces
+            # Here `context` is not asynchronous, which only TypeIs (3.13) could tell.
+            make = functools.partial(
+                self._numbered,
+                number,
+                question,
+                given,  # type: ignore[arg-type]
+            )
             recurrence = await in_thread(make)
             turns = driver.run(caller, [recurrence])
             while (ended := await in_thread(lambda: next(turns, None))) is not None:
@@ -271,7 +283,7 @@ class GRUMemAgent:
     def _numbered(
         self, number: int | None, question: str, context: Context
     ) -> Recurrence:
-        """The recurrence of one of many questions; None: of a single one."""
+        """The recurrence of a question, with its index among several."""
         if number is None:
             return self.recurrence(question, context)
         try:
@@ -285,7 +297,7 @@ def _check_callback(on_turn: object) -> None:
         raise InputError(f"on_turn must be a function of a turn, got {shown(on_turn)}")
 
 
-def _check_policy(policy: Any) -> None:
+def _check_policy(policy: object) -> None:
     """Raises InputError unless it is a generator, or a policy with its params."""
     if isinstance(policy, tuple | list):
         made = len(policy) == 2 and hasattr(policy[0], "sampling_params")
@@ -302,12 +314,16 @@ def _check_policy(policy: Any) -> None:
             got += " (GRUMemAgent.from_pretrained loads a directory)"
     raise InputError(
         "policy must be a generator, with capacity, submit, step and cancel, or a pair "
-        f"(policy, params) as load_policy gives it; got {got}"
+        f"(policy, params) of load_policy; got {got}"
     )
 
 
-def _encoder(tokenizer: Any) -> Encoder:
-    if hasattr(tokenizer, "encode_control") and not isinstance(tokenizer, type):
+def _is_encoder(tokenizer: object) -> TypeGuard[Encoder]:
+    return hasattr(tokenizer, "encode_control") and not isinstance(tokenizer, type)
+
+
+def _encoder(tokenizer: object) -> Encoder:
+    if _is_encoder(tokenizer):
         return tokenizer
     if not hasattr(tokenizer, "special_tokens_map") or isinstance(tokenizer, type):
         raise InputError(
@@ -320,7 +336,7 @@ def _encoder(tokenizer: Any) -> Encoder:
 
 
 def _engine(
-    policy: tuple[Any, Any], encoder: Encoder, config: AgentConfig, slots: int
+    policy: "tuple[Policy, Params]", encoder: Encoder, config: AgentConfig, slots: int
 ) -> Generator:
     from gru_mem_jax.sampling.config import EngineConfig
     from gru_mem_jax.sampling.engine import Engine

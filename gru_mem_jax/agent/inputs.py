@@ -1,13 +1,13 @@
-"""What callers in Python hand in: taken as it is meant, or refused in one line.
+"""Questions and contexts as callers give them, checked.
 
-A message names the argument. Nothing is read here that need not be: a stream may be
+Messages name the argument. Nothing is read before it is needed: a stream may be
 endless, and a file is opened when its first piece is asked for.
 """
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
+from typing import Any, TypeGuard
 
 from gru_mem_jax.agent.text import check_text, open_context
 from gru_mem_jax.errors import InputError
@@ -23,7 +23,7 @@ def question_text(question: object, name: str = "the question") -> str:
     """A question, as a plain str.
 
     Raises:
-      InputError: it is no text, is empty, or holds a lone surrogate.
+      InputError: it is not text, is empty, or holds a lone surrogate.
     """
     if isinstance(question, _BYTES):
         raise InputError(f"{name} must be text, got {_kind(question)}; decode it first")
@@ -36,32 +36,32 @@ def question_text(question: object, name: str = "the question") -> str:
 def context_pieces(context: object, name: str = "the context") -> str | Iterable[str]:
     """A context as text or an iterable of texts, not yet read.
 
-    Text is itself; a path (any os.PathLike) stands for the text of that file, decoded
-    as `text` says; anything else is iterated over, if its order and its items can be
-    what is meant.
+    A path (any os.PathLike) stands for the text of its file, decoded by `agent.text`.
 
     Raises:
-      InputError: it can be none of these: bytes, a mapping, a set, a number, None, a
-        binary or closed file, an async iterable, a generator that has ended.
+      InputError: it is neither text, nor a path, nor an iterable of texts in order:
+        bytes, a mapping, a set, a number, None, a binary or closed file, an
+        asynchronous iterable, a generator that has ended.
     """
     if isinstance(context, str):
         return context
     if isinstance(context, os.PathLike):
         return open_context(context)
-    if (reason := _refusal(context)) is not None:
-        raise InputError(
-            f"{name} must be text, a path or an iterable of texts, got "
-            f"{_kind(context)}{reason}"
-        )
-    return context
+    reason = _refusal(context)
+    if reason is None and _is_iterable(context):
+        return context
+    raise InputError(
+        f"{name} must be text, a path or an iterable of texts, got "
+        f"{_kind(context)}{reason or ''}"
+    )
 
 
 def _refusal(context: Any) -> str | None:
-    """Why an object is no context: what to do, as the end of a message."""
+    """Why an object is not a context: what to do, as the end of a message."""
     if isinstance(context, _BYTES):
         return ": decode it first"
     if isinstance(context, Mapping) or callable(getattr(context, "keys", None)):
-        # A table of pandas is one, whose iteration gives the names of its columns.
+        # Also a table of pandas, whose iteration gives the names of its columns.
         return ", which has keys: give the text of one of them"
     if isinstance(context, set | frozenset):
         return ", which has no order: give a list"
@@ -71,9 +71,7 @@ def _refusal(context: Any) -> str | None:
         return ", which is asynchronous: give it to answer_async or stream_async"
     if hasattr(context, "__await__"):
         return ": await it first"
-    if isinstance(context, (type, *_NUMBERS)) or not (
-        hasattr(context, "__iter__") or hasattr(context, "__getitem__")
-    ):
+    if isinstance(context, (type, *_NUMBERS)):
         return ""
     if isinstance(context, io.IOBase):
         if context.closed:
@@ -83,9 +81,13 @@ def _refusal(context: Any) -> str | None:
     return None
 
 
-def is_async(iterable: object) -> bool:
+def is_async(value: object) -> TypeGuard[AsyncIterable[Any]]:
     """Whether it can be iterated over by `async for`, and has not ended."""
-    return hasattr(iterable, "__aiter__") and not _has_ended(iterable)
+    return hasattr(value, "__aiter__") and not _has_ended(value)
+
+
+def _is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    return hasattr(value, "__iter__") or hasattr(value, "__getitem__")
 
 
 def _has_ended(generator: object) -> bool:
@@ -96,10 +98,10 @@ def _has_ended(generator: object) -> bool:
 
 
 def texts(pieces: str | Iterable[str], name: str = "the context") -> Iterator[str]:
-    """The pieces of a context, each checked to be text when it comes.
+    """The pieces of a context, each checked as it is taken.
 
     Raises:
-      InputError: while iterating.
+      InputError: while iterating: a piece is not text.
     """
     if isinstance(pieces, str):
         yield str(pieces)
@@ -128,19 +130,19 @@ def _remedy(piece: object) -> str:
 def pairs(questions: object, name: str = "questions") -> Iterator[Pair]:
     """The (question, context) pairs of an iterable, taken one by one.
 
-    An item is a pair, or has the two keys "question" and "context" and no other. The
-    items of a list are all looked at before the first is given.
+    An item is a pair, or a mapping with the keys "question" and "context" alone. The
+    items of a list are all checked before the first is given.
 
     Raises:
-      InputError: at once if it is no such iterable; while iterating for an item that is
-        neither, naming its place.
+      InputError: at once if `questions` cannot be such an iterable; while iterating if
+        an item is neither, with its place.
     """
     keyed = isinstance(questions, Mapping) or hasattr(questions, "keys")
     if keyed or isinstance(questions, (str, *_BYTES, set, frozenset)):
         reason = ""
     elif is_async(questions):
         reason = ", which is asynchronous: give it to answer_many_async"
-    elif not (hasattr(questions, "__iter__") or hasattr(questions, "__getitem__")):
+    elif not _is_iterable(questions):
         reason = ""
     else:
         found = (pair(item, f"{name}[{i}]") for i, item in enumerate(questions))
@@ -152,7 +154,7 @@ def pairs(questions: object, name: str = "questions") -> Iterator[Pair]:
 
 
 def pair(item: Any, name: str) -> Pair:
-    """An item of `pairs`."""
+    """One item of `pairs`, which messages call `name`."""
     wanted = ("question", "context")
     if isinstance(item, Mapping) or callable(getattr(item, "keys", None)):
         names = list(item.keys())

@@ -2,12 +2,13 @@
 
     M_t = M^_t if U_t else M_{t-1};  stop after chunk t if E_t (mode with_exit_gate)
 
-(arXiv 2602.10560, Eq. 7 and Algorithm 1). Nothing here knows what completes a request:
-an engine that interleaves thousands of these, a server, or a script in a test.
+(arXiv 2602.10560, Eq. 7 and Algorithm 1). Requests may be completed by anything: an
+engine that interleaves thousands of these, a server, or a script in a test.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import math
 import time
@@ -30,6 +31,9 @@ from gru_mem_jax.errors import InputError, RunError
 INTERRUPTED = "interrupted"
 
 
+_MakeTurn = functools.partial[Turn]  # with what both kinds of turn have
+
+
 class _OpenTurn(NamedTuple):
     chunk: Chunk | None  # None: the answer turn
     request: Request
@@ -46,16 +50,16 @@ class Recurrence:
       question: text.
       context: text, a path, or an iterable of texts: a stream of any length, read no
         further than needed.
-      trajectory_id: tells apart runs that would otherwise sample the same tokens.
+      trajectory_id: its seeds depend on it; runs with equal ids draw equal numbers.
       trace: keep ids and logprobs in the turns.
-      resume: what an earlier run of the same question and context left behind.
+      resume: the trajectory of an earlier run of the same question and context.
       metadata: kept in the trajectory.
-      clock: seconds that only grow.
+      clock: a monotonic clock, in seconds.
 
     Raises:
       InputError: empty question, question over its budget, budgets over
         prompt_tokens, or `resume` of another question or other settings. While
-        reading: a context that is no text, or not the one that was read before.
+        reading: the context is not text, or not the one that was read before.
     """
 
     def __init__(
@@ -79,7 +83,6 @@ class Recurrence:
         self._builder = builder
         self._encoder = builder.encoder
         self._config = config
-        question = question_text(question)
         self._question_ids = question_ids(builder, config, question)
         self._trace = trace
         self._clock = clock
@@ -97,7 +100,7 @@ class Recurrence:
         self._unchecked: collections.deque[Turn] = collections.deque()
         self._head = Trajectory(
             mode=config.mode,
-            question=question,
+            question=str(question),
             trajectory_id=trajectory_id,
             settings=config_to_dict(config),
             metadata=metadata or {},
@@ -110,7 +113,7 @@ class Recurrence:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to ask: answered, or interrupted."""
+        """Whether the run has ended: answered, or interrupted."""
         return self._finished is not None
 
     @property
@@ -139,13 +142,14 @@ class Recurrence:
         try:
             chunk = self._next_chunk()
         except BaseException:
-            # The stream is spoilt, by its error or by Ctrl-C: no answer from a part.
+            # An error or Ctrl-C has ended the stream: no answer from a part of it.
             self.stop(INTERRUPTED)
             raise
         if chunk is None:
             prompt = self._builder.answer(self._question_ids, self._memory_ids)
         else:
-            make = getattr(self._builder, self._config.memory_kind)
+            gated = self._config.memory_kind == "gated"
+            make = self._builder.gated if gated else self._builder.memagent
             prompt = make(self._question_ids, self._memory_ids, chunk.ids)
         sampling = self._config.sampling
         request = Request(
@@ -163,7 +167,7 @@ class Recurrence:
         return request
 
     def receive(self, completion: Completion) -> Turn:
-        """Takes the completion of the open request, and returns what it came to.
+        """Takes the completion of the open request, and returns the turn.
 
         Raises:
           RunError: no request is open.
@@ -175,33 +179,34 @@ class Recurrence:
         text = self._builder.opened + text
         self._open = None
         ids = prompt_ids(request.prompt)
-        common = {
-            "memory_before": self._memory,
-            "text": text,
-            "finish_reason": completion.finish_reason,
-            "prompt_tokens": len(ids),
-            "completion_tokens": len(completion.ids),
-            "shared_prompt_tokens": completion.shared_prompt_tokens,
-            "seconds": completion.seconds,
-        }
+        make = functools.partial(
+            Turn,
+            memory_before=self._memory,
+            text=text,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=len(ids),
+            completion_tokens=len(completion.ids),
+            shared_prompt_tokens=completion.shared_prompt_tokens,
+            seconds=completion.seconds,
+        )
         if self._trace:
-            common |= {
-                "prompt_ids": ids,
-                "completion_ids": tuple(completion.ids),
-                "logprobs": tuple(completion.logprobs),
-                "sampling_logprobs": tuple(completion.sampling_logprobs),
-            }
+            make = functools.partial(
+                make,
+                prompt_ids=ids,
+                completion_ids=tuple(completion.ids),
+                logprobs=tuple(completion.logprobs),
+                sampling_logprobs=tuple(completion.sampling_logprobs),
+            )
         if chunk is None:
-            return self._answered(text, problem, common)
-        return self._remembered(chunk, text, problem, common)
+            return self._answered(text, problem, make)
+        return self._remembered(chunk, text, problem, make)
 
-    def _answered(self, text: str, problem: str | None, common: dict) -> Turn:
+    def _answered(self, text: str, problem: str | None, make: _MakeTurn) -> Turn:
         self._answer = extract_boxed(text)
         if problem is None and self._answer is None:
             problem = r"no \boxed{} in the answer"
         self._turns.append(
-            Turn(
-                **common,
+            make(
                 kind="answer",
                 well_formed=problem is None,
                 problem=problem,
@@ -213,7 +218,7 @@ class Recurrence:
         return self._turns[-1]
 
     def _remembered(
-        self, chunk: Chunk, text: str, problem: str | None, common: dict
+        self, chunk: Chunk, text: str, problem: str | None, make: _MakeTurn
     ) -> Turn:
         opened = self._builder.opened
         output = interpret(self._config.mode, text, problem, opened)
@@ -222,8 +227,7 @@ class Recurrence:
         memory = gated_memory(output.update, candidate, self._memory)
         self._set_memory(memory)
         self._turns.append(
-            Turn(
-                **common,
+            make(
                 kind="memory",
                 chunk=chunk.index,
                 chunk_span=(chunk.start, chunk.end),
@@ -242,9 +246,9 @@ class Recurrence:
         return self._turns[-1]
 
     def stop(self, reason: str) -> None:
-        """Reads no further: the answer turn is next, unless reason is "interrupted".
+        """Stops reading: the answer turn is next, unless reason is "interrupted".
 
-        An interrupted run is done at once and can be resumed from its trajectory.
+        An interrupted run ends at once and can be resumed from its trajectory.
         """
         if self.done:
             return
@@ -256,10 +260,10 @@ class Recurrence:
 
     def _finish(self) -> None:
         self._finished = self._clock()
-        self._chunks = iter(())  # lets go of the context
+        self._chunks = iter(())  # frees the context
 
     def _next_chunk(self) -> Chunk | None:
-        """The chunk to read next; None, with the reason kept, if there is none."""
+        """The chunk to read next; None, after `stop`, if there is none."""
         limit = self._config.max_chunks
         try:
             while self._unchecked:
@@ -294,7 +298,7 @@ class Recurrence:
             self._memory = memory
 
     def _resume(self, saved: Trajectory) -> None:
-        """Takes over what an earlier run left, after checking that it is this one's."""
+        """Continues an earlier run, after checking that it is the same run."""
         check_resumable(saved, self._head)
         read = saved.memory_turns
         self._turns = list(saved.turns)
@@ -319,7 +323,10 @@ class Recurrence:
 
 
 def request_seed(seed: int, trajectory_id: int, turn: int) -> int:
-    """32 bits that depend on nothing else: not on company, order or resumption."""
+    """A seed of 32 bits from (seed, trajectory, turn) alone.
+
+    It does not depend on other requests, their order, or whether the run was resumed.
+    """
     key = f"{seed}/{trajectory_id}/{turn}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 
@@ -334,7 +341,7 @@ def question_ids(
     """A question as prompts show it.
 
     Raises:
-      InputError: it is empty, no text, of no tokens, or over its budget.
+      InputError: it is empty, not text, of no tokens, or over its budget.
     """
     question = question_text(question)
     ids = builder.encode_content(question)

@@ -1,4 +1,4 @@
-"""The gate rule, and memory that fits its budget."""
+"""The gate rule, and memory cut to its budget."""
 
 from gru_mem_jax.agent.encoding import Encoder
 
@@ -13,21 +13,21 @@ def gated_memory(update: bool, candidate: str, previous: str) -> str:
 def clean_memory(text: str) -> str:
     """The text without white space at its ends, and without U+FFFD.
 
-    U+FFFD stands for sampled bytes that made no character: no text to remember.
+    U+FFFD stands for sampled bytes that do not make a character.
     """
     return text.replace(REPLACEMENT, "").strip()
 
 
 def fit_memory(text: str, encoder: Encoder, budget: int, lead: str = "") -> str:
-    """A memory's start, cut so that its text, encoded anew, fits the budget.
+    """The start of a memory that fits the budget when it is encoded again.
 
-    Memory is text: the ids that a policy sampled are never shown again. A memory that
-    was fitted comes back as it is.
+    Memory is text: prompts never show the ids that a policy sampled. A memory that was
+    cut by this function is returned unchanged.
 
     Args:
       text: candidate memory.
       encoder: encodes it, as plain text.
-      budget: the most tokens that lead + result may have.
+      budget: most tokens of lead + result.
       lead: what a prompt puts before a memory that is not empty.
     """
     text = clean_memory(text)
@@ -35,8 +35,8 @@ def fit_memory(text: str, encoder: Encoder, budget: int, lead: str = "") -> str:
         ids, spans = encoder.encode_with_offsets(lead + text)
         if len(ids) <= budget:
             break
-        # The character of the first token over the budget goes, with all after it.
-        # Cut text may encode into more tokens than it had as a part: hence the loop.
+        # Cut before the first token over the budget. The shorter text may encode into
+        # more tokens than it had as a part of the longer one: hence the loop.
         end = min(spans[budget][0], len(lead) + len(text) - 1) - len(lead)
         text = text[: max(end, 0)].rstrip()
     return text

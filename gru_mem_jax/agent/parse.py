@@ -1,9 +1,9 @@
-r"""From a turn's text to what it says. Nothing else is ever parsed.
+r"""The parser of a turn's text.
 
-The text is what the chat template has opened of the reply (`<think>`, of thinking
-models), and the completion.
+The text is what the chat template has written of the reply (`<think>`, of thinking
+models) and the completion.
 
-The grammar of a memory turn, with white space alone around the elements:
+The grammar of a memory turn, with only white space around the elements:
 
     <think>any text</think>
     <check>yes|no</check>
@@ -55,7 +55,7 @@ def found_tags(text: str) -> tuple[str, ...]:
 
 
 def parse_memory_turn(text: str) -> TurnOutput:
-    """Parses a gated memory turn; never raises, takes time linear in the text."""
+    """Parses a gated memory turn in linear time; never raises."""
     tags = found_tags(text)
     if tags != TAGS:
         return TurnOutput(problem=_tag_problem(tags))
@@ -84,7 +84,7 @@ def _tag_problem(tags: tuple[str, ...]) -> str:
 
 
 def after_thought(text: str) -> str | None:
-    """The text without the thought that it begins with; None if that does not end."""
+    """The text without the thought that it begins with; None if that has no end."""
     start, end = TAGS[:2]
     if not text.lstrip().startswith(start):
         return text
@@ -93,7 +93,7 @@ def after_thought(text: str) -> str | None:
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""The answer in the last box of a text, as `tex.plain_text` reads it; else None.
+    r"""The content of the last box of a text, as `tex.plain_text`; None without a box.
 
     An empty box is an empty answer, not None.
     """
@@ -107,14 +107,14 @@ def last_box(text: str) -> str | None:
     Braces are balanced, escaped ones too; white space may stand before the first; of
     nested boxes the innermost is the last. \fbox{...} counts where no \boxed{...} is
     complete. As in MemAgent's scripts a box in the reasoning counts if none follows;
-    unlike them, a box that is not complete does not hide the one before it, a box
-    without braces is none, and the whole text is read, not its last 300 characters.
+    unlike there, a box that is not complete does not hide the one before it, a box
+    needs braces, and the whole text is read, not its last 300 characters.
     """
     opened: list[tuple[str, int] | None] = []  # a box and its start; None for a brace
     last: dict[str, tuple[int, int]] = {}
     for match in _BOX_OR_BRACE.finditer(text):
         if match.group() != "}":
-            opened.append(match[1] and (match[1], match.end()))
+            opened.append((match[1], match.end()) if match[1] else None)
         elif opened and (box := opened.pop()) is not None:
             name, start = box
             last[name] = max(last.get(name, (start, 0)), (start, match.start()))

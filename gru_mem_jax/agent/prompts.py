@@ -1,14 +1,14 @@
-r"""Prompts as token segments: our own wording around text that is not ours.
+r"""Prompts as token segments: our template around the texts of users.
 
-The tokenizer's chat template is rendered once for each kind of prompt, with a
-placeholder where question, memory and chunk go, and tokenised there and then with
-control tokens switched on. Question, memory and chunk come later, as ids of plain
-text. No text that is not ours ever meets the template or is joined to text that is,
-so nothing written in a document can change a prompt's structure.
+The tokenizer's chat template is rendered once for each kind of prompt, with
+placeholders for question, memory and chunk, and tokenised with control tokens
+recognised. Question, memory and chunk are inserted later as ids of plain text. They
+are never rendered by the template nor tokenised with it, so that nothing written in a
+document can change the structure of a prompt.
 
 The MemAgent and answer wordings are MemAgent's own (arXiv 2507.02259), for its
-checkpoints and for zero-shot use; the gated wording is ours. The compact style is for
-policies trained on it: tags for words, so that hardly a token is overhead.
+checkpoints and for zero-shot use; the gated wording is ours. The compact style, for
+policies trained on it, has tags instead of sentences and so hardly any overhead.
 """
 
 import dataclasses
@@ -38,10 +38,10 @@ class PromptConfig:
 
     Attributes:
       order: "memory_first" (question, memory, chunk) is MemAgent's; "chunk_first"
-        (chunk, question, memory) puts what rollouts of a question, and questions on
-        a document, have in common at the front, where its prefill can be shared.
+        (chunk, question, memory) begins with what the rollouts of a question, and the
+        questions on a document, have in common, so that its prefill can be shared.
       style: "full" sentences, or "compact" tags for policies trained on them.
-      template_variables: what the chat template is told besides the message, by name:
+      template_variables: further variables of the chat template, by name:
         {"enable_thinking": False}. Numbers, text, true, false or none.
     """
 
@@ -51,7 +51,7 @@ class PromptConfig:
         default_factory=dict, hash=False
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_choice("order", self.order, ORDERS)
         check_choice("style", self.style, STYLES)
@@ -59,7 +59,7 @@ class PromptConfig:
         object.__setattr__(self, "template_variables", variables)
 
 
-# In a wording, {question}, {memory} and {chunk} stand for what is inserted.
+# {question}, {memory} and {chunk} are where texts are inserted.
 _PROBLEM = "<problem> \n{question}\n</problem>\n\n"
 _MEMORY = "<memory>\n{memory}\n</memory>\n\n"
 _SECTION = "<section>\n{chunk}\n</section>\n\n"
@@ -130,12 +130,12 @@ class PromptBuilder:
     r"""Makes prompts for one tokenizer, in one order and style.
 
     Attributes:
-      opened: what the chat template has written of the policy's reply before it begins:
-        "<think>\n" or "<think>\n\n</think>\n\n" of thinking models, else nothing. It is
-        the beginning of a turn's text.
+      opened: the part of the policy's reply that the chat template has written:
+        "<think>\n" or "<think>\n\n</think>\n\n" of thinking models, else nothing. A
+        turn's text begins with it.
 
     Raises:
-      PolicyError: the chat template loses, repeats or reorders what it is given.
+      PolicyError: the chat template loses, repeats or reorders parts of the message.
     """
 
     def __init__(self, encoder: Encoder, config: PromptConfig | None = None):
@@ -150,23 +150,23 @@ class PromptBuilder:
         self._no_memory = self.encode_content(NO_MEMORY[self.config.style])
 
     def lead(self, text: str) -> str:
-        """What stands before an inserted question or memory: a space, or nothing.
+        """What is put before an inserted question or memory: a space, or nothing.
 
-        Compact prompts put a space, so that the first word is the token that it is
-        elsewhere in a text.
+        Compact prompts have a space, so that the first word has the token that it has
+        within a text.
         """
         compact = self.config.style == "compact"
         return " " if compact and text and not text[0].isspace() else ""
 
     def encode_content(self, text: str) -> tuple[int, ...]:
-        """Ids of a question or memory as prompts show it; plain text, no control."""
+        """Ids of a question or memory as prompts show it, without control ids."""
         return tuple(self.encoder.encode(self.lead(text) + text))
 
     def left_to_say(self, reply: str) -> str:
-        """What of a whole reply comes after what the chat template has opened.
+        """The part of a whole reply that comes after `opened`.
 
-        A thought that the template has closed is left out; one that it has opened is
-        ended at once where the reply has none.
+        A thought that the template has closed is left out; one that it has only opened
+        is closed at once if the reply has none.
         """
         tags = found_tags(self.opened)
         if not tags:
@@ -177,7 +177,7 @@ class PromptBuilder:
         return closing + reply
 
     def overhead_tokens(self, kind: PromptKind) -> int:
-        """Prompt tokens besides question, memory and chunk."""
+        """Prompt tokens other than question, memory and chunk."""
         return sum(
             len(part) for part in self._templates[kind] if not isinstance(part, str)
         )
@@ -230,34 +230,34 @@ class PromptBuilder:
         )
 
 
-_Part = Role | tuple[int, ...]  # what is inserted, or template ids
+_Part = Role | tuple[int, ...]  # the role of an inserted text, or template ids
 
 
 def _render(encoder: Encoder, text: str, variables: Mapping[str, Any]) -> str:
     messages = [{"role": "user", "content": text}]
-    # Encoders without variables need not know of them.
+    # Without variables it is not passed: an encoder need not have the parameter.
     return encoder.render_chat(messages, *([variables] if variables else []))
 
 
 def _opened(encoder: Encoder, variables: Mapping[str, Any]) -> str:
-    """What the template's end has of the output format, from the first tag on.
+    """The beginning of a reply with which the chat template ends a prompt, or "".
 
-    It counts if its tags are the format's first, each once, and nothing that steers
-    comes after them: else they are part of what the user is made to say.
+    It begins with the first tag of the output format. Its tags must be the format's
+    first, each once, without other control tokens: else they are in the user's message.
     """
     end = _render(encoder, PLACEHOLDER, variables).rpartition(PLACEHOLDER)[2]
     end = end[max(0, end.rfind(TAGS[0])) :]
     tags = found_tags(end)
-    steering = encoder.control_ids - encoder.format_ids
+    other = encoder.control_ids - encoder.format_ids
     if not tags or tags != TAGS[: len(tags)]:
         return ""
-    return end if steering.isdisjoint(encoder.encode_control(end)) else ""
+    return end if other.isdisjoint(encoder.encode_control(end)) else ""
 
 
 def _template(
     encoder: Encoder, text: str, variables: Mapping[str, Any]
 ) -> tuple[_Part, ...]:
-    """Chat template and wording as ids, with the roles of what goes between them."""
+    """Chat template and wording as ids, with the roles of the texts between them."""
     roles: tuple[Role, ...] = ("question", "memory", "chunk")
     marks = {f"\ue000{role}\ue001": role for role in roles if f"{{{role}}}" in text}
     for mark, role in marks.items():
@@ -288,10 +288,10 @@ _RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
 
 
 def check_variables(name: str, value: object) -> dict[str, Any]:
-    """A copy of what a chat template is told, by name.
+    """A copy of the variables of a chat template, checked.
 
     Raises:
-      InputError: it is no mapping of names to JSON scalars, or a name is taken.
+      InputError: it is not a mapping of names to JSON scalars, or a name is reserved.
     """
     if not isinstance(value, Mapping):
         raise InputError(
@@ -303,7 +303,7 @@ def check_variables(name: str, value: object) -> dict[str, Any]:
         if not isinstance(key, str) or not key.isidentifier():
             raise InputError(f"{name}: {key!r:.80} cannot be the name of a variable")
         if key in _RESERVED:
-            raise InputError(f"{name}: {key} is given by the prompts themselves")
+            raise InputError(f"{name}: {key} is reserved: prompts set it themselves")
         scalar = isinstance(item, (str, int, float, bool, types.NoneType))
         if not scalar or (isinstance(item, float) and not math.isfinite(item)):
             raise InputError(

@@ -6,7 +6,7 @@ script in a test. Everything here is plain Python data.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_int, check_number, plain_numbers
@@ -47,7 +47,7 @@ class SamplingConfig:
     top_p: float = 1.0
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_number("temperature", self.temperature, 0, 100)
         check_int("top_k", self.top_k, 0)
@@ -67,7 +67,7 @@ class Request:
       stop_ids: a sampled id of these ends the completion and belongs to it.
       stop_strings: the completion ends with the token that completes one of these.
       temperature, top_k, top_p: as in SamplingConfig.
-      seed: this request's own; equal requests give equal tokens in any company.
+      seed: this request's own; equal requests give equal tokens, whatever else runs.
     """
 
     prompt: Prompt
@@ -82,7 +82,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What was sampled for a request.
+    """The tokens that were sampled for a request.
 
     Attributes:
       ids: sampled token ids, the stop id included if one was sampled.
@@ -107,13 +107,13 @@ class Generator(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many requests it works on at once: keep at least so many submitted."""
+        """How many requests it works on at once; callers keep as many submitted."""
 
     def submit(self, request: Request) -> int:
         """Queues a request and returns its handle.
 
         Raises:
-          InputError: the request can't ever be run (prompt over the window, ...).
+          InputError: the request can never run (prompt over the window, ...).
         """
 
     def step(self) -> Sequence[tuple[int, Completion]]:
@@ -129,8 +129,9 @@ class Generator(Protocol):
         """
 
 
+@runtime_checkable
 class Interruptible(Generator, Protocol):
-    """A generator that can be spoken to within a step; nobody needs to be one.
+    """A generator whose steps can end early. Optional.
 
     Callers that share it then begin and leave at once, not when a request ends.
     """
@@ -140,7 +141,7 @@ class Interruptible(Generator, Protocol):
     ) -> Sequence[tuple[int, Completion]]:
         """As `step`, but returns early, perhaps with nothing, once `called()` is true.
 
-        It is asked now and then, in the thread of the call.
+        `called` is called now and then, in the thread of the step.
         """
 
     def discard(self, handles: Iterable[int]) -> None:

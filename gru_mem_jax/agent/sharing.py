@@ -1,15 +1,15 @@
-"""Several callers on one generator, side by side, none harmed by another.
+"""Several callers in several threads on one generator, which knows nothing of threads.
 
-A generator knows nothing of threads. `join` gives each caller a generator of its own to
-look at; behind them requests stand in one queue, in order of submission, and no more
-are submitted than the generator works on at once. There is no worker thread: of the
-callers that wait, one works the generator for all, and passes it on when its own
-completions have come. So a lone caller makes the calls that it would make without.
+`join` gives each caller what looks like a generator of its own. Behind them is one
+queue of requests, in order of submission, and no more are submitted than the generator
+works on at once. There is no worker thread: one of the callers that wait steps the
+generator for all, and hands it over when its own completions have come. A lone caller
+makes the calls that it would make on the generator itself.
 
-A caller that leaves takes its requests along: an `Interruptible` generator drops them,
-another one finishes those that it has begun, and nobody sees them. If a step fails,
-what was under way is submitted again, one caller at a time: who fails alone has the
-error, the others their completions.
+The requests of a caller that leaves are dropped by an `Interruptible` generator;
+another generator finishes those that it has begun, and their completions are ignored.
+If a step fails, its requests are submitted again, one caller at a time: the caller
+whose requests fail alone gets the error, the others their completions.
 """
 
 import contextlib
@@ -20,27 +20,27 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 
-from gru_mem_jax.agent.requests import Completion, Generator, Request
+from gru_mem_jax.agent.requests import Completion, Generator, Interruptible, Request
 from gru_mem_jax.errors import RunError
 
 Ended = Sequence[tuple[int, Completion]]
-# A caller that was just served is about to ask for its next turn. It is waited for as
-# long as the last step took, at most this long: else two callers would take turns
-# where they could share a step.
+# A caller that was just served is about to submit its next turn. The next step waits
+# for it as long as the last one took, at most this long: else two callers would
+# alternate where they could share a step.
 _GRACE_SECONDS = 0.05
-# Who waits looks up so often, for a Ctrl-C may fall between a change and its notice.
+# A waiting caller checks this often, as a Ctrl-C may come between a change and `wake`.
 _LOOK_SECONDS = 5.0
 _FRONTS: "weakref.WeakValueDictionary[int, _Front]" = weakref.WeakValueDictionary()
 _FRONTS_LOCK = threading.Lock()
 
 
 class LeftError(Exception):
-    """The caller has left (from another thread), and what it waits for never comes."""
+    """The caller has left, by `cancel` in another thread; it gets no completions."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Ticket:
-    """A request on its way. `alone`: it was under way when a step failed."""
+    """A submitted request. `alone`: it was running when a step failed."""
 
     caller: "Caller"
     number: int
@@ -57,8 +57,8 @@ class _Ticket:
 class Caller:
     """A generator that others use too; `join` makes it.
 
-    One thread at a time submits and steps. `cancel` may come from any thread, at any
-    moment, a garbage collector's or a signal's included: it never waits.
+    One thread at a time submits and steps. `cancel` may be called by any thread, by a
+    garbage collector or by a signal handler, at any moment: it never waits.
     """
 
     def __init__(self, front: "_Front"):
@@ -70,7 +70,7 @@ class Caller:
         self.left = False
         self.thread: int | None = None
         self.awaited_until = 0.0
-        self._bell = threading.Lock()  # unlocked: rung
+        self._bell = threading.Lock()  # released by `wake`
         self._bell.acquire()
 
     @property
@@ -79,7 +79,7 @@ class Caller:
         return self._front.generator.capacity
 
     def submit(self, request: Request) -> int:
-        """As `Generator.submit`; waits for nobody.
+        """As `Generator.submit`; never waits.
 
         Raises:
           InputError: as the generator's; perhaps only from `step`.
@@ -91,7 +91,7 @@ class Caller:
         return ticket.number
 
     def step(self) -> Ended:
-        """As `Generator.step`, of this caller's requests alone.
+        """As `Generator.step`, for this caller's requests alone.
 
         Raises:
           RunError: the generator ended no request, or calls the agent itself.
@@ -100,20 +100,20 @@ class Caller:
         return self._front.step(self)
 
     def cancel(self) -> None:
-        """Leaves, and takes along whatever was submitted. May be called again."""
+        """Leaves, and drops this caller's requests. May be called again."""
         self._front.leave(self)
 
     def wake(self) -> None:
-        """Ends a `wait`, of now or to come."""
-        with contextlib.suppress(RuntimeError):  # rung already
+        """Ends the `wait` of now, or else the next one."""
+        with contextlib.suppress(RuntimeError):  # released already
             self._bell.release()
 
     def wait(self, seconds: float) -> None:
-        """Waits to be woken, at most so long."""
+        """Waits for `wake`, at most this long."""
         self._bell.acquire(timeout=seconds)
 
     def take(self) -> Ended:
-        """What has ended, or the error that it came to; for the front, locked."""
+        """Returns what has ended, or raises the error; called with the front's lock."""
         if self.error is not None:
             error, self.error = self.error, None
             raise error
@@ -123,16 +123,16 @@ class Caller:
 
 
 def join(generator: Generator) -> Caller:
-    """A place among the callers of a generator; a `Caller` is its own.
+    """A new caller of a generator; a `Caller` is returned as it is.
 
-    Whoever joins calls `cancel` in the end. The generator must not be used directly
-    meanwhile.
+    A caller must `cancel` in the end. Until then the generator must not be called
+    directly.
     """
     if isinstance(generator, Caller):
         return generator
     with _FRONTS_LOCK:
-        # By id, for generators need not be hashable. A front holds its generator, so
-        # that an id here is of no other object.
+        # By id, since generators need not be hashable. A front holds its generator, so
+        # that no other object can have its id.
         front = _FRONTS.get(id(generator))
         if front is None:
             front = _FRONTS[id(generator)] = _Front(generator)
@@ -142,16 +142,17 @@ def join(generator: Generator) -> Caller:
 class _Front:
     """What the callers of one generator share.
 
-    `worker` is the caller that has the generator in hand: it alone calls it, takes from
-    the queue and touches `_flying`. Everything else is guarded by `lock`.
+    `worker` is the caller that steps the generator: it alone calls it, takes from the
+    queue and touches `_flying`. Everything else is guarded by `lock`.
     """
 
     def __init__(self, generator: Generator):
         self.generator = generator
         self.lock = threading.RLock()  # never held while waiting or generating
         self.worker: Caller | None = None
-        self._step_until = getattr(generator, "step_until", None)
-        self._discard = getattr(generator, "discard", None)
+        self._interruptible = (
+            generator if isinstance(generator, Interruptible) else None
+        )
         self._queue: deque[_Ticket] = deque()
         self._flying: dict[int, _Ticket] = {}  # by the generator's handles
         self._waiting: dict[Caller, None] = {}
@@ -162,7 +163,7 @@ class _Front:
     # -- what callers do --------------------------------------------------------------
 
     def submit(self, ticket: _Ticket) -> None:
-        """Queues a request; submits it at once if nobody has the generator in hand."""
+        """Queues a request; submits it at once if there is no worker."""
         caller = ticket.caller
         try:
             with self.lock:
@@ -185,7 +186,7 @@ class _Front:
             caller.take()
 
     def step(self, caller: Caller) -> Ended:
-        """Waits for completions of a caller, working the generator if nobody does."""
+        """Waits for completions of a caller; steps the generator if no other does."""
         try:
             while True:
                 with self.lock:
@@ -204,15 +205,15 @@ class _Front:
             self._pass_on(caller)
 
     def leave(self, caller: Caller) -> None:
-        """Marks a caller as gone; it is let go of as soon as nobody is at work."""
+        """Marks a caller as gone; its requests are dropped between two steps."""
         caller.left = True
         self._left.append(caller)
         if self.worker is caller and caller.thread == threading.get_ident():
-            self._pass_on(caller)  # a Ctrl-C came just when it was to do that
+            self._pass_on(caller)  # which a Ctrl-C has prevented
         self._sweep()
 
     def _arrive(self, caller: Caller) -> None:
-        """A caller is back; with the lock held."""
+        """A caller submits or steps; called with the lock held."""
         if caller.left:
             raise LeftError
         caller.thread = threading.get_ident()
@@ -229,7 +230,7 @@ class _Front:
         self._waiting.pop(caller, None)
 
     def _pass_on(self, caller: Caller) -> None:
-        """Gives the generator out of hand, to who waits for it longest."""
+        """Ends a caller's work; the caller that has waited longest is next."""
         with self.lock:
             self._waiting.pop(caller, None)
             if self.worker is caller:
@@ -241,7 +242,7 @@ class _Front:
     # -- what the worker does for all -------------------------------------------------
 
     def _work(self, caller: Caller) -> None:
-        """One step of the generator; hands over what it ended."""
+        """One step of the generator; its completions go to their callers."""
         try:
             self._await_company(caller)
             self._let_go()
@@ -267,8 +268,8 @@ class _Front:
                 caller.wait(left)
 
     def _step(self) -> Ended:
-        if self._step_until is not None:
-            ended = self._step_until(self._called)
+        if self._interruptible is not None:
+            ended = self._interruptible.step_until(self._called)
         else:
             ended = self.generator.step()
         if not ended and not self._called():
@@ -279,7 +280,7 @@ class _Front:
 
     def _called(self) -> bool:
         """Whether there is something to do between two parts of a step."""
-        return self._step_until is not None and (
+        return self._interruptible is not None and (
             bool(self._left) or self._next() is not None
         )
 
@@ -298,7 +299,7 @@ class _Front:
         return ticket
 
     def _fly(self) -> None:
-        """Submits what there is room for. A refusal is its own caller's error."""
+        """Submits what there is room for. A refused request is its caller's error."""
         while (ticket := self._next()) is not None:
             try:
                 handle = self.generator.submit(ticket.request)
@@ -313,7 +314,7 @@ class _Front:
         with self.lock:
             for handle, completion in ended:
                 ticket = self._flying.get(handle)
-                if ticket is None:  # left over from one who left
+                if ticket is None:  # of a caller that has left
                     continue
                 caller = ticket.caller
                 if ticket.number in caller.open:
@@ -324,8 +325,8 @@ class _Front:
                 del self._flying[handle]
 
     def _failed(self, error: Exception | None) -> None:
-        """A step failed or was interrupted: clears the generator, loses nothing."""
-        with contextlib.suppress(Exception):  # the step's own error is the one to tell
+        """A step failed or was interrupted: its requests go back to the queue."""
+        with contextlib.suppress(Exception):  # the step's own error is the one to raise
             self.generator.cancel()
         lost = [ticket for ticket in self._flying.values() if ticket.live]
         self._flying.clear()
@@ -342,7 +343,7 @@ class _Front:
                 ticket.alone = True
 
     def _fail(self, caller: Caller, error: Exception) -> None:
-        """Gives a caller its error; what else it has under way is of no use."""
+        """Gives a caller its error, and drops its other requests."""
         with self.lock:
             self._forget({caller})
             caller.error = error
@@ -355,15 +356,16 @@ class _Front:
         self._queue.clear()
         self._queue.extend(kept)
 
-    # -- those who left ---------------------------------------------------------------
+    # -- callers that left ------------------------------------------------------------
 
     def _sweep(self) -> None:
-        """Lets go of those who left, or leaves that to who is at work.
+        """Drops what belongs to callers that left, or leaves that to the worker.
 
-        The garbage collector may close a stream in any thread at any moment, one that
-        holds the lock included: its changes come first, and it sweeps afterwards.
+        The garbage collector may close a stream in any thread at any moment, even in
+        one that holds the lock: that one finishes its changes, and sweeps afterwards.
         """
-        while self._left and not self.lock._is_owned():
+        # threading's own Condition asks an RLock this too; typeshed does not list it.
+        while self._left and not self.lock._is_owned():  # type: ignore[attr-defined]
             broom = Caller(self)
             broom.thread = threading.get_ident()
             try:
@@ -379,7 +381,7 @@ class _Front:
                     self._pass_on(broom)
 
     def _let_go(self) -> None:
-        """Drops what belongs to those who left; for who has the generator in hand."""
+        """Drops what belongs to callers that left; only the worker calls it."""
         if not self._left:
             return
         with self.lock:
@@ -389,9 +391,9 @@ class _Front:
         handles = [h for h, ticket in self._flying.items() if not ticket.live]
         if len(handles) == len(self._flying) > 0:
             self._flying.clear()
-            with contextlib.suppress(Exception):  # leaving harms nobody
+            with contextlib.suppress(Exception):  # of no concern to who leaves
                 self.generator.cancel()
-        elif handles and self._discard is not None:
+        elif handles and self._interruptible is not None:
             for handle in handles:
                 del self._flying[handle]
-            self._discard(handles)
+            self._interruptible.discard(handles)

@@ -1,9 +1,9 @@
-"""Files and streams of bytes as text, decoded once, by one rule.
+"""Files and streams of bytes as text.
 
-UTF-8. A byte order mark at the very start is dropped; everything else stays as it is
+They are UTF-8. A byte order mark at the very start is dropped; everything else is kept
 (line ends, NUL, bidirectional and zero-width characters), so that offsets count the
-characters of what was read. Bytes that are no UTF-8 are an error that names their
-offset, or U+FFFD on request. What is plainly no text is refused either way.
+characters of what was read. Bytes that are not UTF-8 raise an error with their offset,
+or are read as U+FFFD on request. What is plainly not text is refused either way.
 """
 
 import codecs
@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gru_mem_jax.errors import InputError
 
@@ -35,7 +35,7 @@ _SIGNATURES = (
 
 
 def check_text(text: str, what: str, offset: int = 0) -> None:
-    """Raises InputError if `text` holds a lone surrogate, which no encoding has."""
+    """Raises InputError if `text` holds a lone surrogate, which cannot be encoded."""
     if text.isascii():
         return
     try:
@@ -43,14 +43,14 @@ def check_text(text: str, what: str, offset: int = 0) -> None:
     except UnicodeEncodeError as error:
         raise InputError(
             f"{what}: character {offset + error.start} is the lone surrogate "
-            f"U+{ord(text[error.start]):04X}, which is no text; replace it"
+            f"U+{ord(text[error.start]):04X}, which cannot be encoded; replace it"
         ) from None
 
 
 def decode_pieces(
     pieces: Iterable[bytes], name: str, errors: EncodingErrors = "strict"
 ) -> Iterator[str]:
-    """Decodes a stream of bytes as it comes, however it is cut.
+    """Decodes a stream of bytes piece by piece; a character may span two pieces.
 
     Args:
       pieces: the bytes.
@@ -58,7 +58,7 @@ def decode_pieces(
       errors: "strict" or "replace".
 
     Raises:
-      InputError: while iterating, for bytes that are no text (see the module).
+      InputError: while iterating, for bytes that are not text (see the module).
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
     offset = 0  # of the first byte that the decoder has not turned into text
@@ -71,7 +71,7 @@ def decode_pieces(
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{name}: byte {offset + error.start} "
-                f"(0x{error.object[error.start]:02x}) is no UTF-8: {error.reason}; "
+                f"(0x{error.object[error.start]:02x}) is not UTF-8: {error.reason}; "
                 f"convert the file, or set encoding_errors to replace"
             ) from None
         offset += held + len(piece) - len(decoder.getstate()[0])
@@ -80,7 +80,7 @@ def decode_pieces(
 
 
 def _with_head(pieces: Iterable[bytes], name: str) -> Iterator[tuple[bytes, bool]]:
-    """The pieces, the first one long enough to be looked at, then (b"", True)."""
+    """The pieces, the first one long enough for `refuse_binary`, then (b"", True)."""
     head: bytes | None = b""
     for piece in pieces:
         if head is not None:
@@ -96,28 +96,28 @@ def _with_head(pieces: Iterable[bytes], name: str) -> Iterator[tuple[bytes, bool
 
 
 def refuse_binary(head: bytes, name: str) -> None:
-    """Raises InputError if the first bytes of a file are plainly those of no text."""
+    """Raises InputError if the first bytes of a file are plainly not text."""
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             raise InputError(f"{name}: this is {kind}; convert it to UTF-8 text first")
     if 8 * head.count(0) > len(head):
         raise InputError(
             f"{name}: {head.count(0)} of the first {len(head)} bytes are NUL, "
-            f"so this is no UTF-8 text; convert it first"
+            f"so this is not UTF-8 text; convert it first"
         )
 
 
 def open_context(
     path: str | os.PathLike[str], errors: EncodingErrors = "strict"
 ) -> Iterator[str]:
-    """The text of a file, a pipe or ("-") standard input, as it can be read.
+    """The text of a file, a pipe or ("-") standard input, piece by piece.
 
-    Nothing is read before the first piece is asked for; a pipe's text comes as it is
-    written.
+    Nothing is read before the first piece is asked for; a pipe's text is given as it
+    is written.
 
     Raises:
       InputError: at once if there is no such file or it is a folder; while iterating
-        if it cannot be read or is no text.
+        if it cannot be read or is not text.
     """
     if path == "-":
         return decode_pieces(_read(0, "standard input"), "standard input", errors)
@@ -142,46 +142,55 @@ class DeadlineReached(Exception):
     """The time for reading is over; the text read so far is good."""
 
 
+class End(NamedTuple):
+    """Sent by a reading thread after its last piece, with the error that ended it."""
+
+    error: BaseException | None
+
+
 def until_deadline(
     pieces: Iterable[str], seconds_left: Callable[[], float]
 ) -> Iterator[str]:
     """The pieces of a stream that may stall, read ahead in a thread.
 
+    The thread is a daemon, since a read may block for ever.
+
     Raises:
-      DeadlineReached: while iterating, if no piece comes in the seconds left. The
-        thread, which may be blocked in a read for ever, is a daemon.
+      DeadlineReached: while iterating, if no piece comes in the seconds left.
     """
     # Few items, so that an endless stream stays bounded.
-    items: queue.Queue[tuple[str, str | BaseException | None]] = queue.Queue(maxsize=2)
+    items: queue.Queue[str | End] = queue.Queue(maxsize=2)
     abandoned = threading.Event()
 
-    def put(kind: str, value: str | BaseException | None = None) -> None:
+    def put(item: str | End) -> None:
         while not abandoned.is_set():
             with contextlib.suppress(queue.Full):
-                items.put((kind, value), timeout=0.1)
+                items.put(item, timeout=0.1)
                 return
 
     def read() -> None:
+        end = End(None)
         try:
             for piece in pieces:
-                put("piece", piece)
+                put(piece)
                 if abandoned.is_set():
                     return
-            put("end")
-        except BaseException as error:  # handed to the consumer, whatever it is
-            put("error", error)
+        except BaseException as error:  # any error is the consumer's
+            end = End(error)
+        put(end)
 
     threading.Thread(target=read, name="context reader", daemon=True).start()
     try:
         while True:
             try:
-                kind, value = items.get(timeout=max(0.0, seconds_left()))
+                item = items.get(timeout=max(0.0, seconds_left()))
             except queue.Empty:
                 raise DeadlineReached from None
-            if kind == "end":
+            if not isinstance(item, End):
+                yield item
+            elif item.error is not None:
+                raise item.error
+            else:
                 return
-            if kind == "error":
-                raise value
-            yield value
     finally:
         abandoned.set()

@@ -1,4 +1,4 @@
-"""What a run leaves behind: turns and trajectories, and their JSON form."""
+"""Turns and trajectories, the records of a run, and their JSON form."""
 
 import dataclasses
 from typing import Any, Literal
@@ -11,7 +11,7 @@ TurnKind = Literal["memory", "answer"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One conversation: what was asked, what came back, what it did.
+    """One conversation: the prompt's size, the completion, and what it changed.
 
     Attributes:
       kind: "memory" or "answer" (the last turn).
@@ -25,8 +25,8 @@ class Turn:
       memory_before, memory: the memory that the turn saw and left.
       memory_tokens: of `memory`, as prompts show it; 0 if it is empty.
       memory_cut: whether the candidate memory went over its budget.
-      text: what the chat template had opened of the reply (nothing, or `<think>` and
-        the like), and the completion, decoded, without its stop token.
+      text: what the chat template had written of the reply (nothing, or `<think>` and
+        the like) and the completion, decoded, without its stop token.
       finish_reason: "stop" or "length".
       prompt_tokens, completion_tokens: how many.
       shared_prompt_tokens: prompt tokens whose prefill was reused.
@@ -64,12 +64,12 @@ _TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    r"""All turns of one question on one context, as far as they have come.
+    r"""The turns so far of one question on one context.
 
     Attributes:
-      answer: content of the last \boxed{} of the answer turn, without TeX around what
-        it says (`tex.plain_text`); None if it has none, or before it (the turn's
-        `text` has all that was said).
+      answer: content of the last \boxed{} of the answer turn, as plain text
+        (`tex.plain_text`); None if it has no box, or before it. The turn's `text` has
+        the whole reply.
       mode: "with_exit_gate", "without_exit_gate" or "memagent".
       question: text.
       turns: in order; the answer turn, if there is one, is the last.
@@ -79,8 +79,8 @@ class Trajectory:
       interrupted: whether the run ended before its answer; it can be resumed.
       seconds: wall-clock, all runs of a resumed trajectory together.
       trajectory_id: what its random seeds depend on, beside the seed.
-      settings: the agent's configuration, as `settings.config_to_dict` gives it.
-      metadata: anything that a caller wants to keep beside it, JSON values.
+      settings: the agent's configuration, as `config_to_dict` gives it.
+      metadata: JSON values of the caller's.
     """
 
     answer: str | None = None
@@ -121,8 +121,8 @@ class Trajectory:
 
     @property
     def borders(self) -> tuple[tuple[int, int], ...]:
-        """(start, end) of each chunk read; evidence_labels takes it."""
-        return tuple(turn.chunk_span for turn in self.memory_turns)
+        """(start, end) of each chunk read, for `evidence_labels`."""
+        return tuple(turn.chunk_span for turn in self.turns if turn.chunk_span)
 
 
 _SUMS = ("num_chunks", "prompt_tokens", "completion_tokens", "well_formed")
@@ -138,7 +138,7 @@ def trajectory_to_dict(trajectory: Trajectory) -> dict[str, Any]:
     """A trajectory as JSON values, its sums included."""
     record = to_record(dataclasses.replace(trajectory, turns=()))
     record |= {name: getattr(trajectory, name) for name in _SUMS}
-    del record["turns"]  # to come last: a reader of the file sees the answer first
+    del record["turns"]  # put last: a reader of the file sees the answer first
     return record | {"turns": [turn_to_dict(turn) for turn in trajectory.turns]}
 
 

@@ -34,7 +34,7 @@ class Example:
     task: str = ""
     scoring: Scoring = "exact"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for start, end in self.evidence:
             if not 0 <= start < end <= len(self.document):
                 raise InputError(

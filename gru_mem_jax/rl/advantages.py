@@ -10,6 +10,8 @@ Every token of turn t's completion has the advantage A[g, t].
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,8 +23,8 @@ from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.rewards import RewardConfig, rewards
 from gru_mem_jax.shapes import check_shape
 
-# Rewards of a group that differ by less than this share of their size are equal: sums
-# of the same terms in another order.
+# Rewards of a group that differ by less than this share of their size count as equal:
+# they are sums of the same terms in another order.
 _EQUAL = 1e-6
 
 
@@ -46,7 +48,7 @@ class AdvantageConfig:
     decoupled: bool = False
     epsilon: float = 1e-6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_number("alpha", self.alpha, 0, 1)
         check_number("epsilon", self.epsilon, 0, 1)
@@ -102,11 +104,15 @@ def group_advantages(
     mask = jnp.ones(rewards.shape, bool) if mask is None else jnp.asarray(mask, bool)
     check_shape("mask", mask, rewards.shape)
 
-    def over_group(reduce, collective, values):
+    def over_group(
+        reduce: Callable[..., jax.Array],
+        collective: Callable[[jax.Array, str], jax.Array],
+        values: jax.Array,
+    ) -> jax.Array:
         reduced = reduce(values, axis=1, keepdims=True)
         return reduced if axis_name is None else collective(reduced, axis_name)
 
-    def mean(values):
+    def mean(values: jax.Array) -> jax.Array:
         return over_group(jnp.sum, jax.lax.psum, jnp.where(mask, values, 0)) / count
 
     reached = over_group(jnp.sum, jax.lax.psum, mask.astype(jnp.float32))
@@ -151,15 +157,15 @@ def dual_advantages(
     check_shape("traj_rewards", traj_rewards, (None, None))
     check_shape("turn_rewards", turn_rewards, (*traj_rewards.shape, None))
     check_shape("turn_mask", turn_mask, turn_rewards.shape)
-    options = {
-        "normalize_std": normalize_std,
-        "leave_one_out": leave_one_out,
-        "epsilon": epsilon,
-        "axis_name": axis_name,
-    }
-    trajectory = group_advantages(traj_rewards, **options)
-    turn = group_advantages(turn_rewards, turn_mask, **options)
-    return _combine(trajectory, turn, alpha)
+    relative = functools.partial(
+        group_advantages,
+        normalize_std=normalize_std,
+        leave_one_out=leave_one_out,
+        epsilon=epsilon,
+        axis_name=axis_name,
+    )
+    turn = relative(turn_rewards, turn_mask)
+    return _combine(relative(traj_rewards), turn, alpha)
 
 
 def score_groups(
@@ -181,29 +187,29 @@ def score_groups(
       Scores.
     """
     trajectory, turn, terms = rewards(outcomes, reward_config)
-    # What has no score is in nobody's mean, and teaches nothing.
+    # A trajectory without a score is in no mean, and has advantage 0.
     scored = jnp.asarray(outcomes.scored, bool)
     turn_mask = outcomes.turn_mask & scored[..., None]
-    options = {
-        "leave_one_out": config.leave_one_out,
-        "epsilon": config.epsilon,
-        "axis_name": axis_name,
-    }
+    relative = functools.partial(
+        group_advantages,
+        normalize_std=config.normalize_std or config.decoupled,
+        leave_one_out=config.leave_one_out,
+        epsilon=config.epsilon,
+        axis_name=axis_name,
+    )
     if config.decoupled:
-        options["normalize_std"] = True
         weights = reward_config.weights
         of_trajectory = sum(
-            weights[name] * group_advantages(term, scored, **options)
-            for name, term in terms.items()
-            if name != "update"
+            (
+                weights[name] * relative(term, scored)
+                for name, term in terms.items()
+                if name != "update"
+            ),
+            start=jnp.float32(0),
         )
-        of_turn = weights["update"] * group_advantages(
-            terms["update"], turn_mask, **options
-        )
+        of_turn = weights["update"] * relative(terms["update"], turn_mask)
     else:
-        options["normalize_std"] = config.normalize_std
-        of_trajectory = group_advantages(trajectory, scored, **options)
-        of_turn = group_advantages(turn, turn_mask, **options)
+        of_trajectory, of_turn = relative(trajectory, scored), relative(turn, turn_mask)
     # The answer turn has no update gate: its A_turn is 0.
     of_turn = jnp.pad(of_turn, ((0, 0), (0, 0), (0, 1)))
     advantages = _combine(of_trajectory, of_turn, config.alpha)
@@ -215,11 +221,11 @@ def _combine(trajectory: jax.Array, turn: jax.Array, alpha: float) -> jax.Array:
 
 
 def group_has_signal(advantages: Array, turn_mask: Array) -> jax.Array:
-    """Which groups teach anything: some token of theirs has an advantage.
+    """Which groups have a gradient: some token has an advantage other than 0.
 
     Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) drops the others and samples
     new questions in their place. With the dual advantage a group whose answers are all
-    right still teaches where its update gates differ.
+    right still has one where its update gates differ.
 
     Args:
       advantages: float32 [P, G, K + 1] of `score_groups`, the answer turn's last.

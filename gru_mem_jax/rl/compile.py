@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,9 @@ from gru_mem_jax.rl.optimizer import (
     optimizer_shardings,
 )
 from gru_mem_jax.rl.packing import PackConfig, PackedRows
+
+T = TypeVar("T")
+Shardings = Any  # in the place of an array or of a tree of arrays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,12 +80,12 @@ class Learner:
     def abstract_state(self) -> TrainState:
         """The state's shapes, dtypes and shardings, as of checkpoints."""
         shapes = jax.eval_shape(self.init, self.spec.policy.abstract_params())
-        return jax.tree.map(_placed, shapes, self.shardings)
+        return _placed(shapes, self.shardings)
 
     def abstract_params(self, dtype: Any = jnp.float32) -> Params:
         """The full params' shapes, dtypes and shardings."""
         shapes = self.spec.policy.abstract_params(dtype)
-        return jax.tree.map(_placed, shapes, self.params_sharding)
+        return _placed(shapes, self.params_sharding)
 
     def abstract_rows(self, length: int) -> PackedRows:
         """A micro-batch of rows of `length` tokens, to lower the functions with."""
@@ -90,7 +93,8 @@ class Learner:
 
     def put(self, params: Params) -> Params:
         """Places full params on the mesh, dtypes as they are."""
-        return jax.device_put(params, self.params_sharding)
+        placed: Params = jax.device_put(params, self.params_sharding)
+        return placed
 
 
 def compile_learner(
@@ -119,7 +123,8 @@ def compile_learner(
         )
     spec = LearnerSpec(policy, objective, config or LearnerConfig(), temperature)
     mesh = mesh or make_mesh()
-    everywhere, rows_at = replicated(mesh), row_sharding(mesh)
+    everywhere: Shardings = replicated(mesh)
+    rows_at: Shardings = row_sharding(mesh)
     state_at, full_at = _state_shardings(spec, mesh, everywhere)
     frozen_at = {} if spec.config.lora is None else full_at
     shapes = _carry_shapes(spec)
@@ -128,13 +133,16 @@ def compile_learner(
     )
     ref_at = rows_at if objective is not None and objective.beta > 0 else None
 
-    def of(function):
+    def of(function: Callable[..., T]) -> Callable[..., T]:
         return functools.partial(function, spec)
 
     def begin() -> Carry:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zeros: Carry = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return zeros
 
-    def apply_and_begin(state, carry):
+    def apply_and_begin(
+        state: TrainState, carry: Carry
+    ) -> tuple[TrainState, Carry, Report]:
         new_state, report = learner.apply(spec, state, carry)
         return new_state, begin(), report
 
@@ -179,7 +187,7 @@ def compile_learner(
 
 
 def _state_shardings(
-    spec: LearnerSpec, mesh: Mesh, everywhere: Sharding
+    spec: LearnerSpec, mesh: Mesh, everywhere: Shardings
 ) -> tuple[TrainState, Params]:
     """Where a TrainState and the full params lie."""
     policy, adapters = spec.policy, spec.config.lora
@@ -212,7 +220,7 @@ def _carry_shapes(spec: LearnerSpec) -> Carry:
     rows = _abstract_rows((1, 2))
     real = rows.advantages
     beta = spec.objective is not None and spec.objective.beta > 0
-    count = jax.ShapeDtypeStruct((), jnp.float32)
+    count: Any = jax.ShapeDtypeStruct((), jnp.float32)
     batch = Batch(rows, real, real if beta else None, count)
     reported = jax.eval_shape(
         functools.partial(learner.loss, spec), trained, frozen, batch
@@ -222,7 +230,7 @@ def _carry_shapes(spec: LearnerSpec) -> Carry:
 
 def _abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
     integers = ("tokens", "positions", "segment_ids", "conversation")
-    arrays = {
+    arrays: dict[str, Any] = {
         field.name: jax.ShapeDtypeStruct(
             shape,
             jnp.int32 if field.name in integers else jnp.float32,
@@ -233,5 +241,11 @@ def _abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
     return PackedRows(**arrays)
 
 
-def _placed(shape: jax.ShapeDtypeStruct, sharding: Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+def _placed(shapes: Any, shardings: T) -> T:
+    """Abstract arrays with their shardings."""
+
+    def placed(shape: jax.ShapeDtypeStruct, at: Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at)
+
+    tree: T = jax.tree.map(placed, shapes, shardings)
+    return tree

@@ -43,6 +43,7 @@ from gru_mem_jax.rl.optimizer import (
     make_optimizer,
     make_schedule,
 )
+from gru_mem_jax.rl.outcomes import Array
 from gru_mem_jax.rl.packing import PackedRows
 
 
@@ -84,7 +85,9 @@ class TrainState:
     skipped_in_a_row: jax.Array
 
 
-class Batch(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
     """A micro-batch of one optimiser step.
 
     Attributes:
@@ -96,9 +99,9 @@ class Batch(NamedTuple):
     """
 
     rows: PackedRows
-    old_logprobs: Any
-    ref_logprobs: Any
-    count: Any
+    old_logprobs: Array | None
+    ref_logprobs: Array | None
+    count: Array | np.float32
 
 
 class Carry(NamedTuple):
@@ -152,7 +155,7 @@ def init(spec: LearnerSpec, params: Params) -> TrainState:
     if spec.config.lora is not None:
         trained = lora.init_adapters(spec.policy, spec.config.lora)
     else:  # copied: the state is donated, and its arrays may be nobody else's
-        trained = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
+        trained = _copied(params, jnp.float32)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -167,10 +170,10 @@ def freeze(spec: LearnerSpec, params: Params) -> Params:
     """What is not trained: with LoRA the params in the compute dtype, else {}."""
     if spec.config.lora is None:
         return {}
-    return jax.tree.map(lambda x: jnp.array(x, spec.config.dtype), params)
+    return _copied(params, spec.config.dtype)
 
 
-def full_params(spec: LearnerSpec, trained: Any, frozen: Params) -> Params:
+def full_params(spec: LearnerSpec, trained: Params, frozen: Params) -> Params:
     """The policy's params; adapters are merged."""
     if spec.config.lora is None:
         return trained
@@ -178,11 +181,10 @@ def full_params(spec: LearnerSpec, trained: Any, frozen: Params) -> Params:
 
 
 def policy_params(
-    spec: LearnerSpec, trained: Any, frozen: Params, dtype: Any = jnp.float32
+    spec: LearnerSpec, trained: Params, frozen: Params, dtype: Any = jnp.float32
 ) -> Params:
     """`full_params` in new arrays, which later updates leave alone."""
-    params = full_params(spec, trained, frozen)
-    return jax.tree.map(lambda x: jnp.array(x, dtype), params)
+    return _copied(full_params(spec, trained, frozen), dtype)
 
 
 def token_logprobs(
@@ -227,7 +229,7 @@ def predicted(spec: LearnerSpec, params: Params, rows: PackedRows) -> jax.Array:
 
 
 def loss(
-    spec: LearnerSpec, trained: Any, frozen: Params, batch: Batch
+    spec: LearnerSpec, trained: Params, frozen: Params, batch: Batch
 ) -> tuple[jax.Array, tuple[dict[str, TokenSum], TokenSum, jax.Array]]:
     """The micro-batch's share of the loss, and what `Carry` adds up beside gradients.
 
@@ -253,18 +255,18 @@ def loss(
             entropy=entropy,
         )
     gap = logprob_gap(fixed, rows.sampler_logprobs, rows.completion_mask)
-    return total.total / batch.count, (sums | {"loss": total}, *gap)
+    return jnp.asarray(total.total) / batch.count, (sums | {"loss": total}, *gap)
 
 
 def accumulate(
-    spec: LearnerSpec, trained: Any, frozen: Params, carry: Carry, batch: Batch
+    spec: LearnerSpec, trained: Params, frozen: Params, carry: Carry, batch: Batch
 ) -> Carry:
     """Forward and backward pass of a micro-batch, added to what came before."""
     gradient = jax.grad(functools.partial(loss, spec), has_aux=True)
     grads, (sums, gap, largest) = gradient(trained, frozen, batch)
     largest = jnp.maximum(carry.largest_gap, largest)
-    added = jax.tree.map(jnp.add, carry[:3], (grads, sums, gap))
-    return Carry(*added, largest)
+    grads, sums, gap = jax.tree.map(jnp.add, carry[:3], (grads, sums, gap))
+    return Carry(grads, sums, gap, largest)
 
 
 def apply(
@@ -279,7 +281,7 @@ def apply(
     parts = (norm, carry.sums["loss"].total, params, opt_state)
     taken = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in _floats(parts)]))
 
-    def chosen(new, old):
+    def chosen(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(taken, n, o), new, old)
 
     went = taken.astype(jnp.int32)
@@ -294,9 +296,14 @@ def apply(
     return new_state, Report(carry.sums, norm, rate, taken)
 
 
-def host_count(batches: Sequence[PackedRows]) -> np.ndarray:
+def host_count(batches: Sequence[PackedRows]) -> np.float32:
     """Sampled tokens of one optimiser step, float32 []: what a loss is divided by."""
     return np.float32(sum(float(np.sum(rows.completion_mask)) for rows in batches))
+
+
+def _copied(params: Params, dtype: Any) -> Params:
+    copied: Params = jax.tree.map(lambda x: jnp.array(x, dtype), params)
+    return copied
 
 
 def _floats(tree: Any) -> list[jax.Array]:

@@ -46,7 +46,7 @@ def token_logprobs(
       gradient.
     """
 
-    def of_block(states, targets):
+    def of_block(states: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _of_logits(policy.logits(params, states) / temperature, targets)
 
     logprobs, entropy = _over_blocks(of_block, hidden, tokens, mask, chunk)
@@ -71,7 +71,7 @@ def likeliest(
       bool [B, L], false outside the mask.
     """
 
-    def of_block(states, targets):
+    def of_block(states: jax.Array, targets: jax.Array) -> tuple[jax.Array]:
         logits = policy.logits(params, states)
         return ((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),)
 
@@ -103,7 +103,7 @@ def _over_blocks(
     order = jnp.argsort(~wanted, axis=1, stable=True)
     source = jnp.maximum(order - 1, 0)
 
-    def blocked(x, fill):
+    def blocked(x: jax.Array, fill: float) -> jax.Array:
         padding = ((0, 0), (0, blocks * chunk - length), *((0, 0),) * (x.ndim - 2))
         x = jnp.pad(x, padding, constant_values=fill)
         return x.reshape(rows, blocks, chunk, *x.shape[2:]).swapaxes(0, 1)
@@ -114,14 +114,18 @@ def _over_blocks(
         blocked(jnp.take_along_axis(wanted, order, axis=1), False),
     )
 
-    def compute(states, targets, inside):
+    def compute(
+        states: jax.Array, targets: jax.Array, inside: jax.Array
+    ) -> tuple[jax.Array, ...]:
         return tuple(jnp.where(inside, x, 0) for x in of_block(states, targets))
 
-    def skip(states, targets, inside):
+    def skip(
+        states: jax.Array, targets: jax.Array, inside: jax.Array
+    ) -> tuple[jax.Array, ...]:
         shapes = jax.eval_shape(of_block, states, targets)
         return tuple(jnp.zeros(x.shape, x.dtype) for x in shapes)
 
-    def block(_, xs):
+    def block(_: None, xs: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
         return None, jax.lax.cond(jnp.any(xs[2]), compute, skip, *xs)
 
     # Checkpointed around the condition: only the block's hidden states are kept.
@@ -130,7 +134,7 @@ def _over_blocks(
 
     back = jnp.argsort(order, axis=1)
 
-    def restored(x):
+    def restored(x: jax.Array) -> jax.Array:
         x = x.swapaxes(0, 1).reshape(rows, blocks * chunk)[:, :length]
         return jnp.take_along_axis(x, back, axis=1)
 
@@ -174,14 +178,8 @@ def row_logprobs(
     Returns:
       logprobs and entropy, float32 [B, L], 0 on prompts and padding.
     """
-    hidden = policy.hidden(
-        params,
-        rows.tokens,
-        rows.positions,
-        rows.segment_ids,
-        remat=remat,
-        unroll=unroll,
-    )
+    layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.segment_ids))
+    hidden = policy.hidden(params, *layout, remat=remat, unroll=unroll)
     return token_logprobs(
         policy,
         params,

@@ -15,6 +15,7 @@ be lost with the trace.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.records import check_int, check_number, plain_numbers
 
 Adapters = dict[str, Any]
+Path = tuple[jax.tree_util.DictKey, ...]  # of a leaf
 
 # Kernels that may have an adapter, and what Hugging Face calls them.
 TARGETS = {
@@ -55,7 +57,7 @@ class LoraConfig:
     targets: tuple[str, ...] = tuple(TARGETS)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_int("rank", self.rank, 1, 1 << 14)
         check_number("alpha", self.alpha, 0, 1e6)
@@ -76,7 +78,7 @@ def adapter_axes(policy: Policy, config: LoraConfig) -> Adapters:
     """Axis names of each adapter, as `Policy.logical_axes`."""
     axes = policy.logical_axes()["layers"]
 
-    def of(kernel):
+    def of(kernel: tuple[str, str, str]) -> dict[str, tuple[str, str, str]]:
         layers, size_in, size_out = kernel
         return {"a": (layers, size_in, "rank"), "b": (layers, "rank", size_out)}
 
@@ -87,7 +89,7 @@ def abstract_adapters(policy: Policy, config: LoraConfig) -> Adapters:
     """Shapes of the adapters: a tree of float32 jax.ShapeDtypeStruct."""
     layers = policy.abstract_params()["layers"]
 
-    def of(kernel):
+    def of(kernel: jax.ShapeDtypeStruct) -> dict[str, jax.ShapeDtypeStruct]:
         depth, size_in, size_out = kernel.shape
         return {
             "a": jax.ShapeDtypeStruct((depth, size_in, config.rank), jnp.float32),
@@ -106,14 +108,15 @@ def init_adapters(policy: Policy, config: LoraConfig) -> Adapters:
     flat, tree = jax.tree_util.tree_flatten_with_path(abstract_adapters(policy, config))
     keys = jax.random.split(jax.random.key(config.seed), len(flat))
 
-    def draw(path, leaf, key):
+    def draw(path: Path, leaf: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
         if path[-1].key == "b":
             return jnp.zeros(leaf.shape, leaf.dtype)
         bound = (3 / leaf.shape[1]) ** 0.5
         return jax.random.uniform(key, leaf.shape, leaf.dtype, -bound, bound)
 
     leaves = [draw(path, leaf, key) for (path, leaf), key in zip(flat, keys)]
-    return jax.tree_util.tree_unflatten(tree, leaves)
+    adapters: Adapters = jax.tree_util.tree_unflatten(tree, leaves)
+    return adapters
 
 
 def merge(params: Params, adapters: Adapters, scale: float) -> Params:
@@ -182,8 +185,8 @@ def save_adapters(
     (directory / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
-def _per_target(config: LoraConfig, make) -> Adapters:
-    layers: dict[str, dict[str, Any]] = {}
+def _per_target(config: LoraConfig, make: Callable[[str, str], Any]) -> Adapters:
+    layers: Adapters = {}
     for name in config.targets:
         part = TARGETS[name][0]
         layers.setdefault(part, {})[name] = make(part, name)

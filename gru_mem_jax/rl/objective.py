@@ -50,7 +50,7 @@ class TokenSum:
 
 
 def token_sum(values: Array, mask: Array) -> TokenSum:
-    """Sums values over a mask; what lies outside is not looked at, be it NaN.
+    """Sums values over a mask; values outside have no effect, not even NaN.
 
     Args:
       values: float32 [...].
@@ -80,7 +80,7 @@ class ObjectiveConfig:
     dual_clip: float | None = None
     beta: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_number("eps_low", self.eps_low, 0, 1)
         check_number("eps_high", self.eps_high, 0, 1e6)
@@ -113,7 +113,7 @@ def policy_loss(
     ratio = jnp.exp(_log_ratio(logprobs, jax.lax.stop_gradient(old_logprobs)))
     clipped = jnp.clip(ratio, 1 - config.eps_low, 1 + config.eps_high)
     gain = jnp.minimum(ratio * advantages, clipped * advantages)
-    bounded = jnp.zeros(ratio.shape, bool)
+    bounded: Array = jnp.zeros(ratio.shape, bool)
     if config.dual_clip is not None:
         floor = config.dual_clip * advantages
         bounded = (advantages < 0) & (gain < floor)

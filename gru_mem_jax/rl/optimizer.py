@@ -75,7 +75,7 @@ class LearnerConfig:
     compute_dtype: str | None = None
     lora: LoraConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_number("learning_rate", self.learning_rate, 0, 1e3)
         check_int("warmup_steps", self.warmup_steps, 0)
@@ -137,14 +137,15 @@ def make_schedule(config: LearnerConfig) -> optax.Schedule:
     """The learning rate of optimiser step 0, 1, ...; step 0 has 1 / warmup_steps."""
     rate, warmup = config.learning_rate, config.warmup_steps
     start = warmup if config.decay_from is None else config.decay_from
-    parts, borders = [], []
+    parts: list[optax.Schedule] = []
+    borders: list[int] = []
     if warmup:
         parts.append(optax.linear_schedule(rate / warmup, rate, max(1, warmup - 1)))
         borders.append(warmup)
     if start > warmup:
         parts.append(optax.constant_schedule(rate))
         borders.append(start)
-    if config.schedule == "constant":
+    if config.decay_steps is None:  # schedule "constant"
         parts.append(optax.constant_schedule(rate))
     else:
         steps = config.decay_steps - start
@@ -178,7 +179,7 @@ def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
 def _decayed(params: Any) -> Any:
     """True for matrices. Layers are stacked, so names tell them from norms."""
 
-    def matrix(path, leaf):
+    def matrix(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> bool:
         return path[-1].key not in ("scale", "bias")
 
     return jax.tree_util.tree_map_with_path(matrix, params)
@@ -206,7 +207,7 @@ def optimizer_shardings(
         )
     }
 
-    def sharding(path, leaf):
+    def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
         names = _names(path)
         for start in range(len(names)):
             if (found := known.get((names[start:], leaf.shape))) is not None:
@@ -216,7 +217,7 @@ def optimizer_shardings(
     return jax.tree_util.tree_map_with_path(sharding, opt_shapes)
 
 
-def _names(path) -> tuple[str, ...]:
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(
         str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path
     )

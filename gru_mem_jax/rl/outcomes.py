@@ -189,7 +189,11 @@ def _fill(
         arrays["cut"][at][place] = [t.finish_reason == "length" for t in turns]
 
 
-def _check_groups(groups, examples, labels) -> None:
+def _check_groups(
+    groups: Sequence[Sequence[Trajectory]],
+    examples: Sequence[Example],
+    labels: Sequence[Labels],
+) -> None:
     if not len(groups) == len(examples) == len(labels):
         raise InputError(
             f"{len(groups)} groups, {len(examples)} examples and {len(labels)} labels: "

@@ -38,7 +38,7 @@ class Conversation:
     sampler_logprobs: tuple[float, ...]
     advantage: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.prompt_ids or not self.completion_ids:
             raise InputError(f"{self.name} has no prompt or no completion")
         if len(self.sampler_logprobs) != len(self.completion_ids):
@@ -72,7 +72,7 @@ class PackConfig:
     rows: int = 1
     length_buckets: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_int("row_tokens", self.row_tokens, 2)
         check_int("rows", self.rows, 1)
@@ -131,7 +131,9 @@ def conversations(
     for p, group in enumerate(groups):
         for g, trajectory in enumerate(group):
             for k, turn in enumerate(trajectory.turns):
-                if turn.prompt_ids is None or turn.sampling_logprobs is None:
+                prompt, completion = turn.prompt_ids, turn.completion_ids
+                logprobs = turn.sampling_logprobs
+                if prompt is None or completion is None or logprobs is None:
                     raise InputError(
                         f"turn {k} of rollout {g} of question {p} has no token ids and "
                         f"logprobs: trajectories to learn from must be traced"
@@ -141,9 +143,9 @@ def conversations(
                 column = -1 if turn.kind == "answer" else k
                 conversation = Conversation(
                     index=(p, g, k),
-                    prompt_ids=turn.prompt_ids,
-                    completion_ids=turn.completion_ids,
-                    sampler_logprobs=turn.sampling_logprobs,
+                    prompt_ids=prompt,
+                    completion_ids=completion,
+                    sampler_logprobs=logprobs,
                     advantage=float(advantages[p, g, column]),
                 )
                 result.append(conversation)

@@ -70,7 +70,7 @@ class RewardConfig:
     overlong_limit: int = 1024
     overlong_buffer: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         for field in dataclasses.fields(self):
             if field.type is float:
@@ -249,7 +249,7 @@ def rewards(outcomes: Outcomes, config: RewardConfig) -> Rewards:
     }
     weighted = {name: config.weights[name] * term for name, term in terms.items()}
     turn = weighted.pop("update")
-    return Rewards(sum(weighted.values()), turn, terms)
+    return Rewards(sum(weighted.values(), start=jnp.float32(0)), turn, terms)
 
 
 def _check_signature(function: RewardFn) -> None:

@@ -1,7 +1,7 @@
 """Rollouts: G traced trajectories for each of P questions, and what a step learns from.
 
 Every random number of a rollout depends on (seed, step, question, rollout) and the turn
-alone: neither the company in the engine nor a restart changes what is drawn.
+alone: not on what else the engine runs, nor on a restart.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _FEWEST_TURNS = 8
 
 
 def rollout_id(step: int, question: int, rollout: int) -> int:
-    """The trajectory_id of a rollout: 48 bits that depend on nothing else."""
+    """The trajectory_id of a rollout: 48 bits from (step, question, rollout) alone."""
     key = f"{step}/{question}/{rollout}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "little")
 

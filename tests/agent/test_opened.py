@@ -197,7 +197,7 @@ def test_what_is_given_may_change_afterwards():
         ({"": 1}, "'' cannot be the name of a variable"),
         ({"a b": 1}, "'a b' cannot be the name of a variable"),
         ({1: 1}, "1 cannot be the name of a variable"),
-        ({"messages": []}, "messages is given by the prompts themselves"),
+        ({"messages": []}, "messages is reserved: prompts set it themselves"),
         ({"a": [1]}, r"a must be a finite number, text, .* got \[1\]"),
         ({"a": float("nan")}, "a must be a finite number"),
         ({"a": "\ud800"}, "template_variables: a: character 0 is the lone surrogate"),
@@ -222,6 +222,6 @@ def test_a_run_is_resumed_with_equal_variables_alone():
     saved = trajectory_from_dict(json.loads(json.dumps(record)))
     begin(saved)
     with pytest.raises(
-        InputError, match=r"template_variables\.a is 1 now and was None"
+        InputError, match=r"template_variables\.a is 1, expected absent as in"
     ):
         begin(saved, a=1)

@@ -87,11 +87,19 @@ def test_limits_may_change():
 @pytest.mark.parametrize(
     ("settings", "question", "message"),
     [
-        ({"chunk_size": 11}, "Who?", r"settings\.chunk_size is 11 now and was 10 in"),
-        ({"mode": "memagent"}, "Who?", r"settings\.mode is 'memagent' now and was"),
-        ({"order": "chunk_first"}, "Who?", r"settings\.prompt\.order is"),
-        ({"seed": 1}, "Who?", r"settings\.sampling\.seed is 1 now and was 0"),
-        ({}, "When?", r"question is 'When\?' now and was 'Who\?'"),
+        ({"chunk_size": 11}, "Who?", r"settings\.chunk_size is 11, expected 10 as in"),
+        (
+            {"mode": "memagent"},
+            "Who?",
+            r"settings\.mode is memagent, expected with_exit_gate",
+        ),
+        (
+            {"order": "chunk_first"},
+            "Who?",
+            r"settings\.prompt\.order is chunk_first, expected memory_first",
+        ),
+        ({"seed": 1}, "Who?", r"settings\.sampling\.seed is 1, expected 0"),
+        ({}, "When?", r"question is When\?, expected Who\?"),
     ],
 )
 def test_another_run_is_refused_by_name(settings, question, message):
@@ -103,7 +111,7 @@ def test_another_run_is_refused_by_name(settings, question, message):
 
 
 def test_another_trajectory_id_is_refused():
-    with pytest.raises(InputError, match="trajectory_id is 1 now and was 0"):
+    with pytest.raises(InputError, match="trajectory_id is 1, expected 0"):
         Recurrence(
             BUILDER, CONFIG, "Who?", CONTEXT,
             trajectory_id=1, resume=interrupted_after(2),
