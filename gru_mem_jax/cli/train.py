@@ -169,9 +169,9 @@ def _listed_if_bad(most: int | None) -> Iterator[None]:
 def _dry_run(settings: Any, text: str) -> None:
     """Checks, and prints the settings to stdout, what they come to to stderr."""
     from gru_mem_jax.policy.files import open_policy_dir
-    from gru_mem_jax.train import plan
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
+    from gru_mem_jax.train.plan import plan
     from gru_mem_jax.train.questions import QuestionStage
 
     directory = open_policy_dir(settings.train.policy)

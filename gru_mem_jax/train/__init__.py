@@ -1,11 +1,7 @@
 """Reinforcement learning of the gates: the only place where all stages meet."""
 
-from gru_mem_jax.train.config import (
-    LoopConfig,
-    TrainConfig,
-    settings_text,
-)
-from gru_mem_jax.train.plan import Plan, plan
+from gru_mem_jax.train.config import LoopConfig, TrainConfig, settings_text
+from gru_mem_jax.train.plan import Plan
 from gru_mem_jax.train.run import TrainResult, train
 
 __all__ = [
@@ -13,7 +9,6 @@ __all__ = [
     "Plan",
     "TrainConfig",
     "TrainResult",
-    "plan",
     "settings_text",
     "train",
 ]
