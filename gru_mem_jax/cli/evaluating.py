@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.loop import Recurrence
-from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.cli import terminal
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.sampling.config import EngineConfig
@@ -22,9 +21,15 @@ MIX = ("single_key", "multi_key", "multi_value", "multi_query")
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in an evaluation."""
-    from gru_mem_jax.tiny.sources import SyntheticSuite
+    from gru_mem_jax import agent, sampling, tiny
 
-    return (AgentConfig, PromptConfig, SamplingConfig, EngineConfig, SyntheticSuite)
+    return (
+        agent.AgentConfig,
+        agent.PromptConfig,
+        agent.SamplingConfig,
+        sampling.EngineConfig,
+        tiny.SyntheticSuite,
+    )
 
 
 def greedy(config: AgentConfig) -> AgentConfig:

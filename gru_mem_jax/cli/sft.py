@@ -27,20 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in a supervised run."""
-    from gru_mem_jax.agent.prompts import PromptConfig
-    from gru_mem_jax.sft import OptimizerConfig, SFTConfig, TinyModel
-    from gru_mem_jax.tiny.structured import StructuredConfig
-    from gru_mem_jax.tiny.synthetic import SyntheticConfig
-    from gru_mem_jax.tiny.turns import TurnConfig
+    from gru_mem_jax import agent, sft, tiny
 
     return (
-        SFTConfig,
-        TinyModel,
-        OptimizerConfig,
-        SyntheticConfig,
-        TurnConfig,
-        PromptConfig,
-        StructuredConfig,
+        agent.PromptConfig,
+        sft.OptimizerConfig,
+        sft.SFTConfig,
+        sft.TinyModel,
+        tiny.StructuredConfig,
+        tiny.SyntheticConfig,
+        tiny.TurnConfig,
     )
 
 

@@ -49,38 +49,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in a training run."""
-    from gru_mem_jax.agent.config import AgentConfig
-    from gru_mem_jax.agent.prompts import PromptConfig
-    from gru_mem_jax.agent.requests import SamplingConfig
-    from gru_mem_jax.data.sources import ListSource
-    from gru_mem_jax.parallelism import MeshConfig
-    from gru_mem_jax.rl.advantages import AdvantageConfig
-    from gru_mem_jax.rl.lora import LoraConfig
-    from gru_mem_jax.rl.objective import ObjectiveConfig
-    from gru_mem_jax.rl.optimizer import LearnerConfig
-    from gru_mem_jax.rl.rewards import RewardConfig
-    from gru_mem_jax.sampling.config import EngineConfig
-    from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
-    from gru_mem_jax.tiny.synthetic import SyntheticConfig
-    from gru_mem_jax.train import config
+    from gru_mem_jax import agent, data, parallelism, rl, sampling, tiny, train
 
     return (
-        AgentConfig,
-        PromptConfig,
-        SamplingConfig,
-        SyntheticConfig,
-        SyntheticSuite,
-        MeshConfig,
-        AdvantageConfig,
-        LoraConfig,
-        ObjectiveConfig,
-        LearnerConfig,
-        RewardConfig,
-        EngineConfig,
-        config.LoopConfig,
-        config.TrainConfig,
-        SyntheticSource,
-        ListSource,
+        agent.AgentConfig,
+        agent.PromptConfig,
+        agent.SamplingConfig,
+        data.HotpotQASource,
+        data.JsonlSource,
+        data.ListSource,
+        data.SQuADSource,
+        parallelism.MeshConfig,
+        rl.AdvantageConfig,
+        rl.LearnerConfig,
+        rl.LoraConfig,
+        rl.ObjectiveConfig,
+        rl.RewardConfig,
+        sampling.EngineConfig,
+        tiny.SyntheticConfig,
+        tiny.SyntheticSource,
+        tiny.SyntheticSuite,
+        train.LoopConfig,
+        train.TrainConfig,
     )
 
 
