@@ -30,4 +30,4 @@ fi
 cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" "$@"
+exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" --durations=25 "$@"
