@@ -13,7 +13,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.rollout import check_agent
-from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
+from gru_mem_jax.tiny.sources import SyntheticSuite
 from gru_mem_jax.train import config
 from gru_mem_jax.train.footprint import memory_estimate
 
@@ -92,11 +92,7 @@ def gin_of(*files, **macros):
     """(GinConfig, settings), as `gru-mem train` makes them for a bare policy."""
     bindings = [f"{name} = {value!r}" for name, value in macros.items()]
     gin = GinConfig(configurables(), [f"gin/{file}.gin" for file in files], bindings)
-    settings = gin.build(
-        config.TrainConfig(
-            agent=config.AgentConfig(), source=SyntheticSource(), suite=SyntheticSuite()
-        )
-    )
+    settings = gin.build(config.TrainConfig(agent=config.AgentConfig()))
     gin.check_all_read()
     return gin, settings
 
@@ -111,7 +107,9 @@ def test_every_model_has_its_hardware():
 
 @pytest.mark.parametrize("name", HARDWARE)
 def test_a_model_fits_the_hardware_of_its_file(name):
-    settings = settings_of("runs/train", f"hardware/{name}", POLICY="p")
+    settings = settings_of(
+        "experiments/paper", f"hardware/{name}", POLICY="p", DATA="d.json"
+    )
     model, devices = re.fullmatch(r"(.*)_(\d)x80gb", name).groups()
     estimate = memory_estimate(
         make_policy(PolicyConfig(**SHAPES[model])),
@@ -135,9 +133,10 @@ def test_a_model_fits_the_hardware_of_its_file(name):
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_constants(name):
     settings = settings_of(f"experiments/{name}", POLICY="p", DATA="d.json", SEED=5)
-    train, agent, learner = settings.train, settings.agent, settings.learner
-    assert (train.questions_per_step, train.group_size, train.seed) == (128, 16, 5)
-    assert train.dynamic_sampling
+    loop, agent, learner = settings.loop, settings.agent, settings.learner
+    rollouts = settings.rollouts
+    assert (rollouts.questions_per_step, rollouts.group_size, loop.seed) == (128, 16, 5)
+    assert rollouts.dynamic_sampling
     assert (learner.learning_rate, learner.warmup_steps) == (1e-6, 20)
     assert learner.compute_dtype == settings.engine.dtype == "bfloat16"
     objective = settings.objective
@@ -234,10 +233,7 @@ def test_the_operative_text_names_public_classes_and_gives_the_same_run(name, tm
         assert re.fullmatch(r"from gru_mem_jax import \w+", line)
     (tmp_path / "operative.gin").write_text(text)
     again = GinConfig((), [str(tmp_path / "operative.gin")])
-    default = config.TrainConfig(agent=config.AgentConfig(), source=SyntheticSource())
-    # Without the suite that gin would fill: it is in the text.
-    default = dataclasses.replace(default, suite=SyntheticSuite())
-    assert again.build(default) == settings
+    assert again.build(config.TrainConfig(agent=config.AgentConfig())) == settings
     again.check_all_read()
     assert again.operative_text() == text
 
@@ -259,7 +255,7 @@ def test_a_file_with_inner_names_gives_the_same_text(tmp_path):
         ([], ["train.LoopConfig.num_steps = 3", "rl.LearnerConfig.eps = 1e-6"]),
     ):
         gin = GinConfig(configurables(), files, flags)
-        gin.build(config.TrainConfig(source=SyntheticSource()))
+        gin.build(config.TrainConfig())
         gin.check_all_read()
         texts.append(gin.operative_text())
     assert texts[0] == texts[1] == texts[2]
@@ -278,8 +274,9 @@ def test_the_twin_makes_a_run_small_and_leaves_it_the_same_run(name):
         assert getattr(small, part) == getattr(whole, part)
     assert small.agent.mode == whole.agent.mode
     assert small.agent.sampling == whole.agent.sampling
-    loop = small.train
-    assert (loop.num_steps, loop.questions_per_step, loop.group_size) == (2, 2, 2)
+    rollouts = small.rollouts
+    assert small.loop.num_steps == 2
+    assert (rollouts.questions_per_step, rollouts.group_size) == (2, 2)
     assert (small.mesh.data, small.mesh.fsdp, small.mesh.tensor) == (1, 1, 1)
     assert small.learner.compute_dtype is small.engine.dtype is None
     assert max(small.learner.row_tokens, small.engine.max_length) == 1024

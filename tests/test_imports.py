@@ -28,7 +28,6 @@ LAYERS = [
     {"evaluation"},
     {"train"},
     {"tiny"},
-    {"sft"},
     {"bench"},
     {"cli"},
 ]
@@ -217,6 +216,10 @@ PACKAGES = sorted(
 )
 
 
+# What is exported under the name of a module beside it.
+HIDE_MODULES = {"train": {"sft"}}  # the function; like `train`, it is the whole run
+
+
 def exported(package: str) -> list[str]:
     return importlib.import_module(f"gru_mem_jax.{package}").__all__
 
@@ -231,9 +234,9 @@ def test_a_package_is_an_index_whose_names_are_there(package):
         home = getattr(found, "__module__", "typing")  # of an alias of types
         if home != "typing" and not home.startswith(("builtins", "jax")):
             assert home.startswith(f"gru_mem_jax.{package}."), name
-    # `import gru_mem_jax.a.b as x` gives the attribute: it must be the module.
+    # `from gru_mem_jax.a import b` should give the module b, where there is one.
     hidden = {n for n in module.__all__ if f"{package}.{n}" in TREES}
-    assert hidden == set()
+    assert hidden == HIDE_MODULES.get(package, set())
 
 
 def test_no_name_is_exported_twice():

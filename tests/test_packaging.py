@@ -211,9 +211,6 @@ def test_neither_torch_nor_tensorflow_is_needed_to_run():
 
 # -- the process that the library runs in ----------------------------------------------
 
-# Outside of cli/ nothing touches the allocator or the environment, but for these.
-TOUCHES = {"sft/train.py": {"ctypes", "mallopt"}}  # moves to cli/
-
 
 def touched(tree: ast.AST) -> set[str]:
     """What a module changes of its process: the environment, or the allocator."""
@@ -238,7 +235,7 @@ def test_only_the_command_line_touches_allocator_and_environment():
         name = str(file.relative_to(ROOT / "gru_mem_jax"))
         if not name.startswith(("cli/", "testing/")):
             found[name] = touched(ast.parse(file.read_text(encoding="utf-8")))
-    assert {name: what for name, what in found.items() if what} == TOUCHES
+    assert not {name: what for name, what in found.items() if what}
 
 
 @pytest.mark.parametrize(

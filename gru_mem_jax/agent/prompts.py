@@ -106,7 +106,7 @@ _COMPACT_BLOCKS = {
     "<memory>{memory}</memory>",
 }
 _COMPACT_ANSWER = "<problem>{question}</problem><memory>{memory}</memory><answer>"
-_NO_MEMORY = {"full": "No previous memory", "compact": "none"}
+NO_MEMORY: dict[Style, str] = {"full": "No previous memory", "compact": "none"}
 
 
 def wording(kind: PromptKind, config: PromptConfig) -> str:
@@ -147,10 +147,7 @@ class PromptBuilder:
             for kind in PROMPT_KINDS
         }
         self.opened = _opened(encoder, variables)
-        no_memory = self.lead(_NO_MEMORY[self.config.style])
-        self._no_memory = tuple(
-            encoder.encode(no_memory + _NO_MEMORY[self.config.style])
-        )
+        self._no_memory = self.encode_content(NO_MEMORY[self.config.style])
 
     def lead(self, text: str) -> str:
         """What stands before an inserted question or memory: a space, or nothing.

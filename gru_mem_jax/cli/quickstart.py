@@ -17,7 +17,7 @@ from typing import Any
 from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
 
-_GIN_FILE = "gin/runs/quickstart.gin"
+_GIN_FILE = "gin/local_tiny.gin"
 _TITLE = "GRU-Mem quickstart"
 _SUITES = ("before", "evaluation", "long_memory")
 _MADE = ("sft", "spoil", "warm_start", "rl", "policy")
@@ -111,9 +111,12 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
     if not args.gin_file:
         args.gin_file = [_GIN_FILE]
     args.gin_bindings.append(f"POLICY = {str(out / 'warm_start')!r}")
-    commands = (sft, train, evaluating)
-    classes = [cls for command in commands for cls in command.configurables()]
-    gin = gin_config.load(args, classes)
+    classes = {
+        *sft.configurables(),
+        *train.configurables(),
+        *evaluating.configurables(),
+    }
+    gin = gin_config.load(args, sorted(classes, key=lambda cls: cls.__name__))
     first = gin.build_field("sft", SFTConfig())
     spoil = gin.build_field("spoil", SFTConfig())
     spoil = dataclasses.replace(
@@ -170,8 +173,7 @@ def _reinforce(plan: _Plan, out: pathlib.Path) -> None:
     if target.exists():
         terminal.note(f"{target} is there; --retrain trains it anew")
         return
-    from gru_mem_jax.runs.export import export_run
-    from gru_mem_jax.train import train
+    from gru_mem_jax.train import export_run, train
 
     terminal.note(f"{out / 'rl'}: the gates learn from rewards")
     result = train(

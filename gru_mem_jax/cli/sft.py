@@ -1,86 +1,71 @@
-"""Train a tiny policy from scratch, by supervision, on oracle turns.
+"""Train a policy by supervision, on the turns of an oracle that knows the evidence.
 
-Leaves in --out: policy/ (a Hugging Face directory), checkpoints/ (Orbax),
-metrics.jsonl and operative.gin (all settings; as a --gin_file it gives the same run).
+The warm start before reinforcement learning. What is trained, on what and how is gin's:
+give --gin_file, and its macros as --gin.NAME=VALUE. The same command again resumes the
+run in --run_dir from its newest good checkpoint; `gru-mem export` writes its policy.
 --dry_run checks everything that can be known beforehand, and prints the settings.
 """
 
 import argparse
-import pathlib
 from typing import Any
 
-from gru_mem_jax.cli import arguments, terminal
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.cli import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    add = parser.add_argument
-    add("--out", type=arguments.path, metavar="DIR", help="folder to make")
-    add("--dry_run", action="store_true", help="check and print, train nothing")
-    add(
-        "--seed", type=arguments.integer(least=0), metavar="N", help="of start and data"
-    )
-    add("--steps", type=arguments.integer(least=1), metavar="N", help="optimizer steps")
+    from gru_mem_jax.cli.train import add_run_arguments
+
+    add_run_arguments(parser)
     arguments.add_gin_flags(parser)
 
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in a supervised run."""
-    from gru_mem_jax import agent, sft, tiny
+    from gru_mem_jax import tiny, train
+    from gru_mem_jax.cli.train import run_configurables
 
     return (
-        agent.PromptConfig,
-        sft.OptimizerConfig,
-        sft.SFTConfig,
-        sft.TinyModel,
+        *run_configurables(),
         tiny.StructuredConfig,
-        tiny.SyntheticConfig,
+        tiny.TinyModel,
         tiny.TurnConfig,
+        train.SFTConfig,
     )
 
 
-def configure(args: argparse.Namespace) -> tuple[Any, str]:
-    """The run's SFTConfig, and all its settings as gin text.
+def settings_from(gin: Any) -> Any:
+    """The run's SFTConfig, from a GinConfig.
 
     Raises:
-      InputError: a setting that does not exist, or is out of range.
+      InputError: no policy, or a setting that does not exist or is out of range.
     """
-    from gru_mem_jax.cli import gin_config
-    from gru_mem_jax.sft import SFTConfig
+    from gru_mem_jax.policy.agent_settings import policy_settings
+    from gru_mem_jax.train.config import LoopConfig, SFTConfig
+    from gru_mem_jax.train.plan import named_policy
 
-    if args.seed is not None:
-        args.gin_bindings.append(f"SFTConfig.seed = {args.seed}")
-    if args.steps is not None:
-        args.gin_bindings.append(f"SFTConfig.steps = {args.steps}")
-    gin = gin_config.load(args, configurables())
-    config = gin.build(SFTConfig())
-    gin.check_all_read()
-    return config, gin.operative_text()
+    loop = gin.build_field("loop", LoopConfig())
+    config = SFTConfig()
+    if loop.policy is not None:
+        config = SFTConfig(agent=policy_settings(named_policy(loop)))
+    return gin.build(config)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.cli import runtime
+    from gru_mem_jax.cli import gin_config, runtime
+    from gru_mem_jax.cli.train import check_run_arguments, dry_run, start_run
 
-    if not args.dry_run and args.out is None:
-        raise InputError("--out DIR is needed (or --dry_run)")
+    check_run_arguments(args)
     runtime.start()
-    from gru_mem_jax.sft import train as sft
-
-    config, operative = configure(args)
+    runtime.keep_freed_memory()
+    gin = gin_config.load(args, configurables())
+    config = settings_from(gin)
+    gin.check_all_read()
     if args.dry_run:
-        lines = sft.plan(config)
-        print(operative, end="")
-        for line in [*lines, "dry run: all fits together; nothing was trained"]:
-            terminal.note(line)
+        dry_run(config, gin.operative_text())
         return 0
-    out = pathlib.Path(args.out)
-    if not (out / sft.POLICY_FOLDER).exists():  # else run() says what is wrong
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "operative.gin").write_text(operative, encoding="utf-8")
-        except OSError as e:
-            raise InputError(f"--out: {out}: {e.strerror}") from None
-    sft.run(config, out)
+    from gru_mem_jax.train import sft
+
+    start_run(sft, args, config, gin.operative_text())
     return 0

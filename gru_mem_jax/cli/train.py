@@ -1,14 +1,13 @@
 """Train the gates of a policy by reinforcement learning.
 
 What is trained, on what and how is gin's: give --gin_file, and its macros as
---gin.NAME=VALUE. The same command again goes on with the run in --run_dir from its
-newest good checkpoint. --dry_run checks everything that can be known beforehand, in
-seconds, and prints the settings.
+--gin.NAME=VALUE. The same command again resumes the run in --run_dir from its newest
+good checkpoint. --dry_run checks everything that can be known beforehand, in seconds,
+and prints the settings.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,14 +18,8 @@ from gru_mem_jax.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
+    add_run_arguments(parser)
     add = parser.add_argument
-    add(
-        "--run_dir",
-        type=arguments.path,
-        metavar="RUN",
-        help="folder of the run: a new one, or one to go on with",
-    )
-    add("--dry_run", action="store_true", help="check and print, train nothing")
     add(
         "--record",
         action="store_true",
@@ -38,17 +31,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="train from kept rollouts, sample nothing",
     )
-    add(
-        "--resume_with_changes",
-        action="store_true",
-        help="go on although settings or data differ; the differences are printed",
-    )
-    add("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
     arguments.add_gin_flags(parser)
 
 
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of every command that trains."""
+    add = parser.add_argument
+    add(
+        "--run_dir",
+        type=arguments.path,
+        metavar="RUN",
+        help="folder of the run: a new one, or one to resume",
+    )
+    add("--dry_run", action="store_true", help="check and print, train nothing")
+    add(
+        "--resume_with_changes",
+        action="store_true",
+        help="resume although settings or data differ; the differences are printed",
+    )
+    add("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
+
+
 def configurables() -> tuple[type, ...]:
-    """What gin can configure in a training run."""
+    """What gin can configure in a run of reinforcement learning."""
+    from gru_mem_jax import rl, train
+
+    return (
+        *run_configurables(),
+        rl.AdvantageConfig,
+        rl.ObjectiveConfig,
+        rl.RewardConfig,
+        train.RolloutConfig,
+        train.TrainConfig,
+    )
+
+
+def run_configurables() -> tuple[type, ...]:
+    """What gin can configure in every run."""
     from gru_mem_jax import agent, data, parallelism, rl, sampling, tiny, train
 
     return (
@@ -60,17 +79,13 @@ def configurables() -> tuple[type, ...]:
         data.ListSource,
         data.SQuADSource,
         parallelism.MeshConfig,
-        rl.AdvantageConfig,
         rl.LearnerConfig,
         rl.LoraConfig,
-        rl.ObjectiveConfig,
-        rl.RewardConfig,
         sampling.EngineConfig,
         tiny.SyntheticConfig,
         tiny.SyntheticSource,
         tiny.SyntheticSuite,
         train.LoopConfig,
-        train.TrainConfig,
     )
 
 
@@ -84,57 +99,55 @@ def settings_from(gin: Any, agent: Any = None) -> Any:
     Raises:
       InputError: no policy, or a setting that does not exist or is out of range.
     """
-    from gru_mem_jax.policy.files import open_policy_dir
-    from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
     from gru_mem_jax.train import config
-    from gru_mem_jax.train.plan import policy_agent
+    from gru_mem_jax.train.plan import named_policy, policy_agent
 
-    train = gin.build_field("train", config.LoopConfig())
-    if train.policy is None:
-        raise InputError(
-            "no policy to begin with: set LoopConfig.policy, e.g. "
-            "--gin.LoopConfig.policy='\"DIR\"'"
-        )
+    loop = gin.build_field("loop", config.LoopConfig())
     if agent is None:
-        agent = policy_agent(open_policy_dir(train.policy))
-    suite = SyntheticSuite(chunk_tokens=min(agent.chunk_size, 64))
-    default = dataclasses.replace(
-        config.TrainConfig(source=SyntheticSource()), agent=agent, suite=suite
-    )
-    return gin.build(default)
+        agent = policy_agent(named_policy(loop))
+    return gin.build(config.TrainConfig(agent=agent))
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.cli import gin_config, runtime
 
-    if not args.dry_run and args.run_dir is None:
-        raise InputError("--run_dir RUN is needed (or --dry_run)")
+    check_run_arguments(args)
     if args.record:
-        args.gin_bindings.append("LoopConfig.record = True")
+        args.gin_bindings.append("RolloutConfig.record = True")
     runtime.start()
     gin = gin_config.load(args, configurables())
-    settings = settings_from(gin)
+    config = settings_from(gin)
     gin.check_all_read()
-    text = gin.operative_text()
     if args.dry_run:
-        with _listed_if_bad(None):
-            _dry_run(settings, text)
+        dry_run(config, gin.operative_text())
         return 0
     from gru_mem_jax.train import train
 
+    start_run(train, args, config, gin.operative_text(), replay=args.replay)
+    return 0
+
+
+def check_run_arguments(args: argparse.Namespace) -> None:
+    """Raises InputError where a run has no folder."""
+    if not args.dry_run and args.run_dir is None:
+        raise InputError("--run_dir RUN is needed (or --dry_run)")
+
+
+def start_run(
+    function: Any, args: argparse.Namespace, config: Any, text: str, **more: Any
+) -> None:
+    """Calls `train` or `sft` as the command line says."""
     with _listed_if_bad(20):
-        train(
-            settings,
-            settings.train.policy,
+        function(
+            config,
             args.run_dir,
             command=["gru-mem", *sys.argv[1:]],
             config_text=text,
             resume_with_changes=args.resume_with_changes,
-            replay=args.replay,
             wandb_project=args.wandb,
+            **more,
         )
-    return 0
 
 
 @contextlib.contextmanager
@@ -156,33 +169,49 @@ def _listed_if_bad(most: int | None) -> Iterator[None]:
         raise
 
 
-def _dry_run(settings: Any, text: str) -> None:
-    """Checks, and prints the settings to stdout, what they come to to stderr."""
-    from gru_mem_jax.policy.files import open_policy_dir
+def dry_run(config: Any, text: str) -> None:
+    """Checks a run; prints its settings to stdout, what they come to to stderr."""
+    import tempfile
+
+    from gru_mem_jax.train.plan import open_start
+
+    # A policy from scratch is made where nothing of it stays.
+    with _listed_if_bad(None), tempfile.TemporaryDirectory() as scratch:
+        lines = _planned(config, open_start(config, scratch))
+    print(text, end="")
+    for line in [*lines, "dry run: all fits together; nothing was trained"]:
+        terminal.note(line)
+
+
+def _planned(config: Any, directory: Any) -> list[str]:
+    """What a run comes to, a line each."""
+    from gru_mem_jax.train import SFTConfig
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
     from gru_mem_jax.train.plan import plan
     from gru_mem_jax.train.questions import QuestionStage
 
-    directory = open_policy_dir(settings.train.policy)
-    planned = plan(settings, directory)
-    judge = make_judge(settings, planned)
-    data = check_data(settings.source, judge, directory)
+    planned = plan(config, directory)
+    judge = make_judge(config, planned)
+    data = check_data(config.source, judge, directory)
+    supervised = isinstance(config, SFTConfig)
     # A first step's questions, from a source that can be judged no further.
-    questions = QuestionStage(settings.source, judge, data, terminal.note)
-    questions.take(0, settings.train.questions_per_step)
-    config, mesh = settings.train, planned.mesh
+    questions = QuestionStage(config.source, judge, data, terminal.note)
+    questions.take(0, 1 if supervised else config.rollouts.questions_per_step)
+    mesh = planned.mesh
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    lines = [
-        f"policy: {settings.train.policy}, {planned.policy.config.family}",
+    if supervised:
+        step = f"{config.rows} rows of {config.learner.row_tokens} tokens"
+    else:
+        questions_per_step = config.rollouts.questions_per_step
+        step = f"{questions_per_step} questions x {config.rollouts.group_size} rollouts"
+    return [
+        f"policy: {config.loop.policy or 'from scratch'}, "
+        f"{planned.policy.config.family}",
         f"devices: {mesh.size} ({axes})",
         f"mode: {planned.agent.mode}; longest turn: {planned.longest} tokens",
-        f"a step: {config.questions_per_step} questions x {config.group_size} rollouts",
+        f"a step: {step}",
         f"memory by formula, {describe_memory(planned.memory)}",
         *([] if data is None else data.lines()),
         *(f"note: {note}" for note in planned.notes),
-        "dry run: all fits together; nothing was trained",
     ]
-    print(text, end="")
-    for line in lines:
-        terminal.note(line)

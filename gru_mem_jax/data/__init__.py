@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "scoring": ["normalize_answer", "score"],
         "sources": ["ExampleSource", "ListSource"],
         "squad": ["SQuADSource"],
+        "turns": ["SupervisedTurn", "TurnMaker", "TurnOracle"],
     },
 )

@@ -99,11 +99,11 @@ def load_policy(
     from gru_mem_jax.policy.loading import ParamsLoader
 
     policy = make_policy(config)
-    placement = ParamsLoader(policy, name, mesh, form)
-    placement.check_memory(directory.root)
+    loader = ParamsLoader(policy, name, mesh, form)
+    loader.check_memory(directory.root)
     for tensor, read in read_tensors(directory, tensors):
-        placement.add(tensor, read)
-    params, not_finite = placement.finish()
+        loader.add(tensor, read)
+    params, not_finite = loader.finish()
     for tensor in not_finite:
         warnings.warn(
             f"{directory.root / tensor.file}: tensor {tensor.name!r} holds values that "

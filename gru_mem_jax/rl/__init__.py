@@ -10,7 +10,8 @@ from gru_mem_jax.rl.advantages import (
     group_has_signal,
     score_groups,
 )
-from gru_mem_jax.rl.learner import Learner, TrainState, make_learner
+from gru_mem_jax.rl.compile import Learner, compile_learner
+from gru_mem_jax.rl.learner import Batch, LearnerSpec, TrainState
 from gru_mem_jax.rl.logprobs import row_logprobs, token_logprobs
 from gru_mem_jax.rl.lora import LoraConfig, init_adapters, merge, save_adapters
 from gru_mem_jax.rl.objective import (
@@ -18,6 +19,7 @@ from gru_mem_jax.rl.objective import (
     TokenSum,
     dapo_objective,
     kl_k3,
+    nll,
     policy_loss,
 )
 from gru_mem_jax.rl.optimizer import LearnerConfig, make_optimizer, make_schedule
@@ -44,9 +46,11 @@ from gru_mem_jax.rl.rollout import RolloutBatch, learnable, make_batch, sample
 
 __all__ = [
     "AdvantageConfig",
+    "Batch",
     "Conversation",
     "Learner",
     "LearnerConfig",
+    "LearnerSpec",
     "LoraConfig",
     "ObjectiveConfig",
     "Outcomes",
@@ -57,6 +61,7 @@ __all__ = [
     "RolloutBatch",
     "TokenSum",
     "TrainState",
+    "compile_learner",
     "conversations",
     "dapo_objective",
     "dual_advantages",
@@ -68,11 +73,11 @@ __all__ = [
     "kl_k3",
     "learnable",
     "make_batch",
-    "make_learner",
     "make_optimizer",
     "make_schedule",
     "merge",
     "mini_batches",
+    "nll",
     "outcome_reward",
     "overlong_penalty",
     "pack",

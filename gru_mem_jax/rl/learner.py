@@ -1,19 +1,15 @@
-"""The learner: packed rows to a better policy, as a handful of pure jitted functions.
+"""The learner: packed rows to a better policy, as pure functions of arrays.
 
-    state = learner.init(params)
-    old   = [learner.score(params, rows) for rows in batches]      before the update
-    carry = learner.begin()
-    for rows, score in zip(batches, old):
-        carry = learner.accumulate(
-            state.params, frozen, carry, rows, score.logprobs, ref, n
-        )
-    state, carry, report = learner.apply(state, carry)
+    learner = compile_learner(policy, objective, config, mesh)
+    state, carry = learner.init(params), learner.begin()
+    for rows in micro_batches:                    # forward and backward
+        batch = Batch(rows, old_logprobs, ref_logprobs, count)
+        carry = learner.accumulate(state.params, frozen, carry, batch)
+    state, carry, report = learner.apply(state, carry)       # optimiser step
 
-Where state.params are those that sampled (one optimiser step to a batch, on policy),
-the first pass is not needed: `accumulate` takes None for the old logprobs.
-
-Every function has explicit shardings and can be lowered on abstract arguments: how a
-run is planned for devices that nobody holds.
+The functions of this module take a `LearnerSpec` first and say what is computed;
+`compile_learner` (rl/compile.py) jits them with explicit shardings and adds nothing
+else, so that each can be lowered on abstract arguments, for devices that nobody holds.
 
 Params and optimiser are float32; each micro-batch casts them to the compute dtype, and
 the cast's transpose gives float32 gradients. A micro-batch adds the gradient of its
@@ -22,39 +18,49 @@ micro-batches or spread over devices changes rounding only.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
-from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import (
-    make_mesh,
-    param_shardings,
-    replicated,
-    row_sharding,
-    row_shards,
-)
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.rl import lora
-from gru_mem_jax.rl.logprobs import row_logprobs
+from gru_mem_jax.rl.logprobs import likeliest, row_logprobs
 from gru_mem_jax.rl.objective import (
     ObjectiveConfig,
     TokenSum,
     dapo_objective,
     logprob_gap,
+    nll,
+    token_sum,
 )
 from gru_mem_jax.rl.optimizer import (
     LearnerConfig,
     make_optimizer,
     make_schedule,
-    optimizer_shardings,
 )
-from gru_mem_jax.rl.packing import PackConfig, PackedRows
+from gru_mem_jax.rl.packing import PackedRows
+
+
+class LearnerSpec(NamedTuple):
+    """What the functions below are of; hashable, and holds no array.
+
+    Attributes:
+      policy: without weights.
+      objective: constants of DAPO's objective; None: the negative log-likelihood of the
+        completions, as in supervised training.
+      config: optimiser and rows.
+      temperature: that completions are sampled at; logprobs are those at it.
+    """
+
+    policy: Policy
+    objective: ObjectiveConfig | None
+    config: LearnerConfig
+    temperature: float = 1.0
 
 
 @jax.tree_util.register_dataclass
@@ -78,13 +84,30 @@ class TrainState:
     skipped_in_a_row: jax.Array
 
 
+class Batch(NamedTuple):
+    """A micro-batch of one optimiser step.
+
+    Attributes:
+      rows: packed rows of [B, L].
+      old_logprobs: float32 [B, L] under the policy that sampled; None: it is the one
+        that is trained, as it stands (on policy).
+      ref_logprobs: float32 [B, L] under the KL's reference; None where beta is 0.
+      count: float32 [], sampled tokens of the whole optimiser step (`host_count`).
+    """
+
+    rows: PackedRows
+    old_logprobs: Any
+    ref_logprobs: Any
+    count: Any
+
+
 class Carry(NamedTuple):
     """What micro-batches add up: gradients, float32, and what is reported.
 
     Attributes:
       grads: as the trained params.
-      sums: of `dapo_objective`, and "loss".
-      gap, largest_gap: as of `Score`, under the params that the gradient is of.
+      sums: of the objective, and "loss".
+      gap, largest_gap: as of `RowLogprobs`, under the params that the gradient is of.
     """
 
     grads: Any
@@ -97,7 +120,7 @@ class Report(NamedTuple):
     """One optimiser step.
 
     Attributes:
-      sums: of `dapo_objective`, and "loss".
+      sums: of the objective, and "loss".
       grad_norm: float32 [], before clipping.
       learning_rate: float32 [].
       taken: bool [], false if the step was skipped.
@@ -109,8 +132,8 @@ class Report(NamedTuple):
     taken: jax.Array
 
 
-class Score(NamedTuple):
-    """What a policy says of packed rows.
+class RowLogprobs(NamedTuple):
+    """What a policy says of the sampled tokens of packed rows.
 
     Attributes:
       logprobs, entropy: float32 [B, L], 0 on prompts and padding.
@@ -124,272 +147,157 @@ class Score(NamedTuple):
     largest_gap: jax.Array
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Learner:
-    """Jitted functions of one policy, objective, configuration and mesh.
-
-    `frozen` below is what is not trained: the policy's params in the compute dtype with
-    LoRA (of `freeze`), else {}.
-
-    Attributes:
-      policy, objective, config, mesh: what it was made of.
-      packing: size of its rows.
-      init: params -> TrainState. The state shares no memory with what it is given.
-      freeze: params -> frozen.
-      score: (params, rows) -> Score, under any full params.
-      begin: () -> Carry of zeros.
-      accumulate: (state.params, frozen, carry, rows, old_logprobs or None,
-        ref_logprobs or None, count) -> Carry; None for the old ones: they are those of
-        state.params. count is the number of sampled tokens of the whole optimiser
-        step, float32 []. The carry is donated.
-      apply: (state, carry) -> (state, Carry of zeros, Report). Both are donated.
-      policy_params: (state.params, frozen, dtype) -> full params in new arrays.
-    """
-
-    policy: Policy
-    objective: ObjectiveConfig
-    config: LearnerConfig
-    mesh: Mesh
-    packing: PackConfig
-    init: Callable[[Params], TrainState]
-    freeze: Callable[[Params], Params]
-    score: Callable[[Params, PackedRows], Score]
-    begin: Callable[[], Carry]
-    accumulate: Callable[..., Carry]
-    apply: Callable[[TrainState, Carry], tuple[TrainState, Carry, Report]]
-    policy_params: Callable[..., Params]
-    shardings: TrainState
-    params_sharding: Params
-
-    def abstract_state(self) -> TrainState:
-        """The state's shapes, dtypes and shardings, as of checkpoints."""
-        shapes = jax.eval_shape(self.init, self.policy.abstract_params())
-        return jax.tree.map(_placed, shapes, self.shardings)
-
-    def abstract_params(self, dtype: Any = jnp.float32) -> Params:
-        """The full params' shapes, dtypes and shardings."""
-        shapes = self.policy.abstract_params(dtype)
-        return jax.tree.map(_placed, shapes, self.params_sharding)
-
-    def abstract_rows(self, length: int) -> PackedRows:
-        """A micro-batch of rows of `length` tokens, to lower the functions with."""
-        return _abstract_rows((self.packing.rows, length), row_sharding(self.mesh))
-
-    def put(self, params: Params) -> Params:
-        """Places full params on the mesh, dtypes as they are."""
-        return jax.device_put(params, self.params_sharding)
-
-
-def make_learner(
-    policy: Policy,
-    objective: ObjectiveConfig | None = None,
-    config: LearnerConfig | None = None,
-    mesh: Mesh | None = None,
-    *,
-    temperature: float = 1.0,
-) -> Learner:
-    """The functions that train a policy.
-
-    Args:
-      policy: without weights.
-      objective: constants of the loss.
-      config: optimiser and rows.
-      mesh: of `parallelism.make_mesh`; None: one device.
-      temperature: that rollouts are sampled at; logprobs are those at it.
-    """
-    objective, config = objective or ObjectiveConfig(), config or LearnerConfig()
-    mesh = mesh or make_mesh()
-    if temperature <= 0:
-        raise InputError(
-            f"rollouts at temperature {temperature} have no logprobs to learn from"
-        )
-    optimizer, schedule = make_optimizer(config), make_schedule(config)
-    everywhere, rows_at = replicated(mesh), row_sharding(mesh)
-    full_shapes = policy.abstract_params()
-    full_at = param_shardings(mesh, policy.logical_axes(), full_shapes)
-    adapted = config.lora is not None
-    trained_shapes, trained_at, frozen_at = full_shapes, full_at, {}
-    if adapted:
-        trained_shapes = lora.abstract_adapters(policy, config.lora)
-        axes = lora.adapter_axes(policy, config.lora)
-        trained_at = param_shardings(mesh, axes, trained_shapes)
-        frozen_at = full_at
-    opt_shapes = jax.eval_shape(optimizer.init, trained_shapes)
-    opt_at = optimizer_shardings(opt_shapes, trained_shapes, trained_at, everywhere)
-    state_at = TrainState(
-        step=everywhere,
-        params=trained_at,
-        opt_state=opt_at,
-        skipped=everywhere,
-        skipped_in_a_row=everywhere,
+def init(spec: LearnerSpec, params: Params) -> TrainState:
+    """The state before the first step; shares no memory with `params`."""
+    if spec.config.lora is not None:
+        trained = lora.init_adapters(spec.policy, spec.config.lora)
+    else:  # copied: the state is donated, and its arrays may be nobody else's
+        trained = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=trained,
+        opt_state=make_optimizer(spec.config).init(trained),
+        skipped=zero,
+        skipped_in_a_row=zero,
     )
 
-    def init(params):
-        if adapted:
-            trained = lora.init_adapters(policy, config.lora)
-        else:  # copied: the state is donated, and its arrays may be nobody else's
-            trained = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
-        zero = jnp.zeros((), jnp.int32)
-        return TrainState(
-            step=zero,
-            params=trained,
-            opt_state=optimizer.init(trained),
-            skipped=zero,
-            skipped_in_a_row=zero,
-        )
 
-    def freeze(params):
-        if not adapted:
-            return {}
-        return jax.tree.map(lambda x: jnp.array(x, config.dtype), params)
+def freeze(spec: LearnerSpec, params: Params) -> Params:
+    """What is not trained: with LoRA the params in the compute dtype, else {}."""
+    if spec.config.lora is None:
+        return {}
+    return jax.tree.map(lambda x: jnp.array(x, spec.config.dtype), params)
 
-    def full(trained, frozen):
-        if not adapted:
-            return trained
-        return lora.merge(frozen, trained, config.lora.scale)
 
-    def logprobs_of(params, rows):
-        params = jax.tree.map(lambda x: x.astype(config.dtype), params)
-        return row_logprobs(
-            policy,
-            params,
-            rows,
-            chunk=config.logits_chunk,
-            temperature=temperature,
-            remat=config.remat,
-        )
+def full_params(spec: LearnerSpec, trained: Any, frozen: Params) -> Params:
+    """The policy's params; adapters are merged."""
+    if spec.config.lora is None:
+        return trained
+    return lora.merge(frozen, trained, spec.config.lora.scale)
 
-    def score(params, rows):
-        logprobs, entropy = logprobs_of(params, rows)
-        gap = logprob_gap(logprobs, rows.sampler_logprobs, rows.completion_mask)
-        return Score(logprobs, entropy, *gap)
 
-    def loss(trained, frozen, rows, old_logprobs, ref_logprobs, count):
-        logprobs, entropy = logprobs_of(full(trained, frozen), rows)
-        fixed = jax.lax.stop_gradient(logprobs)
+def policy_params(
+    spec: LearnerSpec, trained: Any, frozen: Params, dtype: Any = jnp.float32
+) -> Params:
+    """`full_params` in new arrays, which later updates leave alone."""
+    params = full_params(spec, trained, frozen)
+    return jax.tree.map(lambda x: jnp.array(x, dtype), params)
+
+
+def token_logprobs(
+    spec: LearnerSpec, params: Params, rows: PackedRows
+) -> tuple[jax.Array, jax.Array]:
+    """Logprobs and entropies of sampled tokens, float32 [B, L], under full params."""
+    return row_logprobs(
+        spec.policy,
+        jax.tree.map(lambda x: x.astype(spec.config.dtype), params),
+        rows,
+        chunk=spec.config.logits_chunk,
+        temperature=spec.temperature,
+        remat=spec.config.remat,
+        unroll=spec.config.unroll_layers,
+    )
+
+
+def logprobs(spec: LearnerSpec, params: Params, rows: PackedRows) -> RowLogprobs:
+    """`token_logprobs`, and how far they are from the sampler's."""
+    values, entropy = token_logprobs(spec, params, rows)
+    gap = logprob_gap(values, rows.sampler_logprobs, rows.completion_mask)
+    return RowLogprobs(values, entropy, *gap)
+
+
+def predicted(spec: LearnerSpec, params: Params, rows: PackedRows) -> jax.Array:
+    """bool [B, L]: completion tokens that are the most likely ones, teacher-forced."""
+    hidden = spec.policy.hidden(
+        jax.tree.map(lambda x: x.astype(spec.config.dtype), params),
+        jnp.asarray(rows.tokens),
+        jnp.asarray(rows.positions),
+        jnp.asarray(rows.segment_ids),
+        unroll=spec.config.unroll_layers,
+    )
+    return likeliest(
+        spec.policy,
+        params,
+        hidden,
+        rows.tokens,
+        rows.completion_mask,
+        chunk=spec.config.logits_chunk,
+    )
+
+
+def loss(
+    spec: LearnerSpec, trained: Any, frozen: Params, batch: Batch
+) -> tuple[jax.Array, tuple[dict[str, TokenSum], TokenSum, jax.Array]]:
+    """The micro-batch's share of the loss, and what `Carry` adds up beside gradients.
+
+    Returns:
+      float32 [], the sum over its tokens divided by `batch.count`; (sums, gap, largest
+      gap) as of `Carry`.
+    """
+    rows = batch.rows
+    params = full_params(spec, trained, frozen)
+    values, entropy = token_logprobs(spec, params, rows)
+    fixed = jax.lax.stop_gradient(values)
+    if spec.objective is None:
+        total = nll(values, rows.completion_mask)
+        sums = {"entropy": token_sum(entropy, rows.completion_mask)}
+    else:
         total, sums = dapo_objective(
-            logprobs,
-            fixed if old_logprobs is None else old_logprobs,
+            values,
+            fixed if batch.old_logprobs is None else batch.old_logprobs,
             rows.advantages,
             rows.completion_mask,
-            objective,
-            ref_logprobs=ref_logprobs,
+            spec.objective,
+            ref_logprobs=batch.ref_logprobs,
             entropy=entropy,
         )
-        gap = logprob_gap(fixed, rows.sampler_logprobs, rows.completion_mask)
-        return total.total / count, (sums | {"loss": total}, *gap)
+    gap = logprob_gap(fixed, rows.sampler_logprobs, rows.completion_mask)
+    return total.total / batch.count, (sums | {"loss": total}, *gap)
 
-    def accumulate(
-        trained, frozen, carry, rows, old_logprobs, ref_logprobs, count
-    ) -> Carry:
-        grads, (sums, gap, largest) = jax.grad(loss, has_aux=True)(
-            trained, frozen, rows, old_logprobs, ref_logprobs, count
-        )
-        largest = jnp.maximum(carry.largest_gap, largest)
-        added = jax.tree.map(jnp.add, carry[:3], (grads, sums, gap))
-        return Carry(*added, largest)
 
-    def begin() -> Carry:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), carry_shapes)
+def accumulate(
+    spec: LearnerSpec, trained: Any, frozen: Params, carry: Carry, batch: Batch
+) -> Carry:
+    """Forward and backward pass of a micro-batch, added to what came before."""
+    gradient = jax.grad(functools.partial(loss, spec), has_aux=True)
+    grads, (sums, gap, largest) = gradient(trained, frozen, batch)
+    largest = jnp.maximum(carry.largest_gap, largest)
+    added = jax.tree.map(jnp.add, carry[:3], (grads, sums, gap))
+    return Carry(*added, largest)
 
-    def apply(state, carry):
-        norm = optax.tree.norm(carry.grads)
-        updates, opt_state = optimizer.update(
-            carry.grads, state.opt_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        parts = (norm, carry.sums["loss"].total, params, opt_state)
-        taken = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in _floats(parts)]))
 
-        def chosen(new, old):
-            return jax.tree.map(lambda n, o: jnp.where(taken, n, o), new, old)
-
-        went = taken.astype(jnp.int32)
-        new_state = TrainState(
-            step=state.step + went,
-            params=chosen(params, state.params),
-            opt_state=chosen(opt_state, state.opt_state),
-            skipped=state.skipped + 1 - went,
-            skipped_in_a_row=(state.skipped_in_a_row + 1) * (1 - went),
-        )
-        rate = jnp.asarray(schedule(state.step), jnp.float32)
-        return new_state, begin(), Report(carry.sums, norm, rate, taken)
-
-    def policy_params(trained, frozen, dtype=jnp.float32):
-        params = full(trained, frozen)
-        return jax.tree.map(lambda x: jnp.array(x, dtype), params)
-
-    beta = objective.beta > 0
-    reported = _reported_shapes(loss, trained_shapes, full_shapes, adapted, beta)
-    carry_shapes = Carry(trained_shapes, *reported)
-    carry_at = Carry(trained_at, *jax.tree.map(lambda _: everywhere, reported))
-    ref_at = rows_at if beta else None
-    return Learner(
-        policy=policy,
-        objective=objective,
-        config=config,
-        mesh=mesh,
-        packing=config.packing(row_shards(mesh)),
-        init=jax.jit(init, out_shardings=state_at),
-        freeze=jax.jit(freeze, out_shardings=frozen_at),
-        score=jax.jit(
-            score,
-            in_shardings=(full_at, rows_at),
-            out_shardings=Score(rows_at, rows_at, everywhere, everywhere),
-        ),
-        begin=jax.jit(begin, out_shardings=carry_at),
-        accumulate=jax.jit(
-            accumulate,
-            in_shardings=(
-                *(trained_at, frozen_at, carry_at),
-                *(rows_at, rows_at, ref_at, everywhere),
-            ),
-            out_shardings=carry_at,
-            donate_argnums=2,
-        ),
-        apply=jax.jit(
-            apply,
-            in_shardings=(state_at, carry_at),
-            out_shardings=(state_at, carry_at, everywhere),
-            donate_argnums=(0, 1),
-        ),
-        policy_params=jax.jit(policy_params, static_argnums=2, out_shardings=full_at),
-        shardings=state_at,
-        params_sharding=full_at,
+def apply(
+    spec: LearnerSpec, state: TrainState, carry: Carry
+) -> tuple[TrainState, Report]:
+    """One optimiser step; skipped where loss, gradient or result are not finite."""
+    norm = optax.tree.norm(carry.grads)
+    updates, opt_state = make_optimizer(spec.config).update(
+        carry.grads, state.opt_state, state.params
     )
+    params = optax.apply_updates(state.params, updates)
+    parts = (norm, carry.sums["loss"].total, params, opt_state)
+    taken = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in _floats(parts)]))
+
+    def chosen(new, old):
+        return jax.tree.map(lambda n, o: jnp.where(taken, n, o), new, old)
+
+    went = taken.astype(jnp.int32)
+    new_state = TrainState(
+        step=state.step + went,
+        params=chosen(params, state.params),
+        opt_state=chosen(opt_state, state.opt_state),
+        skipped=state.skipped + 1 - went,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * (1 - went),
+    )
+    rate = jnp.asarray(make_schedule(spec.config)(state.step), jnp.float32)
+    return new_state, Report(carry.sums, norm, rate, taken)
 
 
-def host_count(batches: list[PackedRows]) -> np.ndarray:
+def host_count(batches: Sequence[PackedRows]) -> np.ndarray:
     """Sampled tokens of one optimiser step, float32 []: what a loss is divided by."""
     return np.float32(sum(float(np.sum(rows.completion_mask)) for rows in batches))
 
 
-def _reported_shapes(loss, trained, full, adapted: bool, beta: bool) -> tuple:
-    """Shapes of what the loss reports: a carry's but for the gradients."""
-    rows = _abstract_rows((1, 2))
-    real = rows.advantages
-    reference = real if beta else None
-    count = jax.ShapeDtypeStruct((), jnp.float32)
-    frozen = full if adapted else {}
-    return jax.eval_shape(loss, trained, frozen, rows, real, reference, count)[1]
-
-
-def _abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
-    integers = ("tokens", "positions", "segment_ids", "conversation")
-    arrays = {
-        field.name: jax.ShapeDtypeStruct(
-            shape,
-            jnp.int32 if field.name in integers else jnp.float32,
-            sharding=sharding,
-        )
-        for field in dataclasses.fields(PackedRows)
-    }
-    return PackedRows(**arrays)
-
-
 def _floats(tree: Any) -> list[jax.Array]:
     return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-
-def _placed(shape, sharding):
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)

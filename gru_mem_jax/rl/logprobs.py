@@ -5,6 +5,8 @@ again in the backward pass. Here they exist for one block of tokens at a time, i
 passes, and are not computed for prompts at all.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -43,6 +45,53 @@ def token_logprobs(
       logprobs and entropy, float32 [B, L], 0 outside the mask; the entropy carries no
       gradient.
     """
+
+    def of_block(states, targets):
+        return _of_logits(policy.logits(params, states) / temperature, targets)
+
+    logprobs, entropy = _over_blocks(of_block, hidden, tokens, mask, chunk)
+    return logprobs, jax.lax.stop_gradient(entropy)
+
+
+def likeliest(
+    policy: Policy,
+    params: Params,
+    hidden: jax.Array,
+    tokens: Array,
+    mask: Array | None = None,
+    *,
+    chunk: int = 512,
+) -> jax.Array:
+    """Whether each token is the most likely one, given those before it.
+
+    Args:
+      policy, params, hidden, tokens, mask, chunk: as in `token_logprobs`.
+
+    Returns:
+      bool [B, L], false outside the mask.
+    """
+
+    def of_block(states, targets):
+        logits = policy.logits(params, states)
+        return ((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),)
+
+    (right,) = _over_blocks(of_block, hidden, tokens, mask, chunk)
+    return right > 0
+
+
+def _over_blocks(
+    of_block: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]],
+    hidden: jax.Array,
+    tokens: Array,
+    mask: Array | None,
+    chunk: int,
+) -> tuple[jax.Array, ...]:
+    """What `of_block` says of wanted tokens, block by block; float32 [B, L] each.
+
+    Args:
+      of_block: ([B, chunk, D] states, int32 [B, chunk] targets) to float32 [B, chunk].
+      hidden, tokens, mask, chunk: as in `token_logprobs`.
+    """
     check_shape("hidden", hidden, (*tokens.shape, None))
     rows, length = tokens.shape
     wanted = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask) > 0
@@ -66,13 +115,11 @@ def token_logprobs(
     )
 
     def compute(states, targets, inside):
-        logits = policy.logits(params, states) / temperature
-        logprobs, entropy = _of_logits(logits, targets)
-        return jnp.where(inside, logprobs, 0), jnp.where(inside, entropy, 0)
+        return tuple(jnp.where(inside, x, 0) for x in of_block(states, targets))
 
     def skip(states, targets, inside):
-        zeros = jnp.zeros(targets.shape, jnp.float32)
-        return zeros, zeros
+        shapes = jax.eval_shape(of_block, states, targets)
+        return tuple(jnp.zeros(x.shape, x.dtype) for x in shapes)
 
     def block(_, xs):
         return None, jax.lax.cond(jnp.any(xs[2]), compute, skip, *xs)
@@ -87,8 +134,7 @@ def token_logprobs(
         x = x.swapaxes(0, 1).reshape(rows, blocks * chunk)[:, :length]
         return jnp.take_along_axis(x, back, axis=1)
 
-    logprobs, entropy = map(restored, outputs)
-    return logprobs, jax.lax.stop_gradient(entropy)
+    return tuple(map(restored, outputs))
 
 
 def _of_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -113,6 +159,7 @@ def row_logprobs(
     chunk: int = 512,
     temperature: float = 1.0,
     remat: bool = False,
+    unroll: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Logprobs and entropies of the sampled tokens of packed rows.
 
@@ -122,12 +169,18 @@ def row_logprobs(
       rows: a micro-batch [B, L].
       chunk, temperature: as in `token_logprobs`.
       remat: compute layers again in the backward pass instead of storing them.
+      unroll: layers in one step of the scan over layers.
 
     Returns:
       logprobs and entropy, float32 [B, L], 0 on prompts and padding.
     """
     hidden = policy.hidden(
-        params, rows.tokens, rows.positions, rows.segment_ids, remat=remat
+        params,
+        rows.tokens,
+        rows.positions,
+        rows.segment_ids,
+        remat=remat,
+        unroll=unroll,
     )
     return token_logprobs(
         policy,

@@ -130,6 +130,18 @@ def policy_loss(
     }
 
 
+def nll(logprobs: Array, mask: Array) -> TokenSum:
+    """Negative log-likelihood of the tokens in the mask, in nats.
+
+    The gradient of `policy_loss` on policy at advantage 1.
+
+    Args:
+      logprobs: float32 [...]; what lies outside the mask is not looked at.
+      mask: of the same shape, 1 on tokens to learn.
+    """
+    return token_sum(-jnp.asarray(logprobs), mask)
+
+
 def kl_k3(logprobs: Array, ref_logprobs: Array) -> jax.Array:
     """Per-token estimate of KL(pi_theta || pi_ref), of low variance and never negative.
 

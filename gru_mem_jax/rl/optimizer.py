@@ -31,7 +31,8 @@ class LearnerConfig:
       warmup_steps: optimiser steps over which it rises from 0, linearly.
       schedule: "constant", or a "linear" or "cosine" fall to `end_factor` of it.
       decay_steps: optimiser steps from the first to the end of the fall. A number of
-        its own, so that a run that goes on for longer has the same steps before.
+        its own, so that a run that is resumed for more steps has the same steps before.
+      decay_from: optimiser step at which the fall begins; None: after the warm-up.
       end_factor: share of the learning rate that is left after the fall.
       optimizer: any optax factory, called with learning_rate=schedule; None: AdamW.
       b1, b2, eps, weight_decay: AdamW's. Norms and biases do not decay.
@@ -43,6 +44,8 @@ class LearnerConfig:
       rows_per_device: rows of a micro-batch on each device that rows are split over.
       length_buckets: so many lengths of row are compiled at most.
       remat: compute layers again in the backward pass instead of storing them.
+      unroll_layers: layers in one step of the scan over layers: all of a shallow policy
+        are quicker on CPU (by a third for two layers), many take long to compile.
       logits_chunk: tokens of a row whose logits exist at a time.
       compute_dtype: "float32" or "bfloat16" of the forward and backward pass; None:
         float32 on CPU, bfloat16 elsewhere. Params and optimiser are float32.
@@ -53,6 +56,7 @@ class LearnerConfig:
     warmup_steps: int = 20
     schedule: str = "constant"
     decay_steps: int | None = None
+    decay_from: int | None = None
     end_factor: float = 0.0
     optimizer: Callable[..., optax.GradientTransformation] | None = None
     b1: float = 0.9
@@ -66,6 +70,7 @@ class LearnerConfig:
     rows_per_device: int = 1
     length_buckets: int = 4
     remat: bool = True
+    unroll_layers: int = 1
     logits_chunk: int = 512
     compute_dtype: str | None = None
     lora: LoraConfig | None = None
@@ -76,12 +81,17 @@ class LearnerConfig:
         check_int("warmup_steps", self.warmup_steps, 0)
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.schedule == "constant":
-            if self.decay_steps is not None:
-                raise InputError("decay_steps goes with schedule linear or cosine")
+            if (self.decay_steps, self.decay_from) != (None, None):
+                raise InputError(
+                    "decay_steps and decay_from go with schedule linear or cosine"
+                )
         elif self.decay_steps is None:
             raise InputError(f"schedule {self.schedule} needs decay_steps")
         else:
             check_int("decay_steps", self.decay_steps, self.warmup_steps + 1)
+            if self.decay_from is not None:
+                most = self.decay_steps - 1
+                check_int("decay_from", self.decay_from, self.warmup_steps, most)
         check_number("end_factor", self.end_factor, 0, 1)
         if self.optimizer is not None and not callable(self.optimizer):
             raise InputError(
@@ -94,6 +104,7 @@ class LearnerConfig:
         check_int("optimizer_steps_per_batch", self.optimizer_steps_per_batch, 1)
         check_int("rows_per_device", self.rows_per_device, 1)
         check_int("logits_chunk", self.logits_chunk, 1)
+        check_int("unroll_layers", self.unroll_layers, 1)
         for name in ("remat", "drop_cut"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(
@@ -125,18 +136,24 @@ class LearnerConfig:
 def make_schedule(config: LearnerConfig) -> optax.Schedule:
     """The learning rate of optimiser step 0, 1, ...; step 0 has 1 / warmup_steps."""
     rate, warmup = config.learning_rate, config.warmup_steps
+    start = warmup if config.decay_from is None else config.decay_from
+    parts, borders = [], []
+    if warmup:
+        parts.append(optax.linear_schedule(rate / warmup, rate, max(1, warmup - 1)))
+        borders.append(warmup)
+    if start > warmup:
+        parts.append(optax.constant_schedule(rate))
+        borders.append(start)
     if config.schedule == "constant":
-        fall = optax.constant_schedule(rate)
-    elif config.schedule == "linear":
-        steps = config.decay_steps - warmup
-        fall = optax.linear_schedule(rate, rate * config.end_factor, steps)
+        parts.append(optax.constant_schedule(rate))
     else:
-        steps = config.decay_steps - warmup
-        fall = optax.cosine_decay_schedule(rate, steps, config.end_factor)
-    if not warmup:
-        return fall
-    rise = optax.linear_schedule(rate / warmup, rate, max(1, warmup - 1))
-    return optax.join_schedules([rise, fall], [warmup])
+        steps = config.decay_steps - start
+        if config.schedule == "linear":
+            fall = optax.linear_schedule(rate, rate * config.end_factor, steps)
+        else:
+            fall = optax.cosine_decay_schedule(rate, steps, config.end_factor)
+        parts.append(fall)
+    return optax.join_schedules(parts, borders)
 
 
 def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:

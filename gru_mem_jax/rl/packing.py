@@ -195,7 +195,25 @@ def pack(conversations: Sequence[Conversation], config: PackConfig) -> list[Pack
     Raises:
       InputError: a conversation is longer than a row.
     """
-    rows = _assign(conversations, config.row_tokens)
+    rows = assign_rows(conversations, config.row_tokens)
+    return pack_rows(conversations, rows, config)
+
+
+def pack_rows(
+    conversations: Sequence[Conversation],
+    rows: Sequence[Sequence[int]],
+    config: PackConfig,
+) -> list[PackedRows]:
+    """Micro-batches of rows that are assigned already.
+
+    Args:
+      conversations: all that `rows` may name.
+      rows: of one optimiser step, indices of the conversations in each.
+      config: size of the rows.
+
+    Returns:
+      As `pack`.
+    """
     used = [sum(len(conversations[i]) for i in row) for row in rows]
     # Like lengths together, so that little is padded.
     rows = [rows[r] for r in sorted(range(len(rows)), key=lambda r: (-used[r], r))]
@@ -208,8 +226,14 @@ def pack(conversations: Sequence[Conversation], config: PackConfig) -> list[Pack
     return batches
 
 
-def _assign(conversations: Sequence[Conversation], capacity: int) -> list[list[int]]:
-    """Which conversations share a row."""
+def assign_rows(
+    conversations: Sequence[Conversation], row_tokens: int
+) -> list[list[int]]:
+    """Which conversations share a row: best-fit decreasing, as `pack` says.
+
+    Raises:
+      InputError: a conversation is longer than a row.
+    """
     order = sorted(
         range(len(conversations)),
         key=lambda i: (-len(conversations[i]), conversations[i].index),
@@ -218,17 +242,17 @@ def _assign(conversations: Sequence[Conversation], capacity: int) -> list[list[i
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for i in order:
         size = len(conversations[i])
-        if size > capacity:
+        if size > row_tokens:
             item = conversations[i]
             raise InputError(
                 f"{item.name} has {len(item.prompt_ids)} prompt and "
                 f"{len(item.completion_ids)} sampled tokens, more than a row of "
-                f"{capacity}; raise row_tokens or lower the agent's budgets"
+                f"{row_tokens}; raise row_tokens or lower the agent's budgets"
             )
         place = bisect.bisect_left(room, (size, -1))
         if place == len(room):
             rows.append([])
-            free, row = capacity, len(rows) - 1
+            free, row = row_tokens, len(rows) - 1
         else:
             free, row = room.pop(place)
         rows[row].append(i)

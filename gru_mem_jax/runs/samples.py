@@ -4,13 +4,20 @@ import dataclasses
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 
-from gru_mem_jax.agent.trajectory import Trajectory, trajectory_from_dict
+from gru_mem_jax import durable_files
+from gru_mem_jax.agent.trajectory import (
+    Trajectory,
+    trajectory_from_dict,
+    trajectory_to_dict,
+)
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_number, from_record, to_record
 
 _NAME = re.compile(r"step_(\d{8,18})\.jsonl")
 _LONGEST_LINE = 1 << 26
+_TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +92,30 @@ def read_samples(
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     return samples
+
+
+def write_samples(
+    folder: str | pathlib.Path, step: int, samples: Sequence[TrainingSample]
+) -> None:
+    """Writes the samples of a step, one a line, without token ids.
+
+    Raises:
+      RunError: they cannot be written.
+    """
+    lines = []
+    for sample in samples:
+        turns = tuple(
+            dataclasses.replace(turn, **dict.fromkeys(_TRACE))
+            for turn in sample.trajectory.turns
+        )
+        trajectory = dataclasses.replace(sample.trajectory, turns=turns)
+        record = to_record(sample) | {"trajectory": trajectory_to_dict(trajectory)}
+        lines.append(json.dumps(record))
+    path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
+    try:
+        durable_files.write_atomically(path, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise durable_files.storage_error(path, error) from error
 
 
 def _sample(line: bytes, where: str) -> TrainingSample:

@@ -10,8 +10,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "sources": ["SyntheticSource", "SyntheticSuite"],
+        "start": ["TinyModel", "structured_adamw", "tiny_agent"],
         "structured": ["StructuredConfig", "structured_init"],
         "synthetic": ["SyntheticConfig", "generate"],
-        "turns": ["OracleTurns", "TurnConfig", "TurnRow", "synthetic_turns"],
+        "turns": ["OracleTurns", "TurnConfig", "synthetic_turns"],
     },
 )

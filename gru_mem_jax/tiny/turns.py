@@ -1,9 +1,4 @@
-"""From examples to supervised turns: prompts as the agent makes them, oracle replies.
-
-A source of training data is a function from an example and a random generator to its
-turns, so that other examples with another oracle can take the place of the synthetic
-ones.
-"""
+"""Supervised turns of synthetic examples, with the replies of `tiny.oracle`."""
 
 import bisect
 import dataclasses
@@ -12,35 +7,18 @@ import random
 from collections.abc import Iterator, Sequence
 
 from gru_mem_jax.agent.chunking import iter_chunks
+from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
-from gru_mem_jax.agent.requests import Prompt, prompt_ids
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptKind
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.data.turns import (
+    SupervisedTurn,
+    check_kinds,
+    chosen_chunks,
+    supervised_turn,
+)
+from gru_mem_jax.records import check_int, check_number, plain_numbers
 from gru_mem_jax.tiny import oracle, synthetic, words
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TurnRow:
-    """One conversation to learn: the loss is on the completion only.
-
-    Attributes:
-      kind: "gated", "memagent" or "answer".
-      task: of the example.
-      evidence: whether the chunk adds something to the memory.
-      prompt: token ids.
-      completion: token ids, the stop id last.
-    """
-
-    kind: PromptKind
-    task: str
-    evidence: bool
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.completion)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +26,6 @@ class TurnConfig:
     """Which turns of an example are taught, and how.
 
     Attributes:
-      prompt: order and style of the prompts.
-      chunk_size: tokens of a chunk.
       kinds: the kinds of turns.
       off_evidence: gated turns without evidence per turn with evidence.
       memagent_off_evidence: the same for MemAgent's turns, each of which must write
@@ -70,10 +46,6 @@ class TurnConfig:
         end it all.
     """
 
-    prompt: PromptConfig = dataclasses.field(
-        default_factory=lambda: PromptConfig(style="compact")
-    )
-    chunk_size: int = 64
     kinds: tuple[PromptKind, ...] = ("gated", "memagent", "answer")
     off_evidence: float = 1.0
     memagent_off_evidence: float = 1.0
@@ -86,30 +58,19 @@ class TurnConfig:
 
     def __post_init__(self):
         plain_numbers(self)
-        if self.chunk_size < 1:
-            raise InputError(f"chunk_size must be at least 1, got {self.chunk_size}")
-        if not self.kinds or not set(self.kinds) <= {"gated", "memagent", "answer"}:
-            raise InputError(
-                "kinds must name some of gated, memagent and answer, got "
-                f"{self.kinds!r}"
-            )
+        check_kinds(self.kinds)
         for name in ("off_evidence", "memagent_off_evidence"):
-            if not 0 <= getattr(self, name) <= 1000:
-                raise InputError(
-                    f"{name} must be between 0 and 1000, got {getattr(self, name)}"
-                )
-        if self.extra_answers < 0:
-            raise InputError(
-                f"extra_answers must be at least 0, got {self.extra_answers}"
-            )
+            check_number(name, getattr(self, name), 0, 1000)
+        check_int("extra_answers", self.extra_answers, 0)
         for name in (
             *("blank_memory", "shifted", "wrong_updates", "wrong_ends"),
             "wrong_thoughts",
         ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"{name} must be between 0 and 1, got {getattr(self, name)}"
-                )
+            check_number(name, getattr(self, name), 0, 1)
+
+    def oracle(self, encoder: Encoder, agent: AgentConfig) -> "OracleTurns":
+        """The oracle for a policy, see `data.turns.TurnMaker`."""
+        return OracleTurns(encoder, agent, self)
 
 
 class OracleTurns:
@@ -117,20 +78,17 @@ class OracleTurns:
 
     Args:
       encoder: the policy's tokenizer.
+      agent: prompts and chunk size.
       config: which turns.
     """
 
-    def __init__(self, encoder: Encoder, config: TurnConfig):
-        self.config = config
-        self._encoder = encoder
-        self._builder = PromptBuilder(encoder, config.prompt)
+    def __init__(self, encoder: Encoder, agent: AgentConfig, config: TurnConfig):
+        self.encoder, self.config = encoder, config
+        self._chunk_size = agent.chunk_size
+        self._builder = PromptBuilder(encoder, agent.prompt)
 
-    def with_config(self, config: TurnConfig) -> "OracleTurns":
-        """The same with another configuration."""
-        return OracleTurns(self._encoder, config)
-
-    def __call__(self, example: Example, rng: random.Random) -> list[TurnRow]:
-        """The turns of one example that are to be learnt.
+    def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
+        """The turns of one example that are to be learned.
 
         Memory turns with evidence are all taken, of the others a random part.
 
@@ -143,11 +101,11 @@ class OracleTurns:
         question = self._builder.encode_content(example.question)
         if config.shifted and rng.random() < config.shifted:
             example = self._shift(example, rng)
-        chunks = list(iter_chunks(example.document, self._encoder, config.chunk_size))
+        chunks = list(iter_chunks(example.document, self.encoder, self._chunk_size))
         facts = _facts_by_chunk(example, [chunk.end for chunk in chunks])
         chosen = {
-            "gated": _choose(facts, config.off_evidence, rng),
-            "memagent": _choose(facts, config.memagent_off_evidence, rng),
+            "gated": chosen_chunks(facts, config.off_evidence, rng),
+            "memagent": chosen_chunks(facts, config.memagent_off_evidence, rng),
         }
         rows = []
         found: tuple[oracle.Fact, ...] = ()
@@ -171,13 +129,17 @@ class OracleTurns:
                 else:
                     prompt = self._builder.memagent(question, memory, chunk.ids)
                     reply = oracle.memagent_turn(asked, found, new)
-                rows.append(self._row(kind, example, bool(new), prompt, reply))
+                rows.append(
+                    supervised_turn(
+                        self._builder, kind, example, bool(new), prompt, reply
+                    )
+                )
             found += new
         if "answer" in config.kinds:
             rows.append(self.answer(example))
         return rows
 
-    def answer(self, example: Example) -> TurnRow:
+    def answer(self, example: Example) -> SupervisedTurn:
         """The answer turn of an example, all evidence found."""
         asked = oracle.parse_question(example.question)
         found = [
@@ -190,12 +152,12 @@ class OracleTurns:
             self._builder.encode_content(oracle.memory_text(asked, found)),
         )
         reply = oracle.answer_turn(asked, found)
-        return self._row("answer", example, False, prompt, reply)
+        return supervised_turn(self._builder, "answer", example, False, prompt, reply)
 
     def _shift(self, example: Example, rng: random.Random) -> Example:
         """The example without some of its first tokens, but with all evidence."""
-        _, spans = self._encoder.encode_with_offsets(example.document)
-        cut, _ = spans[rng.randrange(self.config.chunk_size)]
+        _, spans = self.encoder.encode_with_offsets(example.document)
+        cut, _ = spans[rng.randrange(self._chunk_size)]
         cut = min(cut, example.evidence[0][0])
         return dataclasses.replace(
             example,
@@ -230,29 +192,6 @@ class OracleTurns:
             claimed=claimed,
         )
 
-    def _row(
-        self,
-        kind: PromptKind,
-        example: Example,
-        evidence: bool,
-        prompt: Prompt,
-        reply: str,
-    ) -> TurnRow:
-        # What the chat template has opened must not be opened again.
-        left = self._builder.left_to_say(reply)
-        completion = (*self._encoder.encode_control(left), self._encoder.stop_ids[0])
-        return TurnRow(kind, example.task, evidence, prompt_ids(prompt), completion)
-
-
-def _choose(
-    facts: Sequence[tuple], off_evidence: float, rng: random.Random
-) -> set[int]:
-    """All chunks that add something, and so many of the others for each."""
-    with_evidence = [i for i, new in enumerate(facts) if new]
-    without = [i for i, new in enumerate(facts) if not new]
-    wanted = round(off_evidence * max(1, len(with_evidence)))
-    return {*with_evidence, *rng.sample(without, min(wanted, len(without)))}
-
 
 def _false_find(
     asked: oracle.Asked,
@@ -283,11 +222,11 @@ def _facts_by_chunk(
 
 def synthetic_turns(
     data: synthetic.SyntheticConfig, turns: OracleTurns, seed: int
-) -> Iterator[TurnRow]:
+) -> Iterator[SupervisedTurn]:
     """Turns of example after example, without end; the same for equal arguments."""
     rng = random.Random(f"{seed}/{data.split}")
     answers = turns.config.extra_answers if "answer" in turns.config.kinds else 0
     for index in itertools.count(0, 1 + answers):
-        yield from turns(synthetic.generate(data, index), rng)
+        yield from turns.turns(synthetic.generate(data, index), rng)
         for extra in range(1, 1 + answers):
             yield turns.answer(synthetic.generate(data, index + extra))

@@ -1,14 +1,23 @@
-"""Reinforcement learning of the gates: the only place where all stages meet."""
+"""Training, supervised and by reinforcement: one loop with two kinds of step."""
 
-from gru_mem_jax.train.config import LoopConfig, TrainConfig, settings_text
+from gru_mem_jax.train.config import (
+    LoopConfig,
+    RolloutConfig,
+    SFTConfig,
+    TrainConfig,
+    settings_text,
+)
 from gru_mem_jax.train.plan import Plan
-from gru_mem_jax.train.run import TrainResult, train
+from gru_mem_jax.train.run import RunResult, sft, train
 
 __all__ = [
     "LoopConfig",
     "Plan",
+    "RolloutConfig",
+    "RunResult",
+    "SFTConfig",
     "TrainConfig",
-    "TrainResult",
     "settings_text",
+    "sft",
     "train",
 ]

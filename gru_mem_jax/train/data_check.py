@@ -24,7 +24,7 @@ from gru_mem_jax.data.jsonl import FileSource
 from gru_mem_jax.data.judge import Judge
 from gru_mem_jax.data.sources import ExampleSource, on_bad_record
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
-from gru_mem_jax.train.config import TrainConfig
+from gru_mem_jax.train.config import SFTConfig, TrainConfig
 from gru_mem_jax.train.plan import Plan
 from gru_mem_jax.version import __version__
 
@@ -79,9 +79,11 @@ def told(records: Records, listed: str | None, most: int | None = _LISTED) -> li
     return lines
 
 
-def make_judge(settings: TrainConfig, planned: Plan) -> Judge:
+def make_judge(settings: TrainConfig | SFTConfig, planned: Plan) -> Judge:
     """The judge of a run's examples."""
     builder = PromptBuilder(planned.encoder, planned.agent.prompt)
+    if isinstance(settings, SFTConfig):  # its answers are learned, not scored
+        return Judge(builder, planned.agent, scored=False)
     rewards = settings.rewards
     scored = rewards.reward_fn is None and rewards.outcome_weight > 0
     return Judge(builder, planned.agent, scored=scored, scoring=rewards.scoring)

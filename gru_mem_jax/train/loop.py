@@ -1,93 +1,168 @@
-"""The loop: rollouts, rewards, advantages, update, evaluation, checkpoint, again.
+"""The loop of a run: a step, its row, an evaluation, a checkpoint, again.
 
-What a step does is a function of the settings, its number, the params and the position
-in the source; a checkpoint holds the last two. So a run that was killed and goes on
-repeats, bit for bit, what the killed one would have done.
+What a step does is a function of the configuration, its number, the params and the
+position in the source; a checkpoint holds the last two. So a run that was killed and is
+resumed repeats, bit for bit, what it would have done.
+
+`train.rl` and `train.sft` are the two kinds of step; both end in `update`.
 """
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from gru_mem_jax.agent.config import AgentConfig
-from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.rl.learner import Carry, Learner, Report, Score, host_count
-from gru_mem_jax.rl.packing import Conversation, PackedRows, mini_batches, pack
-from gru_mem_jax.rl.rollout import learnable
+from gru_mem_jax.rl.compile import Learner
+from gru_mem_jax.rl.learner import Batch, Carry, Report, TrainState, host_count
+from gru_mem_jax.rl.packing import PackedRows
 from gru_mem_jax.runs.checkpoints.store import RunState, RunStore
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import MetricsWriter
-from gru_mem_jax.runs.rollouts import load_rollouts, save_rollouts
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
 from gru_mem_jax.train import metrics as columns_of
-from gru_mem_jax.train.config import TrainConfig
-from gru_mem_jax.train.evaluate import evaluation_columns
-from gru_mem_jax.train.progress import TrainProgress
-from gru_mem_jax.train.rollouts import Rollouts, RolloutStage, check_gap
+from gru_mem_jax.train.config import LoopConfig
+from gru_mem_jax.train.engine import HeldEngine
+from gru_mem_jax.train.plan import Plan
 
-ROLLOUTS = "rollouts"
+Columns = Mapping[str, Any]
 
 
 class Stopped(Exception):
     """The run was asked to stop; raised between two programs, never in one."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What the loop is made of.
+class Monitor:
+    """What work in a run reports to: stop signal, watchdog, clock and notes.
+
+    Args:
+      stop, watchdog: entered already.
+      note: takes a line for log and screen.
 
     Attributes:
-      settings, agent, encoder, learner, stage, store, run, metrics, show: see there.
-      frozen: params that LoRA does not train, else {}.
-      reference: full params of the KL's reference; None where beta is 0.
-      stop, watchdog: entered already.
-      replay: folder of recorded rollouts to train from; None: sample.
-      place: puts full params where the engine runs.
+      seconds: wall-clock of each stage of the step that runs.
+      abandoned: set when the loop ends: what runs beside it stops at its next `look`.
     """
 
-    settings: TrainConfig
-    agent: AgentConfig
-    encoder: Encoder
+    def __init__(
+        self, stop: StopSignal, watchdog: Watchdog, note: Callable[[str], None]
+    ):
+        self._stop, self._watchdog, self.note = stop, watchdog, note
+        self.seconds: dict[str, float] = {}
+        self.abandoned = False
+
+    def look(self) -> None:
+        """Raises Stopped if the run was asked to stop."""
+        if self.abandoned or self._stop.requested:
+            raise Stopped
+
+    def beat(self, doing: str) -> None:
+        """Tells the watchdog that something happens."""
+        self._watchdog.beat(doing)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage of the step."""
+        self.beat(f"stage {name}")
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+class StepResult(NamedTuple):
+    """What a step came to.
+
+    Attributes:
+      at: where the run stands now.
+      columns: gives the step's columns; called only where a row is due, for it may wait
+        for the device. None where there is nothing to take the mean of.
+    """
+
+    at: RunState
+    columns: Callable[[], Columns]
+
+
+class RunParts(NamedTuple):
+    """What steps of both kinds are made of.
+
+    Attributes:
+      planned: what fits together.
+      learner: its functions.
+      engine: samples, where the run does.
+      evaluate: (params where the engine runs, step) to columns; None: no suite.
+      place: puts full params where the engine runs.
+      folder: of the run.
+      monitor: of the run.
+      frozen: params that LoRA does not train, else {}.
+      reference: full params of the KL's reference; None: there is none.
+    """
+
+    planned: Plan
     learner: Learner
-    stage: RolloutStage
-    store: RunStore
-    run: RunFolder
-    metrics: MetricsWriter
-    show: TrainProgress
+    engine: HeldEngine
+    evaluate: Callable[[Any, int], Columns] | None
+    place: Callable[[Any], Any]
+    folder: RunFolder
+    monitor: Monitor
     frozen: Any
     reference: Any
-    stop: StopSignal
-    watchdog: Watchdog
-    replay: str | None
-    place: Callable[[Any], Any]
+
+    def policy_params(self, at: RunState) -> Any:
+        """The policy's params as it stands, merged, in new arrays."""
+        learner = self.learner
+        dtype = learner.config.dtype
+        return learner.policy_params(at.state.params, self.frozen, dtype)
+
+
+class StepKind(Protocol):
+    """One kind of step."""
+
+    def begin(self, at: RunState) -> RunState:
+        """Where the run stands, with what the first step needs besides."""
+
+    def step(self, at: RunState) -> StepResult:
+        """Does step `at.step + 1`."""
+
+    def evaluate(self, at: RunState) -> Columns:
+        """Columns of an evaluation of the policy as it stands."""
+
+    def close(self) -> None:
+        """Ends what runs beside the loop."""
 
 
 class Loop:
     """One run, from where it stands to its end.
 
     Args:
-      parts: everything.
-      progress: where it stands.
+      config: steps, evaluations, checkpoints.
+      kind: of step.
+      store: of checkpoints.
+      metrics: takes the rows.
+      show_row: shows the row of a step.
+      monitor: of the run.
+      at: where it stands.
     """
 
-    def __init__(self, parts: Parts, progress: RunState):
-        self._parts, self.at = parts, progress
-        self._config = parts.settings.train
-        self._seconds: dict[str, float] = {}
+    def __init__(
+        self,
+        config: LoopConfig,
+        kind: StepKind,
+        store: RunStore,
+        metrics: MetricsWriter,
+        show_row: Callable[[int, Columns], None],
+        monitor: Monitor,
+        at: RunState,
+    ):
+        self._config, self._kind, self._store = config, kind, store
+        self._metrics, self._show_row, self._monitor = metrics, show_row, monitor
+        self.at = kind.begin(at)
         self._absent: set[str] = set()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
-        self._next: Future[Rollouts] | None = None
-        self._abandon = False
-        self._sets = None
-        if self._config.overlap and progress.behaviour is None:
-            behaviour = self._policy_params()
-            self.at = dataclasses.replace(progress, behaviour=behaviour)
 
     def run(self) -> bool:
         """Trains to the last step.
@@ -102,290 +177,132 @@ class Loop:
             if self.at.pending is not None:
                 self._end_of_step()
             while self.at.step < self._config.num_steps:
-                self._look()
+                self._monitor.look()
                 self._step()
                 self._end_of_step()
-            if not self._parts.store.has(self.at.step):
-                self._save()
+            self._save()
             return True
         except Stopped:
-            if not self._parts.store.has(self.at.step):
-                self._save()
+            self._save()
             return False
         finally:
-            self._abandon = True
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-    # One step
+            self._monitor.abandoned = True
+            self._kind.close()
 
     def _step(self) -> None:
-        step, started = self.at.step + 1, time.perf_counter()
-        self._seconds = {}
-        rollouts = self._rollouts(step)
-        if self._config.record:
-            with self._stage("record"):
-                folder = self._parts.run.path / ROLLOUTS
-                save_rollouts(
-                    folder,
-                    step,
-                    rollouts.batch,
-                    rollouts.scores.terms,
-                    rollouts.scores.advantages,
-                )
-        batch, scores = rollouts.batch, rollouts.scores
-        keep = rollouts.signal
-        if not self._config.dynamic_sampling:
-            keep = batch.outcomes.scored.any(-1)
-        columns = columns_of.rollout_metrics(
-            batch, scores.terms, scores.trajectory, keep, rollouts.signal
-        )
-        turns = learnable(
-            batch,
-            scores.advantages,
-            keep,
-            drop_cut=self._parts.settings.learner.drop_cut,
-        )
-        batches = self._pack(turns)
-        with self._stage("score"):
-            old, reference = self._scores(batches)
-        if old is not None or not batches:
-            columns |= self._gap([score for part in old or () for score in part])
-        behaviour = None
-        if self._config.overlap:
-            behaviour = self._policy_params()
-            self._begin_next(step + 1, batch.position, behaviour)
-        with self._stage("update"):
-            state, reports, gap = self._update(batches, old, reference)
-        columns |= columns_of.update_metrics(reports) | gap
-        columns["skipped"] = int(state.skipped)
-        met = self.at.met_bad + batch.skipped
-        columns["data/skipped"] = self._parts.stage.skipped(met)
-        self.at = RunState(
-            step=step,
-            state=state,
-            position=batch.position,
-            behaviour=behaviour,
-            met_bad=met,
-        )
-        self._check_skipped()
-        if step == 1 or self._sampled(step):
-            self._parts.stage.write_samples(
-                self._parts.run.trajectories, step, rollouts, self._config.samples
-            )
-        self._seconds["step"] = time.perf_counter() - started
-        learned = sum(len(turn) for turn in turns)
-        columns |= columns_of.time_metrics(
-            self._seconds, int(columns["tokens/sampled"]), learned
-        )
-        self.at = dataclasses.replace(self.at, pending=self._present(columns))
+        self._monitor.seconds = {}
+        result = self._kind.step(self.at)
+        at, config = result.at, self._config
+        pending = None
+        if at.step % config.log_every == 0 or self._is_evaluated(at.step):
+            columns = result.columns()
+            self._check_skipped(at)
+            pending = self._present(columns)
+        self.at = dataclasses.replace(at, pending=pending)
 
-    def _rollouts(self, step: int) -> Rollouts:
-        if self._parts.replay is not None:
-            with self._stage("replay"):
-                batch = load_rollouts(self._parts.replay, step)
-                return self._parts.stage.scored(batch)
-        if self._next is None:
-            params = self.at.behaviour
-            with self._stage("place"):
-                params = self._policy_params() if params is None else params
-            rollouts = self._sample(step, self.at.position, params)
-        else:
-            with self._stage("wait"):
-                rollouts, self._next = self._next.result(), None
-        self._seconds["rollout"] = rollouts.seconds
-        return rollouts
-
-    def _sample(self, step: int, position: int, params: Any) -> Rollouts:
-        started = time.perf_counter()
-
-        def on_turn() -> None:
-            self._parts.watchdog.beat(f"sampling step {step}")
-            self._look()
-
-        params = self._parts.place(params)
-        rollouts = self._parts.stage.sample(step, position, params, on_turn)
-        return rollouts._replace(seconds=time.perf_counter() - started)
-
-    def _begin_next(self, step: int, position: int, behaviour: Any) -> None:
-        if step <= self._config.num_steps and self._parts.replay is None:
-            self._next = self._pool.submit(self._sample, step, position, behaviour)
-
-    def _pack(self, turns: list[Conversation]) -> list[list[PackedRows]]:
-        """Micro-batches of each optimiser step; none where nothing is to be learned."""
-        if not turns:
-            self._note(f"step {self.at.step + 1}: no group teaches anything; no update")
-            return []
-        questions = len({turn.index[0] for turn in turns})
-        count = min(self._parts.settings.learner.optimizer_steps_per_batch, questions)
-        parts = mini_batches(turns, count)
-        return [pack(part, self._parts.learner.packing) for part in parts]
-
-    def _scores(self, batches) -> tuple[list[list[Score]] | None, list[list[Any]]]:
-        """Of the policy that sampled, and the reference's logprobs.
-
-        The first is None where the only update is of that very policy, and so brings
-        its logprobs along.
-        """
-        behaviour, reference = self.at.behaviour, self._parts.reference
-
-        def under(params: Any) -> list[list[Score]]:
-            return [[self._scored(params, rows) for rows in part] for part in batches]
-
-        old = None
-        if behaviour is not None or len(batches) > 1:
-            old = under(self._full_params() if behaviour is None else behaviour)
-        if reference is None:
-            return old, [[None] * len(part) for part in batches]
-        scores = under(reference)
-        return old, [[score.logprobs for score in part] for part in scores]
-
-    def _gap(self, scores: Sequence[Score | Carry]) -> dict[str, Any]:
-        """Columns of the distance to the sampler, which must be within its limit."""
-        gaps = [(score.gap, score.largest_gap) for score in scores]
-        columns = columns_of.gap_metrics(gaps)
-        check_gap(columns, self._config.logprob_gap_limit, self.at.step + 1)
-        return columns
-
-    def _scored(self, params: Any, rows: PackedRows) -> Score:
-        self._look()
-        return jax.block_until_ready(self._parts.learner.score(params, rows))
-
-    def _update(
-        self, batches, old, reference
-    ) -> tuple[Any, list[Report], dict[str, Any]]:
-        """The new state, what each optimiser step did, and the gap if `old` is None."""
-        learner, state, reports = self._parts.learner, self.at.state, []
-        gap: dict[str, Any] = {}
-        carry = learner.begin() if batches else None
-        for number, (part, references) in enumerate(
-            zip(batches, reference, strict=True)
-        ):
-            count = host_count(part)
-            scores = [None] * len(part) if old is None else old[number]
-            for rows, score, ref in zip(part, scores, references, strict=True):
-                if not reports:  # later the state is no longer that of a whole step
-                    self._look()
-                self._parts.watchdog.beat("updating the policy")
-                carry = learner.accumulate(
-                    state.params,
-                    self._parts.frozen,
-                    carry,
-                    rows,
-                    None if score is None else score.logprobs,
-                    ref,
-                    count,
-                )
-                jax.block_until_ready(carry)
-            if old is None:
-                gap = self._gap([carry])
-            state, carry, report = learner.apply(state, carry)
-            reports.append(jax.device_get(report))
-        return state, reports, gap
-
-    def _check_skipped(self) -> None:
-        in_a_row = int(self.at.state.skipped_in_a_row)
+    def _check_skipped(self, at: RunState) -> None:
+        in_a_row = int(at.state.skipped_in_a_row)
         if in_a_row >= self._config.max_skipped:
             raise RunError(
-                f"step {self.at.step}: {in_a_row} optimiser steps in a row had a loss, "
+                f"step {at.step}: {in_a_row} optimiser steps in a row had a loss, "
                 "gradient or result that is not finite and were skipped; lower the "
-                "learning rate, or go on from the last checkpoint with other settings"
+                "learning rate, or resume from the last checkpoint with other settings"
             )
-
-    # After a step
 
     def _end_of_step(self) -> None:
         """Evaluation if it is due, then the row, then the checkpoint."""
-        at, config = self.at, self._config
+        at = self.at
         row = dict(at.pending or {})
-        if config.eval_every and at.step % config.eval_every == 0:
+        if self._is_evaluated(at.step):
             started = time.perf_counter()
-            row |= self._present(self._evaluate(at.step))
+            row |= self._present(self._kind.evaluate(at))
             row["eval_seconds"] = time.perf_counter() - started
         if row:
-            self._parts.metrics.write(at.step, row)
-            self._parts.show.row(at.step, row)
+            self._metrics.write(at.step, row)
+            self._show_row(at.step, row)
         self.at = dataclasses.replace(at, pending=None)
-        if at.step and (at.step % config.save_every == 0):
+        if at.step and at.step % self._config.save_every == 0:
             self._save(row)
 
-    def _evaluate(self, step: int) -> dict[str, Any]:
-        if self._next is not None:  # the engine is in use
-            self._wait_for_next()
-        if self._sets is None:
-            self._sets = tuple(self._parts.settings.suite.question_sets())
+    def _is_evaluated(self, step: int) -> bool:
+        every = self._config.eval_every
+        return bool(every) and step % every == 0
 
-        def on_turn() -> None:
-            self._parts.watchdog.beat(f"evaluating step {step}")
-            self._look()
-
-        engine = self._parts.stage.engine(self._parts.place(self._policy_params()))
-        return evaluation_columns(
-            engine,
-            self._parts.encoder,
-            self._parts.agent,
-            self._sets,
-            self._config.eval_modes,
-            on_turn,
-        )
-
-    def _wait_for_next(self) -> None:
-        # Its error, if there is one, is told where its rollouts are needed.
-        while not self._next.done():
-            self._look()
-            time.sleep(0.01)
-
-    def _save(self, row: dict[str, Any] | None = None) -> None:
-        if self._parts.store.has(self.at.step):
+    def _save(self, row: Columns | None = None) -> None:
+        if self._store.has(self.at.step):
             return
-        self._parts.watchdog.beat("saving")
-        self._parts.metrics.sync()
+        self._monitor.beat("saving")
+        self._check_skipped(self.at)
+        self._metrics.sync()
         score = None
         if row is not None and self._config.best_metric is not None:
             score = row.get(self._config.best_metric)
-        with self._stage("save"):
-            self._parts.store.save(self.at, score=score)
+        self._store.save(self.at, score=score)
 
-    def _sampled(self, step: int) -> bool:
-        every = self._config.sample_every
-        return bool(every) and step % every == 0
-
-    # Small things
-
-    def _look(self) -> None:
-        if self._abandon or self._parts.stop.requested:
-            raise Stopped
-
-    def _full_params(self) -> Any:
-        """Of the policy as it stands; with LoRA merged."""
-        if self._parts.settings.learner.lora is None:
-            return self.at.state.params
-        return self._policy_params()
-
-    def _policy_params(self) -> Any:
-        """The same in new arrays, which later updates leave alone."""
-        learner = self._parts.learner
-        dtype = learner.config.dtype
-        return learner.policy_params(self.at.state.params, self._parts.frozen, dtype)
-
-    def _present(self, columns: dict[str, Any]) -> dict[str, Any]:
+    def _present(self, columns: Columns) -> dict[str, Any]:
         """Columns that have a value; says so once where one has none."""
         absent = {name for name, value in columns.items() if value is None}
         for name in sorted(absent - self._absent):
             if not columns_of.is_time(name):
-                self._note(f"{name} is absent: there is nothing to take the mean of")
+                self._monitor.note(
+                    f"{name} is absent: there is nothing to take the mean of"
+                )
         self._absent |= absent
         return {name: value for name, value in columns.items() if value is not None}
 
-    def _note(self, line: str) -> None:
-        self._parts.run.log(line)
-        self._parts.show.note(line)
 
-    @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self._parts.watchdog.beat(f"stage {name} after step {self.at.step}")
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - started
-            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+def update(
+    learner: Learner,
+    state: TrainState,
+    frozen: Any,
+    parts: Sequence[Sequence[PackedRows]],
+    monitor: Monitor,
+    *,
+    old: Sequence[Sequence[Any]] | None = None,
+    reference: Sequence[Sequence[Any]] | None = None,
+    on_first: Callable[[Carry], None] = lambda carry: None,
+) -> tuple[TrainState, list[Report]]:
+    """Optimiser steps, one on each part of a batch.
+
+    Nothing here waits for the device: a stop signal is looked for between micro-batches
+    of the first part, after which the state is no longer that of a whole step.
+
+    Args:
+      learner: its functions.
+      state: before; donated.
+      frozen: of `Learner.freeze`.
+      parts: micro-batches of each optimiser step.
+      monitor: of the run.
+      old: logprobs of the policy that sampled, as `parts`; None: it is `state`'s.
+      reference: logprobs of the KL's reference, as `parts`; None: there is none.
+      on_first: called with what the first part has added up.
+
+    Returns:
+      The state after all parts, and their reports, on device.
+    """
+    if not parts:
+        return state, []
+    carry, reports = learner.begin(), []
+    for number, part in enumerate(parts):
+        count = host_count(part)
+        for i, rows in enumerate(part):
+            if not reports:
+                monitor.look()
+            monitor.beat("updating the policy")
+            batch = Batch(
+                rows,
+                None if old is None else old[number][i],
+                None if reference is None else reference[number][i],
+                count,
+            )
+            carry = learner.accumulate(state.params, frozen, carry, batch)
+        if not reports:
+            on_first(carry)
+        state, carry, report = learner.apply(state, carry)
+        reports.append(report)
+    return state, reports
+
+
+def wait(values: Any) -> Any:
+    """The same values, once the device has them: where a stage's end is timed."""
+    return jax.block_until_ready(values)

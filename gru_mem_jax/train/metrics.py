@@ -112,9 +112,10 @@ def update_metrics(reports: Sequence[Report]) -> Columns:
     for name in reports[0].sums:
         total = sum((r.sums[name] for r in reports[1:]), start=reports[0].sums[name])
         columns[name] = total.value()
+    if "clip_high" in columns:
+        columns["clipped"] = _sum(columns["clip_high"], columns["clip_low"])
     norms = [float(report.grad_norm) for report in reports if bool(report.taken)]
     return columns | {
-        "clipped": _sum(columns.get("clip_high"), columns.get("clip_low")),
         "grad_norm": float(np.mean(norms)) if norms else None,
         "learning_rate": float(reports[-1].learning_rate),
         "optimizer_steps": sum(bool(report.taken) for report in reports),

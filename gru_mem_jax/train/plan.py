@@ -1,31 +1,23 @@
 """What can be known of a run before any weight is read: does it fit together?"""
 
 import dataclasses
+import os
 from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from gru_mem_jax.agent.config import (
-    AgentConfig,
-    check_budgets,
-    longest_turn,
-)
+from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import (
-    MeshConfig,
-    device_memory,
-    make_mesh,
-    row_shards,
-)
+from gru_mem_jax.parallelism import MeshConfig, device_memory, make_mesh, row_shards
 from gru_mem_jax.policy.agent_settings import policy_settings
-from gru_mem_jax.policy.files import PolicyDir
+from gru_mem_jax.policy.files import PolicyDir, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import load_config
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.tokenization import TextTokenizer
-from gru_mem_jax.train.config import TrainConfig
+from gru_mem_jax.train.config import LoopConfig, SFTConfig, TrainConfig
 from gru_mem_jax.train.footprint import check_memory, memory_estimate
 
 
@@ -35,8 +27,8 @@ class Plan(NamedTuple):
     Attributes:
       policy: without weights.
       encoder: its tokenizer.
-      agent: how contexts are read in rollouts.
-      engine: sizes of the sampler.
+      agent: how contexts are read, in rollouts or in supervised turns.
+      engine: sizes of the sampler; None: nothing is sampled.
       mesh: of the learner.
       longest: tokens of the longest turn within the budgets.
       memory: bytes on the fullest device, by what they are for.
@@ -46,11 +38,45 @@ class Plan(NamedTuple):
     policy: Policy
     encoder: TextTokenizer
     agent: AgentConfig
-    engine: EngineConfig
+    engine: EngineConfig | None
     mesh: Mesh
     longest: int
     memory: dict[str, int]
     notes: tuple[str, ...]
+
+
+def open_start(
+    config: TrainConfig | SFTConfig, scratch: str | os.PathLike[str]
+) -> PolicyDir:
+    """The policy that a run begins with.
+
+    Args:
+      config: of the run.
+      scratch: an empty folder; a policy from scratch is written there, the same for
+        equal configurations.
+
+    Raises:
+      InputError: none is named, or there is none.
+    """
+    start = config.start if isinstance(config, SFTConfig) else None
+    if start is None or config.loop.policy is not None:
+        return named_policy(config.loop)
+    start.write(scratch, config.loop.seed)
+    return open_policy_dir(scratch)
+
+
+def named_policy(loop: LoopConfig) -> PolicyDir:
+    """The policy that the loop's configuration names.
+
+    Raises:
+      InputError: none is named, or there is none.
+    """
+    if loop.policy is None:
+        raise InputError(
+            "no policy to begin with: set LoopConfig.policy, e.g. "
+            "--gin.LoopConfig.policy='\"DIR\"'"
+        )
+    return open_policy_dir(loop.policy)
 
 
 def policy_agent(directory: PolicyDir) -> AgentConfig:
@@ -64,50 +90,50 @@ def policy_agent(directory: PolicyDir) -> AgentConfig:
     return dataclasses.replace(config, sampling=sampling)
 
 
-def plan(settings: TrainConfig, directory: PolicyDir) -> Plan:
-    """Checks settings against each other and the policy; seconds, and no weights.
+def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
+    """Checks a configuration against the policy; seconds, and no weights.
 
     Raises:
       InputError: something does not fit; says what and what to change.
     """
+    for name in ("source", "turns"):
+        if getattr(config, name, ...) is None:
+            kind = type(config).__name__
+            raise InputError(f"no {name}: set {kind}.{name}, e.g. in a gin file")
     policy = make_policy(load_config(directory))
     encoder = TextTokenizer.from_pretrained(directory.root)
     encoder.check_rows(policy.config.vocab_size)
-    agent = settings.agent or policy_agent(directory)
-    check_agent(agent)
-    builder = PromptBuilder(encoder, agent.prompt)
-    longest = 0
-    for mode in (agent.mode, *settings.train.eval_modes):
-        each = dataclasses.replace(agent, mode=mode)
-        check_budgets(builder, each)
-        longest = max(longest, longest_turn(builder, each))
+    supervised = isinstance(config, SFTConfig)
+    agent = config.agent
+    if agent is None:
+        agent = (policy_settings if supervised else policy_agent)(directory)
+    if not supervised:
+        check_agent(agent)
+    longest = _longest_turn(config, encoder, agent)
+    samples = not supervised or config.suite is not None
     window = policy.config.max_position_embeddings
-    if longest > window:
-        raise InputError(
-            f"a turn may have {longest} tokens, but the policy's window is {window}; "
-            "lower chunk_size or a budget"
-        )
-    if longest > settings.learner.row_tokens:
-        raise InputError(
-            f"a turn may have {longest} tokens, more than a row of row_tokens "
-            f"{settings.learner.row_tokens}; raise it or lower a budget"
-        )
-    if longest > settings.engine.max_length:
-        raise InputError(
-            f"a turn may have {longest} tokens, more than the engine's max_length "
-            f"{settings.engine.max_length}; raise it or lower a budget"
-        )
-    mesh = make_mesh(settings.mesh)
-    engine = settings.engine.lowered_to(longest)
+    for name, limit, advice in (
+        ("the policy's window", window, ""),
+        ("a row of row_tokens", config.learner.row_tokens, "raise it or "),
+        ("the engine's max_length", config.engine.max_length, "raise it or "),
+    ):
+        if longest > limit and (samples or not name.startswith("the engine")):
+            raise InputError(
+                f"a turn may have {longest} tokens, more than {name}: {limit}; "
+                f"{advice}lower chunk_size or a budget"
+            )
+    mesh = make_mesh(config.mesh)
+    engine = config.engine.lowered_to(longest) if samples else None
     memory = memory_estimate(
         policy,
-        settings.learner,
+        config.learner,
         MeshConfig(**mesh.shape),
         engine,
-        reference=settings.objective.beta > 0,
-        behaviour=settings.train.overlap,
+        reference=not supervised and config.objective.beta > 0,
+        behaviour=not supervised and config.rollouts.overlap,
     )
     doubt = check_memory(memory, device_memory(mesh.devices.flat[0]))
+    notes = [] if supervised else _notes(config, agent, mesh)
     return Plan(
         policy=policy,
         encoder=encoder,
@@ -116,29 +142,42 @@ def plan(settings: TrainConfig, directory: PolicyDir) -> Plan:
         mesh=mesh,
         longest=longest,
         memory=memory,
-        notes=(*_notes(settings, agent, mesh), *filter(None, [doubt])),
+        notes=(*notes, *filter(None, [doubt])),
     )
 
 
-def _notes(settings: TrainConfig, agent: AgentConfig, mesh: Mesh) -> list[str]:
+def _longest_turn(
+    config: TrainConfig | SFTConfig, encoder: TextTokenizer, agent: AgentConfig
+) -> int:
+    """Tokens of the longest turn of any mode that the run may need."""
+    builder = PromptBuilder(encoder, agent.prompt)
+    longest = 0
+    for mode in (agent.mode, *config.loop.eval_modes):
+        each = dataclasses.replace(agent, mode=mode)
+        check_budgets(builder, each)
+        longest = max(longest, longest_turn(builder, each))
+    return longest
+
+
+def _notes(config: TrainConfig, agent: AgentConfig, mesh: Mesh) -> list[str]:
     notes = []
-    config, rewards = settings.train, settings.rewards
-    rollouts = config.questions_per_step * config.group_size
-    if rollouts < settings.engine.slots:
+    rewards = config.rewards
+    rollouts = config.rollouts.questions_per_step * config.rollouts.group_size
+    if rollouts < config.engine.slots:
         notes.append(
             f"{rollouts} rollouts of a step leave some of the engine's "
-            f"{settings.engine.slots} slots idle"
+            f"{config.engine.slots} slots idle"
         )
     if rewards.overlong_weight > 0 and rewards.overlong_limit > agent.completion_tokens:
         notes.append(
             f"overlong_limit {rewards.overlong_limit} is above completion_tokens "
             f"{agent.completion_tokens}: the full penalty is never reached"
         )
-    if agent.mode == "memagent" and settings.advantages.alpha != 1:
+    if agent.mode == "memagent" and config.advantages.alpha != 1:
         notes.append(
             "mode memagent has no gates to reward by turn: it is trained with alpha 1"
         )
-    micro_batch = settings.learner.rows_per_device * row_shards(mesh)
+    micro_batch = config.learner.rows_per_device * row_shards(mesh)
     if micro_batch > 1 and rollouts < micro_batch:
         notes.append(
             f"micro-batches of {micro_batch} rows are partly empty with {rollouts} "

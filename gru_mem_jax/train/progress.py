@@ -24,7 +24,7 @@ _SHOWN = (
 _ROWS = 12
 
 
-class TrainProgress:
+class RunProgress:
     """Shows rows and notes on stderr; use as a context manager.
 
     Args:
@@ -42,7 +42,7 @@ class TrainProgress:
         if self._console.is_terminal and not quiet:
             self._live = Live(console=self._console, auto_refresh=False)
 
-    def __enter__(self) -> "TrainProgress":
+    def __enter__(self) -> "RunProgress":
         if self._live is not None:
             self._live.start()
         return self

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,19 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gru_mem_jax import durable_files
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.trajectory import Trajectory, trajectory_to_dict
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.parallelism import pmap_groups
 from gru_mem_jax.rl.advantages import AdvantageConfig, Scores, group_has_signal
 from gru_mem_jax.rl.advantages import score_groups as score_arrays
 from gru_mem_jax.rl.rollout import RolloutBatch, make_batch, rollout, sample
-from gru_mem_jax.sampling.engine import Engine
+from gru_mem_jax.runs.samples import TrainingSample, write_samples
 from gru_mem_jax.train.config import TrainConfig
+from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.questions import QuestionStage
 
 
@@ -61,7 +60,7 @@ class Scorer:
         advantages: AdvantageConfig = settings.advantages
         if mode == "memagent":
             advantages = dataclasses.replace(advantages, alpha=1.0)
-        self._questions = settings.train.questions_per_step
+        self._questions = settings.rollouts.questions_per_step
         self._score = pmap_groups(
             functools.partial(
                 _score, reward_config=settings.rewards, config=advantages
@@ -99,7 +98,7 @@ class RolloutStage:
       encoder: the policy's tokenizer.
       scorer: of rewards and advantages.
       questions: gives the examples.
-      make_engine: from weights to an engine; called once, when it is first needed.
+      engine: the run's.
     """
 
     def __init__(
@@ -109,21 +108,11 @@ class RolloutStage:
         encoder: Encoder,
         scorer: Scorer,
         questions: QuestionStage,
-        make_engine: Callable[[Any], Engine],
+        engine: HeldEngine,
     ):
         self._settings, self._agent, self._encoder = settings, agent, encoder
         self._builder = PromptBuilder(encoder, agent.prompt)
-        self._scorer, self._make_engine = scorer, make_engine
-        self._questions = questions
-        self._engine: Engine | None = None
-
-    def engine(self, params: Any) -> Engine:
-        """The engine with these weights, all that it held forgotten."""
-        if self._engine is None:
-            self._engine = self._make_engine(params)
-        else:
-            self._engine.set_params(params)
-        return self._engine
+        self._scorer, self._engine, self._questions = scorer, engine, questions
 
     def sample(
         self, step: int, position: int, params: Any, on_turn: Callable[[], None]
@@ -136,8 +125,8 @@ class RolloutStage:
           params: full params to sample from.
           on_turn: called after each turn; what it raises ends the rollouts.
         """
-        config = self._settings.train
-        engine = self.engine(params)
+        config = self._settings.rollouts
+        engine = self._engine(params)
         trajectories: list[list[Trajectory]] = []
 
         def draw(numbers: Sequence[int]) -> RolloutBatch:
@@ -151,7 +140,7 @@ class RolloutStage:
                 examples,
                 config.group_size,
                 step=step,
-                seed=config.seed,
+                seed=self._settings.loop.seed,
                 on_turn=on_turn,
             )
             trajectories.extend(groups)
@@ -181,10 +170,6 @@ class RolloutStage:
         """
         return self._questions.known_bad + met
 
-    def scored(self, batch: RolloutBatch) -> Rollouts:
-        """Rollouts that were read from a file."""
-        return Rollouts(batch, *self._scorer(batch), [])
-
     def write_samples(
         self, folder: str | pathlib.Path, step: int, rollouts: Rollouts, count: int
     ) -> None:
@@ -195,56 +180,41 @@ class RolloutStage:
         """
         groups = len(rollouts.trajectories)
         size = len(rollouts.trajectories[0]) if groups else 0
-        lines = []
-        for i in range(min(count, groups * size)):
-            g, p = divmod(i, groups)
-            lines.append(json.dumps(self._sample(step, rollouts, p, g)))
-        if not lines:
-            return
-        path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
-        try:
-            durable_files.write_atomically(path, "\n".join(lines) + "\n")
-        except OSError as error:
-            raise durable_files.storage_error(path, error) from error
+        places = [divmod(i, groups) for i in range(min(count, groups * size))]
+        samples = [self._sample(step, rollouts, p, g) for g, p in places]
+        if samples:
+            write_samples(folder, step, samples)
 
-    def _sample(self, step: int, rollouts: Rollouts, p: int, g: int) -> dict[str, Any]:
+    def _sample(self, step: int, rollouts: Rollouts, p: int, g: int) -> TrainingSample:
         question = rollouts.batch.questions[p]
         example = self._settings.source.example(question)
         evidence, last = labels(example, self._encoder, self._agent.chunk_size)
-        trajectory = rollouts.trajectories[p][g]
+        trajectory, scores = rollouts.trajectories[p][g], rollouts.scores
         read = trajectory.num_chunks
-        scores = rollouts.scores
-        turns = tuple(
-            dataclasses.replace(turn, **dict.fromkeys(_TRACE))
-            for turn in trajectory.turns
-        )
-        return {
-            "step": step,
-            "question": question,
-            "rollout": g,
-            "task": example.task,
-            "answers": list(example.answers),
-            "evidence": list(evidence),
-            "last_evidence": last,
-            "reward": float(scores.trajectory[p, g]),
-            "scored": bool(rollouts.batch.outcomes.scored[p, g]),
-            "rewards": {
+        advantages = (*scores.advantages[p, g, :read], scores.advantages[p, g, -1])
+        return TrainingSample(
+            step=step,
+            question=question,
+            rollout=g,
+            task=example.task,
+            answers=tuple(example.answers),
+            evidence=tuple(evidence),
+            last_evidence=last,
+            reward=float(scores.trajectory[p, g]),
+            scored=bool(rollouts.batch.outcomes.scored[p, g]),
+            rewards={
                 name: float(term[p, g])
                 for name, term in scores.terms.items()
                 if term.ndim == 2
             },
-            "turn_rewards": [float(x) for x in scores.turn[p, g, :read]],
-            "advantages": [
-                float(x)
-                for x in (*scores.advantages[p, g, :read], scores.advantages[p, g, -1])
-            ],
-            "trajectory": trajectory_to_dict(
-                dataclasses.replace(trajectory, turns=turns)
-            ),
-        }
+            turn_rewards=tuple(float(x) for x in scores.turn[p, g, :read]),
+            advantages=tuple(float(x) for x in advantages),
+            trajectory=trajectory,
+        )
 
-
-_TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
+    def scored(self, batch: RolloutBatch) -> Rollouts:
+        """Rollouts that were read from a file."""
+        return Rollouts(batch, *self._scorer(batch), [])
 
 
 def check_gap(columns: dict[str, Any], limit: float | None, step: int) -> None:

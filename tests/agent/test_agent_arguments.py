@@ -53,10 +53,10 @@ def test_a_dict_is_a_config_and_numbers_are_numbers(config, expected):
         ),
         ([], "config must be an AgentConfig"),
         ({1: 2}, "config has a key that is no name: 1"),
-        ({"chunk_sice": 2}, "unknown setting 'chunk_sice'; did you mean 'chunk_size'"),
+        ({"chunk_sice": 2}, r"unknown setting 'chunk_sice' \(did you mean chunk_size"),
         (
             {"prompt": {"stile": "full"}},
-            "config.prompt has an unknown setting 'stile'; did you mean 'style'",
+            r"config.prompt has an unknown setting 'stile' \(did you mean style",
         ),
         ({"chunk_size": {}}, "chunk_size must be an integer"),
         ({"sampling": 3}, "sampling must be a SamplingConfig, got 3"),

@@ -193,7 +193,7 @@ def test_a_loaded_policy_and_a_tokenizer_of_transformers(policy_dir, loaded):
 
 
 def test_from_pretrained_refuses(policy_dir, tmp_path):
-    with pytest.raises(InputError, match="did you mean 'chunk_size'"):
+    with pytest.raises(InputError, match=r"\(did you mean chunk_size"):
         GRUMemAgent.from_pretrained(policy_dir, chunk_sice=5)
     with pytest.raises(PolicyError, match="no such policy directory"):
         GRUMemAgent.from_pretrained(tmp_path / "none")

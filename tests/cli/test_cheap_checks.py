@@ -16,7 +16,7 @@ from gru_mem_jax.agent.config import config_from_dict
 from gru_mem_jax.cli import platforms
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy import loading as placement
+from gru_mem_jax.policy import loading
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.policy.hf import export_policy
@@ -103,7 +103,7 @@ def no_weights(monkeypatch):
     def read(self, tensor, read):
         raise AssertionError("a weight was read")
 
-    monkeypatch.setattr(placement.Placement, "add", read)
+    monkeypatch.setattr(loading.ParamsLoader, "add", read)
 
 
 # -- the platform ---------------------------------------------------------------------

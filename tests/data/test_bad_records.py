@@ -89,7 +89,7 @@ def test_nothing_good_is_an_error_that_no_setting_helps(tmp_path):
         (line("b", answers="Ada"), "must be a list, got 'Ada'; put it in brackets"),
         (line(7), 'example.id must be text, got 7; write "7"'),
         (line("b", evidence=5), "example.evidence must be tuple, got 5"),
-        (line("b", ansers=[]), "unknown field 'ansers'; did you mean 'answers'?"),
+        (line("b", ansers=[]), "unknown field 'ansers' (did you mean answers?)"),
         (line("b", document="\ud800"), "the lone surrogate U+D800"),
         ("[" * 10**6, "is not JSON (nested too deeply)"),
     ],

@@ -17,6 +17,7 @@ from gru_mem_jax.evaluation.table import rich_table
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 from gru_mem_jax.tiny import oracle, synthetic
+from gru_mem_jax.tiny.sources import SyntheticSuite
 
 ENCODER = ByteEncoder()
 CONFIG = AgentConfig(
@@ -81,7 +82,7 @@ def oracle_generator(**kwargs):
 
 
 def question_sets(tasks=("single_key", "multi_query"), questions=4):
-    config = suite.SyntheticSuite(
+    config = SyntheticSuite(
         tasks=tasks, contexts=(("uniform", 8),), num_questions=questions
     )
     for item in config.question_sets():
@@ -225,11 +226,11 @@ def test_no_number_is_a_dash(tmp_path):
 )
 def test_suites_that_cannot_be_made_are_refused(settings, named):
     with pytest.raises(InputError, match=named):
-        suite.SyntheticSuite(**settings)
+        SyntheticSuite(**settings)
 
 
 def test_suites_are_reproducible():
-    config = suite.SyntheticSuite(contexts=(("first_20", 10),), num_questions=3)
+    config = SyntheticSuite(contexts=(("first_20", 10),), num_questions=3)
     first, second = (list(config.question_sets()) for _ in range(2))
     assert first == second
     assert {len(item.examples) for item in first} == {3}

@@ -13,10 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, records
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.runs.checkpoints import step as checkpoint_step
-from gru_mem_jax.runs.checkpoints import trees as checkpoint_trees
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 
 PARAMS = {
@@ -225,7 +224,7 @@ def test_leftovers_go_and_other_names_stay(tmp_path):
 
 
 def test_first_difference():
-    difference = checkpoint_trees.first_difference
+    difference = records.first_difference
     assert difference({"a": [1, {"b": 2}]}, {"a": (1, {"b": 2})}) is None
     assert difference({"a": 1, "b": 1}, {"a": 1, "b": 2}) == "b is 1, expected 2"
     assert difference({"a": {"x": 1}}, {"a": {}}) == "a.x is 1, expected absent"

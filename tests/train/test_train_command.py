@@ -117,11 +117,11 @@ def test_bad_records_are_listed_a_line_each(policy, tmp_path, capsys):
     gin = tmp_path / "q.gin"
     gin.write_text(
         "from __gin__ import dynamic_registration\n"
-        "from gru_mem_jax import data\n"
-        "from gru_mem_jax import train\n"
+        "from gru_mem_jax.data import files\n"
+        "from gru_mem_jax.train import config\n"
         "include 'gin/runs/train.gin'\n"
-        "train.TrainConfig.source = @data.JsonlSource()\n"
-        f"data.JsonlSource.path = '{data}'\n"
+        "config.TrainConfig.source = @files.JsonlSource()\n"
+        f"files.JsonlSource.path = '{data}'\n"
     )
     words = [w for w in flags(policy, f"--gin_file={gin}") if "Synthetic" not in w]
     words.remove(f"--gin_file={EXPERIMENT}")
@@ -208,31 +208,3 @@ def test_a_stranger_finds_his_way(finished):
         "tensorboard",
     }
     assert json.loads((finished / "environment.json").read_text())["run_id"]
-
-
-def test_the_paper_s_run_as_its_twin(policy, tmp_path):
-    """gin/local_tiny.gin given last: the run of a 3B model, in small, on a laptop."""
-    records = [
-        {
-            "_id": f"id{i}",
-            "question": f"Which {i}?",
-            "answer": f"answer {i}",
-            "supporting_facts": [[f"A{i}", 0]],
-            "context": [[f"{name}{i}", [f"{name}{i} is {i}."]] for name in "AB"],
-        }
-        for i in range(4)
-    ]
-    (tmp_path / "hotpot.json").write_text(json.dumps(records))
-    words = [
-        "train",
-        "--gin_file=gin/experiments/paper_3b.gin",
-        "--gin_file=gin/local_tiny.gin",
-        f"--gin.POLICY={policy!r}",
-        f"--gin.DATA={str(tmp_path / 'hotpot.json')!r}",
-        "--gin.PARAGRAPHS=3",
-        f"--run_dir={tmp_path / 'run'}",
-    ]
-    assert main(words) == 0
-    rows = read_metrics(tmp_path / "run/metrics.jsonl")
-    assert [row["step"] for row in rows] == [1, 2]
-    assert all(row["kl"] >= 0 for row in rows)

@@ -11,7 +11,8 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.checkpoint_files import weight_files
 from gru_mem_jax.policy.files import PolicyDir, is_tokenizer_file
 from gru_mem_jax.records import first_difference
-from gru_mem_jax.rl.learner import Learner, TrainState
+from gru_mem_jax.rl.compile import Learner
+from gru_mem_jax.rl.learner import TrainState
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 from gru_mem_jax.runs.checkpoints.step import Restored
 
@@ -23,7 +24,9 @@ class RunState:
     Attributes:
       step: steps that are done.
       state: of the learner.
-      position: of the next question in the source.
+      position: of the next question in the source; of the first example of the pool
+        that comes next, in supervised training.
+      taken: batches of that pool that are done.
       behaviour: params that sample the next step, where they are not the state's.
       pending: columns of this step's row, where it waits for its evaluation.
       met_bad: bad examples that were met and skipped so far.
@@ -32,6 +35,7 @@ class RunState:
     step: int
     state: TrainState
     position: int
+    taken: int = 0
     behaviour: Any = None
     pending: dict[str, Any] | None = None
     met_bad: int = 0
@@ -87,6 +91,7 @@ class RunStore:
             trees["behaviour"] = progress.behaviour
         metadata = {
             "position": progress.position,
+            "taken": progress.taken,
             "pending": progress.pending,
             "met_bad": progress.met_bad,
             "data": self._data,
@@ -136,6 +141,7 @@ class RunStore:
             step=known.step,
             state=state,
             position=position,
+            taken=known.metadata.get("taken", 0),
             behaviour=restored.get("behaviour"),
             pending=known.metadata["pending"],
             met_bad=known.metadata.get("met_bad", 0),
