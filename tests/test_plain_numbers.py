@@ -8,6 +8,7 @@ import pytest
 
 from gru_mem_jax.agent import AgentConfig, PromptConfig, SamplingConfig
 from gru_mem_jax.bench.sampling import BenchConfig
+from gru_mem_jax.data.evidence_turns import EvidenceTurns
 from gru_mem_jax.data.hotpotqa import HotpotQASource
 from gru_mem_jax.data.jsonl import JsonlSource
 from gru_mem_jax.data.squad import SQuADSource
@@ -46,6 +47,7 @@ CONFIGS = [
     SQuADSource(path="a", seed=1),
     SyntheticConfig(tasks=("single_key", "multi_value"), weights=(1.0, 2.0), seed=4),
     TurnConfig(),
+    EvidenceTurns(kinds=("gated",)),
     SyntheticSuite(),
     MeshConfig(data=-1, tensor=2),
     PolicyConfig(**DIMENSIONS),

@@ -176,7 +176,7 @@ def split_gin_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that every gin-configured command has."""
-    group = parser.add_argument_group("configuration")
+    group = add_gin_bindings(parser)
     group.add_argument(
         "--gin_file",
         action="append",
@@ -192,14 +192,20 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR[,DIR]",
         help="where gin files and their includes are looked for",
     )
+
+
+def add_gin_bindings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds --gin.NAME alone, for a command that has its gin files."""
+    group = parser.add_argument_group("configuration")
     group.add_argument(
         "--gin.NAME",
         dest="gin_example",
         default=argparse.SUPPRESS,
         metavar="VALUE",
         help="one gin binding, e.g. --gin.NUM_STEPS=100 or "
-        "--gin.SFTConfig.seed=1; wins over files",
+        "--gin.LoopConfig.seed=1; wins over files",
     )
+    return group
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:

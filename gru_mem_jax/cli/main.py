@@ -71,7 +71,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     arguments.add_common_flags(sub)
     words = list(argv[split + 1 :])
     bindings: list[str] = []
-    if "--gin_file" in sub.flags():
+    if "--gin.NAME" in sub.flags():
         words, bindings = arguments.split_gin_flags(words)
     args = sub.parse(words)
     args.gin_bindings = bindings

@@ -12,14 +12,22 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
 
-_GIN_FILE = "gin/local_tiny.gin"
+# The gin file of each stage; "questions" are those that are asked at the end.
+_STAGES = {
+    "sft": "gin/runs/sft.gin",
+    "spoil": "gin/runs/spoil.gin",
+    "rl": "gin/experiments/tiny.gin",
+    "questions": "gin/runs/quickstart.gin",
+}
+_RL_STEPS = 24
 _TITLE = "GRU-Mem quickstart"
-_SUITES = ("before", "evaluation", "long_memory")
+_SUITES = ("before", "after", "long_memory")
 _MADE = ("sft", "spoil", "warm_start", "rl", "policy")
 
 
@@ -40,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of each task and kind of context",
     )
     add("--retrain", action="store_true", help="train anew, even if all is there")
-    arguments.add_gin_flags(parser)
+    arguments.add_gin_bindings(parser)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +58,7 @@ class _Plan:
     Attributes:
       sft, spoil: SFTConfig of the two supervised stages.
       rl: TrainConfig.
-      rl_text: the settings as gin text.
+      texts: settings of each of them as gin text, by stage.
       before, after: held-out questions for the warm start, and for the end.
       long_memory: more for the end, that need a long memory.
       engine: EngineConfig of the evaluation.
@@ -59,7 +67,7 @@ class _Plan:
     sft: Any
     spoil: Any
     rl: Any
-    rl_text: str
+    texts: dict[str, str]
     before: Any
     after: Any
     long_memory: Any
@@ -74,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     out = pathlib.Path(args.out)
     arguments.check_folder("--out", args.out)
     runtime.start()
+    runtime.keep_freed_memory()
     plan = _configure(args, out)
     if args.retrain:
         for name in _MADE:
@@ -104,88 +113,107 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
     """All stages, from gin."""
     from gru_mem_jax.cli import evaluating, gin_config, sft, train
     from gru_mem_jax.sampling.config import EngineConfig
-    from gru_mem_jax.sft.config import SFTConfig
-    from gru_mem_jax.sft.train import agent_settings
     from gru_mem_jax.tiny.sources import SyntheticSuite
+    from gru_mem_jax.tiny.start import tiny_agent
 
-    if not args.gin_file:
-        args.gin_file = [_GIN_FILE]
-    args.gin_bindings.append(f"POLICY = {str(out / 'warm_start')!r}")
-    classes = {
-        *sft.configurables(),
-        *train.configurables(),
-        *evaluating.configurables(),
+    bindings = _by_stage(args.gin_bindings)
+    own = {
+        "spoil": [f"POLICY = {str(out / 'sft' / 'policy')!r}"],
+        "rl": [f"POLICY = {str(out / 'warm_start')!r}", f"NUM_STEPS = {_RL_STEPS}"],
     }
-    gin = gin_config.load(args, sorted(classes, key=lambda cls: cls.__name__))
-    first = gin.build_field("sft", SFTConfig())
-    spoil = gin.build_field("spoil", SFTConfig())
-    spoil = dataclasses.replace(
-        spoil, policy=str(out / "sft" / "policy"), seed=first.seed
-    )
-    agent = agent_settings(first)
+
+    def load(stage: str, classes: Any) -> Any:
+        return gin_config.GinConfig(
+            classes, [_STAGES[stage]], [*own.get(stage, ()), *bindings[stage]]
+        )
+
+    # The policies are made later: what their directories will say is known before.
+    agent = tiny_agent()
     sampling = dataclasses.replace(agent.sampling, temperature=1.0)
-    rl = train.settings_from(gin, dataclasses.replace(agent, sampling=sampling))
-    data = first.data
-    default = SyntheticSuite(
-        chunk_tokens=data.chunk_tokens,
-        min_items=data.min_items,
-        max_items=data.max_items,
-    )
-    suites = [gin.build_field(name, default) for name in _SUITES]
-    engine = gin.build_field("evaluation", EngineConfig())
+    made: dict[str, Any] = {}
+    texts = {}
+    for stage, command, default in (
+        ("sft", sft, None),
+        ("spoil", sft, agent),
+        ("rl", train, dataclasses.replace(agent, sampling=sampling)),
+    ):
+        gin = load(stage, command.configurables())
+        made[stage] = command.settings_from(gin, default)
+        gin.check_all_read()
+        texts[stage] = gin.operative_text()
+    gin = load("questions", (*evaluating.configurables(), SyntheticSuite))
+    suites = [gin.build_field(name, SyntheticSuite()) for name in _SUITES]
+    engine = gin.build(EngineConfig())
     gin.check_all_read()
     if args.num_questions:
         number = args.num_questions
         suites = [dataclasses.replace(s, num_questions=number) for s in suites]
     return _Plan(
-        sft=first,
-        spoil=spoil,
-        rl=rl,
-        rl_text=gin.operative_text(),
-        **dict(zip(("before", "after", "long_memory"), suites, strict=True)),
-        engine=engine,
+        **made, texts=texts, **dict(zip(_SUITES, suites, strict=True)), engine=engine
     )
+
+
+def _by_stage(bindings: Sequence[str]) -> dict[str, list[str]]:
+    """The command line's bindings, "STAGE/NAME = VALUE", by stage; SEED is all's."""
+    found: dict[str, list[str]] = {stage: [] for stage in _STAGES}
+    for binding in bindings:
+        name = binding.split("=", 1)[0].strip()
+        stage, _, rest = binding.partition("/")
+        if name == "SEED":
+            for each in ("sft", "spoil", "rl"):
+                found[each].append(binding)
+        elif rest and stage.strip() in found:
+            found[stage.strip()].append(rest)
+        else:
+            raise InputError(
+                f"--gin.{name}: name the stage that it is for, --gin.STAGE/{name}: "
+                f"{', '.join(_STAGES)}"
+            )
+    return found
+
+
+def _train(plan: _Plan, out: pathlib.Path, stage: str, what: str) -> pathlib.Path:
+    """Runs a stage, or resumes it; returns its run folder."""
+    from gru_mem_jax import train
+
+    folder = out / stage
+    terminal.note(f"{folder}: {what}")
+    config = getattr(plan, stage)
+    result = (train.train if stage == "rl" else train.sft)(
+        config,
+        folder,
+        command=["gru-mem", *sys.argv[1:]],
+        config_text=plan.texts[stage],
+    )
+    if not result.finished:
+        raise KeyboardInterrupt(f"the same command resumes it at step {result.step}")
+    return folder
 
 
 def _warm_start(plan: _Plan, out: pathlib.Path) -> None:
     """Leaves a policy that copies well and gates badly."""
+    from gru_mem_jax.runs.export import export_run
+
     target = out / "warm_start"
     if target.exists():
         terminal.note(f"{target} is there; --retrain trains it anew")
         return
-    stages = (
-        ("sft", plan.sft, "learning to copy: some minutes on 2 cores"),
-        ("spoil", plan.spoil, "half of the gates are taught wrong"),
-    )
-    for name, config, what in stages:
-        if not (out / name / "policy").exists():
-            from gru_mem_jax.sft import train as sft
-
-            shutil.rmtree(out / name, ignore_errors=True)  # of a broken-off run
-            terminal.note(f"{out / name}: {what}")
-            sft.run(config, out / name)
-    (out / "spoil" / "policy").rename(target)
+    if not (out / "sft" / "policy").exists():
+        run = _train(plan, out, "sft", "learning to copy: some minutes on 2 cores")
+        export_run(run, run / "policy")
+    run = _train(plan, out, "spoil", "half of the gates are taught wrong")
+    export_run(run, target)
 
 
 def _reinforce(plan: _Plan, out: pathlib.Path) -> None:
     """Leaves the policy whose gates reinforcement learning has mended."""
+    from gru_mem_jax.runs.export import export_run
+
     target = out / "policy"
     if target.exists():
         terminal.note(f"{target} is there; --retrain trains it anew")
         return
-    from gru_mem_jax.train import export_run, train
-
-    terminal.note(f"{out / 'rl'}: the gates learn from rewards")
-    result = train(
-        plan.rl,
-        plan.rl.train.policy,
-        out / "rl",
-        command=["gru-mem", *sys.argv[1:]],
-        config_text=plan.rl_text,
-    )
-    if not result.finished:
-        raise KeyboardInterrupt(f"the same command goes on from step {result.step}")
-    export_run(out / "rl", target)
+    export_run(_train(plan, out, "rl", "the gates learn from rewards"), target)
 
 
 def _evaluate(plan: _Plan, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
@@ -221,7 +249,7 @@ def _report(
     overview, *_ = plot_training(
         {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"
     )
-    model, data, train = plan.sft.model, plan.sft.data, plan.rl.train
+    model, data, rollouts = plan.sft.start, plan.sft.source.config, plan.rl.rollouts
     suite, longer = plan.after, plan.long_memory
     heading = f"A long memory: {longer.min_items} to {longer.max_items} values or keys"
     rows = write_pages(
@@ -236,9 +264,9 @@ def _report(
             f"of {data.chunk_tokens} tokens. In the warm start "
             f"{plan.spoil.turns.wrong_updates:.0%} of the needless updates and of the "
             f"due exits were taught wrong; reinforcement learning then had "
-            f"{train.num_steps} steps of {train.questions_per_step} questions x "
-            f"{train.group_size} rollouts. Questions have key-value pairs that "
-            f"training never saw; multi value and multi query ask for "
+            f"{plan.rl.loop.num_steps} steps of {rollouts.questions_per_step} "
+            f"questions x {rollouts.group_size} rollouts. Questions have key-value "
+            f"pairs that training never saw; multi value and multi query ask for "
             f"{suite.min_items} to {suite.max_items}.",
             f"Warm start: {_spent(seconds['warm_start'])}, reinforcement learning: "
             f"{_spent(seconds['rl'])}, all: {_spent(seconds['total'])}. The tasks of "
@@ -250,7 +278,7 @@ def _report(
             "seconds_total": seconds["total"],
             "seconds_warm_start": seconds["warm_start"],
             "seconds_rl": seconds["rl"],
-            "seed": plan.sft.seed,
+            "seed": plan.sft.loop.seed,
         },
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
         further={"long_memory_rows": (heading, long_memory)},

@@ -34,8 +34,12 @@ def configurables() -> tuple[type, ...]:
     )
 
 
-def settings_from(gin: Any) -> Any:
+def settings_from(gin: Any, agent: Any = None) -> Any:
     """The run's SFTConfig, from a GinConfig.
+
+    Args:
+      gin: what is bound.
+      agent: how the policy wants contexts to be read; None: as its directory says.
 
     Raises:
       InputError: no policy, or a setting that does not exist or is out of range.
@@ -45,10 +49,9 @@ def settings_from(gin: Any) -> Any:
     from gru_mem_jax.train.plan import named_policy
 
     loop = gin.build_field("loop", LoopConfig())
-    config = SFTConfig()
-    if loop.policy is not None:
-        config = SFTConfig(agent=policy_settings(named_policy(loop)))
-    return gin.build(config)
+    if agent is None and loop.policy is not None:
+        agent = policy_settings(named_policy(loop))
+    return gin.build(SFTConfig(agent=agent))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -205,12 +205,12 @@ def _comparable(text: str) -> str:
     return text[around : len(text) - around].strip()
 
 
-def unmatchable(answers: Sequence[str], scoring: str) -> str | None:
-    r"""Why no answer can be wholly right, in a few words; None if one can.
+def full_answer(answers: Sequence[str], scoring: str) -> str | None:
+    r"""What to write into a \boxed{} for a full score; None if nothing has one.
 
-    The gold answers themselves are tried, in a box as a completion has them, with
-    their braces and without: what is empty, or has braces that do not pair where
-    braces count, cannot be said.
+    The gold answers themselves are tried, in their order, with their braces and
+    without: what is empty, or has braces that do not pair where braces count, cannot
+    be said.
 
     Args:
       answers: gold answers of `Example.answers`.
@@ -220,8 +220,15 @@ def unmatchable(answers: Sequence[str], scoring: str) -> str | None:
     said = [", ".join(gold)] if scoring in ("all", "part") else gold
     for text in said:
         if text and _PLAIN.fullmatch(text):  # quick, for files of many questions
-            return None
+            return text
         for form in (text, text.translate({ord("{"): None, ord("}"): None})):
             if score(extract_boxed(rf"\boxed{{{form}}}"), answers, scoring) == 1.0:
-                return None
+                return form
+    return None
+
+
+def unmatchable(answers: Sequence[str], scoring: str) -> str | None:
+    """Why no answer can be wholly right, in a few words; None if one can."""
+    if full_answer(answers, scoring) is not None:
+        return None
     return f"no answer can match answers {list(answers)!r:.80} by scoring {scoring!r}"

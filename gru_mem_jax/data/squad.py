@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import functools
 import random
-import re
 from typing import Any, NamedTuple
 
 from gru_mem_jax.data import jsonl as files
@@ -22,9 +21,8 @@ from gru_mem_jax.data.paragraphs import (
     Span,
     compose,
 )
+from gru_mem_jax.data.sentences import whole_sentences
 from gru_mem_jax.errors import InputError
-
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,17 +169,5 @@ def _question(
         tuple(dict.fromkeys(gold)),
         paragraph.title,
         paragraph.text,
-        _sentences(paragraph.text, (start, end)),
+        whole_sentences(paragraph.text, (start, end)),
     )
-
-
-def _sentences(text: str, span: Span) -> Span:
-    """The sentences that a span of text lies in."""
-    start, end = 0, len(text)
-    for match in _SENTENCE_END.finditer(text):
-        if match.end() <= span[0]:
-            start = match.end()
-        elif match.start() + 1 >= span[1]:
-            end = len(text[: match.end()].rstrip())
-            break
-    return start, end

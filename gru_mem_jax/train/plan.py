@@ -111,15 +111,16 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
         check_agent(agent)
     longest = _longest_turn(config, encoder, agent)
     samples = not supervised or config.suite is not None
-    window = policy.config.max_position_embeddings
-    for name, limit, advice in (
-        ("the policy's window", window, ""),
-        ("a row of row_tokens", config.learner.row_tokens, "raise it or "),
-        ("the engine's max_length", config.engine.max_length, "raise it or "),
-    ):
-        if longest > limit and (samples or not name.startswith("the engine")):
+    limits = {
+        "the policy's window of": (policy.config.max_position_embeddings, ""),
+        "a row of row_tokens": (config.learner.row_tokens, "raise it or "),
+    }
+    if samples:
+        limits["the engine's max_length"] = (config.engine.max_length, "raise it or ")
+    for name, (limit, advice) in limits.items():
+        if longest > limit:
             raise InputError(
-                f"a turn may have {longest} tokens, more than {name}: {limit}; "
+                f"a turn may have {longest} tokens, more than {name} {limit}; "
                 f"{advice}lower chunk_size or a budget"
             )
     mesh = make_mesh(config.mesh)

@@ -9,26 +9,28 @@ from gru_mem_jax.cli.main import main
 from gru_mem_jax.runs.metrics import read_metrics
 
 SMALL = (
-    "SFTConfig.steps=12",
-    "SFTConfig.short_steps=8",
-    "SFTConfig.rows=2",
-    "SFTConfig.eval_turns=16",
-    "SFTConfig.pool_turns=64",
-    "spoil/SFTConfig.steps=4",
-    "NUM_STEPS=2",
-    "SAVE_EVERY=1",
-    "LoopConfig.questions_per_step=2",
-    "LoopConfig.group_size=2",
-    "LoopConfig.max_refills=0",
-    "LoopConfig.dynamic_sampling=False",
-    "LoopConfig.eval_every=0",
-    "LearnerConfig.rows_per_device=4",
-    "AgentConfig.completion_tokens=8",
-    "EngineConfig.slots=2",
-    "evaluation/EngineConfig.slots=2",
-    "before/SyntheticSuite.contexts=(('uniform', 4),)",
-    "evaluation/SyntheticSuite.contexts=(('uniform', 4),)",
-    "long_memory/SyntheticSuite.contexts=(('uniform', 6),)",
+    "sft/NUM_STEPS=12",
+    "sft/SFTConfig.short_steps=8",
+    "sft/SFTConfig.rows=2",
+    "sft/LearnerConfig.rows_per_device=2",
+    "sft/SFTConfig.held_out_turns=16",
+    "sft/SFTConfig.pool_turns=64",
+    "spoil/NUM_STEPS=4",
+    "spoil/SFTConfig.pool_turns=64",
+    "rl/NUM_STEPS=2",
+    "rl/SAVE_EVERY=1",
+    "rl/RolloutConfig.questions_per_step=2",
+    "rl/RolloutConfig.group_size=2",
+    "rl/RolloutConfig.max_refills=0",
+    "rl/RolloutConfig.dynamic_sampling=False",
+    "rl/LoopConfig.eval_every=0",
+    "rl/LearnerConfig.rows_per_device=4",
+    "rl/AgentConfig.completion_tokens=8",
+    "rl/EngineConfig.slots=2",
+    "questions/EngineConfig.slots=2",
+    "questions/before/SyntheticSuite.contexts=(('uniform', 4),)",
+    "questions/after/SyntheticSuite.contexts=(('uniform', 4),)",
+    "questions/long_memory/SyntheticSuite.contexts=(('uniform', 6),)",
 )
 
 
@@ -112,10 +114,11 @@ def test_what_is_there_is_not_made_again(finished, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--gin.SFTConfig.step=3", "doesn't have a parameter named"),
-        ("--gin.sft/LoopConfig.seed=3", "nothing reads sft/LoopConfig.seed"),
+        ("--gin.sft/SFTConfig.step=3", "doesn't have a parameter named"),
+        ("--gin.rl/sft/LoopConfig.seed=3", "nothing reads sft/LoopConfig.seed"),
+        ("--gin.LoopConfig.seed=3", "name the stage that it is for, --gin.STAGE/"),
         ("--num_questions=0", "must be at least 1"),
-        ("--gin.LearnerConfig.learning_rate=-1", "learning_rate"),
+        ("--gin.rl/LearnerConfig.learning_rate=-1", "learning_rate"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_trained(

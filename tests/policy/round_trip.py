@@ -20,7 +20,7 @@ from gru_mem_jax.agent.prompts import PromptConfig
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import open_policy_dir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
-from gru_mem_jax.rl.learner import make_learner
+from gru_mem_jax.rl.compile import compile_learner
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 from gru_mem_jax.runs.checkpoints.store import RunState
@@ -64,7 +64,7 @@ def start(source, folder, lora=None) -> bool | None:
     """
     directory, settings = open_policy_dir(source), settings_of(lora)
     planned = run_module.plan(settings, directory)
-    learner = make_learner(
+    learner = compile_learner(
         planned.policy, settings.objective, settings.learner, planned.mesh
     )
     run = RunFolder.open(folder / "run", command=(), config_text="", environment={})

@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 import pytest
-from train_settings import make_policy_dir, quick_settings
+from train_settings import make_policy_dir, of_policy, quick_settings
 
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 from gru_mem_jax.runs.metrics import read_metrics
@@ -46,8 +46,7 @@ class Run:
 
     def __call__(self, settings=None, *, policy_dir=None, **options):
         return train(
-            settings or quick_settings(),
-            str(policy_dir or self.policy_dir),
+            of_policy(settings or quick_settings(), policy_dir or self.policy_dir),
             self.path,
             **{"quiet": True, **options},
         )

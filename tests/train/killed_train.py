@@ -13,7 +13,7 @@ import jax
 from gru_mem_jax.runs import metrics
 from gru_mem_jax.runs.checkpoints import manager as checkpoints
 from gru_mem_jax.sampling.engine import Engine
-from gru_mem_jax.train import loop
+from gru_mem_jax.train import evaluate, loop
 from gru_mem_jax.train.run import train
 
 PLACES = {
@@ -21,7 +21,7 @@ PLACES = {
     "updating": (loop, "host_count"),
     "saving": (checkpoints.Checkpoints, "_finish_saving"),
     "writing": (metrics.MetricsWriter, "write"),
-    "evaluating": (loop, "evaluation_columns"),
+    "evaluating": (evaluate, "evaluation_columns"),
 }
 
 
@@ -39,7 +39,7 @@ def kill_at(place, number):
 
 
 def main():
-    from train_settings import quick_settings
+    from train_settings import of_policy, quick_settings
 
     policy, run, *kill = sys.argv[1:]
     jax.config.update("jax_compilation_cache_dir", os.environ["PROGRAMS"])
@@ -49,7 +49,7 @@ def main():
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if kill:
         kill_at(kill[0], int(kill[1]))
-    train(quick_settings(), policy, run, command=["python", *sys.argv])
+    train(of_policy(quick_settings(), policy), run, command=["python", *sys.argv])
 
 
 if __name__ == "__main__":

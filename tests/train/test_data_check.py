@@ -434,12 +434,12 @@ def test_changed_data_is_told_and_may_be_accepted(make_run, data, tmp_path):
     # It may move, and bad records may become an error once there are none.
     moved = tmp_path / "moved.jsonl"
     os.rename(data, moved)
-    longer = changed(settings, train={"num_steps": 2})
+    longer = changed(settings, loop={"num_steps": 2})
     run(dataclasses.replace(longer, source=JsonlSource(path=str(moved), **skip)))
     with open(moved, "a") as file:
         file.write(line("q9") + "\n")
     more = dataclasses.replace(
-        changed(settings, train={"num_steps": 3}),
+        changed(settings, loop={"num_steps": 3}),
         source=JsonlSource(path=str(moved), **skip),
     )
     with pytest.raises(InputError, match="the data has changed since step 2") as caught:
@@ -454,7 +454,7 @@ def test_changed_data_is_told_and_may_be_accepted(make_run, data, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
     assert run(more, resume_with_changes=True).finished
     assert "warning: the data has changed since step 2" in run.log()
-    assert run(changed(more, train={"num_steps": 4})).finished  # now it is its data
+    assert run(changed(more, loop={"num_steps": 4})).finished  # now it is its data
     # Another policy or tokenizer stays refused.
     other = make_policy_dir(tmp_path, seed=1)
     with pytest.raises(InputError, match="was saved by another run"):

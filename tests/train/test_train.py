@@ -13,7 +13,7 @@ import gru_mem_jax
 from gru_mem_jax.agent.trajectory import trajectory_from_dict
 from gru_mem_jax.rl.lora import LoraConfig
 from gru_mem_jax.rl.rewards import RewardConfig
-from gru_mem_jax.train.loop import Loop
+from gru_mem_jax.train.rl import RLStep
 
 DOCS = pathlib.Path(gru_mem_jax.__file__).parents[1] / "docs"
 LEARNING = quick_settings(
@@ -50,14 +50,16 @@ def test_one_optimiser_step_needs_no_pass_of_its_own(make_run, monkeypatch):
     (row,) = run.rows()
     assert (row["ratio"], row["clipped"]) == (1.0, 0.0)
     assert 0 < row["logprob_gap"] < row["largest_logprob_gap"] < 1e-4
-    scores = Loop._scores
+    on_policy = RLStep._logprobs
 
-    def both(loop, batches):
-        params = loop._full_params()
-        old = [[loop._scored(params, rows) for rows in part] for part in batches]
-        return old, scores(loop, batches)[1]
+    def with_old(step, at, parts):
+        old = [
+            [step._parts.learner.logprobs(at.state.params, rows) for rows in part]
+            for part in parts
+        ]
+        return old, on_policy(step, at, parts)[1]
 
-    monkeypatch.setattr(Loop, "_scores", both)
+    monkeypatch.setattr(RLStep, "_logprobs", with_old)
     other = make_run()
     other(settings)
     (expected,) = other.rows()

@@ -16,10 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = (
     "NUM_STEPS=2",
     "SAVE_EVERY=1",
-    "LoopConfig.questions_per_step=2",
-    "LoopConfig.group_size=2",
-    "LoopConfig.max_refills=0",
-    "LoopConfig.dynamic_sampling=False",
+    "RolloutConfig.questions_per_step=2",
+    "RolloutConfig.group_size=2",
+    "RolloutConfig.max_refills=0",
+    "RolloutConfig.dynamic_sampling=False",
     "LoopConfig.eval_every=2",
     "SyntheticConfig.num_chunks=3",
     "SyntheticConfig.max_items=2",
@@ -81,7 +81,7 @@ def test_settings_of_a_dry_run_are_those_of_the_run(finished, policy, capsys):
         (["--gin.POLICY='nowhere'"], "'nowhere': no such policy directory"),
         (["--gin.LearnerConfig.row_tokens=64"], "more than a row of row_tokens 64"),
         (["--gin.SamplingConfig.top_k=5"], "top_k is 5: rollouts drawn from a part"),
-        (["--gin.LoopConfig.group_size=1"], "group_size must be at least 2"),
+        (["--gin.RolloutConfig.group_size=1"], "group_size must be at least 2"),
         (["--gin.MeshConfig.data=9"], "9"),
         (
             ["--gin.TrainConfig.source=7"],
@@ -171,7 +171,7 @@ def test_the_same_command_goes_on_and_other_settings_do_not(finished, policy, ca
     assert main([*again, "--gin.SEED=9"]) == 2
     assert "SEED: 0 before, 9 now" in capsys.readouterr().err
     assert main([*again, "--gin.NUM_STEPS=3"]) == 0
-    assert "going on from step 2" in capsys.readouterr().err
+    assert "resumed from step 2" in capsys.readouterr().err
     rows = read_metrics(finished / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
 
@@ -187,7 +187,7 @@ def test_a_replay_gives_the_same_numbers(finished, policy, tmp_path):
 
 def test_the_operative_file_gives_the_same_run(finished, tmp_path, capsys):
     operative = finished / "operative.gin"
-    bindings = ["--gin.NUM_STEPS=3", "--gin.LoopConfig.record=True"]
+    bindings = ["--gin.NUM_STEPS=3", "--gin.RolloutConfig.record=True"]
     assert main(["train", f"--gin_file={operative}", "--dry_run", *bindings]) == 0
     shown = capsys.readouterr().out
     saved = operative.read_text().replace("NUM_STEPS = 2\n", "NUM_STEPS = 3\n")

@@ -11,7 +11,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.learner import make_learner
+from gru_mem_jax.rl.compile import compile_learner
 from gru_mem_jax.rl.lora import LoraConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.sampling.config import EngineConfig
@@ -45,7 +45,7 @@ def held(tree):
 )
 def test_params_and_optimiser_are_exact(mesh, lora):
     config = dataclasses.replace(CONFIG, lora=lora)
-    state = make_learner(POLICY, config=config, mesh=make_mesh(mesh)).abstract_state()
+    state = compile_learner(POLICY, config=config, mesh=make_mesh(mesh)).abstract_state()
     estimate = memory_estimate(POLICY, config, mesh)
     assert estimate["params"] == held(state.params)
     assert estimate["optimizer"] == held(state.opt_state)
@@ -53,7 +53,7 @@ def test_params_and_optimiser_are_exact(mesh, lora):
 
 
 def test_activations_are_within_a_factor_of_two_of_the_compiler():
-    learner = make_learner(POLICY, config=CONFIG)
+    learner = compile_learner(POLICY, config=CONFIG)
     rows, state = learner.abstract_rows(256), learner.abstract_state()
     real, count = rows.advantages, jax.ShapeDtypeStruct((), jnp.float32)
     lowered = learner.accumulate.lower(

@@ -76,7 +76,7 @@ def test_sigterm_saves_and_says_how_to_go_on(
     assert process.returncode == 0, process.stderr
     last = process.stderr.splitlines()[-1]
     assert "stopped and saved at step" in last
-    assert f"go on with: python {SCRIPT} {run.policy_dir} {run.path}" in last
+    assert f"resume with: python {SCRIPT} {run.policy_dir} {run.path}" in last
     run()
     other = unbroken(quick_settings())
     assert run.rows() == other.rows()

@@ -44,7 +44,7 @@ SAMPLING = AGENT.sampling
         (
             "agent",
             {"chunk_size": 900, "prompt_tokens": 2000},
-            "policy's window is 512; lower chunk_size",
+            "more than the policy's window of 512; lower chunk_size",
         ),
         ("learner", {"row_tokens": 64}, "more than a row of row_tokens 64"),
         ("engine", {"max_length": 64}, "more than the engine's max_length 64"),
@@ -110,12 +110,12 @@ def test_the_policy_brings_its_agent_along(policy_dir, tmp_path):
 )
 def test_refused_loops(fields, says):
     with pytest.raises(InputError, match=says):
-        LoopConfig(**fields)
+        quick_settings(**fields)
 
 
 def test_parts_must_go_together():
     with pytest.raises(InputError, match="eval_every needs a suite"):
-        TrainConfig(train=LoopConfig(eval_every=5), source=SyntheticSource())
+        TrainConfig(loop=LoopConfig(eval_every=5), source=SyntheticSource())
     with pytest.raises(InputError, match="optimizer_steps_per_batch 3 is more than"):
         changed(quick_settings(), learner={"optimizer_steps_per_batch": 3})
 

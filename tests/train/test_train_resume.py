@@ -14,7 +14,7 @@ from train_settings import changed, make_policy_dir, quick_settings
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.runs.signals import StopSignal
 from gru_mem_jax.sampling.engine import Engine
-from gru_mem_jax.train import loop
+from gru_mem_jax.train import evaluate, loop, rl
 from gru_mem_jax.train import run as run_module
 
 OVERLAP = quick_settings(overlap=True, eval_every=3)
@@ -53,13 +53,13 @@ class StopAt:
 
 # What is called where, and how often before the stop.
 PLACES = {
-    "before_step_1": ("evaluation_columns", loop, 1, 0),
+    "before_step_1": ("evaluation_columns", evaluate, 1, 0),
     "sampling": ("step_until", Engine, 8, 1),
-    "scoring": ("learnable", loop, 2, 1),
+    "scoring": ("learnable", rl, 2, 1),
     "updating": ("host_count", loop, 3, 1),
     "last_part_of_an_update": ("host_count", loop, 4, 2),
-    "evaluating": ("evaluation_columns", loop, 2, 2),
-    "evaluating_for_the_last_time": ("evaluation_columns", loop, 3, 4),
+    "evaluating": ("evaluation_columns", evaluate, 2, 2),
+    "evaluating_for_the_last_time": ("evaluation_columns", evaluate, 3, 4),
 }
 
 
@@ -75,7 +75,7 @@ def test_stopped_and_continued_equals_unbroken(make_run, unbroken, monkeypatch, 
     assert result.step == step
     last = run.log().splitlines()[-1]
     assert f"stopped and saved at step {step} of 5" in last
-    assert last.endswith("go on with: gru-mem train '--run_dir=a b'")
+    assert last.endswith("resume with: gru-mem train '--run_dir=a b'")
     result = run()
     assert result.finished
     assert_same(run, unbroken(quick_settings()))
@@ -98,7 +98,7 @@ def test_overlap_is_one_step_off_policy(unbroken):
     """Step 2 is sampled before update 1: with the first weights, as step 1 is."""
     plain, overlapped = (
         unbroken(quick_settings(eval_every=0)),
-        unbroken(changed(OVERLAP, train={"eval_every": 0})),
+        unbroken(changed(OVERLAP, loop={"eval_every": 0})),
     )
     one, two, *_ = overlapped.rows()
     assert one == plain.rows()[0]
@@ -142,7 +142,7 @@ def test_damaged_checkpoints_are_passed_over(make_run, unbroken):
     victim.write_bytes(data)
     run()
     assert "skipped and left in place" in run.log()
-    assert "going on from step 2" in run.log()
+    assert "resumed from step 2" in run.log()
     assert_same(run, unbroken(quick_settings()))
     assert (run.path / "checkpoints" / "4.damaged").is_dir()
 
@@ -305,5 +305,5 @@ def test_without_a_kl_the_first_weights_are_read_once(make_run, monkeypatch):
         raise AssertionError("the policy's weights were read again")
 
     monkeypatch.setattr(run_module, "load_policy", nothing)
-    run(changed(settings, train={"num_steps": 2}))
+    run(changed(settings, loop={"num_steps": 2}))
     assert [row["step"] for row in run.rows()] == [1, 2]

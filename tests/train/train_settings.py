@@ -19,7 +19,7 @@ from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
 from gru_mem_jax.tiny.synthetic import SyntheticConfig
 from gru_mem_jax.tokenization import TextTokenizer
-from gru_mem_jax.train.config import LoopConfig, TrainConfig
+from gru_mem_jax.train.config import LoopConfig, RolloutConfig, TrainConfig
 
 
 def make_policy_dir(parent, seed=0):
@@ -64,8 +64,16 @@ AGENT = AgentConfig(
 )
 
 
-def quick_settings(mode="with_exit_gate", **train):
-    """A step in about a tenth of a second, evaluation and KL included."""
+def of_policy(settings, policy_dir):
+    """Settings of a run that begins with a policy."""
+    return changed(settings, loop={"policy": str(policy_dir)})
+
+
+def quick_settings(mode="with_exit_gate", **fields):
+    """A step in about a tenth of a second, evaluation and KL included.
+
+    Fields are of the loop, or of the rollouts.
+    """
     defaults = {
         "num_steps": 5,
         "questions_per_step": 2,
@@ -78,8 +86,11 @@ def quick_settings(mode="with_exit_gate", **train):
         "logprob_gap_limit": 1e-4,
         "seed": 3,
     }
+    values = defaults | fields
+    of_loop = {field.name for field in dataclasses.fields(LoopConfig)}
     return TrainConfig(
-        train=LoopConfig(**defaults | train),
+        loop=LoopConfig(**{k: v for k, v in values.items() if k in of_loop}),
+        rollouts=RolloutConfig(**{k: v for k, v in values.items() if k not in of_loop}),
         agent=dataclasses.replace(AGENT, mode=mode),
         source=SyntheticSource(
             config=SyntheticConfig(tasks=("single_key",), num_chunks=2, chunk_tokens=48)
@@ -109,7 +120,7 @@ def quick_settings(mode="with_exit_gate", **train):
 
 
 def changed(settings, **parts):
-    """Settings with fields of their parts changed: train={"num_steps": 3}, ..."""
+    """Settings with fields of their parts changed: loop={"num_steps": 3}, ..."""
     return dataclasses.replace(
         settings,
         **{

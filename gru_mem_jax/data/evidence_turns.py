@@ -1,0 +1,372 @@
+"""Supervised turns of any labelled example, from its evidence spans.
+
+What a perfect reader would write, chunk by chunk:
+
+    <think>what the section holds of the evidence, quoted</think>
+    <check>yes on evidence, else no</check>
+    <update>on evidence the memory so far and the evidence, else nothing</update>
+    <next>end from the last evidence on, else continue</next>
+
+The gates are the labels of `agent.chunking.evidence_labels`, as rewards ask for them. A
+turn writes what its chunk shows of the sentences that evidence lies in: a sentence that
+a border cuts is written in two turns where both chunks count as evidence; else its part
+in the chunk that does not count is lost.
+
+Memory only grows, within both budgets: `memory_tokens` for itself, `completion_tokens`
+for the whole reply. A piece that does not fit behind the older ones is left out; a turn
+for which none fits is not taught, for its label asks for an update that cannot be
+written. The answer turn is taught where the memory holds all of the evidence.
+"""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gru_mem_jax.agent.chunking import Chunk, evidence_labels, iter_chunks
+from gru_mem_jax.agent.completion import interpret
+from gru_mem_jax.agent.config import AgentConfig, check_budgets
+from gru_mem_jax.agent.encoding import Encoder, Span
+from gru_mem_jax.agent.loop import question_ids
+from gru_mem_jax.agent.memory import clean_memory
+from gru_mem_jax.agent.parse import extract_boxed
+from gru_mem_jax.agent.prompts import NO_MEMORY, PromptBuilder, PromptKind
+from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.scoring import full_answer, score
+from gru_mem_jax.data.sentences import evidence_pieces, one_line
+from gru_mem_jax.data.turn_wording import (
+    Reading,
+    Wording,
+    ask,
+    check_wording,
+    compact_wording,
+    full_wording,
+)
+from gru_mem_jax.data.turns import (
+    SupervisedTurn,
+    break_tags,
+    check_kinds,
+    chosen_chunks,
+    supervised_turn,
+)
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_number, plain_numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvidenceTurns:
+    """Which turns of labelled examples are taught, and in which words.
+
+    Attributes:
+      kinds: some of "gated", "memagent" and "answer"; None: the kind of the agent's
+        mode, and "answer".
+      off_evidence: gated turns without evidence per turn with evidence.
+      memagent_off_evidence: the same for MemAgent's turns.
+      wording: gives the words of a turn, see `turn_wording`; a function of a `Reading`
+        alone, asked again with fewer sentences where not all fit. Tags of the output
+        format in what it gives are broken up: "< update>". None: `full_wording` or
+        `compact_wording`, as the style of the prompts.
+    """
+
+    kinds: tuple[PromptKind, ...] | None = None
+    off_evidence: float = 1.0
+    memagent_off_evidence: float = 1.0
+    wording: Wording | None = None
+
+    def __post_init__(self):
+        plain_numbers(self)
+        if self.kinds is not None:
+            check_kinds(self.kinds)
+        for name in ("off_evidence", "memagent_off_evidence"):
+            check_number(name, getattr(self, name), 0, 1000)
+        if self.wording is not None:
+            check_wording(self.wording)
+
+    def oracle(self, encoder: Encoder, agent: AgentConfig) -> "EvidenceOracle":
+        """The oracle for a policy, see `data.turns.TurnMaker`.
+
+        Raises:
+          InputError: prompts of full budgets would not fit the agent's prompt_tokens.
+        """
+        return EvidenceOracle(encoder, agent, self)
+
+
+class EvidenceOracle:
+    """Turns of labelled examples; `EvidenceTurns.oracle` makes one.
+
+    Args:
+      encoder: the policy's tokenizer.
+      agent: prompts, chunk size and budgets.
+      config: which turns.
+    """
+
+    def __init__(self, encoder: Encoder, agent: AgentConfig, config: EvidenceTurns):
+        self._agent, self._config, self._encoder = agent, config, encoder
+        self._builder = PromptBuilder(encoder, agent.prompt)
+        check_budgets(self._builder, agent)
+        self._kinds = config.kinds or (agent.memory_kind, "answer")
+        self._compact = agent.prompt.style == "compact"
+        default = compact_wording if self._compact else full_wording
+        self._wording = config.wording or default
+
+    def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
+        """The turns of one example that are to be learned, the answer turn last.
+
+        Memory turns with evidence are all taken, of the others a random part.
+
+        Args:
+          example: with evidence.
+          rng: decides what is taken.
+
+        Raises:
+          InputError: the example has no evidence, none that fits the budgets, or an
+            answer that does not; its question is over its budget, its document no
+            text. Names the example.
+          RunError: the user's wording gives something else than two texts.
+        """
+        try:
+            return self._turns(self._read(example), rng)
+        except InputError as error:
+            raise InputError(f"example {example.id!r:.60}: {error}") from None
+
+    def _read(self, example: Example) -> "_Document":
+        """The document in chunks; it is tokenised here alone."""
+        if not example.evidence:
+            raise InputError(
+                "has no evidence to make turns of; mark where it stands in the "
+                "document (evidence), or leave the example out"
+            )
+        question = question_ids(self._builder, self._agent, example.question)
+        size, limit = self._agent.chunk_size, self._agent.max_chunks
+        chunks = tuple(iter_chunks(example.document, self._encoder, size))
+        borders = [(chunk.start, chunk.end) for chunk in chunks]
+        evidence, last = evidence_labels(borders, example.evidence)
+        pieces, lost = evidence_pieces(
+            example.document, example.evidence, borders, evidence
+        )
+        read = len(chunks[:limit])
+        if not any(evidence[:read]):
+            raise InputError(
+                f"its evidence lies behind the first {limit} chunks, and max_chunks "
+                "lets no more be read"
+            )
+        return _Document(
+            example=example,
+            question=question,
+            chunks=chunks[:read],
+            evidence=evidence,
+            last=-1 if last is None else last,
+            pieces=pieces,
+            lost=lost or any(evidence[read:]),
+        )
+
+    def _turns(self, document: "_Document", rng: random.Random) -> list[SupervisedTurn]:
+        config, own = self._config, self._agent.memory_kind
+        turns: list[SupervisedTurn] = []
+        memories: dict[PromptKind, _Memory] = {}
+        for kind, share in (
+            ("gated", config.off_evidence),
+            ("memagent", config.memagent_off_evidence),
+        ):
+            if kind in self._kinds:
+                held = document.evidence[: len(document.chunks)]
+                taught = chosen_chunks(held, share, rng)
+                made, memories[kind] = self._memory_turns(kind, document, taught)
+                turns += made
+        if "answer" in self._kinds:
+            # At run time the answer is given from a memory of the agent's own kind.
+            if own not in memories:
+                _, memories[own] = self._memory_turns(own, document, set())
+            if memories[own].whole and not document.lost:
+                turns.append(self._answer(document, memories[own].text))
+        return turns
+
+    def _memory_turns(
+        self, kind: PromptKind, document: "_Document", taught: set[int]
+    ) -> tuple[list[SupervisedTurn], "_Memory"]:
+        """The turns of some chunks, and the memory after all of them."""
+        turns: list[SupervisedTurn] = []
+        memory = _Memory("", -1, True)
+        for chunk in document.chunks:
+            if document.evidence[chunk.index]:
+                turn, memory = self._fitting(kind, document, chunk, memory)
+                if turn is not None and chunk.index in taught:
+                    turns.append(turn)
+            elif chunk.index in taught:
+                made = self._turn(kind, document, chunk, memory, ())
+                if made is None:
+                    raise InputError(
+                        "a reply without evidence takes more than completion_tokens "
+                        f"{self._agent.completion_tokens}; raise the budget"
+                    )
+                turns.append(made[0])
+        if not memory.text:
+            raise InputError(self._no_room(document))
+        return turns, memory
+
+    def _fitting(
+        self, kind: PromptKind, document: "_Document", chunk: Chunk, memory: "_Memory"
+    ) -> tuple[SupervisedTurn | None, "_Memory"]:
+        """The turn that adds what fits, oldest first, if anything does; the memory."""
+        pieces = document.pieces[chunk.index]
+        if not pieces:
+            return None, memory
+        if (made := self._turn(kind, document, chunk, memory, pieces)) is not None:
+            return made
+        best: tuple[SupervisedTurn | None, _Memory] = None, memory
+        kept: tuple[Span, ...] = ()
+        for piece in pieces:
+            made = self._turn(kind, document, chunk, memory, (*kept, piece))
+            if made is not None:
+                best, kept = made, (*kept, piece)
+        return best[0], best[1]._replace(whole=False)
+
+    def _turn(
+        self,
+        kind: PromptKind,
+        document: "_Document",
+        chunk: Chunk,
+        memory: "_Memory",
+        pieces: Sequence[Span],
+    ) -> tuple[SupervisedTurn, "_Memory"] | None:
+        """The turn that adds pieces, and the memory then; None if over a budget."""
+        builder, example = self._builder, document.example
+        shown = builder.encode_content(memory.text)
+        prompt = getattr(builder, kind)(document.question, shown, chunk.ids)
+        reply = self._reply(kind, _reading(document, chunk, memory, pieces))
+        turn = supervised_turn(builder, kind, example, bool(pieces), prompt, reply)
+        if len(turn.completion) > self._agent.completion_tokens:
+            return None
+        if not pieces:
+            return turn, memory
+        new = self._memory_after(turn)
+        if len(builder.encode_content(new)) > self._agent.memory_tokens:
+            return None
+        return turn, memory._replace(text=new, end=pieces[-1][1])
+
+    def _reply(self, kind: PromptKind, reading: Reading) -> str:
+        lead, update = self._builder.lead, bool(reading.sentences)
+        thought, memory = "", reading.memory
+        if update or kind == "gated":
+            said = ask(self._wording, reading)
+            thought, new = (clean_memory(break_tags(part)) for part in said)
+            memory = new if update else memory
+        if kind == "memagent":
+            memory = memory or NO_MEMORY[self._agent.prompt.style]
+            return lead(memory) + memory
+        return ("" if self._compact else "\n").join(
+            (
+                f"<think>{lead(thought)}{thought}</think>",
+                f"<check>{'yes' if update else 'no'}</check>",
+                f"<update>{lead(memory) + memory if update else ''}</update>",
+                f"<next>{'end' if reading.is_last else 'continue'}</next>",
+            )
+        )
+
+    def _memory_after(self, turn: SupervisedTurn) -> str:
+        """The memory that the loop reads in a turn's completion."""
+        mode = "memagent" if turn.kind == "memagent" else "with_exit_gate"
+        output = interpret(mode, self._text(turn), None, self._builder.opened)
+        if not output.well_formed:
+            raise InputError(
+                f"the tokenizer does not give the reply back ({output.problem}); use "
+                "one with tokens for every text"
+            )
+        return clean_memory(output.memory)
+
+    def _text(self, turn: SupervisedTurn) -> str:
+        return self._builder.opened + self._encoder.decode(turn.completion[:-1])
+
+    def _answer(self, document: "_Document", memory: str) -> SupervisedTurn:
+        builder, example = self._builder, document.example
+        limit = self._agent.completion_tokens
+        answer = full_answer(example.answers, example.scoring) or ""
+        prompt = builder.answer(document.question, builder.encode_content(memory))
+        reply = rf"\boxed{{{builder.lead(answer)}{answer}}}"
+        turn = supervised_turn(builder, "answer", example, False, prompt, reply)
+        if (tokens := len(turn.completion)) > limit:
+            raise InputError(
+                f"its answer takes {tokens} tokens, more than completion_tokens "
+                f"{limit}; raise the budget"
+            )
+        said = extract_boxed(self._text(turn))
+        if score(said, example.answers, example.scoring) < 1:
+            raise InputError(
+                f"no reply of this tokenizer matches answers {example.answers!r:.80} "
+                f"by scoring {example.scoring!r}"
+            )
+        return turn
+
+    def _no_room(self, document: "_Document") -> str:
+        sizes = [
+            len(self._builder.encode_content(document.shown(piece)))
+            for pieces in document.pieces
+            for piece in pieces
+        ]
+        if not sizes:
+            return "its evidence is white space"
+        return (
+            f"no piece of its evidence fits memory_tokens {self._agent.memory_tokens} "
+            f"and completion_tokens {self._agent.completion_tokens}: the shortest has "
+            f"{min(sizes)} tokens, and a gated reply quotes it as well; raise the "
+            "budgets, or mark less of the document"
+        )
+
+
+class _Document(NamedTuple):
+    """A document as the agent reads it.
+
+    Attributes:
+      example: its source.
+      question: token ids, as prompts show them.
+      chunks: that are read.
+      evidence: of all chunks, those too that max_chunks leaves out.
+      last: the last of them with evidence.
+      pieces: what each of them adds, in characters of the document.
+      lost: whether some evidence is in no piece that is read.
+    """
+
+    example: Example
+    question: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+    evidence: tuple[bool, ...]
+    last: int
+    pieces: list[list[Span]]
+    lost: bool
+
+    def shown(self, piece: Span) -> str:
+        """The text of a piece."""
+        return one_line(self.example.document[slice(*piece)])
+
+
+class _Memory(NamedTuple):
+    """A memory on the way.
+
+    Attributes:
+      text: of it.
+      end: where in the document the piece that was added last ends.
+      whole: whether no piece so far was left out.
+    """
+
+    text: str
+    end: int
+    whole: bool
+
+
+def _reading(
+    document: _Document, chunk: Chunk, memory: _Memory, pieces: Sequence[Span]
+) -> Reading:
+    sentences = [document.shown(piece) for piece in pieces]
+    continues = bool(pieces) and pieces[0][0] == chunk.start == memory.end
+    if continues:
+        around = document.example.document[chunk.start - 1 : chunk.start + 1]
+        if any(map(str.isspace, around)):
+            sentences[0] = f" {sentences[0]}"
+    return Reading(
+        question=document.example.question,
+        section=chunk.text,
+        memory=memory.text,
+        sentences=tuple(sentences),
+        continues=continues,
+        is_last=chunk.index >= document.last,
+    )

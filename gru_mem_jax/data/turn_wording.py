@@ -1,0 +1,110 @@
+"""The words of supervised turns: a function of what is read, which users may replace.
+
+    # my_words.py
+    from gru_mem_jax.data.turn_wording import TurnWording
+
+    def briefly(reading):
+        notes = [f"- {sentence.strip()}" for sentence in reading.sentences]
+        return TurnWording(" ".join(notes), "\\n".join([reading.memory, *notes]))
+
+and in a gin file `evidence_turns.EvidenceTurns.wording = @my_words.briefly`.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.records import shown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What the agent reads in a turn, and what of it is evidence.
+
+    Attributes:
+      question: text.
+      section: text of the chunk.
+      memory: before the turn; empty: none yet.
+      sentences: the pieces of evidence in the section that are to be added, in order;
+        empty off evidence.
+      continues: whether the first of them goes on where the memory ends, for a border
+        of chunks cut it. It then begins with a space if the text has one there.
+      is_last: whether no evidence comes after this section.
+    """
+
+    question: str
+    section: str
+    memory: str
+    sentences: tuple[str, ...]
+    continues: bool
+    is_last: bool
+
+
+class TurnWording(NamedTuple):
+    """What a reply says in its own words.
+
+    Attributes:
+      thought: what stands between <think> and </think>.
+      memory: the whole new memory; not used off evidence, where memory stays.
+    """
+
+    thought: str
+    memory: str
+
+
+Wording = Callable[[Reading], TurnWording]
+
+
+def full_wording(reading: Reading) -> TurnWording:
+    """Whole sentences, and a memory with a line for each piece of evidence."""
+    thought = "The section holds nothing new that helps to answer the problem."
+    if reading.sentences:
+        quoted = " ".join(f'"{sentence.strip()}"' for sentence in reading.sentences)
+        thought = f"The section says: {quoted}"
+    missing = "Nothing is missing." if reading.is_last else "More is needed."
+    return TurnWording(f"{thought} {missing}", _longer_memory(reading, "\n"))
+
+
+def compact_wording(reading: Reading) -> TurnWording:
+    """The evidence and nothing else, in one line."""
+    thought = " ".join(reading.sentences).strip()
+    return TurnWording(thought, _longer_memory(reading, " "))
+
+
+def _longer_memory(reading: Reading, between: str) -> str:
+    apart = reading.memory and not reading.continues
+    new = between.join(reading.sentences)
+    return reading.memory + (between if apart else "") + new
+
+
+def check_wording(wording: object) -> None:
+    """Raises InputError if it cannot be called with a Reading."""
+    try:
+        inspect.signature(wording).bind(None)
+    except ValueError:  # a built-in that does not say what it takes
+        return
+    except TypeError:
+        raise InputError(
+            f"wording must be a function of a Reading, got {shown(wording)}"
+        ) from None
+
+
+def ask(wording: Wording, reading: Reading) -> TurnWording:
+    """What a wording gives, checked.
+
+    Raises:
+      RunError: it is something else than two texts.
+    """
+    said = wording(reading)
+    if (
+        not isinstance(said, tuple)
+        or len(said) != 2
+        or not all(isinstance(text, str) for text in said)
+    ):
+        name = getattr(wording, "__name__", repr(wording))
+        raise RunError(
+            f"wording {name} must give a TurnWording of two texts, got {shown(said)}"
+        )
+    return TurnWording(*said)
