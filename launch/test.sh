@@ -31,4 +31,4 @@ cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
-exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" "$@"
+exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" --durations=25 "$@"

@@ -1,6 +1,8 @@
 """The wheel holds the package, typed, with its data, and nothing else."""
 
+import ast
 import configparser
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -134,47 +136,120 @@ def test_metadata(wheel):
     assert "gru-mem = gru_mem_jax.cli.main:main" in wheel.read(entry).decode()
 
 
-def requirements() -> dict[str, str]:
-    """Name to specifier of each run-time requirement."""
+# -- dependencies ----------------------------------------------------------------------
+
+# Imported where a user asks for it, with a message that says how to install it.
+OPTIONAL = {
+    "torch": "the benchmark's peer runs in it; in the extra parity",
+    "transformers": "the benchmark's peer is its generate; in the extra parity",
+    "wandb": "`train --wandb` logs to it too",
+}
+# Declared, and imported before long.
+DUE = {"tensorflow-datasets": "its use comes with the data builders"}
+# Of the extra `test`: used, but not by an import.
+TOOLS = {"pytest-xdist": "pytest -n", "ruff": "launch/test.sh"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(extra: str | None = None) -> set[str]:
+    """Distributions that setup.cfg names, for running or in an extra."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"].split()
-    return dict(re.match(r"([\w.-]+)(.*)", line).groups() for line in lines)
+    lines = (
+        config["options"]["install_requires"]
+        if extra is None
+        else config["options.extras_require"][extra]
+    )
+    return {normal(re.match(r"[\w.-]+", line)[0]) for line in lines.split()}
+
+
+def imported(folder: str) -> dict[str, str]:
+    """Distributions whose modules the files of a folder import, to one such file."""
+    own = {"gru_mem_jax"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    homes = importlib.metadata.packages_distributions()
+    found = {}
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in {name.split(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names and name not in own:
+                    for home in homes.get(name, [name]):
+                        found[normal(home)] = str(file.relative_to(ROOT))
+    return found
+
+
+def test_what_is_imported_is_declared():
+    found = imported("gru_mem_jax")
+    missing = {k: v for k, v in found.items() if k not in declared() | OPTIONAL.keys()}
+    assert not missing
+
+
+def test_what_is_declared_is_imported():
+    found = imported("gru_mem_jax")
+    assert declared() - found.keys() == DUE.keys()
+    assert declared().isdisjoint(OPTIONAL)
+    assert OPTIONAL.keys() <= found.keys()
+
+
+def test_so_are_the_dependencies_of_tests():
+    found = imported("tests").keys()
+    extras = declared("test") | declared("parity")
+    assert found - declared() - extras == set()
+    assert declared("test") - found == TOOLS.keys()
+    assert declared("parity") <= OPTIONAL.keys()
 
 
 def test_neither_torch_nor_tensorflow_is_needed_to_run():
-    assert not {"torch", "tensorflow"} & set(requirements())
+    assert not {"torch", "tensorflow"} & declared()
 
 
-def test_what_the_code_imports_is_required():
-    """Top-level names of third-party imports, against the requirements."""
-    import ast
+# -- the process that the library runs in ----------------------------------------------
 
-    provided = {
-        "jax": "jax",
-        "flax": "flax",
-        "optax": "optax",
-        "orbax": "orbax-checkpoint",
-        "numpy": "numpy",
-        "gin": "gin-config",
-        "rich": "rich",
-        "jinja2": "jinja2",
-        "tokenizers": "tokenizers",
-        "safetensors": "safetensors",
-        "transformers": "transformers",
-        "matplotlib": "matplotlib",
-        "ml_dtypes": "ml_dtypes",
-        "tensorflow_datasets": "tensorflow-datasets",
-        "absl": "absl-py",
-    }
-    optional = {"torch", "psutil", "tensorboardX", "wandb", "huggingface_hub"}
-    imported = set()
-    for file in (ROOT / "gru_mem_jax").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module.split(".")[0])
-    third = imported - set(sys.stdlib_module_names) - {"gru_mem_jax", "__future__"}
-    assert third - set(provided) - optional == set()
-    assert {provided[name] for name in third & set(provided)} <= set(requirements())
+
+def touched(tree: ast.AST) -> set[str]:
+    """What a module changes of its process: the environment, or the allocator."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name == "ctypes"}
+        elif isinstance(node, ast.Attribute):
+            inner = ast.unparse(node)
+            if node.attr == "mallopt" or inner in ("os.putenv", "os.unsetenv"):
+                found.add(node.attr)
+            if re.fullmatch(r"os\.environ\.(?!get$|copy$|items$|keys$)\w+", inner):
+                found.add(inner)
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            found |= {"os.environ"} & {ast.unparse(node.value)}
+    return found
+
+
+def test_only_the_command_line_touches_allocator_and_environment():
+    found = {}
+    for file in sorted((ROOT / "gru_mem_jax").rglob("*.py")):
+        name = str(file.relative_to(ROOT / "gru_mem_jax"))
+        if not name.startswith(("cli/", "testing/")):
+            found[name] = touched(ast.parse(file.read_text(encoding="utf-8")))
+    assert not {name: what for name, what in found.items() if what}
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import ctypes", {"ctypes"}),
+        ("os.environ['A'] = '1'", {"os.environ"}),
+        ("del os.environ['A']", {"os.environ"}),
+        ("os.environ.setdefault('A', '1')", {"os.environ.setdefault"}),
+        ("os.putenv('A', '1')", {"putenv"}),
+        ("libc.mallopt(1, 2)", {"mallopt"}),
+        ("os.environ['A'], os.environ.get('A'), {**os.environ}", set()),
+    ],
+)
+def test_such_code_is_found(code, what):
+    assert touched(ast.parse(code)) == what

@@ -5,7 +5,13 @@ from gru_mem_jax.agent.config import AgentConfig, Mode
 from gru_mem_jax.agent.gru_mem_agent import GRUMemAgent
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.requests import Completion, Generator, Request, SamplingConfig
+from gru_mem_jax.agent.requests import (
+    Completion,
+    Generator,
+    Interruptible,
+    Request,
+    SamplingConfig,
+)
 from gru_mem_jax.agent.trajectory import (
     Trajectory,
     Turn,
@@ -19,6 +25,7 @@ __all__ = [
     "Completion",
     "GRUMemAgent",
     "Generator",
+    "Interruptible",
     "Mode",
     "PromptBuilder",
     "PromptConfig",

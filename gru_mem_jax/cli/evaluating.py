@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
-from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.cli import terminal
 from gru_mem_jax.sampling.config import EngineConfig
 
@@ -19,19 +18,17 @@ if TYPE_CHECKING:
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in an evaluation."""
-    from gru_mem_jax.data.jsonl import JsonlSource
-    from gru_mem_jax.evaluation import EvaluationConfig, SourceSuite
-    from gru_mem_jax.tiny.sources import SyntheticSuite
+    from gru_mem_jax import agent, data, evaluation, sampling, tiny
 
     return (
-        AgentConfig,
-        PromptConfig,
-        SamplingConfig,
-        EngineConfig,
-        EvaluationConfig,
-        JsonlSource,
-        SourceSuite,
-        SyntheticSuite,
+        agent.AgentConfig,
+        agent.PromptConfig,
+        agent.SamplingConfig,
+        data.JsonlSource,
+        evaluation.EvaluationConfig,
+        evaluation.SourceSuite,
+        sampling.EngineConfig,
+        tiny.SyntheticSuite,
     )
 
 

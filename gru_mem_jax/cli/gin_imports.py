@@ -6,7 +6,6 @@ alone see them: a folder of the name of an optional package (`wandb/`, say, whic
 runs leave behind) must not look to others as if that were installed.
 """
 
-import contextlib
 import importlib.abc
 import importlib.machinery
 import os
@@ -14,7 +13,6 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Iterator
 from typing import Any
 
 from gru_mem_jax.errors import InputError
@@ -72,28 +70,22 @@ def add_folder(folder: str | os.PathLike[str]) -> None:
         importlib.invalidate_caches()
 
 
-@contextlib.contextmanager
-def explained(gin: Any) -> Iterator[None]:
-    """While entered, what a gin file's `import` raises is an InputError of one line.
+def process(context: Any, statement: Any) -> None:
+    """Carries out an `import` of a gin file.
 
     Args:
-      gin: the module gin.config.
+      context: the file's gin.config.ParseContext.
+      statement: a gin.config_parser.ImportStatement.
+
+    Raises:
+      InputError: one line on what importing the module raised.
     """
-    process = gin.ParseContext.process_import
-
-    def process_import(context, statement):
-        try:
-            return process(context, statement)
-        except (Exception, SystemExit) as error:
-            if statement.module.startswith("__gin__"):
-                raise
-            raise InputError(_explain(statement.module, error)) from error
-
-    gin.ParseContext.process_import = process_import
     try:
-        yield
-    finally:
-        gin.ParseContext.process_import = process
+        context.process_import(statement)
+    except (Exception, SystemExit) as error:
+        if statement.module.startswith("__gin__"):
+            raise
+        raise InputError(_explain(statement.module, error)) from error
 
 
 def shadowed_hint(text: str) -> str:

@@ -22,13 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in a supervised run."""
+    from gru_mem_jax import tiny, train
     from gru_mem_jax.cli.train import run_configurables
-    from gru_mem_jax.tiny.start import TinyModel
-    from gru_mem_jax.tiny.structured import StructuredConfig
-    from gru_mem_jax.tiny.turns import TurnConfig
-    from gru_mem_jax.train.config import SFTConfig
 
-    return (*run_configurables(), TinyModel, StructuredConfig, TurnConfig, SFTConfig)
+    return (
+        *run_configurables(),
+        tiny.StructuredConfig,
+        tiny.TinyModel,
+        tiny.TurnConfig,
+        train.SFTConfig,
+    )
 
 
 def settings_from(gin: Any, agent: Any = None) -> Any:

@@ -54,48 +54,38 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in a run of reinforcement learning."""
-    from gru_mem_jax.rl.advantages import AdvantageConfig
-    from gru_mem_jax.rl.objective import ObjectiveConfig
-    from gru_mem_jax.rl.rewards import RewardConfig
-    from gru_mem_jax.train import config
+    from gru_mem_jax import rl, train
 
     return (
         *run_configurables(),
-        AdvantageConfig,
-        ObjectiveConfig,
-        RewardConfig,
-        config.RolloutConfig,
-        config.TrainConfig,
+        rl.AdvantageConfig,
+        rl.ObjectiveConfig,
+        rl.RewardConfig,
+        train.RolloutConfig,
+        train.TrainConfig,
     )
 
 
 def run_configurables() -> tuple[type, ...]:
     """What gin can configure in every run."""
-    from gru_mem_jax.agent.config import AgentConfig
-    from gru_mem_jax.agent.prompts import PromptConfig
-    from gru_mem_jax.agent.requests import SamplingConfig
-    from gru_mem_jax.data.sources import ListSource
-    from gru_mem_jax.parallelism import MeshConfig
-    from gru_mem_jax.rl.lora import LoraConfig
-    from gru_mem_jax.rl.optimizer import LearnerConfig
-    from gru_mem_jax.sampling.config import EngineConfig
-    from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
-    from gru_mem_jax.tiny.synthetic import SyntheticConfig
-    from gru_mem_jax.train.config import LoopConfig
+    from gru_mem_jax import agent, data, parallelism, rl, sampling, tiny, train
 
     return (
-        AgentConfig,
-        PromptConfig,
-        SamplingConfig,
-        ListSource,
-        MeshConfig,
-        LoraConfig,
-        LearnerConfig,
-        EngineConfig,
-        SyntheticSource,
-        SyntheticSuite,
-        SyntheticConfig,
-        LoopConfig,
+        agent.AgentConfig,
+        agent.PromptConfig,
+        agent.SamplingConfig,
+        data.HotpotQASource,
+        data.JsonlSource,
+        data.ListSource,
+        data.SQuADSource,
+        parallelism.MeshConfig,
+        rl.LearnerConfig,
+        rl.LoraConfig,
+        sampling.EngineConfig,
+        tiny.SyntheticConfig,
+        tiny.SyntheticSource,
+        tiny.SyntheticSuite,
+        train.LoopConfig,
     )
 
 
@@ -195,9 +185,10 @@ def dry_run(config: Any, text: str) -> None:
 
 def _planned(config: Any, directory: Any) -> list[str]:
     """What a run comes to, a line each."""
-    from gru_mem_jax.train import SFTConfig, plan
+    from gru_mem_jax.train import SFTConfig
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
+    from gru_mem_jax.train.plan import plan
     from gru_mem_jax.train.questions import QuestionStage, held_out_sets
 
     planned = plan(config, directory)

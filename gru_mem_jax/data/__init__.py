@@ -1,0 +1,22 @@
+"""Questions with documents and answers: sources of them, and how answers are scored.
+
+A source is anything with a method `example(position)` (docs/data.md); those here read
+JSON lines, HotpotQA, SQuAD and lists.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bad_records": ["BadRecord", "BadRecordsError", "FiniteSource", "Records"],
+        "example": ["Example", "Scoring"],
+        "hotpotqa": ["HotpotQASource"],
+        "jsonl": ["FileSource", "JsonlSource"],
+        "paragraphs": ["ParagraphSource"],
+        "scoring": ["normalize_answer", "score"],
+        "sources": ["ExampleSource", "ListSource"],
+        "squad": ["SQuADSource"],
+        "turns": ["SupervisedTurn", "TurnMaker", "TurnOracle"],
+    },
+)

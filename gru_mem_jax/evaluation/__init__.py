@@ -1,10 +1,14 @@
 """Policies on questions whose answers are known: any source, any mode of the agent."""
 
-from gru_mem_jax.evaluation.suite import (
-    EvaluationConfig,
-    QuestionSet,
-    SourceSuite,
-    Suite,
-)
+import lazy_loader
 
-__all__ = ["EvaluationConfig", "QuestionSet", "SourceSuite", "Suite"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "questions": ["DrawnSet", "draw_sets"],
+        "report": ["write_pages"],
+        "run": ["SetResult", "evaluate", "run_sets", "table_rows"],
+        "suite": ["EvaluationConfig", "QuestionSet", "SourceSuite", "Suite"],
+        "table": ["rich_table"],
+    },
+)

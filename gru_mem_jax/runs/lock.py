@@ -11,6 +11,9 @@ from typing import Any
 from gru_mem_jax.errors import InputError
 
 
+# The filelock package (4.3) does less than is wanted here: its flock has no holder that
+# a message could name, its file stays behind, and where a file system refuses flock
+# (other than by ENOSYS) it raises instead of looking at who is written in the file.
 class FileLock:
     """A file that one process holds.
 

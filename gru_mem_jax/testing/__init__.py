@@ -1,0 +1,11 @@
+"""Fakes for tests, ours and yours; the library itself never imports them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "byte_tokenizer": ["ByteEncoder"],
+        "scripted": ["ScriptedGenerator", "prompt_text", "said_in"],
+    },
+)

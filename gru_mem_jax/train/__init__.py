@@ -1,4 +1,4 @@
-"""Reinforcement learning of the gates: the only place where all stages meet."""
+"""Training, supervised and by reinforcement: one loop with two kinds of step."""
 
 from gru_mem_jax.train.config import (
     LoopConfig,
@@ -7,7 +7,7 @@ from gru_mem_jax.train.config import (
     TrainConfig,
     settings_text,
 )
-from gru_mem_jax.train.plan import Plan, plan
+from gru_mem_jax.train.plan import Plan
 from gru_mem_jax.train.run import RunResult, sft, train
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "RunResult",
     "SFTConfig",
     "TrainConfig",
-    "plan",
     "settings_text",
     "sft",
     "train",

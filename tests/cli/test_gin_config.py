@@ -198,7 +198,7 @@ def test_operative_text_gives_the_same_configuration(gin_file):
     text = config.operative_text()
     assert "Outer.steps = 5" in text
     assert "Outer.rate = 0.5" in text
-    assert "other/Inner.width = 1" in text
+    assert "other/test_gin_config.Inner.width = 1" in text
     assert build(files=[gin_file(text)])[1] == built
     default = Outer(steps=2, other=Inner(width=3))
     text = build("Outer.rate=0.1", default=default)[0].operative_text()

@@ -1,0 +1,282 @@
+"""What the gin files of hardware and of experiments come to."""
+
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+from gru_mem_jax.cli.gin_config import GinConfig
+from gru_mem_jax.cli.train import configurables
+from gru_mem_jax.data.hotpotqa import HotpotQASource
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.functional import make_policy
+from gru_mem_jax.rl.rollout import check_agent
+from gru_mem_jax.tiny.sources import SyntheticSuite
+from gru_mem_jax.train import config
+from gru_mem_jax.train.footprint import memory_estimate
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_QWEN3 = {"family": "qwen3", "num_hidden_layers": 36, "head_dim": 128}
+_QWEN3 |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151936}
+_GEMMA3 = {"family": "gemma3_text", "head_dim": 256}
+
+# From the models' config.json.
+SHAPES = {
+    "qwen2_5_0_5b": {
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+    "qwen2_5_3b": {
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+    },
+    "qwen2_5_7b": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
+    "qwen3_4b": _QWEN3 | {"hidden_size": 2560, "intermediate_size": 9728},
+    "qwen3_8b": _QWEN3
+    | {"hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False},
+    "llama3_2_3b": {
+        "family": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    "gemma3_1b": _GEMMA3
+    | {
+        "vocab_size": 262144,
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "sliding_window": 512,
+    },
+    "gemma3_4b": _GEMMA3
+    | {
+        "vocab_size": 262208,
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "sliding_window": 1024,
+    },
+}
+HARDWARE = sorted(p.stem for p in (ROOT / "gin/hardware").glob("*.gin"))
+PAPER = ("paper_3b", "paper_7b", "memagent_7b")
+ABLATIONS = ("alpha_0_5", "alpha_1_0", "answer_only")
+
+
+def gin_of(*files, **macros):
+    """(GinConfig, settings), as `gru-mem train` makes them for a bare policy."""
+    bindings = [f"{name} = {value!r}" for name, value in macros.items()]
+    gin = GinConfig(configurables(), [f"gin/{file}.gin" for file in files], bindings)
+    settings = gin.build(config.TrainConfig(agent=config.AgentConfig()))
+    gin.check_all_read()
+    return gin, settings
+
+
+def settings_of(*files, **macros):
+    return gin_of(*files, **macros)[1]
+
+
+def test_every_model_has_its_hardware():
+    assert sorted(SHAPES) == [re.sub(r"_\dx80gb$", "", name) for name in HARDWARE]
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_a_model_fits_the_hardware_of_its_file(name):
+    settings = settings_of(
+        "experiments/paper", f"hardware/{name}", POLICY="p", DATA="d.json"
+    )
+    model, devices = re.fullmatch(r"(.*)_(\d)x80gb", name).groups()
+    estimate = memory_estimate(
+        make_policy(PolicyConfig(**SHAPES[model])),
+        settings.learner,
+        settings.mesh,
+        settings.engine,
+        reference=True,
+        dtype="bfloat16",
+    )
+    header = (ROOT / f"gin/hardware/{name}.gin").read_text()
+    said = "One GPU of 80 GB" if devices == "1" else f"{devices} GPUs of 80 GB"
+    assert f"# {said}: " in header
+    assert settings.mesh.fsdp == int(devices)
+    told = float(re.search(r"([\d.]+) GiB by formula", header)[1])
+    assert estimate["total"] / 2**30 == pytest.approx(told, abs=0.06)
+    # 80 GB are 74.5 GiB, and the truth may be a fifth above the formula.
+    assert told * 1.2 < 74.5
+    assert settings.learner.row_tokens >= settings.engine.max_length
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_constants(name):
+    settings = settings_of(f"experiments/{name}", POLICY="p", DATA="d.json", SEED=5)
+    loop, agent, learner = settings.loop, settings.agent, settings.learner
+    rollouts = settings.rollouts
+    assert (rollouts.questions_per_step, rollouts.group_size, loop.seed) == (128, 16, 5)
+    assert rollouts.dynamic_sampling
+    assert (learner.learning_rate, learner.warmup_steps) == (1e-6, 20)
+    assert learner.compute_dtype == settings.engine.dtype == "bfloat16"
+    objective = settings.objective
+    assert (objective.eps_low, objective.eps_high, objective.beta) == (0.2, 0.28, 1e-3)
+    assert agent.chunk_size == 5000
+    assert (agent.question_tokens, agent.memory_tokens) == (1024, 1024)
+    assert (agent.completion_tokens, agent.prompt_tokens) == (1024, 8192)
+    assert (agent.sampling.temperature, agent.sampling.top_p) == (1.0, 1.0)
+    check_agent(agent)
+    rewards = settings.rewards
+    assert (rewards.exact_exit, rewards.early_exit, rewards.late_exit) == (
+        0,
+        -0.75,
+        -0.5,
+    )
+    assert settings.source == HotpotQASource(path="d.json", paragraphs=200, seed=5)
+    gated = name != "memagent_7b"
+    assert agent.mode == ("with_exit_gate" if gated else "memagent")
+    assert settings.advantages.alpha == (0.9 if gated else 1.0)
+
+
+def test_what_the_papers_files_leave_to_the_command_line():
+    with pytest.raises(InputError, match=r"--gin\.DATA=\.\.\. --gin\.POLICY=\.\.\."):
+        settings_of("experiments/paper_7b")
+
+
+def test_the_papers_runs_differ_by_their_model_only():
+    texts = [
+        (ROOT / f"gin/experiments/{name}.gin").read_text().splitlines()
+        for name in ("paper_3b", "paper_7b")
+    ]
+    small, large = ([t for t in text if not t.startswith("#")] for text in texts)
+    assert small[0] == large[0] == "include 'gin/experiments/paper.gin'"
+    assert len(small) == len(large) == 2
+
+
+def changes(plain, found):
+    """The values of `found` where it differs, by part.field."""
+    return {
+        f"{part.name}.{field.name}": getattr(getattr(found, part.name), field.name)
+        for part in dataclasses.fields(plain)
+        if dataclasses.is_dataclass(getattr(plain, part.name))
+        for field in dataclasses.fields(getattr(plain, part.name))
+        if getattr(getattr(plain, part.name), field.name)
+        != getattr(getattr(found, part.name), field.name)
+    }
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_differ_from_the_tiny_run_in_what_they_say(name):
+    plain = settings_of("experiments/tiny", POLICY="p")
+    found = settings_of(f"experiments/{name}", POLICY="p")
+    alpha = {"advantages.alpha": 0.5 if name == "alpha_0_5" else 1.0}
+    weights = dict.fromkeys(("exit", "format", "update"), 0.0)
+    only = {f"rewards.{k}_weight": v for k, v in weights.items()}
+    assert changes(plain, found) == alpha | (only if name == "answer_only" else {})
+
+
+def test_the_tiny_run_sets_what_must_stay_comparable():
+    """Figures of earlier runs are compared with: no default may change these."""
+    settings = settings_of("experiments/tiny", POLICY="p")
+    objective = settings.objective
+    assert (objective.eps_low, objective.eps_high, objective.beta) == (0.2, 0.28, 1e-3)
+    assert settings.advantages.alpha == 0.9
+    rewards = settings.rewards
+    assert (rewards.exact_exit, rewards.early_exit, rewards.late_exit) == (
+        0,
+        -0.75,
+        -0.5,
+    )
+
+
+def test_the_evaluation_of_a_policy():
+    from gru_mem_jax.cli.evaluating import configurables as evaluated
+
+    gin = GinConfig(evaluated(), ["gin/runs/evaluate.gin"], [])
+    suite = gin.build(SyntheticSuite())
+    gin.check_all_read()
+    assert suite.contexts == (("uniform", 8), ("first_20", 32))
+    assert len(list(suite.question_sets())) == 2 * len(suite.tasks)
+
+
+# -- the text of the settings in force -------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", *ABLATIONS, *PAPER])
+def test_the_operative_text_names_public_classes_and_gives_the_same_run(name, tmp_path):
+    data = {"DATA": "d.json"} if name in PAPER else {}
+    gin, settings = gin_of(f"experiments/{name}", POLICY="p", **data)
+    text = gin.operative_text()
+    imported = re.findall(r"^(?:from|import) .*", text, re.MULTILINE)
+    assert imported[0] == "from __gin__ import dynamic_registration"
+    for line in imported[1:]:
+        assert re.fullmatch(r"from gru_mem_jax import \w+", line)
+    (tmp_path / "operative.gin").write_text(text)
+    again = GinConfig((), [str(tmp_path / "operative.gin")])
+    assert again.build(config.TrainConfig(agent=config.AgentConfig())) == settings
+    again.check_all_read()
+    assert again.operative_text() == text
+
+
+def test_a_file_with_inner_names_gives_the_same_text(tmp_path):
+    """Modules may move: a run's settings are compared with those of its next start."""
+    inner = tmp_path / "inner.gin"
+    inner.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from gru_mem_jax.train import config\n"
+        "import gru_mem_jax.rl.optimizer\n"
+        "config.LoopConfig.num_steps = 3\n"
+        "gru_mem_jax.rl.optimizer.LearnerConfig.eps = 1e-6\n"
+    )
+    texts = []
+    for files, flags in (
+        ([str(inner)], []),
+        ([], ["LoopConfig.num_steps = 3", "LearnerConfig.eps = 1e-6"]),
+        ([], ["train.LoopConfig.num_steps = 3", "rl.LearnerConfig.eps = 1e-6"]),
+    ):
+        gin = GinConfig(configurables(), files, flags)
+        gin.build(config.TrainConfig())
+        gin.check_all_read()
+        texts.append(gin.operative_text())
+    assert texts[0] == texts[1] == texts[2]
+    assert "train.LoopConfig.num_steps = 3" in texts[0]
+
+
+# -- the twin for a laptop -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "answer_only", "paper_3b", "memagent_7b"])
+def test_the_twin_makes_a_run_small_and_leaves_it_the_same_run(name):
+    macros = {"POLICY": "p"} | ({"DATA": "d.json"} if name in PAPER else {})
+    whole = settings_of(f"experiments/{name}", **macros)
+    small = settings_of(f"experiments/{name}", "local_tiny", **macros)
+    for part in ("source", "rewards", "advantages", "objective"):
+        assert getattr(small, part) == getattr(whole, part)
+    assert small.agent.mode == whole.agent.mode
+    assert small.agent.sampling == whole.agent.sampling
+    rollouts = small.rollouts
+    assert small.loop.num_steps == 2
+    assert (rollouts.questions_per_step, rollouts.group_size) == (2, 2)
+    assert (small.mesh.data, small.mesh.fsdp, small.mesh.tensor) == (1, 1, 1)
+    assert small.learner.compute_dtype is small.engine.dtype is None
+    assert max(small.learner.row_tokens, small.engine.max_length) == 1024
