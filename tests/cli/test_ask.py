@@ -138,7 +138,7 @@ def test_a_mistake_is_one_line_and_status_2(ask, flags, expected, capsys, monkey
 @pytest.mark.parametrize(
     ("content", "flags", "status", "expected"),
     [
-        (b"fine \xff rest" * 50, [], 2, "byte 5 .0xff. is no UTF-8"),
+        (b"fine \xff rest" * 50, [], 2, "byte 5 .0xff. is not UTF-8"),
         (b"fine \xff rest" * 50, ["--encoding_errors=replace"], 0, ""),
         (b"%PDF-1.7 ...", [], 2, "PDF"),
         (b"\x00\x01" * 500, [], 2, "NUL"),

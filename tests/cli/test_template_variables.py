@@ -72,7 +72,7 @@ def test_gin_binds_a_mapping(policy):
         ("=1", "expected NAME=VALUE"),
         ("a b=1", "'a b' cannot be the name of a variable"),
         ("x=[1]", "x must be a finite number, text"),
-        ("messages=1", "messages is given by the prompts themselves"),
+        ("messages=1", "messages is reserved"),
     ],
 )
 def test_what_is_refused(policy, flag, message):
