@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from gru_mem_jax.sft.config import OptimizerConfig, SFTConfig
 
 from gru_mem_jax.agent import AgentConfig, PromptConfig, SamplingConfig
 from gru_mem_jax.bench.sampling import BenchConfig
@@ -28,7 +27,7 @@ from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.tiny.sources import SyntheticSuite
 from gru_mem_jax.tiny.synthetic import SyntheticConfig
 from gru_mem_jax.tiny.turns import TurnConfig
-from gru_mem_jax.train.config import LoopConfig
+from gru_mem_jax.train.config import LoopConfig, RolloutConfig, SFTConfig
 
 DIMENSIONS = {
     "vocab_size": 64,
@@ -60,9 +59,9 @@ CONFIGS = [
     RewardConfig(),
     BenchConfig(),
     EngineConfig(refill_after=2),
-    OptimizerConfig(),
+    LoopConfig(),
+    RolloutConfig(overlap=True),
     SFTConfig(),
-    LoopConfig(overlap=True),
 ]
 
 

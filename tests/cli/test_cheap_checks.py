@@ -73,7 +73,7 @@ def command(name, policy):
         "ask": ["ask", f"--policy={policy}", "--question=Why?", "--context=text.txt"],
         "eval": ["eval", f"--policy={policy}"],
         "bench": ["bench", "sampling", f"--policy={policy}"],
-        "sft": ["sft", "--gin_file=gin/runs/sft.gin", "--out=out"],
+        "sft": ["sft", "--gin_file=gin/runs/sft.gin", "--run_dir=out"],
         "train": ["train", *tiny, "--run_dir=out"],
         "dry_run": ["train", *tiny, "--dry_run"],
         "export": ["export", "run", "--out=out"],
