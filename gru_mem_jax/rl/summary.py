@@ -160,7 +160,8 @@ def summarize_gaps(gaps: Sequence[tuple[TokenSum, Array]]) -> Summary:
 
 def _counted(values: Array, where: Array | bool) -> np.ndarray:
     array = np.asarray(values)
-    return array[np.broadcast_to(np.asarray(where, bool), array.shape)]
+    counted: np.ndarray = array[np.broadcast_to(np.asarray(where, bool), array.shape)]
+    return counted
 
 
 def _mean(values: Array, where: Array | bool = True) -> float | None:

@@ -13,7 +13,8 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.learner import host_count, make_learner
+from gru_mem_jax.rl.compile import compile_learner
+from gru_mem_jax.rl.learner import Batch, host_count
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig, make_schedule
 from gru_mem_jax.rl.packing import Conversation, pack
@@ -78,7 +79,7 @@ def reference(params):
 
 @pytest.fixture(scope="module")
 def base():
-    return make_learner(POLICY, OBJECTIVE, CONFIG)
+    return compile_learner(POLICY, OBJECTIVE, CONFIG)
 
 
 def gradients(learner, params, reference, conversations):
@@ -88,9 +89,9 @@ def gradients(learner, params, reference, conversations):
     trained = learner.init(params).params
     frozen, carry = learner.freeze(params), learner.begin()
     for rows in batches:
-        ref = learner.score(learner.put(reference), rows).logprobs
+        ref = learner.logprobs(learner.put(reference), rows).logprobs
         carry = learner.accumulate(
-            trained, frozen, carry, rows, rows.sampler_logprobs, ref, count
+            trained, frozen, carry, Batch(rows, rows.sampler_logprobs, ref, count)
         )
     return carry
 
@@ -166,7 +167,7 @@ def test_cutting_and_spreading_change_rounding_only(
     changes, mesh, base, params, reference, base_carry
 ):
     config = dataclasses.replace(CONFIG, **changes)
-    learner = make_learner(POLICY, OBJECTIVE, config, mesh and make_mesh(mesh))
+    learner = compile_learner(POLICY, OBJECTIVE, config, mesh and make_mesh(mesh))
     carry = gradients(learner, params, reference, some_conversations())
     assert_close(carry.grads, base_carry.grads)
     for name, item in base_carry.sums.items():
@@ -251,28 +252,28 @@ def test_the_state_shares_nothing_with_what_it_was_made_of(base, params):
 
 def test_scores_report_the_gap_to_the_sampler(base, params):
     (rows, *_) = pack(some_conversations(number=3), base.packing)
-    score = base.score(params, rows)
+    score = base.logprobs(params, rows)
     inside = rows.completion_mask > 0
     gap = np.abs(np.asarray(score.logprobs) - rows.sampler_logprobs)[inside]
     assert float(score.gap.mean()) == pytest.approx(gap.mean(), rel=1e-5)
     assert float(score.largest_gap) == pytest.approx(gap.max(), rel=1e-5)
     exact = dataclasses.replace(rows, sampler_logprobs=np.asarray(score.logprobs))
-    assert float(base.score(params, exact).largest_gap) == 0
+    assert float(base.logprobs(params, exact).largest_gap) == 0
 
 
 def test_on_policy_the_old_logprobs_come_along(base, params, reference):
-    """None for the old logprobs is what `score` says of the same params."""
+    """None for the old logprobs is what `logprobs` says of the same params."""
     batches = pack(some_conversations(), base.packing)
     assert len(batches) > 1
     trained, frozen = base.init(params).params, base.freeze(params)
-    scores = [base.score(params, rows) for rows in batches]
+    scores = [base.logprobs(params, rows) for rows in batches]
     carries = []
     for olds in ([score.logprobs for score in scores], [None] * len(batches)):
         carry = base.begin()
         for rows, old in zip(batches, olds, strict=True):
-            ref = base.score(base.put(reference), rows).logprobs
+            ref = base.logprobs(base.put(reference), rows).logprobs
             carry = base.accumulate(
-                trained, frozen, carry, rows, old, ref, host_count(batches)
+                trained, frozen, carry, Batch(rows, old, ref, host_count(batches))
             )
         carries.append(carry)
     given, own = carries
@@ -286,16 +287,60 @@ def test_on_policy_the_old_logprobs_come_along(base, params, reference):
         assert float(carry.largest_gap) == pytest.approx(largest, rel=1e-5)
 
 
+def test_supervised_gradients_are_those_of_the_mean_nll(params):
+    """No objective: the negative log-likelihood; DAPO's on policy at advantage 1."""
+    conversations = [
+        dataclasses.replace(item, advantage=1.0) for item in some_conversations()
+    ]
+    supervised = compile_learner(POLICY, None, CONFIG)
+    dapo = compile_learner(POLICY, ObjectiveConfig(beta=0), CONFIG)
+    carries = []
+    for learner in (supervised, dapo):
+        batches = pack(conversations, learner.packing)
+        trained, frozen = learner.init(params).params, learner.freeze(params)
+        carry = learner.begin()
+        for rows in batches:
+            batch = Batch(rows, None, None, host_count(batches))
+            carry = learner.accumulate(trained, frozen, carry, batch)
+        carries.append(carry)
+    total = 0.0
+    for item in conversations:
+        ids = jnp.asarray(item.prompt_ids + item.completion_ids)[None]
+        logits = POLICY.apply(params, ids, jnp.arange(ids.shape[1])[None])[0]
+        every = np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)), np.float64)
+        first = len(item.prompt_ids)
+        for at, token in enumerate(item.completion_ids, first):
+            total -= every[at - 1, token]
+    assert float(carries[0].sums["loss"].total) == pytest.approx(total, rel=1e-5)
+    assert_close(carries[0].grads, carries[1].grads)
+
+
+def test_predicted_tokens_are_the_argmax(params):
+    learner = compile_learner(POLICY, None, CONFIG)
+    (rows, *_) = pack(some_conversations(number=3), learner.packing)
+    right = np.asarray(learner.predicted(params, rows))
+    for b in range(rows.tokens.shape[0]):
+        for segment in range(1, rows.segment_ids[b].max() + 1):
+            (where,) = np.nonzero(rows.segment_ids[b] == segment)
+            ids = jnp.asarray(rows.tokens[b, where])[None]
+            logits = POLICY.apply(params, ids, jnp.arange(len(where))[None])[0]
+            best = np.asarray(jnp.argmax(logits, -1))[:-1] == np.asarray(ids)[0, 1:]
+            sampled = rows.completion_mask[b, where] > 0
+            np.testing.assert_array_equal(right[b, where][1:], best & sampled[1:])
+    assert not right[rows.completion_mask == 0].any()
+
+
 def test_programs_lower_without_weights_for_a_mesh(base):
-    learner = make_learner(
+    learner = compile_learner(
         POLICY, OBJECTIVE, CONFIG, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     )
     rows, state = learner.abstract_rows(40), learner.abstract_state()
     assert rows.tokens.shape == (2 * 4, 40)
     carry = jax.eval_shape(learner.begin)
     real, count = rows.advantages, jax.ShapeDtypeStruct((), jnp.float32)
-    learner.score.lower(learner.abstract_params(), rows)
-    learner.accumulate.lower(state.params, {}, carry, rows, real, real, count)
+    learner.logprobs.lower(learner.abstract_params(), rows)
+    batch = Batch(rows, real, real, count)
+    learner.accumulate.lower(state.params, {}, carry, batch)
     lowered = learner.apply.lower(state, carry)
     assert "sdy.mesh" in lowered.as_text()
     kernel = state.opt_state[1][0].nu["layers"]["attn"]["o"]["kernel"]
@@ -305,7 +350,7 @@ def test_programs_lower_without_weights_for_a_mesh(base):
 
 def test_any_optax_factory(params):
     config = dataclasses.replace(CONFIG, optimizer=optax.sgd, clip_norm=None)
-    learner = make_learner(POLICY, ObjectiveConfig(beta=0), config)
+    learner = compile_learner(POLICY, ObjectiveConfig(beta=0), config)
     carry = learner.begin()
     assert "kl" not in carry.sums
     carry.grads["ends"]["embedding"] = carry.grads["ends"]["embedding"] + 2.0
@@ -315,7 +360,7 @@ def test_any_optax_factory(params):
         np.asarray(params["ends"]["embedding"]) - 0.02,
         rtol=1e-5,
     )
-    abstract = make_learner(
+    abstract = compile_learner(
         POLICY, OBJECTIVE, dataclasses.replace(CONFIG, optimizer=optax.adafactor)
     ).abstract_state()
     assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract))
@@ -329,6 +374,16 @@ def test_any_optax_factory(params):
         (
             {"warmup_steps": 2, "schedule": "linear", "decay_steps": 6},
             [0.005, 0.01, 0.01, 0.0075, 0.005, 0.0025, 0.0, 0.0],
+        ),
+        (
+            {
+                "warmup_steps": 2,
+                "schedule": "linear",
+                "decay_from": 4,
+                "decay_steps": 6,
+                "end_factor": 0.1,
+            },
+            [0.005, 0.01, 0.01, 0.01, 0.01, 0.0055, 0.001, 0.001],
         ),
         (
             {"schedule": "cosine", "decay_steps": 4, "end_factor": 0.5},
@@ -346,8 +401,13 @@ def test_schedules_by_hand(changes, rates):
     ("changes", "says"),
     [
         ({"schedule": "linear"}, "needs decay_steps"),
-        ({"decay_steps": 10}, "goes with schedule linear or cosine"),
+        ({"decay_steps": 10}, "go with schedule linear or cosine"),
         ({"schedule": "cosine", "warmup_steps": 9, "decay_steps": 9}, "decay_steps"),
+        ({"decay_from": 10}, "go with schedule linear or cosine"),
+        (
+            {"schedule": "linear", "decay_steps": 9, "decay_from": 9},
+            "decay_from must be from 0 to 8",
+        ),
         ({"schedule": "step"}, "schedule must be one of"),
         ({"learning_rate": "1e-6"}, "learning_rate must be a number"),
         ({"row_tokens": 0}, "row_tokens must be at least 2"),
@@ -363,4 +423,4 @@ def test_refused_configurations(changes, says):
 
 def test_greedy_rollouts_cannot_be_learned_from():
     with pytest.raises(InputError, match="temperature 0"):
-        make_learner(POLICY, OBJECTIVE, CONFIG, temperature=0)
+        compile_learner(POLICY, OBJECTIVE, CONFIG, temperature=0)

@@ -13,7 +13,8 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.learner import host_count, make_learner
+from gru_mem_jax.rl.compile import compile_learner
+from gru_mem_jax.rl.learner import Batch, host_count
 from gru_mem_jax.rl.lora import (
     LoraConfig,
     adapter_axes,
@@ -96,7 +97,7 @@ def test_the_learner_trains_adapters_alone(params):
         remat=False,
         lora=LORA,
     )
-    learner = make_learner(POLICY, ObjectiveConfig(beta=0.1), config)
+    learner = compile_learner(POLICY, ObjectiveConfig(beta=0.1), config)
     state, frozen = learner.init(params), learner.freeze(params)
     item = Conversation(
         index=(0, 0, 0),
@@ -106,17 +107,14 @@ def test_the_learner_trains_adapters_alone(params):
         advantage=1.0,
     )
     batches = pack([item], learner.packing)
-    before = learner.score(learner.put(params), batches[0])
+    before = learner.logprobs(learner.put(params), batches[0])
     carry = learner.begin()
     for rows in batches:
         carry = learner.accumulate(
             state.params,
             frozen,
             carry,
-            rows,
-            before.logprobs,
-            before.logprobs,
-            host_count(batches),
+            Batch(rows, before.logprobs, before.logprobs, host_count(batches)),
         )
     start = jax.tree.map(np.asarray, state.params)
     state, _, report = learner.apply(state, carry)
@@ -126,7 +124,7 @@ def test_the_learner_trains_adapters_alone(params):
         np.testing.assert_array_equal(new["a"], old["a"])
         assert np.abs(new["b"]).max() > 0.01
     merged = learner.policy_params(state.params, frozen, jnp.float32)
-    after = learner.score(merged, batches[0])
+    after = learner.logprobs(merged, batches[0])
     sampled = batches[0].completion_mask > 0
     gained = np.asarray(after.logprobs - before.logprobs)[sampled]
     assert gained.sum() > 0.1  # the advantage was positive
@@ -136,7 +134,7 @@ def test_the_learner_trains_adapters_alone(params):
 
 
 def test_adapters_are_cut_as_their_kernels():
-    learner = make_learner(
+    learner = compile_learner(
         POLICY,
         config=LearnerConfig(lora=LORA, row_tokens=16),
         mesh=make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)),
