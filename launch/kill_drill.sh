@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A run killed at N random moments, and the run that nobody killed: are they equal?
 #
-#   bash launch/kill_drill.sh [--kills N] [--signal KILL|TERM] [--seed S]
-#                             [--policy DIR] [--out DIR] [--gin_file FILE]
+#   bash launch/kill_drill.sh [--command train|sft] [--kills N] [--signal KILL|TERM]
+#                             [--seed S] [--policy DIR] [--out DIR] [--gin_file FILE]
 #                             [--gin.NAME=VALUE ...]
 #
 # Trains once from start to end, then again with the process ended at random moments
@@ -11,23 +11,22 @@
 # checkpoint bit for bit. Ends with status 0 and "equal: ..." or with the first
 # difference. TERM instead of KILL also wants status 0 of each process that it ends.
 #
-# 2 CPU cores, about (N / 2 + 2) times a whole run. The warm start that
-# launch/quickstart.sh leaves is what is trained, unless --policy names another.
+# 2 CPU cores, about (N / 2 + 2) times a whole run. `train` begins with the warm start
+# that launch/quickstart.sh leaves, unless --policy names another; `sft` from scratch.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
-kills=5 signal=KILL seed=0 out="" gin_file=gin/experiments/tiny.gin
-policy=runs/quickstart/warm_start
-settings=(--gin.NUM_STEPS=12 --gin.SAVE_EVERY=3)
+command=train kills=5 signal=KILL seed=0 out="" gin_file="" policy="" more=()
 while [ $# -gt 0 ]; do
   case "$1" in
+    --command) command="$2"; shift 2 ;;
     --kills) kills="$2"; shift 2 ;;
     --signal) signal="$2"; shift 2 ;;
     --seed) seed="$2"; shift 2 ;;
     --policy) policy="$2"; shift 2 ;;
     --out) out="$2"; shift 2 ;;
     --gin_file) gin_file="$2"; shift 2 ;;
-    --gin.*) settings+=("$1"); shift ;;
+    --gin.*) more+=("$1"); shift ;;
     *) say "kill_drill.sh: unknown argument $1"; exit 2 ;;
   esac
 done
@@ -36,12 +35,28 @@ case "$signal" in
   *) say "kill_drill.sh: --signal is KILL or TERM, not $signal"; exit 2 ;;
 esac
 
+case "$command" in
+  train)
+    gin_file="${gin_file:-gin/experiments/tiny.gin}"
+    policy="${policy:-runs/quickstart/warm_start}"
+    settings=(--gin.NUM_STEPS=12 --gin.SAVE_EVERY=3)
+    ;;
+  sft)
+    gin_file="${gin_file:-gin/runs/sft.gin}"
+    settings=(--gin.NUM_STEPS=240 --gin.SAVE_EVERY=60 --gin.LoopConfig.eval_every=120
+      --gin.SFTConfig.short_steps=100)
+    ;;
+  *) say "kill_drill.sh: --command is train or sft, not $command"; exit 2 ;;
+esac
+[ -z "$policy" ] || settings+=(--gin.POLICY="\"$policy\"")
+settings+=(${more[@]+"${more[@]}"})
+
 if [ -z "${GRU_MEM:-}" ]; then
   use_env ""
   GRU_MEM="$VENV/bin/gru-mem"
 fi
 cd "$ROOT"
-if [ ! -d "$policy" ]; then
+if [ -n "$policy" ] && [ ! -d "$policy" ]; then
   say "kill_drill.sh: no policy in $policy; run launch/quickstart.sh, or give --policy"
   exit 2
 fi
@@ -53,8 +68,7 @@ fi
 mkdir -p "$out"
 
 train() {
-  exec "$GRU_MEM" train --gin_file="$gin_file" --gin.POLICY="\"$policy\"" \
-    "${settings[@]}" --run_dir "$1"
+  exec "$GRU_MEM" "$command" --gin_file="$gin_file" "${settings[@]}" --run_dir "$1"
 }
 
 say "kill_drill.sh: the run that nobody ends"
@@ -105,7 +119,7 @@ done
 
 say "kill_drill.sh: to the end ($ended of $kills signals found it running)"
 (train "$out/ended") >"$out/ended.last.log" 2>&1 || {
-  say "kill_drill.sh: it cannot be gone on with; the end of $out/ended.last.log:"
+  say "kill_drill.sh: it cannot be resumed; the end of $out/ended.last.log:"
   tail -n 5 "$out/ended.last.log" >&2
   exit 1
 }

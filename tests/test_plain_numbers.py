@@ -59,9 +59,9 @@ CONFIGS = [
     RewardConfig(),
     BenchConfig(),
     EngineConfig(refill_after=2),
-    LoopConfig(),
-    RolloutConfig(overlap=True),
     SFTConfig(),
+    LoopConfig(eval_modes=("memagent",)),
+    RolloutConfig(overlap=True),
 ]
 
 

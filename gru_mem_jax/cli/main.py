@@ -15,7 +15,7 @@ from gru_mem_jax.version import __version__
 
 COMMANDS = {
     "ask": "answer a question from a text of any length",
-    "sft": "train a tiny policy on oracle turns, from scratch",
+    "sft": "train a policy on an oracle's turns: the warm start",
     "train": "train the gates of a policy by reinforcement learning",
     "eval": "score a policy on questions whose answers are known",
     "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",

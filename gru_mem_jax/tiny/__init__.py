@@ -13,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "start": ["TinyModel", "structured_adamw", "tiny_agent"],
         "structured": ["StructuredConfig", "structured_init"],
         "synthetic": ["SyntheticConfig", "generate"],
-        "turns": ["OracleTurns", "TurnConfig", "synthetic_turns"],
+        "turns": ["OracleTurns", "TurnConfig"],
     },
 )

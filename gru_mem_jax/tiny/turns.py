@@ -2,9 +2,8 @@
 
 import bisect
 import dataclasses
-import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.config import AgentConfig
@@ -17,8 +16,8 @@ from gru_mem_jax.data.turns import (
     chosen_chunks,
     supervised_turn,
 )
-from gru_mem_jax.records import check_int, check_number, plain_numbers
-from gru_mem_jax.tiny import oracle, synthetic, words
+from gru_mem_jax.records import check_number, plain_numbers
+from gru_mem_jax.tiny import oracle, words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +29,8 @@ class TurnConfig:
       off_evidence: gated turns without evidence per turn with evidence.
       memagent_off_evidence: the same for MemAgent's turns, each of which must write
         the whole memory anew without a slip.
-      extra_answers: further examples, per example, whose answer turn alone is taught:
-        an example has one answer turn, and many others.
+      answers_alone: share of the examples whose answer turn alone is taught: an example
+        has one answer turn, and many others.
       blank_memory: share of gated turns before any evidence whose memory lists what
         is missing (as after a needless update), instead of being empty.
       shifted: share of the examples that lose some tokens at their beginning, so that
@@ -49,7 +48,7 @@ class TurnConfig:
     kinds: tuple[PromptKind, ...] = ("gated", "memagent", "answer")
     off_evidence: float = 1.0
     memagent_off_evidence: float = 1.0
-    extra_answers: int = 2
+    answers_alone: float = 0.0
     blank_memory: float = 0.3
     shifted: float = 0.0
     wrong_updates: float = 0.0
@@ -61,10 +60,9 @@ class TurnConfig:
         check_kinds(self.kinds)
         for name in ("off_evidence", "memagent_off_evidence"):
             check_number(name, getattr(self, name), 0, 1000)
-        check_int("extra_answers", self.extra_answers, 0)
         for name in (
-            *("blank_memory", "shifted", "wrong_updates", "wrong_ends"),
-            "wrong_thoughts",
+            *("answers_alone", "blank_memory", "shifted"),
+            *("wrong_updates", "wrong_ends", "wrong_thoughts"),
         ):
             check_number(name, getattr(self, name), 0, 1)
 
@@ -97,6 +95,9 @@ class OracleTurns:
           rng: decides what is taken, and which gates are taught wrong.
         """
         config = self.config
+        has_answers = "answer" in config.kinds and config.answers_alone > 0
+        if has_answers and rng.random() < config.answers_alone:
+            return [self.answer(example)]
         asked = oracle.parse_question(example.question)
         question = self._builder.encode_content(example.question)
         if config.shifted and rng.random() < config.shifted:
@@ -218,15 +219,3 @@ def _facts_by_chunk(
                 return [tuple(f) for f in facts[:first]]
             facts[last].append(fact)
     return [tuple(f) for f in facts]
-
-
-def synthetic_turns(
-    data: synthetic.SyntheticConfig, turns: OracleTurns, seed: int
-) -> Iterator[SupervisedTurn]:
-    """Turns of example after example, without end; the same for equal arguments."""
-    rng = random.Random(f"{seed}/{data.split}")
-    answers = turns.config.extra_answers if "answer" in turns.config.kinds else 0
-    for index in itertools.count(0, 1 + answers):
-        yield from turns.turns(synthetic.generate(data, index), rng)
-        for extra in range(1, 1 + answers):
-            yield turns.answer(synthetic.generate(data, index + extra))

@@ -17,7 +17,7 @@ from gru_mem_jax.data.scoring import score
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tiny.synthetic import TASKS, SyntheticConfig, generate
-from gru_mem_jax.tiny.turns import TurnConfig, synthetic_turns
+from gru_mem_jax.tiny.turns import TurnConfig
 from gru_mem_jax.tokenization import TextTokenizer
 
 AGENT = AgentConfig(chunk_size=64, prompt=PromptConfig(style="compact"))
@@ -167,8 +167,10 @@ def test_turns_off_evidence_are_as_many_as_asked(encoder):
 
 
 def texts(encoder, config, count=600):
-    stream = synthetic_turns(SyntheticConfig(), config.oracle(encoder, AGENT), 0)
-    rows = [next(stream) for _ in range(count)]
+    turns, rng = config.oracle(encoder, AGENT), random.Random(0)
+    examples = (generate(SyntheticConfig(), i) for i in itertools.count())
+    made = (row for example in examples for row in turns.turns(example, rng))
+    rows = itertools.islice(made, count)
     return [(row, encoder.decode(row.completion)) for row in rows]
 
 
@@ -202,21 +204,24 @@ def test_wrong_thoughts_agree_with_wrong_gates(encoder):
             assert claimed is None or claimed not in memory
 
 
-def test_the_stream_is_a_function_of_its_arguments(encoder):
+def test_turns_are_a_function_of_example_and_generator(encoder):
     config = TurnConfig(wrong_updates=0.3)
     assert texts(encoder, config, 50) == texts(encoder, config, 50)
 
 
-def test_answers_come_from_further_examples_too(encoder):
-    turns = TurnConfig(extra_answers=2).oracle(encoder, AGENT)
-    data = SyntheticConfig(tasks=("single_key",))
-    rows = list(itertools.islice(synthetic_turns(data, turns, 0), 14))
-    kinds = [row.kind for row in rows]
-    # For each of two examples: one turn with evidence and one without, of two kinds.
-    assert (kinds.count("gated"), kinds.count("memagent")) == (4, 4)
-    assert kinds.count("answer") == 6
-    answers = [row for row in rows if row.kind == "answer"]
-    assert answers == [turns.answer(generate(data, i)) for i in range(6)]
+def test_answers_of_some_examples_are_taught_alone(encoder):
+    """An example has one answer turn, and many others."""
+    turns = TurnConfig(answers_alone=0.6).oracle(encoder, AGENT)
+    data, rng = SyntheticConfig(tasks=("single_key",)), random.Random(0)
+    alone = 0
+    for i in range(200):
+        example = generate(data, i)
+        rows = turns.turns(example, rng)
+        assert rows[-1] == turns.answer(example)
+        alone += len(rows) == 1
+        # One turn with evidence and one without, of two kinds.
+        assert len(rows) in (1, 5)
+    assert 100 < alone < 140
 
 
 @pytest.mark.parametrize(
@@ -225,7 +230,7 @@ def test_answers_come_from_further_examples_too(encoder):
         ({"kinds": ()}, "kinds must name"),
         ({"kinds": ("rewrite",)}, "kinds must name"),
         ({"off_evidence": -1.0}, "got -1.0"),
-        ({"extra_answers": -1}, "got -1"),
+        ({"answers_alone": -1}, "got -1"),
         ({"shifted": 2.0}, "shifted must be a number from 0 to 1, got 2.0"),
         ({"wrong_updates": 1.5}, "wrong_updates must be a number from 0 to 1, got 1.5"),
         (

@@ -1,6 +1,6 @@
 """A training process that kills itself: killed_train.py POLICY RUN [PLACE NUMBER].
 
-It trains `quick_settings`; at the NUMBER-th time that it comes to PLACE it sends itself
+It trains `quick_settings`, or `quick_sft` where POLICY is "-"; at the NUMBER-th time that it comes to PLACE it sends itself
 the signal of the environment variable SIGNAL (default: SIGKILL).
 """
 
@@ -14,7 +14,7 @@ from gru_mem_jax.runs import metrics
 from gru_mem_jax.runs.checkpoints import manager as checkpoints
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train import evaluate, loop
-from gru_mem_jax.train.run import train
+from gru_mem_jax.train.run import sft, train
 
 PLACES = {
     "sampling": (Engine, "step_until"),
@@ -39,7 +39,7 @@ def kill_at(place, number):
 
 
 def main():
-    from train_settings import of_policy, quick_settings
+    from train_settings import of_policy, quick_settings, quick_sft
 
     policy, run, *kill = sys.argv[1:]
     jax.config.update("jax_compilation_cache_dir", os.environ["PROGRAMS"])
@@ -49,7 +49,11 @@ def main():
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if kill:
         kill_at(kill[0], int(kill[1]))
-    train(of_policy(quick_settings(), policy), run, command=["python", *sys.argv])
+    command = ["python", *sys.argv]
+    if policy == "-":
+        sft(quick_sft(), run, command=command)
+    else:
+        train(of_policy(quick_settings(), policy), run, command=command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes that die by signals, and the run that goes on as if they had not."""
+"""Processes that die by signals, and the run that is resumed as if they had not."""
 
 import pathlib
 import signal
@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from train_settings import quick_settings
+from train_settings import quick_settings, quick_sft
+
+from gru_mem_jax.train import sft
 
 SCRIPT = pathlib.Path(__file__).with_name("killed_train.py")
 
@@ -63,6 +65,19 @@ def test_killed_and_continued(make_run, unbroken, compiled_programs, kills):
     assert run.saved(5) == other.saved(5)
     left = {p.name for p in (run.path / "checkpoints").iterdir()}
     assert left == {"2", "4", "5"}
+
+
+def test_a_supervised_run_too(make_run, compiled_programs, tmp_path):
+    run, other = make_run(), make_run("unbroken")
+    run.policy_dir = "-"
+    sft(quick_sft(), other.path, quiet=True)
+    for kill in (("updating", "2"), ("saving", "1"), ("writing", "3")):
+        process = start(run, compiled_programs, *kill)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+    process = start(run, compiled_programs)
+    assert process.returncode == 0, process.stderr
+    assert run.rows() == other.rows()
+    assert run.saved(6) == other.saved(6)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 """What decides ids, stops, sampling and head comes through a run that trains."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
-from gru_mem_jax.sft import SFTConfig
-from gru_mem_jax.sft import run as sft
 from safetensors.numpy import load_file, save_file
-from train_settings import quick_settings
+from train_settings import AGENT, of_policy, quick_settings, quick_sft
 
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.agent_settings import policy_settings
@@ -17,6 +16,7 @@ from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.runs.export import export_run
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tokenization import TextTokenizer
+from gru_mem_jax.train import sft
 
 GENERATION = {
     "do_sample": True,
@@ -89,15 +89,9 @@ def test_a_run_that_is_resumed(odd_dir, make_run, tmp_path):
 
 def test_supervised_training_from_it(odd_dir, tmp_path):
     source, ids = odd_dir
-    config = SFTConfig(
-        policy=str(source),
-        steps=2,
-        short_steps=1,
-        rows=1,
-        eval_every=0,
-        eval_turns=2,
-        log_every=1,
-        pool_turns=8,
-    )
-    result = sft(config, tmp_path / "sft", quiet=True)
-    assert_comes_through(source, result.policy_dir, ids)
+    settings = of_policy(quick_sft(num_steps=2, eval_every=0), source)
+    agent = dataclasses.replace(AGENT, chunk_size=64, completion_tokens=64)
+    settings = dataclasses.replace(settings, agent=agent)
+    sft(settings, tmp_path / "sft", quiet=True)
+    export_run(tmp_path / "sft", tmp_path / "x")
+    assert_comes_through(source, tmp_path / "x", ids)

@@ -17,9 +17,11 @@ from gru_mem_jax.rl.rewards import RewardConfig
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
+from gru_mem_jax.tiny.start import TinyModel, structured_adamw
 from gru_mem_jax.tiny.synthetic import SyntheticConfig
+from gru_mem_jax.tiny.turns import TurnConfig
 from gru_mem_jax.tokenization import TextTokenizer
-from gru_mem_jax.train.config import LoopConfig, RolloutConfig, TrainConfig
+from gru_mem_jax.train.config import LoopConfig, RolloutConfig, SFTConfig, TrainConfig
 
 
 def make_policy_dir(parent, seed=0):
@@ -115,6 +117,39 @@ def quick_settings(mode="with_exit_gate", **fields):
             contexts=(("uniform", 2),),
             num_questions=2,
             chunk_tokens=48,
+        ),
+    )
+
+
+def quick_sft(**fields):
+    """A supervised run in seconds, from scratch; fields are of the loop."""
+    loop = {"num_steps": 6, "eval_every": 3, "save_every": 2, "seed": 3, **fields}
+
+    def source(**changes):
+        return SyntheticSource(config=SyntheticConfig(num_chunks=5, **changes))
+
+    return SFTConfig(
+        loop=LoopConfig(**loop),
+        start=TinyModel(hidden_size=96, intermediate_size=32),
+        source=source(),
+        turns=TurnConfig(answers_alone=0.5),
+        rows=2,
+        pool_turns=40,
+        short_steps=2,
+        short_source=source(chunk_tokens=32, max_distractors=1),
+        short_chunk_size=32,
+        held_out=source(split="test"),
+        held_out_turns=24,
+        learner=LearnerConfig(
+            learning_rate=2e-3,
+            warmup_steps=2,
+            optimizer=structured_adamw,
+            row_tokens=256,
+            rows_per_device=2,
+            length_buckets=1,
+            remat=False,
+            unroll_layers=2,
+            logits_chunk=64,
         ),
     )
 
