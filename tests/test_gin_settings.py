@@ -8,6 +8,7 @@ import pytest
 
 from gru_mem_jax.cli.gin_config import GinConfig
 from gru_mem_jax.cli.train import configurables
+from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.hotpotqa import HotpotQASource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
@@ -193,6 +194,17 @@ def test_ablations_differ_from_the_tiny_run_in_what_they_say(name):
     weights = dict.fromkeys(("exit", "format", "update"), 0.0)
     only = {f"rewards.{k}_weight": v for k, v in weights.items()}
     assert changes(plain, found) == alpha | (only if name == "answer_only" else {})
+
+
+def test_other_runs_have_the_constants_of_the_stable_recipe():
+    settings = settings_of("runs/train", POLICY="p")
+    objective, agent = settings.objective, settings.agent
+    assert (objective.eps_low, objective.eps_high, objective.beta) == (0.2, 0.2, 1e-3)
+    assert not settings.advantages.normalize_std
+    assert (agent.sampling.temperature, agent.sampling.top_p) == (1.0, 1.0)
+    assert settings.rewards.scoring is None
+    example = Example(id="1", question="Q?", answers=("a",), document="", task="t")
+    assert example.scoring == "exact"
 
 
 def test_the_tiny_run_sets_what_must_stay_comparable():

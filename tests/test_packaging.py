@@ -147,7 +147,11 @@ OPTIONAL = {
 # Declared, and imported before long.
 DUE = {"tensorflow-datasets": "its use comes with the data builders"}
 # Of the extra `test`: used, but not by an import.
-TOOLS = {"pytest-xdist": "pytest -n", "ruff": "launch/test.sh"}
+TOOLS = {
+    "mypy": "launch/test.sh",
+    "pytest-xdist": "pytest -n",
+    "ruff": "launch/test.sh",
+}
 
 
 def normal(name: str) -> str:

@@ -22,11 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def configurables() -> tuple[type, ...]:
     """What gin can configure in a supervised run."""
-    from gru_mem_jax import tiny, train
+    from gru_mem_jax import data, tiny, train
     from gru_mem_jax.cli.train import run_configurables
 
     return (
         *run_configurables(),
+        data.EvidenceTurns,
         tiny.StructuredConfig,
         tiny.TinyModel,
         tiny.TurnConfig,

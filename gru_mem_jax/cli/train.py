@@ -68,7 +68,16 @@ def configurables() -> tuple[type, ...]:
 
 def run_configurables() -> tuple[type, ...]:
     """What gin can configure in every run."""
-    from gru_mem_jax import agent, data, parallelism, rl, sampling, tiny, train
+    from gru_mem_jax import (
+        agent,
+        data,
+        evaluation,
+        parallelism,
+        rl,
+        sampling,
+        tiny,
+        train,
+    )
 
     return (
         agent.AgentConfig,
@@ -78,6 +87,7 @@ def run_configurables() -> tuple[type, ...]:
         data.JsonlSource,
         data.ListSource,
         data.SQuADSource,
+        evaluation.SourceSuite,
         parallelism.MeshConfig,
         rl.LearnerConfig,
         rl.LoraConfig,

@@ -1,4 +1,4 @@
-"""Questions with documents and answers: sources of them, and how answers are scored.
+"""Questions with documents and answers: sources, scoring, and turns to be taught.
 
 A source is anything with a method `example(position)` (docs/data.md); those here read
 JSON lines, HotpotQA, SQuAD and lists.
@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bad_records": ["BadRecord", "BadRecordsError", "FiniteSource", "Records"],
+        "evidence_turns": ["EvidenceTurns"],
         "example": ["Example", "Scoring"],
         "hotpotqa": ["HotpotQASource"],
         "jsonl": ["FileSource", "JsonlSource"],
@@ -17,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "scoring": ["normalize_answer", "score"],
         "sources": ["ExampleSource", "ListSource"],
         "squad": ["SQuADSource"],
+        "turn_wording": ["Reading", "TurnWording", "compact_wording", "full_wording"],
         "turns": ["SupervisedTurn", "TurnMaker", "TurnOracle"],
     },
 )

@@ -1,6 +1,9 @@
 """Reinforcement learning, arrays only: what trajectories become, and the update.
 
-outcomes -> rewards -> advantages -> packed rows -> objective -> learner
+    outcomes -> rewards -> advantages -> packed rows -> objective -> learner
+
+The update itself is `rl.learner`, a module of pure functions; `compile_learner` jits
+them with shardings.
 """
 
 from gru_mem_jax.rl.advantages import (
@@ -43,6 +46,7 @@ from gru_mem_jax.rl.rewards import (
     update_reward,
 )
 from gru_mem_jax.rl.rollout import RolloutBatch, learnable, make_batch, sample
+from gru_mem_jax.rl.summary import summarize
 
 __all__ = [
     "AdvantageConfig",
@@ -86,6 +90,7 @@ __all__ = [
     "sample",
     "save_adapters",
     "score_groups",
+    "summarize",
     "token_logprobs",
     "unpack",
     "update_reward",

@@ -10,7 +10,7 @@ import pytest
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl import objective as o
 
-DAPO = o.ObjectiveConfig()
+DAPO = o.ObjectiveConfig(eps_high=0.28)
 
 
 def loss_of(ratio, advantage, config=DAPO):
@@ -59,7 +59,7 @@ def test_one_token(ratio, advantage, loss, gradient, event):
 
 def test_dual_clip_bounds_what_a_bad_token_costs():
     """c = 3: at ratio 5 and advantage -2 the loss is 6, not 10, and stands still."""
-    config = o.ObjectiveConfig(dual_clip=3.0)
+    config = o.ObjectiveConfig(eps_high=0.28, dual_clip=3.0)
     loss, gradient, events = loss_of(5.0, -2.0, config)
     assert (loss, gradient, events["dual_clip"]) == (6.0, 0.0, 1.0)
     assert loss_of(5.0, -2.0)[0] == pytest.approx(10)
