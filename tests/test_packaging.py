@@ -141,7 +141,6 @@ def test_metadata(wheel):
 # Imported where a user asks for it, with a message that says how to install it.
 OPTIONAL = {
     "torch": "the benchmark's peer runs in it; in the extra parity",
-    "transformers": "the benchmark's peer is its generate; in the extra parity",
     "wandb": "`train --wandb` logs to it too",
 }
 # Declared, and imported before long.

@@ -1,7 +1,8 @@
 """A training process that kills itself: killed_train.py POLICY RUN [PLACE NUMBER].
 
 It trains `quick_settings`, or `quick_sft` where POLICY is "-"; at the NUMBER-th time
-that it comes to PLACE it sends itself the signal of the environment variable SIGNAL (default: SIGKILL).
+that it comes to PLACE it sends itself the signal of the environment variable SIGNAL
+(default: SIGKILL).
 """
 
 import os
