@@ -270,7 +270,7 @@ def settings_text(config: TrainConfig | SFTConfig) -> str:
                 inner.append(item)
                 lines.append(f"{name}.{field.name} = @{type(item).__name__}()")
             else:
-                lines.append(f"{name}.{field.name} = {_text(item)}")
+                lines.append(f"{name}.{field.name} = {value_text(item)}")
         for item in inner:
             walk(item)
 
@@ -278,16 +278,21 @@ def settings_text(config: TrainConfig | SFTConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A setting as text: functions by name, long lists of examples by sha256."""
     if hasattr(value, "__qualname__"):
         return f"@{value.__module__}.{value.__qualname__}"
     if isinstance(value, tuple) and value and isinstance(value[0], Example):
         digest = hashlib.sha256(repr(value).encode()).hexdigest()
         return f"{len(value)} examples, sha256 {digest}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_text(v)}" for k, v in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{k!r}: {value_text(v)}" for k, v in value.items()) + "}"
+        )
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
-        inner = ", ".join(f"{f.name}={_text(getattr(value, f.name))}" for f in fields)
+        inner = ", ".join(
+            f"{f.name}={value_text(getattr(value, f.name))}" for f in fields
+        )
         return f"{type(value).__name__}({inner})"
     return repr(value)

@@ -2,7 +2,7 @@
 
 What only tokenizer and budgets can say (`data.judge`) takes a pass over the file. Its
 result lies beside the file, as FILE.gru_mem_check.json, and holds for the same file,
-tokenizer and settings; a pass that was cut short goes on where it was.
+tokenizer and settings; an interrupted pass resumes where it stopped.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import random
 import re
 import stat
 import statistics
@@ -20,11 +21,13 @@ from typing import Any
 from gru_mem_jax import durable_files
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.data.bad_records import BadRecord, BadRecordsError, Records, reasons
+from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.jsonl import FileSource
 from gru_mem_jax.data.judge import Judge
 from gru_mem_jax.data.sources import ExampleSource, on_bad_record
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
-from gru_mem_jax.train.config import SFTConfig, TrainConfig
+from gru_mem_jax.train.config import SFTConfig, TrainConfig, value_text
 from gru_mem_jax.train.plan import Plan
 from gru_mem_jax.version import __version__
 
@@ -32,7 +35,7 @@ CHECK_FILE = "data_check.json"
 _SUFFIX = ".gru_mem_check.json"
 _FORMAT = 1
 _MAX_BYTES = 1 << 28
-# Sizes are told of so much of a file; counting chunks takes time.
+# Sizes are measured on so much of a file; counting chunks takes time.
 _SIZED_RECORDS, _SIZED_CHARACTERS = 1000, 1 << 22
 _LISTED, _FEW = 20, 3
 _SECONDS_BETWEEN_LINES = 30.0
@@ -47,7 +50,7 @@ class DataCheck:
     Attributes:
       records: of it, with all bad ones, those that only the tokenizer can tell too.
       passed_over: ids of the latter: the source gives them.
-      sizes: a phrase on lengths, to be told.
+      sizes: a phrase on lengths, for the log.
       listed: name of the file that lists the bad records; None: none does.
       unsaved: the result, where it could not be written beside the file.
     """
@@ -70,6 +73,34 @@ class DataCheck:
         return lines
 
 
+class _TurnJudge(Judge):
+    """Also finds examples that no supervised turns can be made of."""
+
+    def __init__(self, builder: PromptBuilder, planned: Plan, config: SFTConfig):
+        # Answers are learned, not scored: the oracle says whether they can be given.
+        super().__init__(builder, planned.agent, scored=False)
+        self._turns = config.turns
+        self._oracle = config.turns.oracle(planned.encoder, planned.agent)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As of every judge, with all that decides the turns."""
+        return super().settings | {
+            "turns": value_text(self._turns),
+            "memory_tokens": self._config.memory_tokens,
+        }
+
+    def problem(self, example: Example, *, composed: bool = False) -> str | None:
+        """As of every judge; a document that is not known yet has no turns to try."""
+        found = super().problem(example, composed=composed)
+        if found is None and not composed:
+            try:
+                self._oracle.turns(example, random.Random(0))
+            except InputError as error:
+                found = str(error)
+        return found
+
+
 def told(records: Records, listed: str | None, most: int | None = _LISTED) -> list[str]:
     """A line for each bad record, or for the first ones and the rest together."""
     lines = [each.told(records.name) for each in records.bad[:most]]
@@ -79,12 +110,12 @@ def told(records: Records, listed: str | None, most: int | None = _LISTED) -> li
     return lines
 
 
-def make_judge(settings: TrainConfig | SFTConfig, planned: Plan) -> Judge:
+def make_judge(config: TrainConfig | SFTConfig, planned: Plan) -> Judge:
     """The judge of a run's examples."""
     builder = PromptBuilder(planned.encoder, planned.agent.prompt)
-    if isinstance(settings, SFTConfig):  # its answers are learned, not scored
-        return Judge(builder, planned.agent, scored=False)
-    rewards = settings.rewards
+    if isinstance(config, SFTConfig):
+        return _TurnJudge(builder, planned, config)
+    rewards = config.rewards
     scored = rewards.reward_fn is None and rewards.outcome_weight > 0
     return Judge(builder, planned.agent, scored=scored, scoring=rewards.scoring)
 
@@ -133,7 +164,7 @@ def check_data(
                         bad.append(BadRecord(where, example.id, problem))
                     judged += 1
                     progress(judged)
-            finally:  # also where Ctrl-C ends it: the next start goes on
+            finally:  # also where Ctrl-C ends it: the next start resumes it
                 listed, unsaved = _keep(places[:1], key, records, judged, bad)
     names = {each.where for each in bad}
     whole = dataclasses.replace(
@@ -153,7 +184,7 @@ def check_data(
 
 
 def data_identity(source: ExampleSource) -> dict[str, Any] | None:
-    """What data is known by again when a run is gone on with: JSON values."""
+    """JSON values that identify the data of a run when it is resumed."""
     if (fingerprint := getattr(source, "fingerprint", None)) is None:
         return None
     records = getattr(source, "records", None)

@@ -40,7 +40,7 @@ class Evaluator:
 
         Args:
           params: full params, where the engine runs.
-          step: of training, to be told.
+          step: of training, for the watchdog.
         """
 
         def on_turn() -> None:

@@ -23,18 +23,18 @@ _TOLD = 20
 
 
 def held_out_sets(
-    settings: TrainConfig | SFTConfig, planned: Plan
+    config: TrainConfig | SFTConfig, planned: Plan
 ) -> tuple[DrawnSet, ...]:
     """The questions that a run is evaluated on, drawn before its first step.
 
     Raises:
       InputError: one is bad and that is an error to its source, or is trained on.
     """
-    if settings.suite is None or not settings.loop.eval_every:
+    if config.suite is None or not config.loop.eval_every:
         return ()
     builder = PromptBuilder(planned.encoder, planned.agent.prompt)
-    sets = draw_sets(settings.suite.question_sets(), builder, planned.agent)
-    check_held_out(settings.source, sets)
+    sets = draw_sets(config.suite.question_sets(), builder, planned.agent)
+    check_held_out(config.source, sets)
     return sets
 
 
@@ -124,6 +124,14 @@ class QuestionStage:
             return example, ""
         judged = not self._composed or self._judge.reads_any_text
         return example, self._judge.problem(example, composed=judged)
+
+    def refuse(self, position: int, example: Example, problem: str) -> None:
+        """An example that `take` gave turns out to be bad: reported like the others.
+
+        Raises:
+          InputError: bad examples are an error to the source.
+        """
+        self._tell(position, example, problem)
 
     def _tell(self, position: int, example: Example | None, problem: str) -> None:
         own = "" if example is None else f" (id {example.id!r:.60})"

@@ -140,7 +140,7 @@ class RLStep:
         """Held-out questions, answered greedily."""
         if self._parts.evaluate is None:
             return {}
-        # The engine is in use. An error is told where the rollouts are needed.
+        # The engine is in use; an error of its rollouts is raised by `_rollouts`.
         while self._next is not None and not self._next.done():
             self._monitor.look()
             time.sleep(0.01)

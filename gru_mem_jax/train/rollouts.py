@@ -50,21 +50,19 @@ class Scorer:
     groups a step had to sample.
 
     Args:
-      settings: rewards and advantages. MemAgent has no gates to reward by turn: it is
+      config: rewards and advantages. MemAgent has no gates to reward by turn: it is
         trained with alpha 1.
       mode: of the agent.
       devices: to map over.
     """
 
-    def __init__(self, settings: TrainConfig, mode: str, devices: Sequence[Any]):
-        advantages: AdvantageConfig = settings.advantages
+    def __init__(self, config: TrainConfig, mode: str, devices: Sequence[Any]):
+        advantages: AdvantageConfig = config.advantages
         if mode == "memagent":
             advantages = dataclasses.replace(advantages, alpha=1.0)
-        self._questions = settings.rollouts.questions_per_step
+        self._questions = config.rollouts.questions_per_step
         self._score = pmap_groups(
-            functools.partial(
-                _score, reward_config=settings.rewards, config=advantages
-            ),
+            functools.partial(_score, rewards=config.rewards, advantages=advantages),
             devices=devices,
         )
 
@@ -84,8 +82,8 @@ def _take(tree: Any, groups: Any) -> Any:
     return jax.tree.map(lambda x: x[groups], tree)
 
 
-def _score(outcomes, *, reward_config, config):
-    scores = score_arrays(outcomes, reward_config, config)
+def _score(outcomes, *, rewards, advantages):
+    scores = score_arrays(outcomes, rewards, advantages)
     return scores, group_has_signal(scores.advantages, outcomes.turn_mask)
 
 
@@ -93,7 +91,7 @@ class RolloutStage:
     """Samples a step's rollouts from given weights.
 
     Args:
-      settings: the run's.
+      config: of the run.
       agent: how contexts are read.
       encoder: the policy's tokenizer.
       scorer: of rewards and advantages.
@@ -103,14 +101,14 @@ class RolloutStage:
 
     def __init__(
         self,
-        settings: TrainConfig,
+        config: TrainConfig,
         agent: AgentConfig,
         encoder: Encoder,
         scorer: Scorer,
         questions: QuestionStage,
         engine: HeldEngine,
     ):
-        self._settings, self._agent, self._encoder = settings, agent, encoder
+        self._config, self._agent, self._encoder = config, agent, encoder
         self._builder = PromptBuilder(encoder, agent.prompt)
         self._scorer, self._engine, self._questions = scorer, engine, questions
 
@@ -125,7 +123,7 @@ class RolloutStage:
           params: full params to sample from.
           on_turn: called after each turn; what it raises ends the rollouts.
         """
-        config = self._settings.rollouts
+        config = self._config
         engine = self._engine(params)
         trajectories: list[list[Trajectory]] = []
 
@@ -138,9 +136,9 @@ class RolloutStage:
                 self._builder,
                 self._agent,
                 examples,
-                config.group_size,
+                config.rollouts.group_size,
                 step=step,
-                seed=self._settings.loop.seed,
+                seed=config.loop.seed,
                 on_turn=on_turn,
             )
             trajectories.extend(groups)
@@ -149,7 +147,7 @@ class RolloutStage:
                 examples,
                 self._encoder,
                 self._agent.chunk_size,
-                self._settings.rewards.answer_reward,
+                config.rewards.answer_reward,
                 skipped=skipped,
             )
 
@@ -157,8 +155,10 @@ class RolloutStage:
             draw,
             lambda batch: self._scorer(batch)[1],
             position=position,
-            questions=config.questions_per_step,
-            max_refills=config.max_refills if config.dynamic_sampling else 0,
+            questions=config.rollouts.questions_per_step,
+            max_refills=(
+                config.rollouts.max_refills if config.rollouts.dynamic_sampling else 0
+            ),
         )
         return Rollouts(batch, *self._scorer(batch), trajectories)
 
@@ -187,7 +187,7 @@ class RolloutStage:
 
     def _sample(self, step: int, rollouts: Rollouts, p: int, g: int) -> TrainingSample:
         question = rollouts.batch.questions[p]
-        example = self._settings.source.example(question)
+        example = self._config.source.example(question)
         evidence, last = labels(example, self._encoder, self._agent.chunk_size)
         trajectory, scores = rollouts.trajectories[p][g], rollouts.scores
         read = trajectory.num_chunks

@@ -133,7 +133,11 @@ class TurnStream:
         while len(found) < config.pool_turns:
             ((at, example),) = (taken := questions.take(position, 1)).examples.items()
             met_bad, position = met_bad + taken.skipped, at + 1
-            turns = oracle.turns(example, _rng(config.loop.seed, at))
+            try:
+                turns = oracle.turns(example, _rng(config.loop.seed, at))
+            except InputError as error:  # of a document made for its position
+                questions.refuse(at, example, str(error))
+                turns, met_bad = [], met_bad + 1
             found += as_conversations(turns, at)
             fruitless = 0 if turns else fruitless + 1
             if fruitless == _FRUITLESS:
