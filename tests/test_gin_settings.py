@@ -86,7 +86,7 @@ SHAPES = {
 }
 HARDWARE = sorted(p.stem for p in (ROOT / "gin/hardware").glob("*.gin"))
 PAPER = ("paper_3b", "paper_7b", "memagent_7b")
-ABLATIONS = ("alpha_0_5", "alpha_1_0", "answer_only")
+ABLATIONS = ("alpha_0_5", "alpha_1_0", "answer_only", "gdpo")
 
 
 def gin_of(*files, **macros):
@@ -191,6 +191,8 @@ def test_ablations_differ_from_the_tiny_run_in_what_they_say(name):
     plain = settings_of("experiments/tiny", POLICY="p")
     found = settings_of(f"experiments/{name}", POLICY="p")
     alpha = {"advantages.alpha": 0.5 if name == "alpha_0_5" else 1.0}
+    if name == "gdpo":
+        alpha = {"advantages.decoupled": True}
     weights = dict.fromkeys(("exit", "format", "update"), 0.0)
     only = {f"rewards.{k}_weight": v for k, v in weights.items()}
     assert changes(plain, found) == alpha | (only if name == "answer_only" else {})
