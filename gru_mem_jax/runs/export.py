@@ -53,7 +53,8 @@ def export_run(
     with Checkpoints(run.checkpoints, create=False) as checkpoints:
         steps = checkpoints.steps()
         step = steps[-1] if step is None and steps else step
-        identity = checkpoints.metadata(step)["identity"]
+        metadata = checkpoints.metadata(step)
+        identity = metadata["identity"]
         files = checkpoints.files(step)
         policy = make_policy(PolicyConfig.from_hf(identity["policy"]))
         config = identity.get("lora")
@@ -65,7 +66,12 @@ def export_run(
             config = lora.LoraConfig(**config | {"targets": tuple(config["targets"])})
             shapes = lora.abstract_adapters(policy, config)
         params = checkpoints.restore({"params": shapes}, step)["params"]
-    card = model_card(_rows(run, step), step, by_lora=config is not None)
+    card = model_card(
+        _rows(run, step),
+        step,
+        by_lora=config is not None,
+        supervised=metadata.get("supervised", False),
+    )
     if adapters:
         _write_adapters(params, config, out, files[SETTINGS_FILE], card)
         return step
@@ -77,7 +83,11 @@ def export_run(
 
 
 def model_card(
-    rows: Sequence[Mapping[str, Any]], step: int, *, by_lora: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    step: int,
+    *,
+    by_lora: bool = False,
+    supervised: bool = False,
 ) -> str:
     """The README.md of an exported policy.
 
@@ -85,10 +95,14 @@ def model_card(
       rows: of metrics.jsonl, up to the step.
       step: of training.
       by_lora: whether it was trained with LoRA.
+      supervised: whether on an oracle's turns; else by reinforcement learning.
     """
     named = columns.table("card", rows)
+    if supervised:  # rows of held-out turns say more than the others
+        rows = [row for row in rows if any(k.startswith("exact/") for k in row)] or rows
     every = max(1, -(-len(rows) // _CARD_ROWS))
     shown = [row for i, row in enumerate(rows) if i % every == 0 or row is rows[-1]]
+    how = "on supervised turns" if supervised else "by reinforcement learning"
     lines = [
         "---",
         "library_name: transformers",
@@ -99,7 +113,7 @@ def model_card(
         "",
         "Reads texts of any length chunk by chunk with a gated memory (Sheng et al., "
         "arXiv 2602.10560).",
-        f"Trained by reinforcement learning with gru_mem_jax for {step} steps"
+        f"Trained {how} with gru_mem_jax for {step} steps"
         + (", by LoRA adapters." if by_lora else "."),
         "",
         "    gru-mem ask --policy DIR --question Q --context FILE",
@@ -118,7 +132,10 @@ def model_card(
         ]
         lines.append("| " + " | ".join([str(row["step"]), *cells]) + " |")
     lines.append("")
-    lines += [f"- {column.title}: {column.meaning}" for column in named]
+    meanings: dict[str, list[str]] = {}
+    for column in named:  # columns of one pattern share theirs
+        meanings.setdefault(column.meaning, []).append(column.title)
+    lines += [f"- {', '.join(titles)}: {text}" for text, titles in meanings.items()]
     if not rows:
         lines[-3:] = ["No rows of metrics were kept."]
     return "\n".join(lines) + "\n"

@@ -323,6 +323,7 @@ class _Run:
             data=data_identity(config.source),
             accept_data=self._accept_changes,
             overlap=isinstance(config, TrainConfig) and config.rollouts.overlap,
+            supervised=isinstance(config, SFTConfig),
         )
 
     def _weights(

@@ -79,6 +79,14 @@ def test_rows_have_declared_columns(finished):
     assert [name for name in names if columns.find(name) is None] == []
 
 
+def test_the_card_says_how_it_was_trained(exported):
+    card = (exported / "README.md").read_text()
+    assert "Trained on supervised turns with gru_mem_jax for 6 steps" in card
+    table = [line for line in card.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["0", "3", "6"]
+    assert card.count("share of held-out turns of a kind") == 1
+
+
 def test_what_is_exported_is_the_policy(finished, exported):
     policy, params = load_policy(exported)
     assert policy.config.family == "qwen2"

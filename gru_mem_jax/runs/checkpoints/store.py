@@ -54,6 +54,7 @@ class RunStore:
         file.
       accept_data: go on although the data changed.
       overlap: whether behaviour params are kept.
+      supervised: whether the run learns an oracle's turns, to be said of its policy.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class RunStore:
         data: Mapping[str, Any] | None = None,
         accept_data: bool = False,
         overlap: bool,
+        supervised: bool = False,
     ):
         self._checkpoints, self._learner = checkpoints, learner
         self._identity, self._files = dict(identity), dict(files)
         self._data, self._accept_data = data and dict(data), accept_data
-        self._overlap = overlap
+        self._overlap, self._supervised = overlap, supervised
         self._held: set[int] = set()  # what a restart would find, or soon will
 
     def has(self, step: int) -> bool:
@@ -95,6 +97,7 @@ class RunStore:
             "pending": progress.pending,
             "met_bad": progress.met_bad,
             "data": self._data,
+            "supervised": self._supervised,
             "identity": self._identity,
             "trees": sorted(trees),
             "tokenizer_files": sorted(filter(is_tokenizer_file, self._files)),
