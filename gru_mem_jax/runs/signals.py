@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 SOFT = (signal.SIGTERM, signal.SIGINT)
 _STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -145,16 +145,6 @@ class Watchdog:
             faulthandler.dump_traceback_later(
                 self.seconds + self._hard, exit=True, file=_stderr()
             )
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """While entered, no time passes: for what may take long."""
-        faulthandler.cancel_dump_traceback_later()
-        doing, self._last = self._doing, float("inf")
-        try:
-            yield
-        finally:
-            self.beat(doing)
 
     def _watch(self) -> None:
         while not self._stop.wait(min(1.0, self.seconds / 4)):
