@@ -9,7 +9,6 @@ both; figures are medians, and the first run of each (which compiles) is not cou
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import resource
 import statistics
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
+from gru_mem_jax import machine
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import plain_numbers
 from gru_mem_jax.sampling.config import DTYPES, EngineConfig
@@ -135,7 +135,7 @@ def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, An
         peer_rss = peer.peak_rss_mb if peer else None
     result = dataclasses.asdict(config) | {
         "device": jax.devices()[0].device_kind,
-        "threads": _threads(),
+        "threads": machine.cores(),
         **_medians(rates["engine"]),
         "slot_occupancy": bench.occupancy(),
         "compile_seconds": bench.engine.stats()["compile_seconds"],
@@ -269,7 +269,7 @@ class _Peer:
 @contextlib.contextmanager
 def _peer(directory: str, config: BenchConfig) -> Iterator[_Peer]:
     command = [sys.executable, "-m", "gru_mem_jax.bench.peers", directory]
-    command += [config.dtype, str(_threads())]
+    command += [config.dtype, str(machine.cores())]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -330,13 +330,6 @@ def _medians(rates: list[_Rates]) -> dict[str, float]:
         "prefill_tokens_per_s": statistics.median(r.prefill for r in rates),
         "decode_tokens_per_s": statistics.median(r.decode for r in rates),
     }
-
-
-def _threads() -> int:
-    """Cores that this process may use; the peer is given as many threads."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def peak_rss_mb() -> float:
