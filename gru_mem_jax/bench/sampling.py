@@ -287,7 +287,7 @@ def _peer(directory: str, config: BenchConfig) -> Iterator[_Peer]:
 
 @contextlib.contextmanager
 def _exported(policy: Any, params: Any) -> Iterator[str]:
-    from gru_mem_jax.policy.hf import export_policy
+    from gru_mem_jax.policy.hf_export import export_policy
 
     with tempfile.TemporaryDirectory() as folder:
         directory = pathlib.Path(folder) / "policy"

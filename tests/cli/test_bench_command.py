@@ -45,7 +45,7 @@ def test_figures_of_a_small_policy(tmp_path, capsys):
 
     from gru_mem_jax.policy.config import PolicyConfig
     from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.hf import export_policy
+    from gru_mem_jax.policy.hf_export import export_policy
 
     policy = make_policy(
         PolicyConfig(
