@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TextIO
 
 from gru_mem_jax import machine
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.records import check_choice, check_int, plain_numbers
 from gru_mem_jax.sampling.config import DTYPES, EngineConfig
 
 PEERS = ("huggingface",)
@@ -67,19 +67,10 @@ class BenchConfig:
         plain_numbers(self)
         least = {"batch": 1, "prompt_tokens": 1, "new_tokens": 2, "repeats": 1}
         for name, low in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise InputError(
-                    f"{name} must be a whole number of at least {low}, got {value!r}"
-                )
-        if self.dtype not in DTYPES:
-            raise InputError(
-                f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
-            )
-        if self.peer is not None and self.peer not in PEERS:
-            raise InputError(
-                f"peer must be one of {', '.join(PEERS)}, got {self.peer!r}"
-            )
+            check_int(name, getattr(self, name), low)
+        check_choice("dtype", self.dtype, DTYPES)
+        if self.peer is not None:
+            check_choice("peer", self.peer, PEERS)
 
     @property
     def engine(self) -> EngineConfig:
