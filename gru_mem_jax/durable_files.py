@@ -13,9 +13,10 @@ import pathlib
 import re
 import shutil
 import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 
-from gru_mem_jax.errors import RunError
+from gru_mem_jax.errors import InputError, RunError
 
 MANIFEST = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S(?:.*\S)?)")
@@ -47,19 +48,66 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """While entered, a folder to fill; at its end it is `path`, whole and on disk.
+
+    Args:
+      path: does not exist yet, or is an empty folder. After an error it is as before.
+
+    Raises:
+      InputError: it is something else.
+      RunError: a file cannot be written.
+    """
+    target = pathlib.Path(os.path.abspath(path))
+    _check_new(target)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{short_name(target)}.saving-"
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            yield aside
+            for file in aside.rglob("*"):
+                _sync(file)
+            umask = os.umask(0)
+            os.umask(umask)
+            aside.chmod(0o777 & ~umask)
+            sync_folder(aside)
+            _check_new(target)
+            os.rename(aside, target)  # over an empty folder this is allowed
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_new(folder: pathlib.Path) -> None:
+    if not folder.exists():
+        if folder.is_symlink():
+            raise InputError(f"{folder}: the link leads nowhere")
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        raise InputError(f"{folder}: expected an empty or a new directory")
+    if any(folder.iterdir()):
+        raise InputError(f"{folder}: not empty; nothing is written over")
+
+
 def short_name(path: pathlib.Path) -> str:
     """The path's name, cut so that something can be added: names end at 255 bytes."""
     return os.fsdecode(os.fsencode(path.name)[:200])
 
 
+def _sync(path: str | os.PathLike[str]) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Makes names in a folder survive a power cut, where the file system can."""
     with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync(folder)
 
 
 def drop_cached(folder: str | os.PathLike[str]) -> None:
@@ -69,6 +117,17 @@ def drop_cached(folder: str | os.PathLike[str]) -> None:
     for name in _names(pathlib.Path(folder)):
         with contextlib.suppress(OSError), open(pathlib.Path(folder) / name, "rb") as f:
             os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | os.PathLike[str], *, needed: int | None = None
+) -> Iterator[None]:
+    """While entered, an OSError becomes the RunError of `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error, needed=needed) from error
 
 
 def storage_error(

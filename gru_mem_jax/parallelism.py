@@ -1,10 +1,7 @@
 """Work spread over devices."""
 
-import contextlib
 import dataclasses
 import functools
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,16 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gru_mem_jax import machine
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import plain_numbers
 
 ROLLOUTS = "rollouts"
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
-# Linux: what the control group of a container may have, versions 2 and 1.
-_CONTAINER_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 
 # Axis of a parameter to axis of the mesh; axes not listed are replicated.
 PARAM_RULES = {
@@ -97,22 +90,12 @@ def device_memory(device: Any = None) -> int | None:
     """
     device = jax.devices()[0] if device is None else device
     if device.platform == "cpu":
-        return _machine_memory()
+        return machine.memory()
     try:
         limit = (device.memory_stats() or {}).get("bytes_limit")
     except (jax.errors.JaxRuntimeError, NotImplementedError):
         return None
     return limit or None
-
-
-def _machine_memory() -> int | None:
-    limits = []
-    with contextlib.suppress(ValueError, OSError):
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for file in _CONTAINER_LIMITS:
-        with contextlib.suppress(ValueError, OSError):  # "max", or no such file
-            limits.append(int(pathlib.Path(file).read_text()))
-    return min(limits, default=None)
 
 
 def partition(

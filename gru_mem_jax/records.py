@@ -104,14 +104,25 @@ def shown(value: object) -> str:
     return " ".join(f"{value!r:.80}".split())
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint to append to an error: the closest known name, or all of a few."""
+def cut(text: str, most: int) -> str:
+    """Text of at most `most` characters, with "..." where it was longer."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like a misspelt one; None: none is."""
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:  # the last part of a dotted name
-        close = [k for k in known if k.lower().endswith("." + name.lower())][:1]
-    if close:
-        return f" (did you mean {close[0]}?)"
+        close = [k for k in known if k.lower().endswith("." + name.lower())]
+    return close[0] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint to append to an error: the closest known name, or all of a few."""
+    known = sorted(set(known))
+    if (close := closest(name, known)) is not None:
+        return f" (did you mean {close}?)"
     if known and len(known) <= 8:
         return f" (known: {', '.join(known)})"
     return ""
@@ -207,9 +218,9 @@ def first_difference(have: Any, want: Any, name: str = "") -> str | None:
         for key in sorted({*have, *want}):
             inner = f"{name}.{key}" if name else str(key)
             if key not in have:
-                return f"{inner} is absent, expected {_cut(want[key])}"
+                return f"{inner} is absent, expected {_value(want[key])}"
             if key not in want:
-                return f"{inner} is {_cut(have[key])}, expected absent"
+                return f"{inner} is {_value(have[key])}, expected absent"
             found = first_difference(have[key], want[key], inner)
             if found is not None:
                 return found
@@ -224,10 +235,9 @@ def first_difference(have: Any, want: Any, name: str = "") -> str | None:
         return None
     if type(have) is type(want) and have == want:
         return None
-    return f"{name} is {_cut(have)}, expected {_cut(want)}"
+    return f"{name} is {_value(have)}, expected {_value(want)}"
 
 
-def _cut(value: Any) -> str:
+def _value(value: Any) -> str:
     bare = isinstance(value, str) and value and value.isprintable()
-    text = value if bare else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(value if bare else repr(value), 80)

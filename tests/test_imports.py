@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import from its own layer and from those above it in this list.
 LAYERS = [
-    {"errors", "shapes", "version", "records", "durable_files"},
+    {"errors", "shapes", "version", "records", "durable_files", "machine"},
     {"data.example"},
     {"agent"},
     {"data"},

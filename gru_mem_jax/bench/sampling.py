@@ -9,7 +9,6 @@ both; figures are medians, and the first run of each (which compiles) is not cou
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import resource
 import statistics
@@ -20,8 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
+from gru_mem_jax import machine
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.records import check_choice, check_int, plain_numbers
 from gru_mem_jax.sampling.config import DTYPES, EngineConfig
 
 PEERS = ("huggingface",)
@@ -67,19 +67,10 @@ class BenchConfig:
         plain_numbers(self)
         least = {"batch": 1, "prompt_tokens": 1, "new_tokens": 2, "repeats": 1}
         for name, low in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise InputError(
-                    f"{name} must be a whole number of at least {low}, got {value!r}"
-                )
-        if self.dtype not in DTYPES:
-            raise InputError(
-                f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
-            )
-        if self.peer is not None and self.peer not in PEERS:
-            raise InputError(
-                f"peer must be one of {', '.join(PEERS)}, got {self.peer!r}"
-            )
+            check_int(name, getattr(self, name), low)
+        check_choice("dtype", self.dtype, DTYPES)
+        if self.peer is not None:
+            check_choice("peer", self.peer, PEERS)
 
     @property
     def engine(self) -> EngineConfig:
@@ -135,7 +126,7 @@ def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, An
         peer_rss = peer.peak_rss_mb if peer else None
     result = dataclasses.asdict(config) | {
         "device": jax.devices()[0].device_kind,
-        "threads": _threads(),
+        "threads": machine.cores(),
         **_medians(rates["engine"]),
         "slot_occupancy": bench.occupancy(),
         "compile_seconds": bench.engine.stats()["compile_seconds"],
@@ -269,7 +260,7 @@ class _Peer:
 @contextlib.contextmanager
 def _peer(directory: str, config: BenchConfig) -> Iterator[_Peer]:
     command = [sys.executable, "-m", "gru_mem_jax.bench.peers", directory]
-    command += [config.dtype, str(_threads())]
+    command += [config.dtype, str(machine.cores())]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -287,7 +278,7 @@ def _peer(directory: str, config: BenchConfig) -> Iterator[_Peer]:
 
 @contextlib.contextmanager
 def _exported(policy: Any, params: Any) -> Iterator[str]:
-    from gru_mem_jax.policy.hf import export_policy
+    from gru_mem_jax.policy.hf_export import export_policy
 
     with tempfile.TemporaryDirectory() as folder:
         directory = pathlib.Path(folder) / "policy"
@@ -330,13 +321,6 @@ def _medians(rates: list[_Rates]) -> dict[str, float]:
         "prefill_tokens_per_s": statistics.median(r.prefill for r in rates),
         "decode_tokens_per_s": statistics.median(r.decode for r in rates),
     }
-
-
-def _threads() -> int:
-    """Cores that this process may use; the peer is given as many threads."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def peak_rss_mb() -> float:

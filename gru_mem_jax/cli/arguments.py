@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import did_you_mean
+from gru_mem_jax.records import closest, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,10 +30,10 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             name = action.option_strings[-1] if action.option_strings else action.dest
             choices = [str(choice) for choice in action.choices]
-            hint = did_you_mean(str(value), choices)
-            if "did you mean" not in hint:
-                hint = f" (choose from {', '.join(choices)})"
-            raise InputError(f"{name}: unknown value {value!r}{hint}")
+            close = closest(str(value), choices)
+            hint = close and f"did you mean {close}?"
+            hint = hint or f"choose from {', '.join(choices)}"
+            raise InputError(f"{name}: unknown value {value!r} ({hint})")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parses all of `argv`.

@@ -12,6 +12,8 @@ import platform
 import subprocess
 import sys
 
+from gru_mem_jax import machine
+
 _PACKAGES = (
     "jax",
     "jaxlib",
@@ -53,15 +55,14 @@ def environment() -> dict[str, object]:
     from gru_mem_jax.cli import runtime
     from gru_mem_jax.version import __version__
 
+    memory = machine.memory()
     found = {
         "gru_mem_jax": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: _version(name) for name in _PACKAGES},
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        **{name: machine.version(name) for name in _PACKAGES},
+        "cores": machine.cores(),
+        "memory_gib": memory and round(memory / 2**30, 1),
         "backend": None,
         "devices": [],
         "processes": None,
@@ -104,23 +105,6 @@ def _complaint(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["silently"]
     fatal = [line for line in lines if line[0] == "F" and "] " in line[:120]]
     return fatal[0].split("] ", 1)[1] if fatal else lines[-1]
-
-
-def _version(package: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _memory_gib() -> float | None:
-    try:
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-    return round(pages / 2**30, 1)
 
 
 def run(args: argparse.Namespace) -> int:

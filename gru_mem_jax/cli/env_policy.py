@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from gru_mem_jax.records import cut
+
 _LONGEST = 400  # characters of a template that are shown
 
 
@@ -48,9 +50,7 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "role", f"{role} {token['token']!r} ({token['from']})"
     yield "template", told["template"]["from"] or "none"
     if told["template"]["text"] is not None:
-        text = told["template"]["text"]
-        shown = text[:_LONGEST] + ("..." if len(text) > _LONGEST else "")
-        yield "", f"{shown!r}"
+        yield "", repr(cut(told["template"]["text"], _LONGEST))
         if told["template"]["content_parts"]:
             yield "", "content is given as a list of parts"
     yield "opened", repr(told["opened"]) if told["opened"] else "nothing"

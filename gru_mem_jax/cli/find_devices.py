@@ -26,6 +26,7 @@ class _Kept(logging.Handler):
 
 def find() -> dict[str, Any]:
     """Backend and devices, or "failed" and why; "warnings": what JAX has logged."""
+    from gru_mem_jax import machine
     from gru_mem_jax.cli import platforms
     from gru_mem_jax.errors import InputError
 
@@ -37,7 +38,7 @@ def find() -> dict[str, Any]:
 
         found = {
             "backend": jax.default_backend(),
-            "devices": [f"{d.device_kind} ({d.platform}:{d.id})" for d in devices],
+            "devices": machine.device_names(devices),
             "processes": jax.process_count(),
         }
     except InputError as error:

@@ -24,7 +24,7 @@ from gru_mem_jax.cli.gin_private import Key
 from gru_mem_jax.cli.gin_readers import MACRO, references
 from gru_mem_jax.cli.gin_types import check_type
 from gru_mem_jax.errors import GRUMemError, InputError
-from gru_mem_jax.records import did_you_mean
+from gru_mem_jax.records import did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class GinConfig:
                 name = f"{cls.__name__}.{field.name}"
                 check_type(name, bound[field.name], _hints(cls, field))
                 inner = gin_readers.keys_of(value, [*scope, field.name])
-                reason = f"{name} is {_short(bound[field.name])}"
+                reason = f"{name} is {shown(bound[field.name])}"
                 self._replace(inner, bound[field.name], reason)
                 continue
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
@@ -149,8 +149,8 @@ class GinConfig:
             names = [_name_of(*key, parameter) for parameter in parameters]
             unused.setdefault(reasons[key], []).extend(names)
         for reason, names in unused.items():
-            shown = ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
-            terminal.note(f"note: {reason}; not used: {shown}")
+            some = ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
+            terminal.note(f"note: {reason}; not used: {some}")
 
     def operative_text(self) -> str:
         """All settings in force, as a gin file that gives the same run."""
@@ -185,7 +185,7 @@ class GinConfig:
         if self._in_flags:
             self._flagged.add(key)
         if old is not None and old != value:
-            reason = f"{_name_of(*key, parameter)} is {_short(value)}"
+            reason = f"{_name_of(*key, parameter)} is {shown(value)}"
             for reference in references(old):
                 self._replace(gin_readers.keys_behind(reference), value, reason)
 
@@ -288,10 +288,6 @@ def _name_of(scope: str, selector: str, parameter: str) -> str:
         return scope
     short = selector.rsplit(".", 1)[-1]
     return (f"{scope}/{short}" if scope else short) + f".{parameter}"
-
-
-def _short(value: Any) -> str:
-    return terminal.shorten(repr(value), 80)
 
 
 def _hints(cls: type, field: dataclasses.Field) -> Any:

@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import cut
 
 _TAKE = "set JAX_PLATFORMS=cpu, or unset it to take what there is"
 # What a platform needs, beside its devices.
@@ -43,7 +44,7 @@ def explain(error: BaseException) -> str:
     """One line for what `jax.devices()`, or importing JAX, has raised."""
     text = _ADVICE.sub("", " ".join(str(error).split()))
     refused = _UNUSABLE.search(text)
-    reason = _short(_UNUSABLE.sub("", text)).rstrip(".")
+    reason = cut(_UNUSABLE.sub("", text), 200).rstrip(".")
     if refused is None and (setting := _setting_in(text)) is not None:
         return f"{setting}={os.environ[setting]!r} is refused by jax: {reason}"
     if isinstance(error, ImportError) or "jaxlib version" in text:
@@ -88,7 +89,3 @@ def _outside_jax(error: BaseException) -> str | None:
     if {"jax", "jaxlib"} & set(parts):
         return None
     return f"{frames[-1].filename}, line {frames[-1].lineno}"
-
-
-def _short(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

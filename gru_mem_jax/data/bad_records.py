@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import cut
 
 OnBadRecord = Literal["error", "skip"]
 ON_BAD_RECORD: tuple[OnBadRecord, ...] = ("error", "skip")
@@ -31,9 +32,7 @@ class BadRecord(NamedTuple):
 
     def told(self, name: str) -> str:
         """E.g. "FILE:13: the question has 151 tokens, ... (id 'q99')"."""
-        reason = self.reason
-        if len(reason) > _LONGEST_REASON:
-            reason = f"{reason[: _LONGEST_REASON - 3]}..."
+        reason = cut(self.reason, _LONGEST_REASON)
         own = f" (id {self.id!r:.60})" if self.id else ""
         if self.reason.startswith(self.where):
             return f"{name}: {reason}{own}"

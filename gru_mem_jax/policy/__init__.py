@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "config": ["PolicyConfig"],
         "files": ["PolicyDir", "open_policy_dir"],
         "functional": ["Params", "Policy", "make_policy"],
-        "hf": ["export_policy", "load_config", "load_policy"],
+        "hf": ["load_config", "load_policy"],
+        "hf_export": ["export_policy"],
         "rope_config": ["RopeConfig"],
     },
 )

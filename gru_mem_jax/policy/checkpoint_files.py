@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from gru_mem_jax import machine
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy import wrong_paths
 from gru_mem_jax.policy.config import PolicyConfig
@@ -307,8 +308,8 @@ def _equal(
             shapes.append(tuple(stored.get_shape()))
             dtypes.append(DTYPES.get(str(stored.get_dtype())))
     count, width = config.vocab_size, config.hidden_size
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if shapes[0] != (count, width) or 2 * count * width > memory:
+    memory = machine.memory()
+    if shapes[0] != (count, width) or (memory and 2 * count * width > memory):
         return True  # the directory is refused for the embedding
     if shapes[1] != shapes[0] or None in dtypes:
         return False  # it is refused for the head

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from gru_mem_jax.errors import PolicyError
+from gru_mem_jax.records import shown
 
 
 def check_number(
@@ -23,20 +24,20 @@ def check_number(
     kind = "an integer" if integer else "a number"
     allowed = int if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed):
-        raise PolicyError(f"{name} must be {kind}, got {_short(value)}")
+        raise PolicyError(f"{name} must be {kind}, got {shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise PolicyError(f"{name} must be finite, got {value}")
     if low is not None and (value < low or (open_low and value == low)):
         bound = "above" if open_low else "at least"
-        raise PolicyError(f"{name} must be {bound} {low}, got {_short(value)}")
+        raise PolicyError(f"{name} must be {bound} {low}, got {shown(value)}")
     if high is not None and value > high:
-        raise PolicyError(f"{name} must be at most {high}, got {_short(value)}")
+        raise PolicyError(f"{name} must be at most {high}, got {shown(value)}")
 
 
 def check_bool(name: str, value: Any) -> None:
     """Raises PolicyError unless `value` is True or False."""
     if not isinstance(value, bool):
-        raise PolicyError(f"{name} must be true or false, got {_short(value)}")
+        raise PolicyError(f"{name} must be true or false, got {shown(value)}")
 
 
 def check_divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
@@ -45,11 +46,3 @@ def check_divides(name: str, value: int, divisor_name: str, divisor: int) -> Non
         raise PolicyError(
             f"{name} must be a multiple of {divisor_name}, got {value} and {divisor}"
         )
-
-
-def _short(value: Any) -> str:
-    # repr of a huge int raises (sys.set_int_max_str_digits); of a string may be long.
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -231,19 +231,6 @@ class PolicyConfig:
             for kind in self.layer_types
         )
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights, a tied head counted once."""
-        width, heads = self.hidden_size, self.num_attention_heads * self.head_dim
-        keys = self.num_key_value_heads * self.head_dim
-        layer = 2 * width * (heads + keys) + 3 * width * self.intermediate_size
-        layer += (heads + 2 * keys) * self.qkv_bias + width * self.attention_bias
-        layer += (2 * self.intermediate_size + width) * self.mlp_bias
-        layer += width * (4 if self.traits.post_norms else 2)
-        layer += 2 * self.head_dim * self.traits.qk_norm
-        tables = 1 if self.tie_word_embeddings else 2
-        return layer * self.num_hidden_layers + tables * self.vocab_size * width + width
-
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> "PolicyConfig":
         """From the contents of a Hugging Face config.json; see `hf_config`."""

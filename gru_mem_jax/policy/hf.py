@@ -1,9 +1,8 @@
-"""Policies from and to Hugging Face directories, without torch and without pickle."""
+"""Policies from Hugging Face directories, without torch and without pickle."""
 
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from gru_mem_jax.errors import InputError, PolicyError
@@ -80,7 +79,7 @@ def load_policy(
       PolicyError: names the file, the tensor, what was expected and what is there.
       InputError: a dtype or form that does not exist.
     """
-    name = _dtype_name(dtype)
+    name = dtype_name(dtype)
     if form not in ("stacked", "sampling"):
         raise InputError(f"form must be stacked or sampling, got {form!r}")
     directory = open_policy_dir(location)
@@ -113,55 +112,12 @@ def load_policy(
     return policy, params
 
 
-def export_policy(
-    policy: "Policy",
-    params: "Params",
-    location: str | os.PathLike[str],
-    *,
-    tokenizer_files: Any = (),
-    dtype: Any = None,
-    agent_settings: Any = None,
-    shard_bytes: int = 2 << 30,
-) -> None:
-    """Writes a policy as a Hugging Face directory that transformers loads.
-
-    It is written aside and renamed, so that it is there as a whole or not at all.
-
-    Args:
-      policy: as of `make_policy`.
-      params: its weights, stacked form.
-      location: a directory that does not exist yet, or is empty.
-      tokenizer_files: small files to be put beside the weights, as they are: paths, or
-        contents by name; generation_config.json among them, without which one is made
-        of the policy's bos, eos and pad.
-      dtype: of the stored weights; None: that of the params.
-      agent_settings: an AgentConfig to be kept as gru_mem.json.
-      shard_bytes: most bytes of one weight file; about as much memory is taken.
+def dtype_name(dtype: Any) -> str | None:
+    """The name of a dtype that weights may have; None stays None.
 
     Raises:
-      PolicyError: the target is not empty, or a tokenizer file cannot be copied.
-      InputError: a dtype that does not exist.
-      RunError: writing failed.
+      InputError: it is none of DTYPES.
     """
-    from gru_mem_jax.policy.hf_export import write_policy
-
-    settings: Mapping[str, Any] | None = agent_settings
-    if agent_settings is not None and not isinstance(agent_settings, Mapping):
-        from gru_mem_jax.agent.config import config_to_dict
-
-        settings = config_to_dict(agent_settings)
-    write_policy(
-        policy,
-        params,
-        location,
-        tokenizer_files=tokenizer_files,
-        dtype=_dtype_name(dtype),
-        agent_settings=settings,
-        shard_bytes=shard_bytes,
-    )
-
-
-def _dtype_name(dtype: Any) -> str | None:
     if dtype is None:
         return None
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))

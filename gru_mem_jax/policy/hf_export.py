@@ -1,11 +1,8 @@
 """Writing a policy as a Hugging Face directory."""
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from gru_mem_jax.durable_files import short_name, storage_error, sync_folder
+from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
+from gru_mem_jax.durable_files import whole_folder
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import (
     CONFIG,
@@ -27,78 +25,60 @@ from gru_mem_jax.policy.files import (
 )
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.policy.generation import GENERATION
+from gru_mem_jax.policy.hf import dtype_name
 from gru_mem_jax.policy.hf_names import TensorSpec, tensor_table
 
-_OURS = (CONFIG, WEIGHTS_INDEX, "gru_mem.json")
+_OURS = (CONFIG, WEIGHTS_INDEX, SETTINGS_FILE)
 
 
-def write_policy(
+def export_policy(
     policy: Policy,
     params: Params,
     location: str | os.PathLike[str],
     *,
     tokenizer_files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes] = (),
-    dtype: str | None = None,
-    agent_settings: Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    agent_settings: AgentConfig | Mapping[str, Any] | None = None,
     shard_bytes: int = 2 << 30,
 ) -> None:
-    """See `hf.export_policy`.
+    """Writes a policy as a Hugging Face directory that transformers loads.
 
-    What is in the directory: the weights and their config.json, made of the policy;
-    gru_mem.json; and the small files that are given, byte for byte. Those may be
-    `files.TOKENIZER_FILES` and templates by name: all that decides ids, roles,
-    template, stops and sampling for any program that loads such a directory. Where
-    there is no generation_config.json among them, one is made of config.json, as
-    transformers does at load. Nothing else is copied; code, licences and cards are the
-    user's to add.
+    It is written aside and renamed, so that it is there as a whole or not at all. In
+    it are the weights and their config.json, made of the policy; gru_mem.json; and the
+    small files that are given, byte for byte. Nothing else is copied; code, licences
+    and cards are the user's to add.
+
+    Args:
+      policy: as of `make_policy`.
+      params: its weights, stacked form.
+      location: a directory that does not exist yet, or is empty.
+      tokenizer_files: `files.TOKENIZER_FILES` and templates, as paths, or contents by
+        name: all that decides ids, roles, template, stops and sampling. Without
+        generation_config.json among them, one is made of the policy's bos, eos and
+        pad, as transformers does at load.
+      dtype: of the stored weights; None: that of the params.
+      agent_settings: to be kept as gru_mem.json.
+      shard_bytes: most bytes of one weight file; about as much memory is taken.
+
+    Raises:
+      PolicyError: a tokenizer file cannot be copied.
+      InputError: the target is not empty, or a dtype that does not exist.
+      RunError: writing failed.
     """
-    target = pathlib.Path(os.path.abspath(location))
-    _check_target(target)
+    if isinstance(agent_settings, AgentConfig):
+        agent_settings = config_to_dict(agent_settings)
+    dtype = dtype_name(dtype) or jnp.dtype(params["ends"]["embedding"].dtype).name
     files = _contents(tokenizer_files)
-    dtype = dtype or jnp.dtype(params["ends"]["embedding"].dtype).name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = pathlib.Path(
-            tempfile.mkdtemp(prefix=f".{short_name(target)}.saving-", dir=target.parent)
-        )
-    except OSError as error:
-        raise storage_error(target, error) from None
-    try:
-        _write_weights(policy, params, aside, dtype, shard_bytes)
-        _write_json(aside / CONFIG, policy.config.to_hf(dtype))
+    with whole_folder(location) as folder:
+        _write_weights(policy, params, folder, dtype, shard_bytes)
+        _write_json(folder / CONFIG, policy.config.to_hf(dtype))
         if GENERATION not in files:
-            _write_json(aside / GENERATION, _generation_config(policy))
+            _write_json(folder / GENERATION, _generation_config(policy))
         if agent_settings is not None:
-            _write_json(aside / "gru_mem.json", dict(agent_settings))
+            _write_json(folder / SETTINGS_FILE, agent_settings)
         for name, content in files.items():
-            (aside / name).parent.mkdir(exist_ok=True)
-            (aside / name).write_bytes(content)
-        for file in aside.rglob("*"):
-            _sync(file)
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o777 & ~umask)
-        sync_folder(aside)
-        _check_target(target)
-        os.rename(aside, target)  # over an empty directory this is allowed
-        sync_folder(target.parent)
-    except OSError as error:
-        raise storage_error(target, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            if aside.exists():
-                shutil.rmtree(aside)
-
-
-def _check_target(target: pathlib.Path) -> None:
-    if not target.exists():
-        if target.is_symlink():
-            raise PolicyError(f"{target}: the link leads nowhere")
-        return
-    if not target.is_dir() or target.is_symlink():
-        raise PolicyError(f"{target}: expected an empty or a new directory")
-    if any(target.iterdir()):
-        raise PolicyError(f"{target}: not empty; nothing is written over")
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
 
 
 def _contents(
@@ -181,11 +161,3 @@ def _generation_config(policy: Policy) -> dict[str, Any]:
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
-
-
-def _sync(path: pathlib.Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

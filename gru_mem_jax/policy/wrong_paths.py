@@ -1,10 +1,11 @@
 """What was given in place of a policy directory, and what to give instead."""
 
-import difflib
 import os
 import pathlib
 import re
 import stat
+
+from gru_mem_jax.records import closest
 
 _EXPECTED = "a Hugging Face directory: config.json, *.safetensors and a tokenizer"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
@@ -39,12 +40,10 @@ def explain_missing(location: str) -> str:
             f"branch: hf://{name}"
         )
     path = pathlib.Path(text)
-    near = []
     if path.parent.is_dir():
         folders = [entry.name for entry in os.scandir(path.parent) if entry.is_dir()]
-        near = difflib.get_close_matches(path.name, folders, n=1)
-    if near:
-        return f"{start}; did you mean {str(path.with_name(near[0]))!r}?"
+        if (near := closest(path.name, folders)) is not None:
+            return f"{start}; did you mean {str(path.with_name(near))!r}?"
     return f"{start} (a hub repository is given as hf://org/name@revision)"
 
 

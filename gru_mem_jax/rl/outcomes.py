@@ -17,6 +17,7 @@ from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.scoring import score
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.records import shown
 
 Array = jax.Array | np.ndarray
 Labels = tuple[Sequence[bool], int | None]
@@ -244,7 +245,7 @@ def _score(
         number = math.nan
     if not abs(number) <= _LARGEST:
         raise RunError(
-            f"reward function {name} gave {_short(value)} for {where}: expected a "
+            f"reward function {name} gave {shown(value)} for {where}: expected a "
             "finite number, or None to leave it out"
         )
     return number
@@ -258,8 +259,3 @@ def _what_and_where(error: Exception) -> str:
     # Gin adds which configurable was called; it is named already.
     text = str(error).split("\n  In call to configurable")[0]
     return f"{type(error).__name__}: {' '.join(text.split())[:300]}{place}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -7,6 +7,8 @@ it is split into names and values, and compared.
 import re
 from collections.abc import Collection
 
+from gru_mem_jax.records import cut
+
 _BINDING = re.compile(r"([A-Za-z_][\w./]*)\s*=\s*(.*)", re.DOTALL)
 
 
@@ -55,9 +57,5 @@ def differences(
 def describe(difference: tuple[str, str | None, str | None]) -> str:
     """E.g. "LoopConfig.alpha: 0.9 before, 0.5 now"."""
     name, old, new = difference
-    old, new = (_short("absent" if v is None else v) for v in (old, new))
+    old, new = (cut("absent" if v is None else v, 100) for v in (old, new))
     return f"{name}: {old} before, {new} now"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:97]}..."

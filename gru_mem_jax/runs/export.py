@@ -2,17 +2,17 @@
 
 import json
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax import durable_files
 from gru_mem_jax.agent.config import SETTINGS_FILE
-from gru_mem_jax.errors import InputError, PolicyError
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.files import is_tokenizer_file, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
-from gru_mem_jax.policy.hf import export_policy, load_policy
+from gru_mem_jax.policy.hf import load_policy
+from gru_mem_jax.policy.hf_export import export_policy
 from gru_mem_jax.rl import lora
 from gru_mem_jax.runs import columns
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
@@ -176,7 +176,9 @@ def _write_policy(
         dtype=dtype,
         agent_settings=settings,
     )
-    _write(pathlib.Path(out) / "README.md", card)
+    path = pathlib.Path(out) / "README.md"
+    with durable_files.writing(path):
+        durable_files.write_atomically(path, card)
 
 
 def _write_adapters(
@@ -187,23 +189,7 @@ def _write_adapters(
     No tokenizer file: those of the base are used, unchanged, and where PEFT finds some
     it cuts the base's embedding to the tokenizer's size.
     """
-    target = pathlib.Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PolicyError(f"{target}: not empty; nothing is written over")
-    aside = target.with_name(f"{target.name}.saving")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        lora.save_adapters(adapters, config, aside)
-        (aside / SETTINGS_FILE).write_bytes(settings)
-        _write(aside / "README.md", card)
-        aside.rename(target)
-    except OSError as error:
-        raise durable_files.storage_error(target, error) from error
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    try:
-        durable_files.write_atomically(path, text)
-    except OSError as error:
-        raise durable_files.storage_error(path, error) from error
+    with durable_files.whole_folder(out) as folder:
+        lora.save_adapters(adapters, config, folder)
+        (folder / SETTINGS_FILE).write_bytes(settings)
+        (folder / "README.md").write_text(card, encoding="utf-8")

@@ -27,7 +27,7 @@ import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, machine
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.runs import config_text as config_lib
 from gru_mem_jax.runs.lock import FileLock
@@ -246,7 +246,6 @@ class RunFolder:
 def describe_environment() -> dict[str, Any]:
     """What a run's numbers depend on, JSON-ready; starts JAX's backend."""
     import platform
-    from importlib import metadata
 
     import jax
 
@@ -254,17 +253,15 @@ def describe_environment() -> dict[str, Any]:
 
     versions = {"gru_mem_jax": __version__, "python": platform.python_version()}
     for name in ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+        if (found := machine.version(name)) is not None:
+            versions[name] = found
     flags = {name: os.environ[name] for name in _FLAGS if name in os.environ}
     return {
         "versions": versions,
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "devices": [f"{d.device_kind} ({d.platform}:{d.id})" for d in jax.devices()],
+        "cores": machine.cores(),
+        "devices": machine.device_names(jax.devices()),
         "processes": jax.process_count(),
         "flags": flags,
     }

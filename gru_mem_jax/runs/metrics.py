@@ -96,14 +96,10 @@ class MetricsWriter:
         row: dict[str, Value] = {"step": int(step)}
         row.update({k: _plain(v) for k, v in values.items() if v is not None})
         data = (json.dumps(row, allow_nan=False) + "\n").encode()
-        try:
+        with durable_files.writing(self.path, needed=len(data)):
             _append(self._fd, data)
             if self._events is not None:
                 self._events.write(int(step), row)
-        except OSError as error:
-            raise durable_files.storage_error(
-                self.path, error, needed=len(data)
-            ) from error
         if self._wandb is not None:
             self._wandb.log(row, step=int(step))
 
@@ -113,12 +109,9 @@ class MetricsWriter:
         Raises:
           RunError: they cannot be written.
         """
-        if self._fd < 0:
-            return
-        try:
-            os.fsync(self._fd)
-        except OSError as error:
-            raise durable_files.storage_error(self.path, error) from error
+        if self._fd >= 0:
+            with durable_files.writing(self.path):
+                os.fsync(self._fd)
 
 
 def _append(fd: int, data: bytes) -> None:

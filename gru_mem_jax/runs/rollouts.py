@@ -76,12 +76,9 @@ def save_rollouts(
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     path = rollout_file(directory, step)
-    try:
+    with durable_files.writing(path, needed=buffer.getbuffer().nbytes):
         path.parent.mkdir(exist_ok=True)
         durable_files.write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        needed = buffer.getbuffer().nbytes
-        raise durable_files.storage_error(path, error, needed=needed) from error
     return path
 
 

@@ -112,10 +112,8 @@ def write_samples(
         record = to_record(sample) | {"trajectory": trajectory_to_dict(trajectory)}
         lines.append(json.dumps(record))
     path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
-    try:
+    with durable_files.writing(path):
         durable_files.write_atomically(path, "\n".join(lines) + "\n")
-    except OSError as error:
-        raise durable_files.storage_error(path, error) from error
 
 
 def _sample(line: bytes, where: str) -> TrainingSample:

@@ -1,4 +1,4 @@
-"""How a training run is stopped from outside, and how it tells that it hangs.
+"""How a run is stopped from outside, and how a hanging run ends.
 
 Signals are seen the moment they arrive, also while a program compiles or runs: Python
 runs its own handlers between bytecodes only, so a watcher thread is woken by the signal
@@ -12,45 +12,35 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-SOFT = (signal.SIGTERM, signal.SIGINT)
-_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-class StopSignal:
-    """While entered: the first SIGTERM or SIGINT asks to stop, the second ends at once.
+class SignalWatcher:
+    """While entered, `arrived` is called for each SIGTERM and SIGINT, in a thread.
 
-    SIGUSR1 prints the stacks of all threads to stderr. Outside the main thread nothing
-    is installed, and `request` is the only way to stop. Handlers are put back at exit.
-
-    Args:
-      on_request: called once, from the watcher thread, when the first signal arrives.
+    Outside the main thread nothing is installed. A signal that is ignored from the
+    start (a background job's SIGINT) stays ignored. Handlers are put back at exit.
     """
 
-    def __init__(self, on_request: Callable[[str], None] | None = None):
-        self._on_request = on_request
-        self._event = threading.Event()
+    def __init__(self) -> None:
         self._old: dict[int, object] = {}
         self._old_fd = -1
         self._pipe: tuple[int, int] | None = None
-        self.signum: int | None = None
 
-    def __enter__(self) -> "StopSignal":
+    def __enter__(self):
         if threading.current_thread() is not threading.main_thread():
             return self
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._old_fd = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        for signum in SOFT:
-            # A background job's SIGINT is ignored from the start, and stays so.
+        for signum in STATUS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
-                self._old[signum] = signal.signal(signum, lambda *unused: None)
+                self._old[signum] = signal.signal(signum, self.handle)
         threading.Thread(
-            target=self._watch, args=(self._pipe[0],), daemon=True, name="stop-signal"
+            target=self._watch, args=(self._pipe[0],), daemon=True, name="signals"
         ).start()
-        if hasattr(signal, "SIGUSR1"):
-            faulthandler.register(signal.SIGUSR1, file=_stderr(), all_threads=True)
         return self
 
     def __exit__(self, *unused) -> None:
@@ -59,10 +49,50 @@ class StopSignal:
         for signum, handler in self._old.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._old_fd)
-        if hasattr(signal, "SIGUSR1"):
-            faulthandler.unregister(signal.SIGUSR1)
         os.close(self._pipe[1])  # ends the watcher
         self._pipe = None
+
+    def handle(self, signum: int, frame) -> None:
+        """Called in the main thread, between two bytecodes."""
+
+    def arrived(self, signum: int, count: int) -> None:
+        """Called in the watcher's thread, at once; `count` is 1 for the first."""
+
+    def _watch(self, fd: int) -> None:
+        count = 0
+        while data := os.read(fd, 1):
+            if data[0] in self._old:
+                count += 1
+                self.arrived(data[0], count)
+        os.close(fd)
+
+
+class StopSignal(SignalWatcher):
+    """While entered: the first SIGTERM or SIGINT asks to stop, the second ends at once.
+
+    SIGUSR1 prints the stacks of all threads to stderr. Outside the main thread
+    `request` is the only way to stop.
+
+    Args:
+      on_request: called once, from the watcher thread, when the first signal arrives.
+    """
+
+    def __init__(self, on_request: Callable[[str], None] | None = None):
+        super().__init__()
+        self._on_request = on_request
+        self._event = threading.Event()
+        self.signum: int | None = None
+
+    def __enter__(self) -> "StopSignal":
+        super().__enter__()
+        if self._pipe is not None and hasattr(signal, "SIGUSR1"):
+            faulthandler.register(signal.SIGUSR1, file=_stderr(), all_threads=True)
+        return self
+
+    def __exit__(self, *unused) -> None:
+        if self._pipe is not None and hasattr(signal, "SIGUSR1"):
+            faulthandler.unregister(signal.SIGUSR1)
+        super().__exit__()
 
     @property
     def requested(self) -> bool:
@@ -78,22 +108,15 @@ class StopSignal:
         """Asks to stop, without a signal."""
         self._event.set()
 
-    def _watch(self, fd: int) -> None:
-        while True:
-            data = os.read(fd, 1)
-            if not data:
-                os.close(fd)
-                return
-            signum = data[0]
-            if signum not in self._old:
-                continue
-            if self.signum is not None:
-                os._exit(_STATUS[signum])
-            self.signum = signum
-            self._event.set()
-            if self._on_request is not None:
-                with contextlib.suppress(Exception):  # a closed stderr stops nothing
-                    self._on_request(self.name)
+    def arrived(self, signum: int, count: int) -> None:
+        """Sets the request; ends the process at the second signal."""
+        if count > 1:
+            os._exit(STATUS[signum])
+        self.signum = signum
+        self._event.set()
+        if self._on_request is not None:
+            with contextlib.suppress(Exception):  # a closed stderr stops nothing
+                self._on_request(self.name)
 
 
 class Watchdog:
@@ -145,16 +168,6 @@ class Watchdog:
             faulthandler.dump_traceback_later(
                 self.seconds + self._hard, exit=True, file=_stderr()
             )
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """While entered, no time passes: for what may take long."""
-        faulthandler.cancel_dump_traceback_later()
-        doing, self._last = self._doing, float("inf")
-        try:
-            yield
-        finally:
-            self.beat(doing)
 
     def _watch(self) -> None:
         while not self._stop.wait(min(1.0, self.seconds / 4)):

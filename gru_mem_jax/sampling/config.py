@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import plain, plain_numbers
+from gru_mem_jax.records import check_choice, check_int, plain, plain_numbers
 
 FRESH_LENGTH = 256
 MOST_COPIED = 2**17  # cache positions, over all rows of a prefill
@@ -44,18 +44,14 @@ class EngineConfig:
         numbers = ("slots", "max_length", "decode_block", "prefill_tokens")
         numbers += ("min_shared_tokens", "max_stop_ids")
         for name in numbers:
-            _check_count(name, getattr(self, name))
-        if self.max_length < 2:
-            raise InputError(f"max_length must be at least 2, got {self.max_length}")
+            check_int(name, getattr(self, name), 2 if name == "max_length" else 1)
         if self.refill_after is not None:
-            _check_count("refill_after", self.refill_after)
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise InputError(
-                f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
-            )
+            check_int("refill_after", self.refill_after, 1)
+        if self.dtype is not None:
+            check_choice("dtype", self.dtype, DTYPES)
         blocks = tuple(map(plain, self.prefill_blocks))
         for block in blocks:
-            _check_count("prefill_blocks", block)
+            check_int("prefill_blocks", block, 1)
         if not blocks or list(blocks) != sorted(set(blocks)):
             raise InputError(
                 f"prefill_blocks must be rising lengths, at least one, got {blocks}"
@@ -155,8 +151,3 @@ def fitting(need: int, sizes: tuple[int, ...]) -> int:
 def smallest_at_least(sizes: tuple[int, ...], need: int) -> int:
     """The smallest of rising `sizes` that is at least `need`."""
     return next(size for size in sizes if size >= need)
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")

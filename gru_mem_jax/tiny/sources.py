@@ -7,7 +7,7 @@ from gru_mem_jax.data.bad_records import ON_BAD_RECORD, OnBadRecord
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import QuestionSet
-from gru_mem_jax.records import check_choice, plain_numbers
+from gru_mem_jax.records import check_choice, check_int, plain_numbers
 from gru_mem_jax.tiny import synthetic
 from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
 
@@ -57,10 +57,7 @@ class SyntheticSuite:
 
     def __post_init__(self) -> None:
         plain_numbers(self)
-        if self.num_questions < 1:
-            raise InputError(
-                f"num_questions must be at least 1, got {self.num_questions}"
-            )
+        check_int("num_questions", self.num_questions, 1)
         for context in self.contexts:
             if len(context) != 2:
                 raise InputError(

@@ -13,7 +13,7 @@ from gru_mem_jax.agent.prompts import PromptConfig
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.policy.hf import export_policy
+from gru_mem_jax.policy.hf_export import export_policy
 from gru_mem_jax.policy.rope import RopeConfig
 from gru_mem_jax.tiny import tokenizer
 from gru_mem_jax.tiny.structured import StructuredConfig, structured_init

@@ -34,7 +34,7 @@ from typing import Literal, NamedTuple
 
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import plain_numbers
+from gru_mem_jax.records import check_choice, check_int, check_number, plain_numbers
 from gru_mem_jax.tiny import surface, words
 from gru_mem_jax.tiny.surface import Sentence, Surface
 
@@ -91,7 +91,7 @@ class SyntheticConfig:
         if not self.tasks:
             raise InputError("tasks is empty; name at least one of " + ", ".join(TASKS))
         for task in self.tasks:
-            _check_choice("task", task, TASKS)
+            check_choice("task", task, TASKS)
         if self.weights and (
             len(self.weights) != len(self.tasks)
             or min(self.weights) < 0
@@ -101,26 +101,18 @@ class SyntheticConfig:
                 f"weights must be one number >= 0 for each of the {len(self.tasks)} "
                 f"tasks and not all zero, got {self.weights}"
             )
-        _check_choice("filler", self.filler, ("noise", "sentences", "mixed"))
-        _check_choice("placement", self.placement, ("uniform", "first_20"))
-        _check_choice("split", self.split, ("train", "test"))
+        check_choice("filler", self.filler, ("noise", "sentences", "mixed"))
+        check_choice("placement", self.placement, ("uniform", "first_20"))
+        check_choice("split", self.split, ("train", "test"))
         if not 1 <= self.min_items <= self.max_items <= len(words.ORDINALS):
             raise InputError(
                 "items must hold 1 <= min_items <= max_items <= "
                 f"{len(words.ORDINALS)}, got {self.min_items} and {self.max_items}"
             )
         needed = max(_max_evidence(task, self.max_items) for task in self.tasks)
-        if self.num_chunks < needed:
-            raise InputError(
-                f"num_chunks must be at least {needed} for these tasks, "
-                f"got {self.num_chunks}"
-            )
-        if self.max_distractors < 0:
-            raise InputError(
-                f"max_distractors must be at least 0, got {self.max_distractors}"
-            )
-        if not 0 <= self.varied <= 1:
-            raise InputError(f"varied must be between 0 and 1, got {self.varied}")
+        check_int("num_chunks for these tasks", self.num_chunks, needed)
+        check_int("max_distractors", self.max_distractors, 0)
+        check_number("varied", self.varied, 0, 1)
         least = NEEDLE_TOKENS * (1 + self.max_distractors) + _MIN_FILLER
         if self.chunk_tokens < least:
             raise InputError(
@@ -128,11 +120,6 @@ class SyntheticConfig:
                 f"{self.max_distractors} distractors and filler, got "
                 f"{self.chunk_tokens}"
             )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _max_evidence(task: str, max_items: int) -> int:

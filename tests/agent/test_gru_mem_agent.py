@@ -77,7 +77,7 @@ def policy_dir(tmp_path_factory):
     jax = pytest.importorskip("jax")
     from gru_mem_jax.policy.config import PolicyConfig
     from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.hf import export_policy
+    from gru_mem_jax.policy.hf_export import export_policy
 
     tokenizer_dir = tmp_path_factory.mktemp("tokenizer")
     names = word_tokenizer.save(tokenizer_dir)

@@ -31,7 +31,7 @@ def policy(tmp_path_factory):
     from gru_mem_jax.agent.config import config_from_dict
     from gru_mem_jax.policy.config import PolicyConfig
     from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.hf import export_policy
+    from gru_mem_jax.policy.hf_export import export_policy
     from gru_mem_jax.tiny import tokenizer as word_tokenizer
 
     folder = tmp_path_factory.mktemp("policy")

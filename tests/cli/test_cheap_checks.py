@@ -19,7 +19,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy import loading
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.policy.hf import export_policy
+from gru_mem_jax.policy.hf_export import export_policy
 from gru_mem_jax.sampling import footprint
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
 

@@ -11,7 +11,8 @@ from decoding import whole_rows
 from hub_weights import LAYOUTS, values_of, write, write_weights
 
 from gru_mem_jax.policy.files import open_policy_dir, tokenizer_files
-from gru_mem_jax.policy.hf import export_policy, load_policy
+from gru_mem_jax.policy.hf import load_policy
+from gru_mem_jax.policy.hf_export import export_policy
 from gru_mem_jax.tokenization import TextTokenizer
 
 torch = pytest.importorskip("torch")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from decoding import greedy, whole_rows
 
-from gru_mem_jax.policy.hf import export_policy, load_policy
+from gru_mem_jax.policy.hf import load_policy
+from gru_mem_jax.policy.hf_export import export_policy
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch

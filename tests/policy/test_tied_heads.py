@@ -13,7 +13,8 @@ from hub_weights import LAYOUTS, values_of, write, write_weights
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy import checkpoint_files
 from gru_mem_jax.policy.files import open_policy_dir
-from gru_mem_jax.policy.hf import export_policy, load_config, load_policy
+from gru_mem_jax.policy.hf import load_config, load_policy
+from gru_mem_jax.policy.hf_export import export_policy
 
 TIED = {  # and in how many files
     "qwen2.5_0.5b_instruct": 1,

@@ -6,7 +6,7 @@ import pytest
 
 from gru_mem_jax.bench import sampling as bench
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.policy.hf import export_policy
+from gru_mem_jax.policy.hf_export import export_policy
 
 SIZES = {"batch": 2, "prompt_tokens": 20, "new_tokens": 5, "repeats": 1}
 

@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from gru_mem_jax import parallelism
+from gru_mem_jax import machine
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import device_memory
 from gru_mem_jax.policy.config import PolicyConfig
@@ -115,7 +115,7 @@ def test_what_devices_say_of_their_memory(tmp_path, monkeypatch):
     whole = device_memory()
     assert whole > 1 << 28
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(parallelism, "_CONTAINER_LIMITS", (limit, tmp_path / "none"))
+    monkeypatch.setattr(machine, "_CONTAINER_LIMITS", (limit, tmp_path / "none"))
     for text, expected in (("max\n", whole), ("123456\n", 123456), (str(2**63), whole)):
         limit.write_text(text)
         found = device_memory()

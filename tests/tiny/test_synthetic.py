@@ -159,8 +159,8 @@ def test_word_lists_are_disjoint():
         ({"num_chunks": 3}, "at least 4"),
         ({"chunk_tokens": 38}, "at least 39"),
         ({"max_distractors": -1}, "got -1"),
-        ({"varied": 1.1}, "varied must be between 0 and 1, got 1.1"),
-        ({"varied": float("nan")}, "varied must be between 0 and 1, got nan"),
+        ({"varied": 1.1}, "varied must be a number from 0 to 1, got 1.1"),
+        ({"varied": float("nan")}, "varied must be a number from 0 to 1, got nan"),
     ],
 )
 def test_bad_settings_are_refused_by_name(arguments, message):

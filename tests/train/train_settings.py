@@ -10,7 +10,7 @@ from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptConfig
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.policy.hf import export_policy
+from gru_mem_jax.policy.hf_export import export_policy
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.rl.rewards import RewardConfig

@@ -207,10 +207,8 @@ class Checkpoints:
             if not aside.exists():
                 break
             number += 1
-        try:
+        with durable_files.writing(aside):
             os.rename(folder, aside)
-        except OSError as error:
-            raise durable_files.storage_error(aside, error) from error
 
     def _start_saving(self, save: "_Save", flat: Mapping[str, Any]) -> None:
         ocp = self._ocp
