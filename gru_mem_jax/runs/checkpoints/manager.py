@@ -29,8 +29,7 @@ from typing import Any, NamedTuple
 from gru_mem_jax import durable_files
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
-from gru_mem_jax.runs.checkpoints.orbax_noise import OrbaxNoise
-from gru_mem_jax.runs.checkpoints.plain_path import plain_path
+from gru_mem_jax.runs.checkpoints.orbax_workarounds import OrbaxNoise, plain_path
 from gru_mem_jax.runs.checkpoints.step import (
     FILES,
     Pace,

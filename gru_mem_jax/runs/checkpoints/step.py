@@ -24,7 +24,7 @@ from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import first_difference
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
 from gru_mem_jax.runs.checkpoints.checksums import checksums
-from gru_mem_jax.runs.checkpoints.plain_path import plain_path
+from gru_mem_jax.runs.checkpoints.orbax_workarounds import plain_path
 
 FORMAT = 1
 RECORD = "record.json"
