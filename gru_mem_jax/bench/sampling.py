@@ -82,7 +82,7 @@ class BenchConfig:
         )
 
 
-def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, Any]:
+def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Measures, and says on the way what it does.
 
     Args:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     config = bench.BenchConfig(**given)
     target = json_output.open_target(args.json)
     platforms.devices()
-    result = bench.run(config, log=terminal.note)
+    result = bench.measure(config, log=terminal.note)
     target.write(result)
     if not target.is_stdout:
         sys.stdout.write(table(result))

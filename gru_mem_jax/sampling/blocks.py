@@ -10,7 +10,7 @@ Block = tuple[int, int, int]  # (stop, start, slot): tokens start..stop of a slo
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Batch:
+class PrefillBatch:
     """One call of a prefill program.
 
     Attributes:
@@ -29,7 +29,7 @@ class Batch:
         useful = sum(stop - start for stop, start, _ in self.blocks)
         return self.rows * self.length - useful
 
-    def pack(self, tokens: np.ndarray) -> np.ndarray:
+    def block_array(self, tokens: np.ndarray) -> np.ndarray:
         """The blocks as the program takes them.
 
         Args:
@@ -46,7 +46,7 @@ class Batch:
         return packed
 
 
-def batches(spans: list[Block], config: EngineConfig) -> list[Batch]:
+def batches(spans: list[Block], config: EngineConfig) -> list[PrefillBatch]:
     """Cuts spans into blocks, and joins blocks into calls, in the order to run them.
 
     Longest blocks first, then by where they end: so those of a slot are in order, and
@@ -81,11 +81,11 @@ def batches(spans: list[Block], config: EngineConfig) -> list[Batch]:
 
 def _first(
     pending: list[Block], length: int, fresh: bool, config: EngineConfig
-) -> Batch:
+) -> PrefillBatch:
     """The batch that the first of `pending` make."""
     attend = 0 if fresh else config.prefill_attend(length, pending[-1][0])
     rows = fitting(len(pending), config.prefill_rows(length, attend))
     taken = tuple(pending[:rows])
     if not fresh:
         attend = config.prefill_attend(length, taken[-1][0])
-    return Batch(rows, length, attend, taken)
+    return PrefillBatch(rows, length, attend, taken)

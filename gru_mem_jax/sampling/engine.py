@@ -27,7 +27,7 @@ from gru_mem_jax.sampling.blocks import batches
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
 from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
-from gru_mem_jax.sampling.prefixes import Placement, Residents
+from gru_mem_jax.sampling.prefixes import Residents, SlotAssignment
 from gru_mem_jax.sampling.stop_strings import first_stop
 
 
@@ -35,7 +35,7 @@ class Engine:
     """Continuous batching over slots; implements the agent's `Generator`.
 
     Requests wait in order of submission. `step` fills free slots, then decodes until
-    rows end. Slots keep what they held: see `placement`.
+    rows end. Slots keep what they held: see `prefixes`.
     """
 
     def __init__(
@@ -227,24 +227,24 @@ class Engine:
         if not number:
             return
         jobs = [self._waiting.popleft() for _ in range(number)]
-        placements = self._residents.place(
+        assignments = self._residents.assign(
             [job.prompt for job in jobs], free, self.config.min_shared_tokens
         )
-        for job, placement in zip(jobs, placements):
-            job.shared = placement.shared
-            self._jobs[placement.slot] = job
-            self._rows[placement.slot] = job_row(job, self._rows.shape[1])
+        for job, assignment in zip(jobs, assignments):
+            job.shared = assignment.shared
+            self._jobs[assignment.slot] = job
+            self._rows[assignment.slot] = job_row(job, self._rows.shape[1])
             self._counts["prompt_tokens"] += len(job.prompt)
-            self._counts["shared_tokens"] += placement.shared
-        for wave in range(1 + max(p.wave for p in placements)):
-            chosen = [p for p in placements if p.wave == wave]
+            self._counts["shared_tokens"] += assignment.shared
+        for wave in range(1 + max(p.wave for p in assignments)):
+            chosen = [p for p in assignments if p.wave == wave]
             self._copy(chosen)
             self._prefill(chosen)
 
-    def _copy(self, placements: list[Placement]) -> None:
+    def _copy(self, assignments: list[SlotAssignment]) -> None:
         # In reverse order a slot is read before it is written: whatever is copied to
         # a slot was placed there after the slot that it comes from was taken.
-        moves = [p for p in reversed(placements) if p.source not in (p.slot, -1)]
+        moves = [p for p in reversed(assignments) if p.source not in (p.slot, -1)]
         if not moves:
             return
         pairs = np.zeros((self.config.slots, 2), np.int32)
@@ -254,12 +254,12 @@ class Engine:
         program = self._programs.copy(length)
         self._cache = program(self._cache, pairs, np.int32(len(moves)))
 
-    def _prefill(self, placements: list[Placement]) -> None:
-        ends = [int(self._residents.filled[p.slot]) for p in placements]
-        spans = [(end, p.shared, p.slot) for end, p in zip(ends, placements)]
+    def _prefill(self, assignments: list[SlotAssignment]) -> None:
+        ends = [int(self._residents.filled[p.slot]) for p in assignments]
+        spans = [(end, p.shared, p.slot) for end, p in zip(ends, assignments)]
         for batch in batches(spans, self.config):
             program = self._programs.prefill(batch.rows, batch.length, batch.attend)
-            packed = batch.pack(self._residents.tokens)
+            packed = batch.block_array(self._residents.tokens)
             self._cache = program(self._params, self._cache, packed)
             self._counts["prefill_padding"] += batch.padding
         computed = sum(end - start for end, start, _ in spans)

@@ -2,8 +2,8 @@
 
 A slot keeps the keys and values of what it last held, running or not. A new request
 reuses the longest prefix that it has in common, token for token, with any slot: in
-place if that slot is free, else by copying. Requests that are placed together and share
-a prefix that no slot holds yet are placed in *waves*: the first of them is prefilled,
+place if that slot is free, else by copying. Requests that are assigned together and
+share a prefix that no slot holds yet come in *waves*: the first of them is prefilled,
 the others copy from it in the next wave.
 
 Everything here follows from the slots' contents and the order of requests alone.
@@ -15,7 +15,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Placement:
+class SlotAssignment:
     """Where a prompt goes.
 
     Attributes:
@@ -39,7 +39,7 @@ class Residents:
       tokens: int32[S, C + 1], the token at each position; one more than is cached,
         for the token that has been drawn and not been fed.
       filled: int32[S], how many positions of a slot's cache are valid.
-      last_used: int64[S], number of the placement that last took the slot.
+      last_used: int64[S], number of the assignment that last took the slot.
     """
 
     def __init__(self, slots: int, length: int):
@@ -54,9 +54,9 @@ class Residents:
         self.last_used[:] = 0
         self._clock = 0
 
-    def place(
+    def assign(
         self, prompts: list[np.ndarray], free: np.ndarray, min_shared: int
-    ) -> list[Placement]:
+    ) -> list[SlotAssignment]:
         """Gives each prompt a free slot, and records it as filled there.
 
         All but the last token of a prompt counts as filled: the caller is to prefill
@@ -68,28 +68,28 @@ class Residents:
           min_shared: a shorter prefix is not copied.
 
         Returns:
-          One placement for each prompt.
+          One assignment for each prompt.
         """
         before, filled_before = self.tokens, self.filled
         if len(prompts) > 1:
             before, filled_before = before.copy(), filled_before.copy()
         waves = np.full(len(free), -1)
-        placements = []
+        assignments = []
         for prompt in prompts:
-            placement = self._place_one(
+            assignment = self._assign_one(
                 prompt, free, min_shared, before, filled_before, waves
             )
-            slot = placement.slot
+            slot = assignment.slot
             free[slot] = False
-            waves[slot] = placement.wave
+            waves[slot] = assignment.wave
             self._clock += 1
             self.last_used[slot] = self._clock
             self.tokens[slot, : len(prompt)] = prompt
             self.filled[slot] = len(prompt) - 1
-            placements.append(placement)
-        return placements
+            assignments.append(assignment)
+        return assignments
 
-    def _place_one(self, prompt, free, min_shared, before, filled_before, waves):
+    def _assign_one(self, prompt, free, min_shared, before, filled_before, waves):
         held = common_prefix(prompt, before, filled_before)
         stalest = int(np.lexsort((self.last_used, ~free))[0])
         slot = int(np.lexsort((self.last_used, -np.where(free, held, -1)))[0])
@@ -107,7 +107,7 @@ class Residents:
                 source, shared, wave = other, int(placed[other]), int(waves[other]) + 1
         if source != slot:
             slot = stalest
-        return Placement(slot, source if shared else -1, shared, wave)
+        return SlotAssignment(slot, source if shared else -1, shared, wave)
 
 
 def common_prefix(

@@ -15,6 +15,7 @@ from typing import Any
 
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import CONFIG, PolicyDir
+from gru_mem_jax.policy.generation import GENERATION
 from gru_mem_jax.tokenization.classes import ROLES, as_class, tokenizer_class
 from gru_mem_jax.tokenization.mistral import with_right_split
 
@@ -22,7 +23,6 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
-GENERATION_CONFIG = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 TEMPLATE_JSON = "chat_template.json"
 # What looking into a hostile JSON file may raise.
@@ -298,9 +298,9 @@ def _stop_ids(
     files: PolicyDir, config: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], str | None]:
     """The ids at which transformers' `generate` stops, and the file that has them."""
-    generation = files.read_json(GENERATION_CONFIG) or {}
+    generation = files.read_json(GENERATION) or {}
     if ids := _as_ids(generation.get("eos_token_id")):
-        return ids, GENERATION_CONFIG
+        return ids, GENERATION
     inner = config.get("text_config")
     for record in (config, inner if isinstance(inner, dict) else {}):
         if ids := _as_ids(record.get("eos_token_id")):
