@@ -106,5 +106,7 @@ def test_a_question_is_put_in_the_case_of_its_document():
     question = "Which code belongs to oak?"
     assert vary_question(question, PLAIN, random.Random(0)) == question
     rng = random.Random(0)
-    asked = {vary_question(question, Surface(case="upper"), rng).strip() for _ in range(40)}
+    asked = {
+        vary_question(question, Surface(case="upper"), rng).strip() for _ in range(40)
+    }
     assert asked == {question.upper(), question.upper()[:-1]}
