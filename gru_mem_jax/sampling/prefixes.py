@@ -1,12 +1,12 @@
-"""Which slot takes a request, and which resident prefix it reuses. Host side, numpy.
+"""Assigns requests to slots and to resident prefixes. Host side, numpy.
 
-A slot keeps the keys and values of what it last held, running or not. A new request
+A slot keeps its keys and values after its request has ended. A new request
 reuses the longest prefix that it has in common, token for token, with any slot: in
 place if that slot is free, else by copying. Requests that are assigned together and
 share a prefix that no slot holds yet come in *waves*: the first of them is prefilled,
 the others copy from it in the next wave.
 
-Everything here follows from the slots' contents and the order of requests alone.
+Assignments depend only on the slots' contents and on the order of requests.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SlotAssignment:
-    """Where a prompt goes.
+    """The slot of a prompt, and the prefix that it reuses.
 
     Attributes:
       slot: its slot.
-      source: slot that holds the first `shared` tokens; equal to `slot` if they are
-        there already; -1 if nothing is reused.
+      source: slot that holds the first `shared` tokens; may be `slot` itself; -1 if
+        nothing is reused.
       shared: tokens that are not computed again.
-      wave: 0 copies from what slots held before; w > 0 from what wave w - 1 wrote.
+      wave: 0 copies what slots held before; w > 0 what wave w - 1 wrote.
     """
 
     slot: int
@@ -33,11 +33,11 @@ class SlotAssignment:
 
 
 class Residents:
-    """What each slot's cache holds.
+    """The contents of each slot's cache.
 
     Attributes:
       tokens: int32[S, C + 1], the token at each position; one more than is cached,
-        for the token that has been drawn and not been fed.
+        for the token that was drawn last and is not fed yet.
       filled: int32[S], how many positions of a slot's cache are valid.
       last_used: int64[S], number of the assignment that last took the slot.
     """
@@ -59,8 +59,8 @@ class Residents:
     ) -> list[SlotAssignment]:
         """Gives each prompt a free slot, and records it as filled there.
 
-        All but the last token of a prompt counts as filled: the caller is to prefill
-        that much.
+        All but the last token of a prompt count as filled: the caller must prefill
+        them.
 
         Args:
           prompts: int32[n] each, in order of submission; at most free.sum() of them.
@@ -68,7 +68,7 @@ class Residents:
           min_shared: a shorter prefix is not copied.
 
         Returns:
-          One assignment for each prompt.
+          One assignment per prompt.
         """
         before, filled_before = self.tokens, self.filled
         if len(prompts) > 1:
@@ -94,7 +94,7 @@ class Residents:
         stalest = int(np.lexsort((self.last_used, ~free))[0])
         slot = int(np.lexsort((self.last_used, -np.where(free, held, -1)))[0])
         if held[slot] < held[stalest] + min_shared:
-            slot = stalest  # too little to gain: keep what others may come back for
+            slot = stalest  # too little gain: keep the prefix for later requests
         source, shared, wave = slot, int(held[slot]), 0
         other = int(held.argmax())
         if held[other] >= shared + min_shared:
