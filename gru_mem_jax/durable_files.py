@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and sha256 lists that tell when they are not.
+"""Files and folders that are written whole or not at all, and their sha256 lists.
 
 The list of a folder has the format of `sha256sum`, so that `sha256sum -c SHA256SUMS`
 checks it without this package.
@@ -111,7 +111,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def drop_cached(folder: str | os.PathLike[str]) -> None:
-    """Has the next read of a folder's files come from disk, where the system can."""
+    """Drops a folder's files from the page cache: the next read comes from disk."""
     if not hasattr(os, "posix_fadvise"):
         return
     for name in _names(pathlib.Path(folder)):
@@ -133,7 +133,7 @@ def writing(
 def storage_error(
     path: str | os.PathLike[str], error: BaseException, *, needed: int | None = None
 ) -> RunError:
-    """What to tell a user when a write fails.
+    """The error to raise when a write fails.
 
     Args:
       path: what was being written.
@@ -173,7 +173,7 @@ def write_manifest(
 
     Args:
       folder: of the files.
-      rest: called after each of them, which are then read one by one.
+      rest: called after each file; without it they are read in parallel.
     """
     folder = pathlib.Path(folder)
     names = [name for name in _names(folder) if name != MANIFEST]
@@ -187,10 +187,9 @@ def problems(
 ) -> tuple[str, ...]:
     """What is wrong with a folder that `write_manifest` has seen; empty: nothing.
 
-    Every file must be there, regular, listed and equal to its sha256, so that a single
-    byte anywhere, the list's own included, cannot change unnoticed. What another
-    process deletes meanwhile is named like what was never there. `rest` is as of
-    `write_manifest`.
+    Every file must be present, regular, listed and equal to its sha256, so that no
+    byte can change unnoticed, the list's own included. Files that another process
+    deletes meanwhile count as missing. `rest`: see `write_manifest`.
     """
     folder = pathlib.Path(folder)
     try:
@@ -222,7 +221,7 @@ def problems(
 
 
 def _names(folder: pathlib.Path) -> list[str]:
-    """Everything below a folder that is no folder; links are not followed."""
+    """All files and links below a folder; links are not followed."""
     found = []
     for base, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(base, name))]

@@ -1,4 +1,4 @@
-"""Work spread over devices."""
+"""The mesh of devices, shardings of parameters and rows, and pmap over groups."""
 
 import dataclasses
 import functools
@@ -31,10 +31,10 @@ class MeshConfig:
     """How many devices lie along each axis of the mesh; the first ones are taken.
 
     Attributes:
-      data: rows are split, weights are copied.
-      fsdp: rows are split, and weights too, gathered as they are needed.
+      data: rows are split, weights are replicated.
+      fsdp: rows are split, and weights too, gathered when they are needed.
       tensor: heads, feed-forward and vocabulary are split.
-      One of them may be -1: as many as are left.
+      One of them may be -1: all devices that the others leave.
     """
 
     data: int = 1
@@ -59,10 +59,10 @@ def make_mesh(
 
     Args:
       config: its sizes.
-      devices: of a topology, say; None: all that there are.
+      devices: e.g. of a topology; None: all of the process.
 
     Raises:
-      InputError: there are fewer devices.
+      InputError: there are not enough devices.
     """
     sizes = list(dataclasses.astuple(config or MeshConfig()))
     devices = list(jax.devices() if devices is None else devices)
@@ -80,7 +80,7 @@ def make_mesh(
 
 
 def device_memory(device: Any = None) -> int | None:
-    """Bytes that all programs of a device can have together; None: it does not say.
+    """Bytes of memory of a device; None: it does not state them.
 
     An accelerator states its limit. On a CPU it is the machine's memory, or less where
     a container has less; devices of a CPU share it.
@@ -124,7 +124,7 @@ def param_shardings(mesh: Mesh, axes: Any, abstract: Any) -> Any:
       abstract: the same tree of jax.ShapeDtypeStruct.
 
     Returns:
-      The same tree of NamedSharding; an axis that the mesh's does not divide is whole.
+      The same tree of NamedSharding; axes that the mesh does not divide are replicated.
     """
 
     def sharding(leaf: jax.ShapeDtypeStruct, names: Sequence[str]) -> NamedSharding:
@@ -140,12 +140,12 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """Replicated: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def row_shards(mesh: Mesh) -> int:
-    """In how many parts rows are split: B must be a multiple of it."""
+    """The number of parts that rows are split into; B must be a multiple of it."""
     shape: Mapping[str, int] = mesh.shape
     return shape[DATA] * shape[FSDP]
 
@@ -165,13 +165,13 @@ def pmap_groups(
 
     Args:
       fn: from trees of arrays [P, G, ...] to a tree of arrays [P, G, ...] (with
-        "questions": of [P, ...]). Its own numbers of P and G are those of one device.
-      split: what is spread.
-      devices: which; None: all that this process has.
+        "questions": of [P, ...]). It sees the P and G of one device.
+      split: the axis that is split over devices.
+      devices: None: all of this process.
 
     Returns:
       A function of numpy or jax arrays that returns numpy arrays. It compiles once for
-      each shape: make it once, and call it often.
+      each shape: make it once and reuse it.
 
     Raises:
       InputError: on a call without arrays, or with arrays that differ in P or G.

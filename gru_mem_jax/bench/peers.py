@@ -3,7 +3,7 @@
 Run as `python -m gru_mem_jax.bench.peers DIR DTYPE THREADS`: reads one JSON
 object a line (`batch`, `prompt_tokens`, `new_tokens`, `seed`) and answers each with
 `prefill_seconds` (until the first new token), `decode_seconds` (from there to the last)
-and `peak_rss_mb`. Greedy, so that drawing costs neither side anything.
+and `peak_rss_mb`. Greedy, so that sampling costs neither side anything.
 """
 
 import json
@@ -15,7 +15,7 @@ from gru_mem_jax.errors import InputError
 
 
 def main(directory: str, dtype: str, threads: str) -> int:
-    """Serves until its input ends; returns the exit status."""
+    """Serves until stdin ends; returns the exit status."""
     try:
         import torch
         import transformers
@@ -48,7 +48,7 @@ def _time(torch, model, batch, prompt_tokens, new_tokens, seed) -> dict[str, flo
     ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
     ends = []
 
-    def never(ids, scores, **kwargs):  # asked after each token: a clock
+    def never(ids, scores, **kwargs):  # called after each token: a clock
         ends.append(time.perf_counter())
         return torch.zeros(len(ids), dtype=torch.bool)
 

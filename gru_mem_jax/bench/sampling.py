@@ -1,9 +1,9 @@
-"""How fast the engine is, and how fast its peer is on the same weights and machine.
+"""Tokens per second of the engine, and of a peer on the same weights and machine.
 
-Every prompt is random and shares nothing with another. `prefill` counts prompt tokens
-until each row has its first new token; `decode` counts new tokens when the prompts have
-been read. Runs of engine and peer alternate, so that what else the machine does strikes
-both; figures are medians, and the first run of each (which compiles) is not counted.
+Prompts are random and share no prefix. `prefill` counts prompt tokens until each row
+has its first new token; `decode` counts new tokens after that. Runs of engine and peer
+alternate, so that other load affects both; figures are medians, and the first run of
+each (which compiles) is not counted.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from gru_mem_jax.sampling.config import DTYPES, EngineConfig
 
 PEERS = ("huggingface",)
 
-# The Qwen2 shape that is measured when no policy is named: 26.75M weights.
+# The Qwen2 shape that is measured without a policy: 26.75M weights.
 DEFAULT_SHAPE = {
     "family": "qwen2",
     "vocab_size": 8192,
@@ -40,17 +40,17 @@ DEFAULT_SHAPE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What `gru-mem bench sampling` measures.
+    """Settings of `gru-mem bench sampling`.
 
     Attributes:
       policy: a policy directory (no tokenizer is needed); None: random weights.
-      batch: B, rows that run together.
+      batch: B, rows that run side by side.
       prompt_tokens: P, of every row.
       new_tokens: N, of every row; at least 2.
       dtype: "float32" or "bfloat16".
       peer: None, or "huggingface": `generate` of transformers (torch) on the same
-        weights, in a process of its own.
-      repeats: counted runs of each kind.
+        weights, in its own process.
+      repeats: counted runs of engine and peer.
       seed: of the prompts, and of random weights.
     """
 
@@ -82,12 +82,12 @@ class BenchConfig:
         )
 
 
-def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measures, and says on the way what it does.
+def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measures, and logs its progress.
 
     Args:
       config: what to measure.
-      log: takes a line of text now and then.
+      log: takes a line of text.
 
     Returns:
       The settings; `device`, `threads`; `prefill_tokens_per_s`, `decode_tokens_per_s`;
@@ -97,8 +97,8 @@ def run(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str, An
       `decode_ratio`, engine by peer.
 
     Raises:
-      InputError: the policy cannot be loaded, the rows take more memory than there
-        is, or the peer is not installed.
+      InputError: the policy cannot be loaded, the rows exceed the memory, or the peer
+        is not installed.
       RunError: the peer failed.
     """
     import jax
@@ -167,7 +167,7 @@ class _EngineBench:
     def rates(self) -> _Rates:
         """One run: every prompt with a budget of one token, then again with all.
 
-        The second time the slots still hold the prompts, and all is decoding.
+        The second time the slots still hold the prompts: only decoding remains.
         """
         rows, length = self._config.batch, self._config.prompt_tokens
         budget = self._config.new_tokens
@@ -287,7 +287,7 @@ def _exported(policy: Any, params: Any) -> Iterator[str]:
 
 
 def _check_fits(config: BenchConfig) -> None:
-    """Raises InputError for rows that no memory holds, before weights are read."""
+    """Raises InputError for rows that exceed the memory, before weights are read."""
     from gru_mem_jax.policy.config import PolicyConfig
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.policy.functional import make_policy
@@ -324,6 +324,6 @@ def _medians(rates: list[_Rates]) -> dict[str, float]:
 
 
 def peak_rss_mb() -> float:
-    """Most memory that this process ever had, in MB of 2**20 bytes."""
+    """Peak memory of this process, in MB of 2**20 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -115,6 +115,16 @@ def add_template_variables(add: Callable[..., object]) -> None:
     )
 
 
+def add_json(add: Callable[..., object], what: str) -> None:
+    """Adds --json to a parser or a group of it, by its `add_argument`."""
+    add(
+        "--json",
+        type=os.path.expanduser,
+        metavar="OUT",
+        help=f"write {what} as JSON; - for stdout",
+    )
+
+
 def path(text: str) -> str:
     """A flag type: a path; "~" is the home directory, also behind "=" in a word."""
     if not text.strip():

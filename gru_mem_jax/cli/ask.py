@@ -55,12 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="UTF-8 text to read: a file, a named pipe, or - for stdin",
     )
     add("--mode", choices=MODES, help="when to stop reading, or the ungated baseline")
-    add(
-        "--json",
-        type=os.path.expanduser,
-        metavar="OUT",
-        help="write the trajectory as JSON; - for stdout",
-    )
+    arguments.add_json(add, "the trajectory")
     add("--trace", action="store_true", help="with token ids and logprobs in the JSON")
     add(
         "--resume",
@@ -122,10 +117,10 @@ def run(args: argparse.Namespace) -> int:
     args.question = os.fsencode(args.question).decode("utf-8", "surrogateescape")
     if not args.question.strip():
         raise InputError("--question: expected a question, got nothing")
-    target = None if args.json is None else json_output.open_target(args.json)
-    if args.resume and (target is None or not target.is_incremental):
+    target = json_output.open_target(args.json)
+    if args.resume and not target.is_incremental:
         raise InputError("--resume needs --json FILE, the file of the interrupted run")
-    if args.trace and target is None:
+    if args.trace and args.json is None:
         raise InputError("--trace needs --json OUT, where the trace goes")
     pieces = open_context(args.context, args.encoding_errors)
     directory = open_policy_dir(args.policy)

@@ -17,6 +17,7 @@ from gru_mem_jax.agent.trajectory import Trajectory, trajectory_from_dict
 from gru_mem_jax.cli import json_output, runtime, signals, terminal
 from gru_mem_jax.cli.display import Header, View, make_view
 from gru_mem_jax.cli.recorder import Recorder, fingerprint
+from gru_mem_jax.data.jsonl import read_json
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.version import __version__
@@ -32,7 +33,7 @@ def ask(
     config: AgentConfig,
     engine_config: Any,
     pieces: Iterator[str],
-    target: json_output.Target | None,
+    target: json_output.Target,
 ) -> int:
     """Loads what is needed, asks, and prints the answer.
 
@@ -75,7 +76,7 @@ def ask(
                 characters=characters_of(args.context),
             )
             read(generator, recurrence, header, view, Recorder(target))
-    if target is None or not target.is_stdout:
+    if not target.is_stdout:
         _print_answer(recurrence.trajectory)
     return 0
 
@@ -207,17 +208,16 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 
 def _saved_trajectory(
-    args: argparse.Namespace, target: json_output.Target | None
+    args: argparse.Namespace, target: json_output.Target
 ) -> Trajectory | None:
     """The trajectory to go on from; None to start anew."""
-    path = target.path if target is not None else None
     if not args.resume:
         return None
-    if path is None or not path.exists():
+    if target.path is None or not target.path.exists():
         terminal.note(f"nothing to resume: {args.json} does not exist; starting anew")
         return None
     try:
-        return trajectory_from_dict(json_output.load(path))
+        return trajectory_from_dict(read_json(str(target.path))[0])
     except InputError as e:
         raise InputError(f"--resume: {args.json}: {e}") from None
 

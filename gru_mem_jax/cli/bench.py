@@ -7,7 +7,6 @@ here, so that compile_seconds is what compiling takes.
 """
 
 import argparse
-import os
 import sys
 from typing import Any
 
@@ -32,12 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
     add("--repeats", type=count, metavar="N", help="counted runs; default 3")
     add("--seed", type=arguments.integer(least=0), metavar="N")
-    add(
-        "--json",
-        type=os.path.expanduser,
-        metavar="OUT",
-        help="write the figures as JSON; - for stdout",
-    )
+    arguments.add_json(add, "the figures")
 
 
 _SETTINGS = (
@@ -59,12 +53,11 @@ def run(args: argparse.Namespace) -> int:
 
     given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
     config = bench.BenchConfig(**given)
-    target = None if args.json is None else json_output.open_target(args.json)
+    target = json_output.open_target(args.json)
     platforms.devices()
-    result = bench.run(config, log=terminal.note)
-    if target is not None:
-        target.write(result)
-    if target is None or not target.is_stdout:
+    result = bench.measure(config, log=terminal.note)
+    target.write(result)
+    if not target.is_stdout:
         sys.stdout.write(table(result))
     return 0
 

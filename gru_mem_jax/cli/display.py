@@ -126,11 +126,11 @@ def news(before: str, after: str) -> str:
     return ("… " if same else "") + " ".join(new[same:])
 
 
-class Progress:
+class ReadingProgress:
     """How far into a context of known length the reading is."""
 
     def __init__(self, characters: int | None = None):
-        """Progress before the first turn.
+        """Before the first turn.
 
         Args:
           characters: of the whole context, or an upper bound; None if unknown.
@@ -167,7 +167,7 @@ class PlainView:
         pass
 
     def begin(self, header: Header, trajectory: Trajectory) -> None:
-        self._progress = Progress(header.characters)
+        self._progress = ReadingProgress(header.characters)
         for turn in trajectory.turns:
             self._progress.add(turn)
         if trajectory.turns:

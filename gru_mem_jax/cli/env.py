@@ -6,13 +6,13 @@ at the end, with status 2: a command that needs it would end so too.
 
 import argparse
 import json
-import os
 import pathlib
 import platform
 import subprocess
 import sys
 
 from gru_mem_jax import machine
+from gru_mem_jax.cli import arguments
 
 _PACKAGES = (
     "jax",
@@ -32,12 +32,8 @@ _PATIENCE = 60.0  # seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json",
-        type=os.path.expanduser,
-        metavar="OUT",
-        help="write it as JSON to a file, or to stdout with -",
-    )
+    """Adds the command's flags."""
+    arguments.add_json(parser.add_argument, "all of it")
     parser.add_argument(
         "--policy",
         metavar="DIR",
@@ -112,11 +108,11 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.cli import env_policy, json_output, terminal
     from gru_mem_jax.errors import InputError
 
-    target = None if args.json is None else json_output.open_target(args.json)
+    target = json_output.open_target(args.json)
     policy = env_policy.policy_environment(args.policy) if args.policy else None
     found = environment()
     failed = found["failed"]
-    if target is None or not target.is_stdout:
+    if not target.is_stdout:
         shown = {name: value for name, value in found.items() if name != "failed"}
         width = max(map(len, shown))
         for name, value in shown.items():
@@ -129,8 +125,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
     if policy is not None:
         found["policy"] = policy
-    if target is not None:
-        target.write(found)
+    target.write(found)
     if failed:
         raise InputError("; ".join(failed.values()))
     return 0

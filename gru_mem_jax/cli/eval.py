@@ -8,7 +8,6 @@ answers, gates, exits, chunks read and wall-clock goes to stdout, a page with pl
 
 import argparse
 import dataclasses
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -47,12 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for results.json, report.html and plots",
     )
-    add(
-        "--json",
-        type=os.path.expanduser,
-        metavar="OUT",
-        help="write the rows as JSON; - for stdout",
-    )
+    arguments.add_json(add, "the rows")
     add("--modes", metavar="M[,M]", help="agent modes; default all three")
     add("--tasks", metavar="T[,T]", help="synthetic tasks; default all")
     add(
@@ -85,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.policy.files import open_policy_dir
 
     modes = args.modes and _choices("--modes", args.modes, MODES)
-    target = json_output.open_target(args.json) if args.json else None
+    target = json_output.open_target(args.json)
     agent = greedy(policy_settings(open_policy_dir(args.policy)))
     if args.out is not None:
         arguments.check_folder("--out", args.out)
@@ -112,9 +106,8 @@ def run(args: argparse.Namespace) -> int:
     rows = table_rows(results)
     if args.out:
         write_pages(args.out, results, title=f"Evaluation of {args.policy}")
-    if target is not None:
-        target.write({"policy": args.policy, "rows": rows})
-    if target is None or not target.is_stdout:
+    target.write({"policy": args.policy, "rows": rows})
+    if not target.is_stdout:
         evaluating.print_rows(rows, sys.stdout)
     return 0
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gru_mem_jax.evaluation.suite import QuestionSet
 
 
+_PIPE_WIDTH = 200  # of the table, where no terminal has a width
+
+
 def configurables() -> tuple[type, ...]:
     """What gin can configure in an evaluation."""
     from gru_mem_jax import agent, data, evaluation, sampling, tiny
@@ -129,14 +132,7 @@ def _longest_turn(
 
 
 def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO, title: str = "") -> None:
-    """The table, in the terminal's width; in a pipe as wide as it needs to be."""
-    from rich.console import Console
-
+    """Prints the table."""
     from gru_mem_jax.evaluation.table import rich_table
 
-    console = Console(
-        file=stream,
-        no_color=not terminal.wants_colour(stream),
-        width=None if stream.isatty() else 200,
-    )
-    console.print(rich_table(rows, title))
+    terminal.console(stream, _PIPE_WIDTH).print(rich_table(rows, title))

@@ -12,25 +12,23 @@ from gru_mem_jax.errors import InputError, RunError
 
 
 class Target:
-    """Where a command's JSON goes."""
+    """Where a command's JSON goes: a file, stdout, or nowhere.
 
-    def __init__(self, path: pathlib.Path | None, *, replaceable: bool):
-        self._path = path
-        self._replaceable = replaceable
+    Attributes:
+      path: of the file; None: there is none.
+      is_incremental: whether `write` replaces what was written before.
+      is_stdout: whether it goes to stdout.
+    """
 
-    @property
-    def is_stdout(self) -> bool:
-        return self._path is None
-
-    @property
-    def is_incremental(self) -> bool:
-        """Whether `write` replaces what was written before."""
-        return self._replaceable
-
-    @property
-    def path(self) -> pathlib.Path | None:
-        """The file, or None for stdout."""
-        return self._path
+    def __init__(
+        self,
+        path: pathlib.Path | None = None,
+        *,
+        is_incremental: bool = False,
+        is_stdout: bool = False,
+    ):
+        self.path = path
+        self.is_incremental, self.is_stdout = is_incremental, is_stdout
 
     def write(self, document: dict[str, Any]) -> None:
         """Writes the document; a file is written aside and renamed.
@@ -40,36 +38,37 @@ class Target:
           BrokenPipeError: stdout's reader has gone.
         """
         text = dumps(document)
-        if self._path is None:
+        if self.is_stdout:
             sys.stdout.write(text)
             sys.stdout.flush()
+        if self.path is None:
             return
-        aside = self._path.with_name(f".{self._path.name}.partial")
+        aside = self.path.with_name(f".{self.path.name}.partial")
         try:
-            if not self._replaceable:
-                self._path.write_text(text, encoding="utf-8")
+            if not self.is_incremental:
+                self.path.write_text(text, encoding="utf-8")
                 return
             aside.write_text(text, encoding="utf-8")
-            os.replace(aside, self._path)
+            os.replace(aside, self.path)
         except OSError as e:
             aside.unlink(missing_ok=True)
             raise RunError(
-                f"cannot write {self._path} ({len(text)} bytes): {e.strerror}"
+                f"cannot write {self.path} ({len(text)} bytes): {e.strerror}"
             ) from e
 
 
-def open_target(name: str) -> Target:
+def open_target(name: str | None) -> Target:
     """Checks that `name` can be written before anything expensive starts.
 
     Args:
-      name: a path, or "-" for stdout. Something that is there and is not a regular
-        file (a device, a named pipe) is written once, in place.
+      name: a path, "-" for stdout, or None for nowhere. A device or a named pipe is
+        written once, in place.
 
     Raises:
       InputError: no such folder, a folder, or no permission.
     """
-    if name == "-":
-        return Target(None, replaceable=False)
+    if name is None or name == "-":
+        return Target(is_stdout=name == "-")
     if not name:
         raise InputError("--json: expected a file name or -, got an empty string")
     path = pathlib.Path(os.path.realpath(name))  # a link stays, its target changes
@@ -84,12 +83,12 @@ def open_target(name: str) -> Target:
     if not path.parent.is_dir():
         raise InputError(f"--json: folder {path.parent} does not exist")
     if mode is not None and not stat.S_ISREG(mode):
-        return Target(path, replaceable=False)
+        return Target(path)
     if not os.access(path.parent, os.W_OK) or (
         mode is not None and not os.access(path, os.W_OK)
     ):
         raise InputError(f"--json: {name}: no permission to write")
-    return Target(path, replaceable=True)
+    return Target(path, is_incremental=True)
 
 
 def dumps(document: dict[str, Any]) -> str:
@@ -123,22 +122,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return value
-
-
-def load(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON document written by `Target.write`.
-
-    Raises:
-      InputError: it cannot be read, or is not a JSON object.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as e:
-        raise InputError(f"{path}: {e.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-        raise InputError(f"{path}: not a JSON document: {e}") from None
-    if not isinstance(document, dict):
-        raise InputError(
-            f"{path}: expected a JSON object, got {type(document).__name__}"
-        )
-    return document

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.cli import terminal
-from gru_mem_jax.cli.display import Header, Progress, compiled_line, summary
+from gru_mem_jax.cli.display import Header, ReadingProgress, compiled_line, summary
 
 # symbol, style and meaning of a turn in the gate strip; an ASCII twin for terminals
 # that lack the symbols.
@@ -45,7 +45,7 @@ class LiveView:
         self._lock = threading.Lock()
         self._spinner = Spinner("dots" if self._unicode() else "line")
         self._header: Header | None = None
-        self._progress = Progress(None)
+        self._progress = ReadingProgress(None)
         self._status, self._since = "starting", time.monotonic()
         self._kinds: list[str] = []
         self._updates = 0
@@ -74,7 +74,7 @@ class LiveView:
     def begin(self, header: Header, trajectory: Trajectory) -> None:
         with self._lock:
             self._header = header
-            self._progress = Progress(header.characters)
+            self._progress = ReadingProgress(header.characters)
             for turn in trajectory.turns:
                 self._count(turn)
             self._fresh = frozenset()

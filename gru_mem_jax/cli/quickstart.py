@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Plan:
+class _Recipe:
     """What is done, checked before the first minute of work.
 
     Attributes:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     arguments.check_folder("--out", args.out)
     runtime.start()
     runtime.keep_freed_memory()
-    plan = _configure(args, out)
+    recipe = _configure(args, out)
     if args.retrain:
         for name in _MADE:
             shutil.rmtree(out / name, ignore_errors=True)
@@ -94,22 +94,22 @@ def run(args: argparse.Namespace) -> int:
     seconds = {}
     for stage, train in (("warm_start", _warm_start), ("rl", _reinforce)):
         began = time.perf_counter()
-        train(plan, out)
+        train(recipe, out)
         seconds[stage] = time.perf_counter() - began
     results, long_memory = [], []
     for stage, name, suite, kept in (
-        ("warm_start", "warm_start", plan.before, results),
-        ("rl", "policy", plan.after, results),
-        ("rl", "policy", plan.long_memory, long_memory),
+        ("warm_start", "warm_start", recipe.before, results),
+        ("rl", "policy", recipe.after, results),
+        ("rl", "policy", recipe.long_memory, long_memory),
     ):
-        for result in _evaluate(plan, out / name, suite):
+        for result in _evaluate(recipe, out / name, suite):
             kept.append(dataclasses.replace(result, stage=stage))
     seconds["total"] = time.perf_counter() - started
-    _report(plan, out, results, long_memory, seconds)
+    _report(recipe, out, results, long_memory, seconds)
     return 0
 
 
-def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
+def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Recipe:
     """All stages, from gin."""
     from gru_mem_jax.cli import evaluating, gin_config, sft, train
     from gru_mem_jax.sampling.config import EngineConfig
@@ -148,7 +148,7 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Plan:
     if args.num_questions:
         number = args.num_questions
         suites = [dataclasses.replace(s, num_questions=number) for s in suites]
-    return _Plan(
+    return _Recipe(
         **made, texts=texts, **dict(zip(_SUITES, suites, strict=True)), engine=engine
     )
 
@@ -172,25 +172,25 @@ def _by_stage(bindings: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _train(plan: _Plan, out: pathlib.Path, stage: str, what: str) -> pathlib.Path:
+def _train(recipe: _Recipe, out: pathlib.Path, stage: str, what: str) -> pathlib.Path:
     """Runs a stage, or resumes it; returns its run folder."""
     from gru_mem_jax import train
 
     folder = out / stage
     terminal.note(f"{folder}: {what}")
-    config = getattr(plan, stage)
+    config = getattr(recipe, stage)
     result = (train.train if stage == "rl" else train.sft)(
         config,
         folder,
         command=["gru-mem", *sys.argv[1:]],
-        config_text=plan.texts[stage],
+        config_text=recipe.texts[stage],
     )
     if not result.finished:
         raise KeyboardInterrupt(f"the same command resumes it at step {result.step}")
     return folder
 
 
-def _warm_start(plan: _Plan, out: pathlib.Path) -> None:
+def _warm_start(recipe: _Recipe, out: pathlib.Path) -> None:
     """Leaves a policy that copies well and gates badly."""
     from gru_mem_jax.runs.export import export_run
 
@@ -199,13 +199,13 @@ def _warm_start(plan: _Plan, out: pathlib.Path) -> None:
         terminal.note(f"{target} is there; --retrain trains it anew")
         return
     if not (out / "sft" / "policy").exists():
-        run = _train(plan, out, "sft", "learning to copy: some minutes on 2 cores")
+        run = _train(recipe, out, "sft", "learning to copy: some minutes on 2 cores")
         export_run(run, run / "policy")
-    run = _train(plan, out, "spoil", "half of the gates are taught wrong")
+    run = _train(recipe, out, "spoil", "half of the gates are taught wrong")
     export_run(run, target)
 
 
-def _reinforce(plan: _Plan, out: pathlib.Path) -> None:
+def _reinforce(recipe: _Recipe, out: pathlib.Path) -> None:
     """Leaves the policy whose gates reinforcement learning has mended."""
     from gru_mem_jax.runs.export import export_run
 
@@ -213,10 +213,10 @@ def _reinforce(plan: _Plan, out: pathlib.Path) -> None:
     if target.exists():
         terminal.note(f"{target} is there; --retrain trains it anew")
         return
-    export_run(_train(plan, out, "rl", "the gates learn from rewards"), target)
+    export_run(_train(recipe, out, "rl", "the gates learn from rewards"), target)
 
 
-def _evaluate(plan: _Plan, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
+def _evaluate(recipe: _Recipe, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
     from gru_mem_jax.agent.config import MODES
     from gru_mem_jax.cli import evaluating
     from gru_mem_jax.evaluation.run import greedy
@@ -227,7 +227,7 @@ def _evaluate(plan: _Plan, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
     config = greedy(policy_settings(open_policy_dir(policy_dir)))
     sets = list(suite.question_sets())
     return evaluating.evaluate_policy(
-        str(policy_dir), config, plan.engine, sets, MODES[::-1]
+        str(policy_dir), config, recipe.engine, sets, MODES[::-1]
     )
 
 
@@ -237,7 +237,7 @@ def _spent(seconds: float) -> str:
 
 
 def _report(
-    plan: _Plan,
+    recipe: _Recipe,
     out: pathlib.Path,
     results: list[Any],
     long_memory: list[Any],
@@ -252,8 +252,9 @@ def _report(
     overview, *_ = plot_training(
         {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"
     )
-    model, data, rollouts = plan.sft.start, plan.sft.source.config, plan.rl.rollouts
-    suite, longer = plan.after, plan.long_memory
+    model, data = recipe.sft.start, recipe.sft.source.config
+    rollouts = recipe.rl.rollouts
+    suite, longer = recipe.after, recipe.long_memory
     heading = f"A long memory: {longer.min_items} to {longer.max_items} values or keys"
     rows = write_pages(
         out,
@@ -264,9 +265,9 @@ def _report(
             f"{model.hidden_size}), trained from a structured start (attention is "
             f"wired, the task is learnt) on oracle turns of {data.num_chunks} chunks "
             f"of {data.chunk_tokens} tokens. In the warm start "
-            f"{plan.spoil.turns.wrong_updates:.0%} of the needless updates and of the "
-            f"due exits were taught wrong; reinforcement learning then had "
-            f"{plan.rl.loop.num_steps} steps of {rollouts.questions_per_step} "
+            f"{recipe.spoil.turns.wrong_updates:.0%} of the needless updates and of "
+            f"the due exits were taught wrong; reinforcement learning then had "
+            f"{recipe.rl.loop.num_steps} steps of {rollouts.questions_per_step} "
             f"questions x {rollouts.group_size} rollouts. Questions have key-value "
             f"pairs that training never saw; multi value and multi query ask for "
             f"{suite.min_items} to {suite.max_items}.",
@@ -279,7 +280,7 @@ def _report(
             "seconds_total": seconds["total"],
             "seconds_warm_start": seconds["warm_start"],
             "seconds_rl": seconds["rl"],
-            "seed": plan.sft.loop.seed,
+            "seed": recipe.sft.loop.seed,
         },
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
         further={"long_memory_rows": (heading, long_memory)},

@@ -23,11 +23,11 @@ class Recorder:
     what is there is whole, true, and can be resumed.
     """
 
-    def __init__(self, target: Target | None, pause: float = 1.0):
+    def __init__(self, target: Target, pause: float = 1.0):
         """Nothing is written yet.
 
         Args:
-          target: where to; None for nowhere.
+          target: where to.
           pause: least seconds between two writes of an unfinished trajectory.
         """
         self._target = target
@@ -37,9 +37,7 @@ class Recorder:
     @property
     def path(self) -> pathlib.Path | None:
         """The file that can be resumed from, if there is one."""
-        if self._target is None or not self._target.is_incremental:
-            return None
-        return self._target.path
+        return self._target.path if self._target.is_incremental else None
 
     def save(self, trajectory: Trajectory) -> None:
         """Writes an unfinished trajectory, if the last time was long enough ago."""
@@ -55,8 +53,7 @@ class Recorder:
 
     def finish(self, trajectory: Trajectory) -> None:
         """Writes the trajectory as it is."""
-        if self._target is not None:
-            self._target.write(trajectory_to_dict(trajectory))
+        self._target.write(trajectory_to_dict(trajectory))
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:

@@ -85,15 +85,7 @@ def _list(steps: Sequence[int]) -> str:
 
 
 def _print(samples: "Sequence[TrainingSample]", rows: Sequence[Mapping]) -> None:
-    from rich.console import Console
-
-    stream = sys.stdout
-    console = Console(
-        file=stream,
-        no_color=not terminal.wants_colour(stream),
-        width=None if stream.isatty() else _PIPE_WIDTH,
-        highlight=False,
-    )
+    console = terminal.console(sys.stdout, _PIPE_WIDTH)
     for sample in samples:
         for part in _parts(sample):
             console.print(part)

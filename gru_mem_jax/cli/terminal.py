@@ -5,6 +5,10 @@ import os
 import re
 import sys
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Escape sequences as terminals parse them: CSI, then the string sequences (OSC, DCS,
 # SOS, PM, APC) with or without their end, then any other two-byte escape.
@@ -72,6 +76,18 @@ def wants_colour(stream) -> bool:
         and stream.isatty()
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb"
+    )
+
+
+def console(stream, pipe_width: int) -> "Console":
+    """A console of rich: in the terminal's width, in a pipe as wide as is said."""
+    from rich.console import Console
+
+    return Console(
+        file=stream,
+        no_color=not wants_colour(stream),
+        width=None if stream.isatty() else pipe_width,
+        highlight=False,
     )
 
 

@@ -30,7 +30,7 @@ class BadRecord(NamedTuple):
     id: str
     reason: str
 
-    def told(self, name: str) -> str:
+    def message(self, name: str) -> str:
         """E.g. "FILE:13: the question has 151 tokens, ... (id 'q99')"."""
         reason = cut(self.reason, _LONGEST_REASON)
         own = f" (id {self.id!r:.60})" if self.id else ""
@@ -94,7 +94,7 @@ class BadRecordsError(InputError):
     def __init__(self, records: Records, source: object, listed: str | None = None):
         self.records, self.listed = records, listed
         bad, total = records.bad, len(records)
-        told = "; ".join(each.told(records.name) for each in bad[:_IN_A_LINE])
+        told = "; ".join(each.message(records.name) for each in bad[:_IN_A_LINE])
         if (more := len(bad) - _IN_A_LINE) > 0:
             told += f"; and {more} more"
             told += f", all listed in {listed}" if listed else ""

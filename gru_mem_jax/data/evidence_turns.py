@@ -37,7 +37,7 @@ from gru_mem_jax.data.sentences import evidence_pieces, one_line
 from gru_mem_jax.data.turn_wording import (
     Reading,
     Wording,
-    ask,
+    call_wording,
     check_wording,
     compact_wording,
     full_wording,
@@ -248,7 +248,7 @@ class EvidenceOracle:
         lead, update = self._builder.lead, bool(reading.sentences)
         thought, memory = "", reading.memory
         if update or kind == "gated":
-            said = ask(self._wording, reading)
+            said = call_wording(self._wording, reading)
             thought, new = (clean_memory(break_tags(part)) for part in said)
             memory = new if update else memory
         if kind == "memagent":

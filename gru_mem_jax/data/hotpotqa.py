@@ -20,9 +20,9 @@ from gru_mem_jax.data.paragraphs import (
     Paragraph,
     ParagraphSource,
     Pool,
-    Span,
     compose,
 )
+from gru_mem_jax.data.sentences import stripped
 from gru_mem_jax.errors import InputError
 
 
@@ -73,7 +73,6 @@ class HotpotQASource(ParagraphSource):
         )
 
     def _example(self, record: "_Record") -> Example:
-        """Without its document, which depends on the position."""
         return Example(
             id=record.id,
             question=record.question,
@@ -97,20 +96,12 @@ class HotpotQASource(ParagraphSource):
             with files.gathering(bad, where) as known:
                 items.append((where, self._read(each, where, seen, known)))
         items = self._part_of(items, bad)
-        records = Records(
-            name=self.path,
-            good=tuple((where, self._example(item)) for where, item in items),
-            bad=tuple(bad),
-            composed=True,
-        )
+        records = self._records(items, bad)
         of_title: dict[str, Paragraph] = {}
         for _, item in items:
             for paragraph in item.paragraphs:
                 of_title.setdefault(paragraph.title, paragraph)
-        # Where bad records are an error, they are told first.
-        if len(of_title) < self.paragraphs and not (
-            bad and (self.on_bad_record == "error" or not items)
-        ):
+        if len(of_title) < self.paragraphs and not self._refuses(records):
             part = "" if self.part == "all" else f", part {self.part!r}"
             raise InputError(
                 f"{self.path}{part}: has {len(of_title)} paragraphs of different "
@@ -125,8 +116,7 @@ class HotpotQASource(ParagraphSource):
         self, value: Any, where: str, seen: dict[str, str], known: dict[str, str]
     ) -> "_Record":
         record = _record(value, where, known)
-        if (other := seen.setdefault(record.id, where)) != where:
-            raise InputError(f"{where} has the _id of an earlier one, {other}")
+        files.check_new(record.id, where, seen)
         files.check_answers((record.answer,), self.scoring)
         needed = sum(bool(paragraph.evidence) for paragraph in record.paragraphs)
         if needed > self.paragraphs:
@@ -194,17 +184,11 @@ def _paragraph(
     offset = 0
     for index, sentence in enumerate(sentences):
         if index in (facts or ()) and sentence.strip():
-            spans.append(_stripped(sentence, offset))
+            spans.append(stripped(text, (offset, offset + len(sentence))))
         offset += len(sentence)
     if facts and not spans:
-        spans = [_stripped(text, 0)]
+        spans = [stripped(text, (0, len(text)))]
     return Paragraph(title, text, tuple(spans))
-
-
-def _stripped(text: str, offset: int) -> Span:
-    """The span of `text`, which begins at `offset`, without white space around it."""
-    start = offset + len(text) - len(text.lstrip())
-    return start, offset + len(text.rstrip())
 
 
 def _pair(value: Any, first: type, second: type, where: str) -> tuple[Any, Any]:

@@ -126,6 +126,16 @@ def check_answers(answers: Sequence[str], scoring: str) -> None:
         raise InputError(problem)
 
 
+def check_new(own: str, where: str, seen: dict[str, str]) -> None:
+    """Notes that the record at `where` has the id `own`.
+
+    Raises:
+      InputError: another one has it.
+    """
+    if (other := seen.setdefault(own, where)) != where:
+        raise InputError(f"has the id {own!r:.60} of {other}; ids are unique")
+
+
 _NAMES = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
 
 
@@ -221,12 +231,15 @@ class FileSource:
             )
         return mine
 
+    def _refuses(self, records: Records) -> bool:
+        """Whether bad records are an error."""
+        return bool(records.bad) and (self.on_bad_record == "error" or not records.good)
+
     @property
     def _usable(self) -> Any:
         """What was read, if it may be used."""
-        records = self._data.records
-        if records.bad and (self.on_bad_record == "error" or not records.good):
-            raise BadRecordsError(records, self)
+        if self._refuses(self._data.records):
+            raise BadRecordsError(self._data.records, self)
         return self._data
 
 
@@ -329,8 +342,7 @@ def _example(
     example = from_record(Example, record, "example")
     if not any(answer.strip() for answer in example.answers):
         raise InputError("example.answers holds no answer")
-    if (other := seen.setdefault(example.id, where)) != where:
-        raise InputError(f"has the id {example.id!r:.60} of {other}; ids are unique")
+    check_new(example.id, where, seen)
     check_answers(example.answers, example.scoring)
     return dataclasses.replace(example, evidence=tuple(sorted(example.evidence)))
 

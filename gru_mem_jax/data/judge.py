@@ -69,7 +69,9 @@ class Judge:
             if not isinstance(value := getattr(example, name), str):
                 return f"its {name} must be text, got {type(value).__name__}"
         answers = example.answers
-        if not isinstance(answers, tuple) or not all(map(_is_text, answers)):
+        if not isinstance(answers, tuple) or not all(
+            isinstance(answer, str) for answer in answers
+        ):
             return f"its answers must be a tuple of texts, got {answers!r:.80}"
         if not example.question.strip():
             return "the question is empty"
@@ -174,10 +176,6 @@ class Judge:
                 "lets no more be read"
             )
         return None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _predictions(answers: Sequence[str], scoring: str) -> Iterator[str]:

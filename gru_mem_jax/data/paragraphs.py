@@ -4,10 +4,11 @@ import collections
 import dataclasses
 import random
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gru_mem_jax.data import jsonl as files
-from gru_mem_jax.data.example import Scoring
+from gru_mem_jax.data.bad_records import BadRecord, Records
+from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.data.scoring import SCORERS
 from gru_mem_jax.records import check_choice, check_int
 
@@ -52,6 +53,16 @@ class ParagraphSource(files.FileSource):
         check_int("paragraphs", self.paragraphs, 1, 1 << 20)
         check_choice("form", self.form, FORMS)
         check_choice("scoring", self.scoring, tuple(SCORERS))
+
+    def _example(self, item: Any) -> Example:
+        """A question without its document, which depends on the position."""
+        raise NotImplementedError
+
+    def _records(
+        self, items: Sequence[tuple[str, Any]], bad: Sequence[BadRecord]
+    ) -> Records:
+        good = tuple((where, self._example(item)) for where, item in items)
+        return Records(name=self.path, good=good, bad=tuple(bad), composed=True)
 
 
 class Pool:

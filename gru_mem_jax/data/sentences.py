@@ -26,7 +26,7 @@ def whole_sentences(text: str, span: Span) -> Span:
         elif match.end() >= span[1]:
             end = match.end()
             break
-    return _stripped(text, (start, end))
+    return stripped(text, (start, end))
 
 
 def evidence_pieces(
@@ -66,7 +66,7 @@ def one_line(text: str) -> str:
 
 def _in_lines(document: str, span: Span) -> Span:
     """The sentences that a span lies in, not beyond the lines that it lies in."""
-    start, end = _stripped(document, span)
+    start, end = stripped(document, span)
     if start == end:
         return span
     low = document.rfind("\n", 0, start) + 1
@@ -88,7 +88,7 @@ def _merged(document: str, spans: Sequence[Span]) -> list[Span]:
     return merged
 
 
-def _stripped(text: str, span: Span) -> Span:
+def stripped(text: str, span: Span) -> Span:
     """The span without white space at its ends."""
     held = text[slice(*span)]
     end = span[0] + len(held.rstrip())

@@ -56,7 +56,6 @@ class SQuADSource(ParagraphSource):
         )
 
     def _example(self, item: "_Question") -> Example:
-        """Without its document, which depends on the position."""
         return Example(
             id=item.id,
             question=item.question,
@@ -75,20 +74,12 @@ class SQuADSource(ParagraphSource):
             raise InputError(f"{self.path}: holds no question with an answer")
         items = self._part_of(items, bad)
         questions = tuple(item for _, item in items)
-        records = Records(
-            name=self.path,
-            good=tuple((where, self._example(item)) for where, item in items),
-            bad=tuple(bad),
-            composed=True,
-        )
+        records = self._records(items, bad)
         of_title = collections.Counter(paragraph.title for paragraph in paragraphs)
         most = (
             1 + len(paragraphs) - max((of_title[q.title] for q in questions), default=0)
         )
-        # Where bad records are an error, they are told first.
-        if most < self.paragraphs and not (
-            bad and (self.on_bad_record == "error" or not items)
-        ):
+        if most < self.paragraphs and not self._refuses(records):
             raise InputError(
                 f"{self.path}: has paragraphs of other articles for documents of at "
                 f"most {most}; lower paragraphs {self.paragraphs}, or take a larger "
@@ -135,17 +126,10 @@ def _read(
                         with files.gathering(bad, here) as known:
                             item = _question(record, paragraphs[-1], here, known)
                             if item is not None:
-                                _check_new(item.id, here, seen)
+                                files.check_new(item.id, here, seen)
                                 files.check_answers(item.answers, scoring)
                                 items.append((here, item))
     return paragraphs, items
-
-
-def _check_new(own: str, where: str, seen: dict[str, str]) -> None:
-    if (other := seen.setdefault(own, where)) != where:
-        raise InputError(
-            f"{where}: the file has two questions of one id, the other is {other}"
-        )
 
 
 def _question(

@@ -91,7 +91,7 @@ def check_wording(wording: object) -> None:
         ) from None
 
 
-def ask(wording: Wording, reading: Reading) -> TurnWording:
+def call_wording(wording: Wording, reading: Reading) -> TurnWording:
     """What a wording gives, checked.
 
     Raises:

@@ -40,7 +40,7 @@ class DrawnSet:
     def lines(self) -> list[str]:
         """A line for each example that was passed over."""
         name = source_name(self.of.source)
-        return [f"skipped: {bad.told(name)}" for bad in self.skipped]
+        return [f"skipped: {bad.message(name)}" for bad in self.skipped]
 
 
 def draw_sets(
@@ -127,7 +127,7 @@ def _positions(of: QuestionSet, records: Records | None) -> Iterator[int]:
 
 
 def _told(bad: Sequence[BadRecord], source: ExampleSource) -> str:
-    last = bad[-1].told(source_name(source))
+    last = bad[-1].message(source_name(source))
     if on_bad_record(source) == "error":
         return f"{last}; correct the source, or set its on_bad_record to 'skip'"
     return f"{len(bad)} examples in a row are bad, the last {last}"

@@ -1,4 +1,4 @@
-"""How a policy wants contexts to be read: the settings in its directory."""
+"""The settings in a policy directory: how the policy reads contexts."""
 
 import json
 
@@ -15,8 +15,8 @@ from gru_mem_jax.policy.generation import sampling_defaults
 def policy_settings(directory: PolicyDir) -> AgentConfig:
     """The settings in a policy directory's gru_mem.json; the defaults without one.
 
-    How tokens are drawn is by default what generation_config.json says, as in
-    transformers and in servers; what gru_mem.json says of it goes before.
+    Sampling defaults to generation_config.json, as in transformers and in servers;
+    gru_mem.json has precedence.
 
     Raises:
       InputError: a setting that does not exist, or is out of range.

@@ -1,7 +1,7 @@
-"""The safetensors files of a policy directory, judged before a byte is loaded; no jax.
+"""The safetensors files of a policy directory, checked before any is loaded; no jax.
 
 Files are read by the safetensors library alone. It refuses headers that overlap, leave
-gaps or run over; what it would take on trust is checked here.
+gaps or run over; names, shapes, dtypes and sizes are checked here.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor that is there, with the shape that the policy needs.
+    """A tensor of a file, with the shape that the policy needs.
 
     Attributes:
       name: in the file.
@@ -87,16 +87,16 @@ def find_tensors(directory: PolicyDir, config: PolicyConfig) -> list[StoredTenso
 def own_head(
     directory: PolicyDir, config: PolicyConfig, dtype: str | None = None
 ) -> str | None:
-    """The head that is used although config.json says that it is the embedding.
+    """The separate output head of weights that config.json says are tied.
 
-    As transformers does, a head that lies beside the embedding and differs from it is
-    taken for what it is. The two are compared by rows, up to the first difference.
+    As in transformers, a stored head that differs from the embedding is used. The two
+    are compared by rows, up to the first difference.
 
     Args:
       directory: holds the weights; without any the answer is None.
       config: what config.json says.
-      dtype: in which they are compared: as transformers loads them, in the one that
-        config.json names; None: that of the first tensor.
+      dtype: to compare them in: the one that config.json names, in which transformers
+        loads them; None: that of the first tensor.
 
     Returns:
       Its name; None if there is no such head, or it equals the embedding.
@@ -117,8 +117,8 @@ def own_head(
 def weight_files(directory: PolicyDir) -> tuple[str, ...]:
     """Names of the files that the weights are read from; empty if there are none.
 
-    Other safetensors files may lie beside them and are never opened: Mistral's
-    repositories hold all weights once more, as consolidated.safetensors.
+    Other safetensors files are never opened: Mistral's repositories hold all weights
+    a second time, as consolidated.safetensors.
 
     Raises:
       PolicyError: the index is broken, or names a file that is missing.
@@ -134,7 +134,7 @@ def read_tensors(
 ) -> Iterator[tuple[StoredTensor, "SliceReader"]]:
     """Each tensor with a reader of its rows, in the given order.
 
-    The reader is valid until the next tensor is asked for.
+    The reader is valid until the next tensor is requested.
     """
     reader = None
     for tensor in tensors:
@@ -275,7 +275,7 @@ def _locate(directory: PolicyDir) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _table(config: PolicyConfig, where: Mapping[str, str]) -> dict[str, TensorSpec]:
-    """The family's table in the names that the files have."""
+    """The family's table, by the names that the files use."""
     prefix, head = _prefix(where), _head(where)
     table = tensor_table(config, prefix, head or HEADS[0])
     embedding = f"{prefix}embed_tokens.weight"
@@ -332,7 +332,7 @@ def _equal(
 
 
 def _first_dtype(directory: PolicyDir) -> str:
-    """Of the first tensor that holds fractions."""
+    """The dtype of the first tensor that holds fractions."""
     with _open(directory, next(iter(_shard_names(directory)))) as handle:
         names = (
             str(handle.get_slice(name).get_dtype()) for name in sorted(handle.keys())

@@ -1,4 +1,4 @@
-"""The shape of a policy network, validated before anything is allocated."""
+"""The configuration of a policy network, validated before anything is allocated."""
 
 import dataclasses
 import math
@@ -15,8 +15,8 @@ SLIDING = "sliding_attention"
 _DEFAULT_ROPE = RopeConfig()
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 
-# Far above any published dense model, far below what could exhaust a machine by
-# accident: Python loops over layers and tables of positions are safe under these.
+# Far above any published dense model, far below what exhausts a machine: Python loops
+# over layers and tables of positions are safe below these.
 _LIMITS = {
     "vocab_size": 2**24,
     "hidden_size": 2**17,
@@ -198,7 +198,7 @@ class PolicyConfig:
 
     @property
     def traits(self) -> Family:
-        """What the family's name stands for."""
+        """The family's properties."""
         return FAMILIES[self.family]
 
     @property
@@ -207,7 +207,7 @@ class PolicyConfig:
 
     @property
     def score_scale(self) -> float:
-        """What attention scores are multiplied by."""
+        """The factor of attention scores."""
         return 1.0 / math.sqrt(self.query_pre_attn_scalar or self.head_dim)
 
     @property

@@ -1,4 +1,4 @@
-"""What tells the supported model families apart, as one table."""
+"""The supported model families and their differences, as one table."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,21 +8,21 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-    """Facts of a family that its config.json does not spell out.
+    """Properties of a family that its config.json does not state.
 
     Attributes:
       name: ours, and the `model_type` in config.json.
       architecture: the class that Hugging Face loads such a checkpoint with.
       qkv_bias: query, key and value always have a bias.
-      takes_attention_bias: `attention_bias` in config.json is heeded.
-      takes_mlp_bias: `mlp_bias` is heeded.
+      takes_attention_bias: `attention_bias` in config.json is read.
+      takes_mlp_bias: `mlp_bias` is read.
       qk_norm: RMSNorm of each head's query and key.
       norm_offset: added to the norms' weights (Gemma stores w for 1 + w).
-      post_norms: a second norm behind the attention and behind the MLP.
+      post_norms: a second norm after the attention and after the MLP.
       scaled_embedding: embeddings are multiplied by sqrt(hidden_size).
       sliding: "none", "all" layers, the layers from "max_window_layers" on where
         `use_sliding_window` says so, or "pattern" (five local, one global).
-      hf_defaults: what Hugging Face assumes for keys that config.json leaves out.
+      hf_defaults: Hugging Face's defaults for keys that config.json leaves out.
     """
 
     name: str

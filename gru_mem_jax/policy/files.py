@@ -1,12 +1,12 @@
-"""A policy directory from a stranger: which files may be opened, and how.
+"""An untrusted policy directory: which files may be opened, and how.
 
 Only the names below are ever opened, each a regular file (links may lead to one: a
 Hugging Face cache is made of links), each under its size limit. Nothing is executed,
 nothing is unpickled, and a path is never looked up anywhere else: hub names are given
 as `hf://org/name@revision`.
 
-Text is UTF-8; a byte order mark at its start is dropped. What Git LFS left in place of
-a file that was not pulled is known by its first line, and named.
+Text is UTF-8; a byte order mark at its start is dropped. Pointers that Git LFS left in
+place of files are recognised by their first line, and refused.
 """
 
 import codecs
@@ -42,8 +42,8 @@ SIZE_LIMITS = {
     "tokenizer.json": 64 * _MB,
     "tokenizer.model": 64 * _MB,
 }
-# Of these, what decides token ids, roles, stop ids or the template: it is kept in
-# checkpoints, exported, and compared; templates in TEMPLATE_FOLDER are, too.
+# Those of them that decide token ids, roles, stop ids or the template: they are kept in
+# checkpoints, exported and compared, as are templates in TEMPLATE_FOLDER.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -67,17 +67,17 @@ _PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle)", re.ASCII)
 
 
 def is_tokenizer_file(name: str) -> bool:
-    """Whether a name, relative to the directory, is one that the above tells of."""
+    """Whether a relative path is in TOKENIZER_FILES or names a further template."""
     return name in TOKENIZER_FILES or _TEMPLATE_NAME.fullmatch(name) is not None
 
 
 def lfs_pointer(head: bytes) -> bool:
-    """Whether a file that begins so is Git LFS's pointer to it, not the file."""
+    """Whether the first bytes of a file are those of a Git LFS pointer."""
     return head.startswith(_LFS_HEADS)
 
 
 def lfs_error(path: str | os.PathLike[str]) -> PolicyError:
-    """What to say of a file that is only its pointer."""
+    """The error for a file of which only the pointer is present."""
     return PolicyError(
         f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its "
         "folder"
@@ -104,7 +104,7 @@ class PolicyDir:
             the directory, or `*.safetensors` (of any size).
 
         Raises:
-          PolicyError: no name to open, not a regular file, or over its limit.
+          PolicyError: another name, not a regular file, or over its limit.
         """
         if _size_limit(name) is None and not SHARD_NAME.fullmatch(name):
             raise PolicyError(
@@ -124,7 +124,7 @@ class PolicyDir:
         return path
 
     def read_bytes(self, name: str) -> bytes | None:
-        """The contents of a file that is no weights; None if it is not there.
+        """The contents of a file other than weights; None if it does not exist.
 
         Raises:
           PolicyError: as `path`, the file cannot be read, or it is Git LFS's pointer.
@@ -135,7 +135,7 @@ class PolicyDir:
         if _size_limit(name) is None:
             raise PolicyError(f"{path}: weights are not read as a whole")
         try:
-            # Should the file be exchanged for a FIFO meanwhile, nothing hangs.
+            # Non-blocking: the file may have been replaced by a FIFO meanwhile.
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, "rb") as file:
                 self._check(path, os.fstat(fd), name)
@@ -183,7 +183,7 @@ class PolicyDir:
         """Paths below the directory of the templates in TEMPLATE_FOLDER, sorted.
 
         Raises:
-          PolicyError: the folder cannot be read, or has more than can be meant.
+          PolicyError: the folder cannot be read, or holds too many.
         """
         folder = self.root / TEMPLATE_FOLDER
         try:
@@ -277,9 +277,8 @@ def _kind(mode: int) -> str:
 def tokenizer_files(directory: PolicyDir) -> dict[str, bytes]:
     """The tokenizer's files of a policy directory, by name, without byte order marks.
 
-    A mark changes no meaning here, and other software does not read it. A class that
-    only config.json names is named in tokenizer_config.json: an export's config.json
-    is made anew.
+    Other software does not accept such marks. A class that only config.json names is
+    written into tokenizer_config.json, since an export's config.json is made anew.
     """
     names = (*TOKENIZER_FILES, *directory.extra_templates())
     found = {name: directory.read_bytes(name) for name in names}

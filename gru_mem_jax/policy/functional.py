@@ -3,7 +3,7 @@
 Two forms of the same weights:
 
 * `params`, for training and scoring: layers stacked (`[N, D, F]`), run by `lax.scan`;
-* sampling params, made by `sampling_params`: one dict a layer. Decoding from stacked
+* sampling params, made by `sampling_params`: one dict per layer. Decoding from stacked
   weights or a stacked cache would copy them at every step.
 """
 
@@ -111,10 +111,10 @@ class Policy:
         return jax.tree_util.tree_map_with_path(names, self.abstract_params())
 
     def sampling_params(self, params: Params, dtype: Any = None) -> Params:
-        """The second form: a dict a layer, kernels [out, in]. One jitted program.
+        """The sampling form: one dict per layer, kernels [out, in]. One jitted program.
 
         Args:
-          params: as of `init`; the second form itself is only cast.
+          params: of `init`; the sampling form itself is only cast.
           dtype: of the result; None keeps it.
 
         Returns:
@@ -148,7 +148,7 @@ class Policy:
           tokens: int32 [B, L], below V.
           positions: int32 [B, L].
           segment_ids: int32 [B, L], or None when each row is one segment.
-          remat: compute layers again in the backward pass instead of storing them.
+          remat: recompute layers in the backward pass instead of storing them.
           unroll: layers per step of the scan.
 
         Returns:
@@ -237,12 +237,12 @@ class Policy:
         attend: int,
         fresh: bool = False,
     ) -> tuple[jax.Array, Cache]:
-        """Reads new tokens behind what the cache holds; prefill and decode alike.
+        """Extends the cache by new tokens; prefill and decode alike.
 
         The key of position p is stored at index p of its slot; a token at p sees the
         stored keys 0..p (within the window of a sliding layer) below `attend`. Padding
         has position -1: it is neither written nor seen, and its output is arbitrary.
-        Donate the cache: it is updated in place then.
+        If the cache is donated it is updated in place.
 
         Args:
           params: sampling form.

@@ -1,9 +1,9 @@
 """generation_config.json: how a policy samples by default.
 
-The file goes through checkpoints and exports unchanged. Read from it are `do_sample`,
-`temperature`, `top_k` and `top_p`, and, by the tokenizer, where a completion stops.
-Other settings that change what is sampled (a repetition penalty, say) are kept for
-other programs and not applied here.
+The file is kept unchanged in checkpoints and exports. Read from it are `do_sample`,
+`temperature`, `top_k` and `top_p`, and, by the tokenizer, the stop ids. Other settings
+that change sampling (e.g. a repetition penalty) are kept for other programs and not
+applied here.
 """
 
 from typing import Any
@@ -18,8 +18,8 @@ GENERATION = "generation_config.json"
 def sampling_defaults(directory: PolicyDir) -> dict[str, Any]:
     """Fields of SamplingConfig that generation_config.json sets.
 
-    `do_sample` false is temperature 0; a top_k below 1 keeps all tokens. What the file
-    leaves out is left out here too.
+    `do_sample` false is temperature 0; a top_k below 1 keeps all tokens. Keys that the
+    file lacks are absent.
 
     Raises:
       PolicyError: a value of another type, or out of range.

@@ -26,11 +26,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 def load_config(directory: PolicyDir) -> PolicyConfig:
     """The validated config.json of a policy directory.
 
-    A head that config.json ties to the embedding, while the weights hold another, is
-    not tied, as in transformers.
+    As in transformers, a head that the weights hold and that differs from the embedding
+    is not tied, whatever config.json says.
 
     Raises:
-      PolicyError: missing, not JSON, or not a policy that is supported.
+      PolicyError: missing, not JSON, or not supported.
     """
     return _config_and_head(directory)[0]
 
@@ -59,10 +59,10 @@ def load_policy(
     mesh: "Mesh | None" = None,
     form: Literal["stacked", "sampling"] = "stacked",
 ) -> tuple["Policy", "Params"]:
-    """Loads a policy, tensor by tensor, straight to where it belongs.
+    """Loads a policy, tensor by tensor, directly to its devices.
 
-    Everything is checked against everything else (config, names, shapes, dtypes, sizes)
-    before memory is taken. Beside the weights themselves, about one tensor is held.
+    Config, names, shapes, dtypes and sizes are checked before memory is allocated. In
+    addition to the weights about one tensor is held.
 
     Args:
       location: a directory, or `hf://org/name@revision`.
@@ -76,7 +76,7 @@ def load_policy(
       The policy, and its params in that form.
 
     Raises:
-      PolicyError: names the file, the tensor, what was expected and what is there.
+      PolicyError: names the file, the tensor, what was expected and what was found.
       InputError: a dtype or form that does not exist.
     """
     name = dtype_name(dtype)
@@ -93,7 +93,7 @@ def load_policy(
             stacklevel=2,
         )
     name = name or _widest(tensors)
-    # Bad directories are refused without the seconds and the memory that jax takes.
+    # Imported late: bad directories are refused without the cost of jax.
     from gru_mem_jax.policy.functional import make_policy
     from gru_mem_jax.policy.loading import ParamsLoader
 

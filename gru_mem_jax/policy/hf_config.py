@@ -1,8 +1,8 @@
 """Hugging Face config.json <-> PolicyConfig, as plain JSON and by our own table.
 
-Nothing of the file is executed or looked up elsewhere: `auto_map` and the like are
-ignored, for the code that they name is never needed. What would change the numbers and
-is not implemented is refused by name.
+Nothing in the file is executed or looked up elsewhere: `auto_map` and the like are
+ignored. Settings that would change the numbers and are not implemented are refused by
+name.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from gru_mem_jax.policy.config import FULL, SLIDING, PolicyConfig
 from gru_mem_jax.policy.families import FAMILIES, Family
 from gru_mem_jax.policy.rope_config import SUPPORTED, RopeConfig
 
-# Gemma 3 with its vision tower: the text decoder inside it is what is loaded.
+# Gemma 3 with its vision tower: its text decoder is loaded.
 _WRAPPER = "Gemma3ForConditionalGeneration"
 _WRAPPER_TYPE = "gemma3"
-# What a model is saved as without its head. Transformers goes by model_type, and loads
-# it as the one with a head.
+# Architectures of models saved without their head. Transformers goes by model_type, and
+# loads them with a head.
 _BASES = {
     "Qwen2Model": "Qwen2ForCausalLM",
     "Qwen3Model": "Qwen3ForCausalLM",
@@ -44,7 +44,7 @@ _SAME_NAME = (
 
 
 def config_from_hf(config: Mapping[str, Any]) -> PolicyConfig:
-    """The shape that a config.json describes.
+    """The PolicyConfig that a config.json describes.
 
     Args:
       config: its contents, of either transformers 4 or 5.
@@ -59,8 +59,8 @@ def config_from_hf(config: Mapping[str, Any]) -> PolicyConfig:
         raise PolicyError(f"expected a JSON object, got {type(config).__name__}")
     family = _family_of(config)
     if isinstance(config.get("text_config"), Mapping):
-        # The head belongs to the outer model: whether it is tied is said there alone,
-        # and what is said there of token ids goes before.
+        # The head belongs to the outer model, which alone says whether it is tied; its
+        # token ids have precedence.
         ids = ("eos_token_id", "bos_token_id", "pad_token_id")
         outer = {name: config[name] for name in ids if config.get(name) is not None}
         outer["tie_word_embeddings"] = config.get(
@@ -102,8 +102,8 @@ def config_from_hf(config: Mapping[str, Any]) -> PolicyConfig:
 def config_to_hf(config: PolicyConfig, dtype: str = "float32") -> dict[str, Any]:
     """The config.json of an exported policy.
 
-    RoPE is written in the form of transformers 5 (`rope_parameters`) and in the one of
-    transformers 4 (`rope_theta`, `rope_scaling`), which most other readers know.
+    RoPE is written in the form of transformers 5 (`rope_parameters`) and in that of
+    transformers 4 (`rope_theta`, `rope_scaling`), which most other programs read.
 
     Args:
       config: the policy's.
@@ -208,7 +208,7 @@ def _ropes(
         if value is not None and not isinstance(value, Mapping):
             raise PolicyError(f"{name} must be a JSON object, got {str(value)[:60]}")
     if family.name != "gemma3_text":
-        # Of the two, transformers 5 heeds rope_scaling first.
+        # As in transformers 5, rope_scaling has precedence.
         return _rope(scaling or parameters or {}, config, config["rope_theta"]), None
     kinds = {}
     thetas = {FULL: config["rope_theta"], SLIDING: config["rope_local_base_freq"]}

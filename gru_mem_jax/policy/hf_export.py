@@ -43,10 +43,9 @@ def export_policy(
 ) -> None:
     """Writes a policy as a Hugging Face directory that transformers loads.
 
-    It is written aside and renamed, so that it is there as a whole or not at all. In
-    it are the weights and their config.json, made of the policy; gru_mem.json; and the
-    small files that are given, byte for byte. Nothing else is copied; code, licences
-    and cards are the user's to add.
+    It is written aside and renamed: whole, or not at all. It holds the weights and
+    their config.json, made from the policy; gru_mem.json; and the given small files,
+    byte for byte. Nothing else is copied: add code, licences and cards yourself.
 
     Args:
       policy: as of `make_policy`.
@@ -84,7 +83,7 @@ def export_policy(
 def _contents(
     files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes],
 ) -> dict[str, bytes]:
-    """The small files by name, read where they are given as paths."""
+    """The small files by name; those given as paths are read."""
     given = files if isinstance(files, Mapping) else dict.fromkeys(files)
     contents = {}
     for name, content in given.items():
@@ -140,7 +139,7 @@ def _split(
 
 
 def _tensor(params: Params, spec: TensorSpec, dtype: str) -> np.ndarray:
-    """One tensor as it lies in the file, from the stacked params."""
+    """One tensor in the file's layout, from the stacked params."""
     leaf = params
     for name in spec.path:
         leaf = leaf[name]

@@ -4,9 +4,8 @@ import dataclasses
 
 from gru_mem_jax.policy.config import PolicyConfig
 
-# What stands before a decoder's names. In Gemma 3 with its vision tower the decoder is
-# nested; two layouts exist. The last two are those of models that were saved without
-# their head.
+# Prefixes of a decoder's names. In Gemma 3 with its vision tower the decoder is nested;
+# two layouts exist. The last two are those of models saved without their head.
 PREFIXES = (
     "model.",
     "language_model.model.",
@@ -107,11 +106,11 @@ def _layer_table(
 
 
 def is_ignored(name: str, config: PolicyConfig) -> bool:
-    """Whether a tensor that the table lacks may be there all the same.
+    """Whether a tensor that is not in the table is ignored rather than refused.
 
-    These may: rotary frequencies, which follow from the configuration, and Gemma 3's
-    vision tower. Any other tensor means that the checkpoint is of another model, but
-    for the head of a tied one.
+    Ignored are rotary frequencies, which follow from the configuration, and Gemma 3's
+    vision tower. Any other tensor means that the checkpoint is of another model, except
+    the head of a tied one.
     """
     if name.endswith("rotary_emb.inv_freq"):
         return True

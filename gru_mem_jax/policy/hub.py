@@ -9,8 +9,8 @@ from gru_mem_jax.policy.files import TEMPLATE_FOLDER
 _LOCATION = re.compile(
     r"hf://(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[\w-][\w./-]*)", re.ASCII
 )
-# Weights in safetensors, JSON, and the templates, which are text; what other programs
-# read of the tokenizer, to be exported.
+# Weights in safetensors, JSON, templates; and, for exports, tokenizer files that only
+# other programs read.
 _PATTERNS = [
     "*.safetensors",
     "*.json",
@@ -19,14 +19,14 @@ _PATTERNS = [
     "chat_template.jinja",
     f"{TEMPLATE_FOLDER}/*.jinja",
 ]
-# Mistral's repositories hold all weights once more, in a format of their own; others
+# Mistral's repositories hold all weights a second time, in their own format; others
 # have further formats in folders.
 _LEFT_OUT = ["consolidated*.safetensors", "*/*.safetensors"]
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
 def fetch(location: str) -> tuple[pathlib.Path, str]:
-    """Downloads what a policy needs, or finds it in the hub's cache.
+    """Downloads the files of a policy, or finds them in the hub's cache.
 
     Args:
       location: `hf://org/name@revision`, the revision a commit, a tag or a branch.
@@ -52,7 +52,7 @@ def fetch(location: str) -> tuple[pathlib.Path, str]:
             allow_patterns=_PATTERNS,
             ignore_patterns=_LEFT_OUT,
         )
-    except Exception as error:  # the hub client raises of many libraries
+    except Exception as error:  # the hub client raises errors of many libraries
         line = " ".join(str(error).split())[:300]
         raise PolicyError(f"{location}: {type(error).__name__}: {line}") from None
     root = pathlib.Path(path)

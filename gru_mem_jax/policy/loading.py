@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint, one by one, into params on their devices."""
+"""Loads the tensors of a checkpoint one by one into params on their devices."""
 
 import functools
 import pathlib
@@ -20,10 +20,10 @@ Path = tuple[str, ...]
 
 
 class ParamsLoader:
-    """Params that grow tensor by tensor.
+    """Builds params tensor by tensor.
 
-    A stacked leaf is made once, of zeros, and each layer is written into it in place,
-    cast and transposed on the device: beside the params only one tensor is held.
+    A stacked leaf is allocated once, with zeros, and each layer is written into it in
+    place, cast and transposed on the device: only one further tensor is held.
     """
 
     def __init__(self, policy: Policy, dtype: str, mesh: Mesh | None, form: str):
@@ -54,7 +54,7 @@ class ParamsLoader:
             )
 
     def add(self, tensor: StoredTensor, read: ReadFn) -> None:
-        """Puts one tensor in its place; `read` gives slices of it."""
+        """Adds one tensor; `read` returns slices of it."""
         spec = tensor.spec
         sharding = self._file_sharding(spec.path, spec.layer, spec.transposed)
         stored = _to_device(spec.shape, read, sharding)
@@ -65,7 +65,7 @@ class ParamsLoader:
                 leaf = self._zeros(spec.path)
             leaf, finite = _write(leaf, stored, spec.layer, spec.transposed)
         else:
-            # Linear kernels of the sampling form lie as they do in the file.
+            # Linear kernels of the sampling form have the file's layout.
             transposed = spec.transposed and self._stacked
             leaf, finite = _convert(stored, self._dtype, transposed)
         self._leaves[key] = leaf
@@ -94,7 +94,7 @@ class ParamsLoader:
     def _file_sharding(
         self, path: Path, layer: int | None, transposed: bool
     ) -> Sharding | None:
-        """Sharding of the tensor as it lies in the file."""
+        """Sharding of the tensor in the file's layout."""
         sharding = self._shardings[path]
         if not isinstance(sharding, NamedSharding):
             return sharding

@@ -1,8 +1,8 @@
-"""The decoder as flax modules: one layer, and what stands around the layers.
+"""The decoder as flax modules: one layer; embedding, final norm and head.
 
-Nothing here loops over layers, masks or caches: `functional` does, over plain dicts
-of arrays. Modules are cut into definition and arrays once and put together again while
-a program is traced, so they cost nothing at run time.
+`functional` loops over layers, masks and caches, on plain dicts of arrays. Modules are
+split into definition and arrays once and merged again while a program is traced, so
+they cost nothing at run time.
 """
 
 import functools
@@ -67,7 +67,7 @@ class Linear(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Projections, head norms and rotation; who sees whom is the caller's `attend`."""
+    """Projections, head norms and rotation; the caller's `attend` masks."""
 
     def __init__(self, config: PolicyConfig, rngs: nnx.Rngs, out_in: bool = False):
         self.head_dim = config.head_dim
@@ -130,7 +130,7 @@ class Layer(nnx.Module):
           attend: from rotated query, key and value to the heads' outputs.
 
         Returns:
-          [B, L, D], and whatever `attend` returned beside its outputs.
+          [B, L, D], and the second value that `attend` returned.
         """
         out, extra = self.attn(self.attn_norm(x), cos, sin, attend)
         if self.post_attn_norm is not None:
@@ -201,9 +201,9 @@ def _left_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same for kernels [out, in]; a third faster for a few rows on CPU."""
     contract = (((1,), (1,)), ((), ()))
     out = jax.lax.dot_general(kernel, x, contract, preferred_element_type=jnp.float32)
-    # The barrier keeps the compiler from turning the product round again.
+    # The barrier keeps the compiler from swapping the operands back.
     return jax.lax.optimization_barrier(out).T
 
 
-# Rows up to which the kernel stands on the left.
+# Rows up to which the kernel is the left operand.
 _THIN = 64

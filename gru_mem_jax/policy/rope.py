@@ -39,7 +39,7 @@ def frequencies(config: RopeConfig, head_dim: int) -> tuple[np.ndarray, float]:
 
 
 def _llama3(config: RopeConfig, freq: np.ndarray) -> np.ndarray:
-    """Long wavelengths are stretched, short ones kept, a ramp between the two."""
+    """Long wavelengths are stretched, short ones kept, with a ramp between them."""
     window = config.original_max_position_embeddings
     wavelength = (2 * math.pi / freq).astype(np.float32)
     low = window / config.low_freq_factor
@@ -54,7 +54,7 @@ def _llama3(config: RopeConfig, freq: np.ndarray) -> np.ndarray:
 
 
 def _yarn(config: RopeConfig, period: np.ndarray, head_dim: int) -> np.ndarray:
-    """Pairs that turn often are kept, those that turn seldom are stretched."""
+    """Fast rotating pairs are kept, slow ones are stretched."""
 
     def pair_of(rotations: float) -> float:
         window = config.original_max_position_embeddings

@@ -1,4 +1,4 @@
-"""Settings of rotary position embedding; no jax, so that files are judged quickly."""
+"""Settings of rotary position embedding; no jax, so that files are checked quickly."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class RopeConfig:
         "yarn" (Peng et al., arXiv 2309.00071).
       factor: how many times the context is stretched; 1 for "default".
       original_max_position_embeddings: the window before it was stretched; "llama3"
-        and "yarn" need it.
+        and "yarn" require it.
       low_freq_factor, high_freq_factor: "llama3".
       beta_fast, beta_slow, truncate: "yarn".
       attention_factor: "yarn": multiplies cos and sin; None takes the paper's value.

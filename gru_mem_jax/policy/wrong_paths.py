@@ -1,4 +1,4 @@
-"""What was given in place of a policy directory, and what to give instead."""
+"""Error messages for paths that are not policy directories: what to give instead."""
 
 import os
 import pathlib
@@ -21,11 +21,11 @@ _SHOWN = 5
 
 
 def explain_missing(location: str) -> str:
-    """Why a path leads nowhere, as far as its form tells."""
+    """Why a path does not exist, guessed from its form."""
     start = f"{location!r}: no such policy directory"
     text = location.strip()
     if text != location and os.path.exists(text):
-        return f"{start}; it has a blank too many: did you mean {text!r}?"
+        return f"{start}; it has surrounding blanks: did you mean {text!r}?"
     page = _HUB_PAGE.fullmatch(text)
     name = page[1].split("?")[0].strip("/") if page else text
     name = "/".join(name.split("/")[:2]) if page else name
@@ -48,7 +48,7 @@ def explain_missing(location: str) -> str:
 
 
 def explain_file(path: pathlib.Path) -> str:
-    """What a file is that was given as a policy directory."""
+    """The message for a file that was given as a policy directory."""
     start = f"{path}: expected a policy directory, got a file"
     suffix = path.suffix.lower()
     if suffix == ".gguf" or _begins_with(path, b"GGUF"):
@@ -68,7 +68,7 @@ def explain_file(path: pathlib.Path) -> str:
 
 
 def explain_folder(root: pathlib.Path) -> str | None:
-    """What a directory that lacks config.json or weights is, if that is known."""
+    """The message for a directory without config.json or weights; None: unknown."""
     try:
         entries = {e.name: e.is_dir() for e in os.scandir(root)}
     except OSError:

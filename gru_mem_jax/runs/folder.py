@@ -54,11 +54,18 @@ class RunFolder:
       id: names the run for services that want a name; the same after a move.
       is_resumed: it had been started before.
       notes: lines that a user should see: what differs from the start before.
+      metrics: file of the rows.
+      checkpoints, trajectories, plots, tensorboard: folders.
     """
 
     def __init__(self, path: pathlib.Path):
         """Not for users: see `open` and `read`."""
         self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.trajectories = path / "trajectories"
+        self.plots = path / "plots"
+        self.tensorboard = path / "tensorboard"
         self.id = ""
         self.is_resumed = False
         self.notes: tuple[str, ...] = ()
@@ -144,31 +151,6 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-    @property
-    def metrics(self) -> pathlib.Path:
-        """The rows."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def trajectories(self) -> pathlib.Path:
-        """Folder of the samples."""
-        return self.path / "trajectories"
-
-    @property
-    def plots(self) -> pathlib.Path:
-        """Folder of the plots."""
-        return self.path / "plots"
-
-    @property
-    def tensorboard(self) -> pathlib.Path:
-        """Folder of the event files."""
-        return self.path / "tensorboard"
 
     @property
     def config_text(self) -> str:

@@ -1,4 +1,4 @@
-"""How prompts are cut into blocks, and blocks put together into prefill programs."""
+"""Cuts prompts into blocks and batches the blocks into calls of prefill programs."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ Block = tuple[int, int, int]  # (stop, start, slot): tokens start..stop of a slo
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Batch:
+class PrefillBatch:
     """One call of a prefill program.
 
     Attributes:
@@ -25,15 +25,15 @@ class Batch:
 
     @property
     def padding(self) -> int:
-        """Tokens that are computed for nothing."""
+        """Computed tokens that are padding."""
         useful = sum(stop - start for stop, start, _ in self.blocks)
         return self.rows * self.length - useful
 
-    def pack(self, tokens: np.ndarray) -> np.ndarray:
-        """The blocks as the program takes them.
+    def block_array(self, tokens: np.ndarray) -> np.ndarray:
+        """The blocks as the program's argument.
 
         Args:
-          tokens: int32[S, C + 1], of every slot.
+          tokens: int32[S, C + 1], of all slots.
 
         Returns:
           int32[rows, 2 + length]: slot, start, tokens; -1 is padding.
@@ -46,19 +46,19 @@ class Batch:
         return packed
 
 
-def batches(spans: list[Block], config: EngineConfig) -> list[Batch]:
-    """Cuts spans into blocks, and joins blocks into calls, in the order to run them.
+def batches(spans: list[Block], config: EngineConfig) -> list[PrefillBatch]:
+    """Cuts spans into blocks and batches them, in the order to run them.
 
-    Longest blocks first, then by where they end: so those of a slot are in order, and
-    those of a call read about as far.
+    Longest blocks first, then by their ends: so the blocks of a slot are in order, and
+    the blocks of a call read about as much of the cache.
 
     Args:
-      spans: what is to be prefilled, one of a slot.
+      spans: to prefill, at most one per slot.
       config: of the engine.
 
     Returns:
-      Batches; a slot's later blocks are in the same call as its earlier ones, or in a
-      later call.
+      Batches; later blocks of a slot are in the same call as its earlier ones, or in a
+      later one.
     """
     blocks: dict[int, list[Block]] = {n: [] for n in config.block_lengths}
     for end, start, slot in spans:
@@ -81,11 +81,11 @@ def batches(spans: list[Block], config: EngineConfig) -> list[Batch]:
 
 def _first(
     pending: list[Block], length: int, fresh: bool, config: EngineConfig
-) -> Batch:
-    """The batch that the first of `pending` make."""
+) -> PrefillBatch:
+    """The batch made of the first of `pending`."""
     attend = 0 if fresh else config.prefill_attend(length, pending[-1][0])
     rows = fitting(len(pending), config.prefill_rows(length, attend))
     taken = tuple(pending[:rows])
     if not fresh:
         attend = config.prefill_attend(length, taken[-1][0])
-    return Batch(rows, length, attend, taken)
+    return PrefillBatch(rows, length, attend, taken)

@@ -1,4 +1,4 @@
-"""How large the engine is, and which program shapes follow from that."""
+"""Sizes of the engine, and the program shapes that follow from them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """Size of the engine; everything that is compiled follows from these numbers.
+    """Sizes of the engine; the compiled programs follow from them.
 
     Attributes:
       slots: S, requests that decode together.
       max_length: C, longest prompt and completion together, in tokens.
       dtype: "float32" or "bfloat16", of weights and cache; None: float32 on CPU,
         bfloat16 elsewhere.
-      decode_block: most tokens of a row between two looks of the host.
+      decode_block: most tokens that a row decodes before the host sees them.
       prefill_tokens: most tokens of one prefill program, padding included.
       prefill_blocks: prompts are read in blocks of these lengths, largest first.
-      min_shared_tokens: a prefix shorter than this is computed rather than copied.
-      refill_after: a decode block ends when so many rows have ended, whose slots are
-        then filled together; None: one for each 16 rows at work, at least one.
+      min_shared_tokens: a shorter prefix is computed rather than copied.
+      refill_after: a decode block ends when this many rows have ended, whose slots are
+        then refilled together; None: one for each 16 active rows, at least one.
       max_stop_ids: most stop ids that a request may have.
     """
 
@@ -59,29 +59,28 @@ class EngineConfig:
         object.__setattr__(self, "prefill_blocks", blocks)
 
     def lowered_to(self, longest: int) -> "EngineConfig":
-        """The same with a max_length that `longest` tokens need, in steps of 64."""
+        """Lowers max_length to what `longest` tokens need, a multiple of 64."""
         need = -(-longest // 64) * 64
         return dataclasses.replace(self, max_length=min(self.max_length, need))
 
     def sized_for(self, longest: int) -> "EngineConfig":
-        """As `lowered_to`; a max_length that nobody has set is raised as well."""
+        """As `lowered_to`; a max_length left at its default is raised as well."""
         if self.max_length != type(self).max_length:
             return self.lowered_to(longest)
         return dataclasses.replace(self, max_length=-(-longest // 64) * 64)
 
     def patience(self, active: int) -> int:
-        """How many of the `active` rows end before a decode block does.
+        """How many of the `active` rows must end to end a decode block.
 
-        Few rows wait for nobody; of many, some may end before the host looks.
+        With few rows the first that ends is refilled at once.
         """
         return self.refill_after or max(1, active // 16)
 
     @property
     def decode_attends(self) -> tuple[int, ...]:
-        """How many cache positions a decode program may read: 128, 256, 512, ..., C.
+        """Numbers of cache positions that decode programs read: 128, 256, 512, ..., C.
 
-        Reading a part of the cache makes a copy of it first, so that parts of more
-        than half are not worth it.
+        Reading a part of the cache copies it first: parts of more than half do not pay.
         """
         lengths, power = [], 128
         while power <= self.max_length // 2:
@@ -104,8 +103,7 @@ class EngineConfig:
     def prefill_rows(self, length: int, attend: int) -> tuple[int, ...]:
         """Rows that a prefill program may have: 1, 4, 16, ...
 
-        Each row makes a copy of what it reads of the cache, so that long reads go
-        with few rows.
+        Each row copies what it reads of the cache: long reads have few rows.
         """
         most = min(self.prefill_tokens // length, MOST_COPIED // max(attend, length))
         useful = 2 * self.slots * max(1, self.max_length // length)
@@ -122,8 +120,8 @@ class EngineConfig:
     def prefill_shapes(self, longest: int) -> Iterator[tuple[int, int, int]]:
         """All (rows, block length, attend) that prompts up to `longest` may need.
 
-        An attend of 0 stands for blocks that start their prompts: such a block sees
-        itself only, which saves half of the scores. Only for long ones.
+        Attend 0 stands for long blocks at the start of their prompts: such a block sees
+        only itself, which saves half of the scores.
         """
         for length in self.block_lengths:
             first = self.prefill_attend(length, 1)
@@ -136,12 +134,12 @@ class EngineConfig:
 
 
 def up_to(sizes: tuple[int, ...], longest: int) -> tuple[int, ...]:
-    """The rising `sizes` that are in use when nothing is longer than `longest`."""
+    """The rising `sizes` that lengths up to `longest` use."""
     return sizes[: 1 + sizes.index(smallest_at_least(sizes, longest))]
 
 
 def fitting(need: int, sizes: tuple[int, ...]) -> int:
-    """The size to cover `need` with: one a little too large, or the largest below."""
+    """The size to cover `need`: one up to a third larger, else the largest below."""
     above = next((n for n in sizes if n >= need), None)
     if above is not None and (need >= 0.75 * above or above == sizes[0]):
         return above

@@ -4,14 +4,14 @@ A draw is an inverse CDF in two levels (a group of tokens by its mass, then a to
 of that group): a draw over 152k logits by `jax.random.categorical` costs forty times
 as much on a CPU. Each level has 24 random bits of its own.
 
-The random bits of a row depend on its request's seed and on the position of the token
-alone, so that a request draws the same numbers in any company and in any slot.
+The random bits of a row depend only on its request's seed and on the position of the
+token: a request draws the same numbers beside any other requests and in any slot.
 
-Filters act in the usual order: temperature, then top-k, then top-p over what top-k
-left, renormalised. Both come down to one threshold on the logits, and every token
-that ties with the last one kept is kept. The threshold is looked for among the
-PREFIX most likely tokens; rows whose top-k or nucleus is larger than that get it by
-bisection over all logits: as exact, but slower.
+Filters act in the usual order: temperature, then top-k, then top-p over the tokens that
+top-k kept, renormalised. Both reduce to one threshold on the logits; tokens that tie
+with the last one kept are kept. The threshold is searched among the PREFIX most likely
+tokens; for rows whose top-k or nucleus is larger, by bisection over all logits: as
+exact, but slower.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 PREFIX = 256
-MIN_TEMPERATURE = 1e-5  # anything smaller, 0 aside, is taken as this
+MIN_TEMPERATURE = 1e-5  # smaller ones, except 0, are raised to it
 
 
 class Draw(NamedTuple):
@@ -119,7 +119,7 @@ def _inverse_cdf(logits, top, heat, threshold, u):
     weights = jnp.pad(weights, ((0, 0), (0, groups * width - vocab)))
     masses = weights.reshape(num_rows, groups, width).sum(-1)
     group = _pick(masses, u[:, 0])
-    # The group's own logits are read again: cheaper than to keep all weights.
+    # Rereading the group's logits is cheaper than keeping all weights.
     ids = group[:, None] * width + jnp.arange(width, dtype=jnp.int32)[None]
     members = jnp.take_along_axis(logits, jnp.minimum(ids, vocab - 1), axis=-1)
     members = jnp.where(ids < vocab, _weights(members, top, heat, threshold), 0.0)

@@ -1,13 +1,13 @@
 """The engine: any number of requests over a fixed number of slots.
 
-What is promised about a request and its company: its random numbers depend on its seed
-and on token positions alone, and no row sees another. The shapes of the programs that
-work on it (how long a cache prefix is read, which rows a prefill has, whether a prefix
-was copied) do depend on the company, and with them the order of floating point sums. So
-log-probabilities agree to rounding (about 1e-5 in float32), and tokens are the same
-unless a draw, or two equally likely tokens under greedy, fall within that rounding.
-The same requests submitted in the same order to an engine in the same state (a new one,
-or after `reset`) give bit-equal results on one machine.
+A request's random numbers depend only on its seed and on token positions, and no row
+sees another. The shapes of the programs that run it (how long a cache prefix is read,
+which rows a prefill has, whether a prefix was copied) depend on the other requests, and
+with them the order of floating point sums. So log-probabilities agree to rounding
+(about 1e-5 in float32), and tokens are the same unless a draw, or two equally likely
+tokens under greedy, fall within that rounding. The same requests submitted in the same
+order to an engine in the same state (a new one, or after `reset`) give bit-equal
+results on one machine.
 """
 
 import time
@@ -27,7 +27,7 @@ from gru_mem_jax.sampling.blocks import batches
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
 from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
-from gru_mem_jax.sampling.prefixes import Placement, Residents
+from gru_mem_jax.sampling.prefixes import Residents, SlotAssignment
 from gru_mem_jax.sampling.stop_strings import first_stop
 
 
@@ -35,7 +35,7 @@ class Engine:
     """Continuous batching over slots; implements the agent's `Generator`.
 
     Requests wait in order of submission. `step` fills free slots, then decodes until
-    rows end. Slots keep what they held: see `placement`.
+    rows end. Prompts reuse prefixes that slots still hold: see `prefixes`.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class Engine:
         decoder: Decoder | None = None,
         mesh: Mesh | None = None,
     ):
-        """Takes the weights over into sampling form and makes an empty cache.
+        """Converts the weights to the sampling form and makes an empty cache.
 
         Args:
           policy: the policy.
           params: of `policy.init` or `load_policy`, in either form; the sampling form
-            in the engine's dtype is used as it is, without a copy.
+            in the engine's dtype is not copied.
           config: sizes.
-          decoder: needed for requests with stop strings only.
-          mesh: of `parallelism.make_mesh`, to spread weights and cache over; None: the
-            default device. On several hosts each makes the same calls.
+          decoder: only for requests with stop strings.
+          mesh: of `parallelism.make_mesh`, to shard weights and cache over; None: the
+            default device. On several hosts all make the same calls.
 
         Raises:
           InputError: weights and cache take more memory than there is.
@@ -106,17 +106,17 @@ class Engine:
         return handle
 
     def step(self) -> list[tuple[int, Completion]]:
-        """Works until a request ends; returns those that did, in order of submission.
+        """Runs until requests end; returns these, in order of submission.
 
         Raises:
-          RunError: the policy gave a log-probability that is not a number.
+          RunError: the policy gave NaN as a log-probability.
         """
         return self.step_until(lambda: False)
 
     def step_until(self, called: Callable[[], bool]) -> list[tuple[int, Completion]]:
         """As `step`; returns after the decode block in which `called()` became true.
 
-        If it raises, everything is dropped, and the engine can be used again.
+        If it raises, all requests are dropped, and the engine can be used again.
         """
         start = time.perf_counter()
         ended: list[tuple[int, Completion]] = []
@@ -134,11 +134,11 @@ class Engine:
         return sorted(ended, key=lambda pair: pair[0])
 
     def cancel(self) -> None:
-        """Drops everything that is submitted or running."""
+        """Drops all requests, waiting or running."""
         self.discard(job.handle for job in (*self._waiting, *self._jobs) if job)
 
     def discard(self, handles: Iterable[int]) -> None:
-        """Drops these requests, submitted or running."""
+        """Drops these requests, waiting or running."""
         dropped = set(handles)
         self._waiting = deque(j for j in self._waiting if j.handle not in dropped)
         for slot, job in enumerate(self._jobs):
@@ -148,7 +148,7 @@ class Engine:
     # -- beyond the protocol --------------------------------------------------------
 
     def set_params(self, params: Any) -> None:
-        """Takes new weights; what slots held under the old ones is forgotten.
+        """Takes new weights; resident prefixes are forgotten.
 
         Raises:
           RunError: requests are running.
@@ -163,7 +163,7 @@ class Engine:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets resident prefixes, so that what follows depends on nothing before.
+        """Forgets resident prefixes: later results depend on no earlier request.
 
         Raises:
           RunError: requests are running.
@@ -176,11 +176,11 @@ class Engine:
         """Compiles every program that requests may need.
 
         Args:
-          max_tokens: prompt and budget of the longest request to come; None for
+          max_tokens: prompt and budget of the longest request to come; None:
             max_length.
 
         Returns:
-          How many programs there are now. It does not grow with such requests.
+          The number of programs. Such requests compile no more.
         """
         config = self.config
         longest = min(max_tokens or config.max_length, config.max_length)
@@ -227,24 +227,24 @@ class Engine:
         if not number:
             return
         jobs = [self._waiting.popleft() for _ in range(number)]
-        placements = self._residents.place(
+        assignments = self._residents.assign(
             [job.prompt for job in jobs], free, self.config.min_shared_tokens
         )
-        for job, placement in zip(jobs, placements):
-            job.shared = placement.shared
-            self._jobs[placement.slot] = job
-            self._rows[placement.slot] = job_row(job, self._rows.shape[1])
+        for job, assignment in zip(jobs, assignments):
+            job.shared = assignment.shared
+            self._jobs[assignment.slot] = job
+            self._rows[assignment.slot] = job_row(job, self._rows.shape[1])
             self._counts["prompt_tokens"] += len(job.prompt)
-            self._counts["shared_tokens"] += placement.shared
-        for wave in range(1 + max(p.wave for p in placements)):
-            chosen = [p for p in placements if p.wave == wave]
+            self._counts["shared_tokens"] += assignment.shared
+        for wave in range(1 + max(p.wave for p in assignments)):
+            chosen = [p for p in assignments if p.wave == wave]
             self._copy(chosen)
             self._prefill(chosen)
 
-    def _copy(self, placements: list[Placement]) -> None:
-        # In reverse order a slot is read before it is written: whatever is copied to
-        # a slot was placed there after the slot that it comes from was taken.
-        moves = [p for p in reversed(placements) if p.source not in (p.slot, -1)]
+    def _copy(self, assignments: list[SlotAssignment]) -> None:
+        # In reverse order a slot is read before it is overwritten: a slot's source was
+        # assigned before the slot itself.
+        moves = [p for p in reversed(assignments) if p.source not in (p.slot, -1)]
         if not moves:
             return
         pairs = np.zeros((self.config.slots, 2), np.int32)
@@ -254,12 +254,12 @@ class Engine:
         program = self._programs.copy(length)
         self._cache = program(self._cache, pairs, np.int32(len(moves)))
 
-    def _prefill(self, placements: list[Placement]) -> None:
-        ends = [int(self._residents.filled[p.slot]) for p in placements]
-        spans = [(end, p.shared, p.slot) for end, p in zip(ends, placements)]
+    def _prefill(self, assignments: list[SlotAssignment]) -> None:
+        ends = [int(self._residents.filled[p.slot]) for p in assignments]
+        spans = [(end, p.shared, p.slot) for end, p in zip(ends, assignments)]
         for batch in batches(spans, self.config):
             program = self._programs.prefill(batch.rows, batch.length, batch.attend)
-            packed = batch.pack(self._residents.tokens)
+            packed = batch.block_array(self._residents.tokens)
             self._cache = program(self._params, self._cache, packed)
             self._counts["prefill_padding"] += batch.padding
         computed = sum(end - start for end, start, _ in spans)
@@ -271,7 +271,7 @@ class Engine:
         active = np.flatnonzero(rows[:, sampler.POSITION] >= 0)
         positions = rows[active, sampler.POSITION]
         budgets = np.minimum(rows[active, sampler.BUDGET], config.decode_block)
-        # A shorter block that reads less is worth it, unless it gets very short.
+        # A shorter block that reads less of the cache pays, unless it is very short.
         short = np.minimum(budgets, 1 + config.decode_block // 4)
         attend = smallest_at_least(
             config.decode_attends, int((positions + short).max())
@@ -287,7 +287,7 @@ class Engine:
         return self._take(np.asarray(result), active)
 
     def _take(self, result: np.ndarray, active: np.ndarray):
-        """Files the tokens of a block; returns the requests that ended in it."""
+        """Stores the tokens of a block; returns the requests that ended in it."""
         block = self.config.decode_block
         counts, stopped = result[sampler.COUNT], result[sampler.STOPPED]
         steps = int(result[sampler.STEPS, 0])
@@ -330,7 +330,7 @@ class Engine:
         return ended
 
     def _search(self, job: Job, slot: int, end: int) -> int | None:
-        """Where the completion ends by a stop string, or None."""
+        """The end of the completion by a stop string; None: none was found."""
         start = len(job.prompt)
         ids = self._residents.tokens[slot, start:end].tolist()
         strings = job.request.stop_strings
@@ -351,7 +351,7 @@ class Engine:
         )
 
     def _renew(self) -> None:
-        """A new cache: the old one went into a program that perhaps never returned."""
+        """Makes a new cache: the old one was donated to a program that failed."""
         self.cancel()
         self.reset()
         self._cache = None  # never two at once

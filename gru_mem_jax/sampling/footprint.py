@@ -1,8 +1,8 @@
-"""What an engine takes of a device's memory, by formula, and whether there is as much.
+"""The engine's memory by formula, and whether it fits the device.
 
-Known before a weight is read or a program compiled. Only what is surely there at the
-same time is counted: weights, and keys and values of all slots. What the programs need
-beside them comes on top, so that an engine that is let through may still not fit.
+Known before a weight is read or a program compiled. Weights, and keys and values of all
+slots, are counted; the programs' temporaries come on top, so that an engine that passes
+may still not fit.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def cache_bytes(shape: PolicyConfig, config: EngineConfig, dtype: Any) -> int:
 
 
 def weight_bytes(policy: Policy, dtype: Any) -> int:
-    """All params, in one dtype."""
+    """Bytes of all params in one dtype."""
     leaves = jax.tree.leaves(policy.abstract_params())
     return sum(leaf.size for leaf in leaves) * jnp.dtype(dtype).itemsize
 
@@ -48,17 +48,17 @@ def check_engine_fits(
     *,
     advice: str = "lower slots, or chunk_size and the budgets that max_length is for",
 ) -> None:
-    """Refuses an engine that can never fit.
+    """Refuses an engine that cannot fit.
 
     Args:
       policy: without weights.
       config: sizes.
       dtype: of weights and cache; None: the configuration's.
-      devices: that it is spread over; None: the first.
-      advice: what to do about it.
+      devices: that it is sharded over; None: the first.
+      advice: for the message.
 
     Raises:
-      InputError: weights and cache take more than the memory that there is.
+      InputError: weights and cache exceed the memory.
     """
     dtype = jnp.dtype(engine_dtype(config) if dtype is None else dtype)
     devices = jax.devices()[:1] if devices is None else devices
@@ -75,7 +75,7 @@ def check_engine_fits(
         advice = "take a smaller policy, a narrower dtype or more devices"
     raise InputError(
         f"the engine needs {size_text(weights + cache)}, more than the "
-        f"{size_text(limit)} of memory that there is: weights {size_text(weights)}, "
+        f"{size_text(limit)} of memory: weights {size_text(weights)}, "
         f"keys and values {size_text(cache)} (2 x {shape.num_hidden_layers} layers x "
         f"{shape.num_key_value_heads} heads x {shape.head_dim} x {config.slots} slots "
         f"x {config.max_length} tokens x {dtype.itemsize} bytes); {advice}"
@@ -83,7 +83,7 @@ def check_engine_fits(
 
 
 def size_text(size: int) -> str:
-    """Bytes for a reader: "3.1 GiB"."""
+    """Bytes as text, e.g. "3.1 GiB"."""
     for unit, one in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
         if size >= one:
             return f"{size / one:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""A request on its way through the engine: checked, and as a row of its programs."""
+"""Requests in the engine: their checks, and their rows in the decode program."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Decoder(Protocol):
 
 @dataclasses.dataclass(slots=True)
 class Job:
-    """A submitted request on its way."""
+    """A submitted request."""
 
     handle: int
     request: Request
@@ -39,7 +39,7 @@ def check_request(
     vocab: int,
     decoder: Decoder | None,
 ) -> None:
-    """Raises InputError if the request can never be run by such an engine."""
+    """Raises InputError if an engine of this configuration cannot run the request."""
     length, budget = len(prompt), request.max_new_tokens
     if length == 0:
         raise InputError("the prompt is empty: expected at least one token")
@@ -54,7 +54,7 @@ def check_request(
     if prompt.min() < 0 or prompt.max() >= vocab:
         bad = next(int(i) for i in prompt if not 0 <= i < vocab)
         raise InputError(
-            f"token id {bad} of the prompt is no row of the policy's embedding: "
+            f"token id {bad} of the prompt is not a row of the policy's embedding: "
             f"expected 0 to {vocab - 1}; is the tokenizer the policy's own?"
         )
     if len(set(request.stop_ids)) > config.max_stop_ids:

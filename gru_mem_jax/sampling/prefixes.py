@@ -1,12 +1,12 @@
-"""Which slot takes a request, and which resident prefix it reuses. Host side, numpy.
+"""Assigns requests to slots and to resident prefixes. Host side, numpy.
 
-A slot keeps the keys and values of what it last held, running or not. A new request
+A slot keeps its keys and values after its request has ended. A new request
 reuses the longest prefix that it has in common, token for token, with any slot: in
-place if that slot is free, else by copying. Requests that are placed together and share
-a prefix that no slot holds yet are placed in *waves*: the first of them is prefilled,
+place if that slot is free, else by copying. Requests that are assigned together and
+share a prefix that no slot holds yet come in *waves*: the first of them is prefilled,
 the others copy from it in the next wave.
 
-Everything here follows from the slots' contents and the order of requests alone.
+Assignments depend only on the slots' contents and on the order of requests.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a prompt goes.
+class SlotAssignment:
+    """The slot of a prompt, and the prefix that it reuses.
 
     Attributes:
       slot: its slot.
-      source: slot that holds the first `shared` tokens; equal to `slot` if they are
-        there already; -1 if nothing is reused.
+      source: slot that holds the first `shared` tokens; may be `slot` itself; -1 if
+        nothing is reused.
       shared: tokens that are not computed again.
-      wave: 0 copies from what slots held before; w > 0 from what wave w - 1 wrote.
+      wave: 0 copies what slots held before; w > 0 what wave w - 1 wrote.
     """
 
     slot: int
@@ -33,13 +33,13 @@ class Placement:
 
 
 class Residents:
-    """What each slot's cache holds.
+    """The contents of each slot's cache.
 
     Attributes:
       tokens: int32[S, C + 1], the token at each position; one more than is cached,
-        for the token that has been drawn and not been fed.
+        for the token that was drawn last and is not fed yet.
       filled: int32[S], how many positions of a slot's cache are valid.
-      last_used: int64[S], number of the placement that last took the slot.
+      last_used: int64[S], number of the assignment that last took the slot.
     """
 
     def __init__(self, slots: int, length: int):
@@ -54,13 +54,13 @@ class Residents:
         self.last_used[:] = 0
         self._clock = 0
 
-    def place(
+    def assign(
         self, prompts: list[np.ndarray], free: np.ndarray, min_shared: int
-    ) -> list[Placement]:
+    ) -> list[SlotAssignment]:
         """Gives each prompt a free slot, and records it as filled there.
 
-        All but the last token of a prompt counts as filled: the caller is to prefill
-        that much.
+        All but the last token of a prompt count as filled: the caller must prefill
+        them.
 
         Args:
           prompts: int32[n] each, in order of submission; at most free.sum() of them.
@@ -68,33 +68,33 @@ class Residents:
           min_shared: a shorter prefix is not copied.
 
         Returns:
-          One placement for each prompt.
+          One assignment per prompt.
         """
         before, filled_before = self.tokens, self.filled
         if len(prompts) > 1:
             before, filled_before = before.copy(), filled_before.copy()
         waves = np.full(len(free), -1)
-        placements = []
+        assignments = []
         for prompt in prompts:
-            placement = self._place_one(
+            assignment = self._assign_one(
                 prompt, free, min_shared, before, filled_before, waves
             )
-            slot = placement.slot
+            slot = assignment.slot
             free[slot] = False
-            waves[slot] = placement.wave
+            waves[slot] = assignment.wave
             self._clock += 1
             self.last_used[slot] = self._clock
             self.tokens[slot, : len(prompt)] = prompt
             self.filled[slot] = len(prompt) - 1
-            placements.append(placement)
-        return placements
+            assignments.append(assignment)
+        return assignments
 
-    def _place_one(self, prompt, free, min_shared, before, filled_before, waves):
+    def _assign_one(self, prompt, free, min_shared, before, filled_before, waves):
         held = common_prefix(prompt, before, filled_before)
         stalest = int(np.lexsort((self.last_used, ~free))[0])
         slot = int(np.lexsort((self.last_used, -np.where(free, held, -1)))[0])
         if held[slot] < held[stalest] + min_shared:
-            slot = stalest  # too little to gain: keep what others may come back for
+            slot = stalest  # too little gain: keep the prefix for later requests
         source, shared, wave = slot, int(held[slot]), 0
         other = int(held.argmax())
         if held[other] >= shared + min_shared:
@@ -107,7 +107,7 @@ class Residents:
                 source, shared, wave = other, int(placed[other]), int(waves[other]) + 1
         if source != slot:
             slot = stalest
-        return Placement(slot, source if shared else -1, shared, wave)
+        return SlotAssignment(slot, source if shared else -1, shared, wave)
 
 
 def common_prefix(

@@ -5,13 +5,12 @@ Three kinds, each a pure function that takes and returns the (donated) cache:
 * `prefill` writes keys and values of prompt blocks. It computes no logits: the last
   token of a prompt is left to the decode loop, where every draw is made.
 * `copy_prefixes` copies the front of a slot to another slot.
-* `decode` feeds each row its last token, draws the next one and goes on until rows
-  end: `cond` / `step` / `finish` over one state record, without a word to the host.
+* `decode` feeds each row its last token and draws the next one, until rows end:
+  `cond` / `step` / `finish` over one state record, without the host.
 
-`Programs` compiles them ahead of time for the few shapes that `EngineConfig` allows and
-counts them: a shape outside that set cannot occur. Integers and floats of a call travel
-in one int32 array (floats as their bits): for small models the transfers cost more than
-the arithmetic.
+`Programs` compiles them ahead of time for the few shapes that `EngineConfig` allows; no
+other shape occurs. Integers and floats of a call are passed in one int32 array (floats
+as their bits): for small models transfers cost more than arithmetic.
 """
 
 import functools
@@ -40,7 +39,7 @@ Cache = Any
 
 
 class DecodeState(NamedTuple):
-    """What the decode loop carries.
+    """The state of the decode loop.
 
     Attributes:
       cache: tuple over layers of (key, value), [S, K, C, H] each.
@@ -88,7 +87,8 @@ def decode(
       cache: donated.
       rows: int32[S, 8 + M], columns as named above; unused stop ids are -1, and idle
         rows have position -1.
-      limits: int32[2]: most steps (<= T), and the number of ended rows that ends all.
+      limits: int32[2]: most steps (<= T), and the number of ended rows that ends the
+        block.
 
     Returns:
       The cache and int32[3 + 3 T, S]: counts, stopped, steps; then ids, logprobs and
@@ -225,7 +225,7 @@ def copy_prefixes(length: int, cache, pairs, count):
 
 
 class Programs:
-    """Compiles each program once, on abstract arguments, and counts.
+    """Compiles each program once, on abstract arguments.
 
     Attributes:
       params: abstract sampling form, with shardings if there is a mesh.
@@ -297,7 +297,7 @@ class Programs:
         return self._get(self.lower_copy, length)
 
     def place(self, params: Any) -> Any:
-        """Sampling form where and as the programs want it; no copy if it is already."""
+        """Params in the programs' dtype and shardings; no copy if they are already."""
 
         def one(x, like):
             x = x.astype(like.dtype)
@@ -306,7 +306,7 @@ class Programs:
         return jax.tree.map(one, params, self.params)
 
     def new_cache(self) -> Cache:
-        """An empty cache in its place."""
+        """An empty cache on its devices."""
         size = (self._config.slots, self._config.max_length)
         make = functools.partial(
             self._policy.init_cache, *size, jax.tree.leaves(self.cache)[0].dtype
@@ -317,7 +317,7 @@ class Programs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is compiled so far, in order of need."""
+        """The compiled programs, in order of compilation."""
         return tuple(" ".join(map(str, key)) for key in list(self._compiled))
 
     def _get(self, lower: Any, *sizes: int) -> Any:
@@ -341,7 +341,7 @@ class Programs:
 def programs(
     policy: Policy, config: EngineConfig, dtype: Any, mesh: Mesh | None = None
 ) -> Programs:
-    """The programs of engines of these sizes, shared by all of them."""
+    """The programs that all engines of these sizes share."""
     return Programs(policy, config, dtype, mesh)
 
 

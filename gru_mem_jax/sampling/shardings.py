@@ -1,7 +1,7 @@
-"""Where the sampler's arrays lie on a mesh of (data, fsdp, tensor).
+"""Shardings of the sampler's arrays on a mesh of (data, fsdp, tensor).
 
-Weights are split as in training; of the cache, slots are split over data and fsdp, key
-and value heads over tensor. What does not divide evenly is whole on every device.
+Weights are split as in training; the cache's slots over data and fsdp, its heads over
+tensor. Axes that do not divide evenly are replicated.
 """
 
 from typing import Any, NamedTuple
@@ -26,8 +26,8 @@ class SamplerShardings(NamedTuple):
     Attributes:
       params: tree as the sampling form.
       cache: of every array of the cache, [S, K, C, H].
-      logits: of [S, V], V whole, for a draw needs all of a row.
-      whole: a copy on every device, for what comes from and goes to the host.
+      logits: of [S, V]; V is not split, since a draw needs whole rows.
+      whole: replicated, for arrays from and to the host.
     """
 
     params: Any

@@ -8,11 +8,11 @@ from gru_mem_jax.errors import InputError
 def check_stop_strings(strings: Sequence[str], can_decode: bool) -> None:
     """Refuses stop strings that cannot be searched for.
 
-    A string with U+FFFD is refused: half a character decodes to it, and is gone with
-    the next token, so that what is found would depend on when one looks.
+    A string with U+FFFD is refused: half a character decodes to it until the next
+    token, so that a match would depend on when it is searched.
 
     Raises:
-      InputError: one is empty or has U+FFFD, or there is nothing to decode with.
+      InputError: one is empty or has U+FFFD, or there is no decoder.
     """
     if strings and not can_decode:
         raise InputError("stop strings need an engine that was given a decoder")

@@ -1,4 +1,4 @@
-"""Fakes for tests, ours and yours; the library itself never imports them."""
+"""Fakes for tests, the library's own and yours; the library never imports them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""An encoder over bytes: no files, no vocabulary, every text there and back."""
+"""An encoder over bytes: no files, no vocabulary, and every text decodes to itself."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class ByteEncoder:
         self.vocab_size = 256 + len(control)
 
     def encode(self, text: str) -> list[int]:
-        """Bytes, whatever the text looks like."""
+        """Bytes, without control tokens."""
         return list(text.encode())
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
@@ -51,7 +51,7 @@ class ByteEncoder:
         return ids + self.encode(text[position:])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text; bytes that make no character, and unknown ids, give U+FFFD."""
+        """Text; invalid bytes and unknown ids give U+FFFD."""
         parts: list[str] = []
         held = bytearray()
         for i in ids:

@@ -1,8 +1,8 @@
-"""Whether two runs are equal: row by row, and bit for bit in their last checkpoint.
+"""Compares two runs: rows, and the arrays of their last checkpoints bit by bit.
 
     python -m gru_mem_jax.testing.compare_runs RUN OTHER
 
-Times and rates (names that end in `_seconds` or `_per_s`) do not count.
+Times and rates (names that end in `_seconds` or `_per_s`) are ignored.
 """
 
 import os
@@ -30,7 +30,7 @@ def compare_runs(run: str | os.PathLike[str], other: str | os.PathLike[str]) -> 
     """Compares two run folders.
 
     Returns:
-      what was compared, in words.
+      A line that says what was compared.
 
     Raises:
       RunError: they differ; the first difference is named.

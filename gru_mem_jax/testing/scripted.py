@@ -1,4 +1,4 @@
-"""A generator that says what it is told to: the loop without a model."""
+"""A generator that follows a script: the loop without a model."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -14,17 +14,17 @@ class ScriptedGenerator:
     """Answers requests from a script.
 
     Args:
-      script: what to say, in order of requests, or a function of the request. Text is
+      script: completions, in order of requests, or a function of the request. Text is
         encoded with the output format's control tokens, and ends with a stop id; ids
         are taken as they are; both are cut at the request's budget.
       encoder: the tokenizer.
-      capacity: how many requests it seems to work on at once.
-      shuffle_seed: if given, requests end in a random order drawn from it, else first
-        come, first served.
+      capacity: how many requests it states that it runs at once.
+      shuffle_seed: if given, requests end in a random order drawn from it, else in
+        order of submission.
 
     Attributes:
       requests: all that were submitted, in order.
-      most_submitted: how many were ever under way at once.
+      most_submitted: largest number of requests submitted at once.
       cancelled: whether `cancel` was called.
     """
 
@@ -74,7 +74,7 @@ class ScriptedGenerator:
         return [(handle, self._submitted.pop(handle))]
 
     def cancel(self) -> None:
-        """Forgets what is submitted."""
+        """Drops all submitted requests."""
         self._submitted.clear()
         self.cancelled = True
 
@@ -95,7 +95,7 @@ class ScriptedGenerator:
 
 
 def said_in(request: Request, encoder: Encoder) -> dict[str, str]:
-    """What a prompt shows in each role: {"question": ..., "memory": ..., ...}."""
+    """The text of a prompt by role: {"question": ..., "memory": ..., ...}."""
     texts: dict[str, str] = {}
     for segment in request.prompt:
         shown = encoder.decode(segment.ids)

@@ -161,7 +161,7 @@ def lay_out(
     return "".join(parts), tuple(spans)
 
 
-def ask(question: str, surface: Surface, rng: random.Random) -> str:
+def vary_question(question: str, surface: Surface, rng: random.Random) -> str:
     """A question as it is put beside a document of that surface."""
     if surface == PLAIN:
         return question

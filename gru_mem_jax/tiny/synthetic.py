@@ -153,7 +153,7 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     document, spans = surface.lay_out(sentences, setting, look)
     return Example(
         id=f"synthetic/{config.seed}/{config.split}/{index}",
-        question=surface.ask(question, setting, look),
+        question=surface.vary_question(question, setting, look),
         answers=(answer,),
         document=document,
         evidence=spans,

@@ -1,4 +1,4 @@
-"""The tokenizer of a policy directory, with a hard line between text and control."""
+"""The tokenizer of a policy directory; text never becomes control tokens."""
 
 from gru_mem_jax.tokenization.text_tokenizer import TextTokenizer
 

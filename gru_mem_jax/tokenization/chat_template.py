@@ -1,4 +1,4 @@
-"""Chat templates, which are programs in Jinja, rendered where they can do no harm."""
+"""Chat templates, which are Jinja programs, rendered in a sandboxed process."""
 
 import functools
 import importlib.util
@@ -16,29 +16,29 @@ _CHILD = pathlib.Path(__file__).with_name("jinja_child.py")
 _MAX_CHARACTERS = 1_000_000
 _MAX_CPU_SECONDS = 10
 _MAX_BYTES = 512 << 20
-_TIMEOUT_SECONDS = 60  # of wall-clock, for a machine that is busy with other things
+_TIMEOUT_SECONDS = 60  # of wall-clock, for a busy machine
 
 
 class TemplateError(PolicyError):
-    """What a template itself raises, within its limits."""
+    """An error that the template itself raises."""
 
 
 def variables(
     messages: list[dict[str, Any]], given: Mapping[str, Any], generate: bool
 ) -> str:
-    """What chat templates are given, as a JSON object.
+    """The variables of a chat template, as a JSON object.
 
     Args:
       messages: {"role": ..., "content": ...} each.
       given: special tokens by role, {"bos_token": "<s>", ...}, and further variables.
-      generate: whether the assistant's turn is begun at the end.
+      generate: whether the prompt ends with the start of the assistant's turn.
     """
     names = {"messages": messages, "add_generation_prompt": generate}
     return json.dumps({"tools": None, "documents": None, **given, **names})
 
 
 def _path() -> str:
-    """Where the child finds what it imports, and nothing that lies beside a script."""
+    """The child's import path: its dependencies, and no script's folder."""
     specs = map(importlib.util.find_spec, ("jinja2", "markupsafe"))
     folders = {
         os.path.dirname(os.path.dirname(os.path.abspath(s.origin))) for s in specs
@@ -53,12 +53,12 @@ def render(template: str, variables: str, date: str) -> str:
     Args:
       template: Jinja source.
       variables: of `variables`.
-      date: what the template is told that today is, as YYYY-MM-DD. A setting, for a
-        prompt that changes at midnight can't be shared or resumed.
+      date: today's date for the template, as YYYY-MM-DD. A setting, since a prompt
+        that changes at midnight can't be shared or resumed.
 
     Raises:
       TemplateError: the template fails.
-      PolicyError: it goes over a limit of time, memory or length.
+      PolicyError: it exceeds a limit of time, memory or length.
     """
     job = {
         "template": template,
@@ -68,7 +68,7 @@ def render(template: str, variables: str, date: str) -> str:
         "max_seconds": _MAX_CPU_SECONDS,
         "max_bytes": _MAX_BYTES,
     }
-    # -P: the child's folder is no place to import from.
+    # -P: nothing is imported from the child's folder.
     command = [sys.executable, "-P", str(_CHILD)]
     try:
         child = subprocess.run(
@@ -87,7 +87,7 @@ def render(template: str, variables: str, date: str) -> str:
         result = json.loads(child.stdout)
     except ValueError:
         raise PolicyError(
-            f"the chat template went over its limit of {_MAX_CPU_SECONDS} seconds or "
+            f"the chat template exceeded its limit of {_MAX_CPU_SECONDS} seconds or "
             f"{_MAX_BYTES >> 20} MB (its process ended with status {child.returncode})"
         ) from None
     if "error" in result:

@@ -1,10 +1,10 @@
 """The tokenizer classes of transformers 5 that take only words from tokenizer.json.
 
-By model_type and tokenizer_class transformers either takes tokenizer.json as it is, or
-takes vocabulary, merges and added tokens from it and puts them into a class with a way
-of its own to split and to normalise. For the checkpoints that a class was written for
-both mean the same, but not always: SmolLM2's tokenizer.json splits digits off, the
-class GPT2Tokenizer that its directory names does not. Here the class counts, as there.
+By model_type and tokenizer_class transformers either uses tokenizer.json as it is, or
+takes vocabulary, merges and added tokens from it into a class that splits and
+normalises in its own way. Mostly both agree, but not always: SmolLM2's tokenizer.json
+splits digits off, the class GPT2Tokenizer that its directory names does not. As in
+transformers, the class has precedence.
 """
 
 import json
@@ -15,7 +15,7 @@ _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
     r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# What transformers has for a model_type, where it is one of these classes.
+# The class that transformers registers for a model_type.
 _REGISTERED = {
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
@@ -23,9 +23,9 @@ _REGISTERED = {
     "gemma3_text": "GemmaTokenizer",
     "mistral": "TokenizersBackend",
 }
-# Of these what the directory names counts for nothing.
+# For these the class that the directory names is ignored.
 _ALWAYS_REGISTERED = ("qwen2",)
-# Tokens by role, where no file gives the role.
+# Default tokens by role, where no file gives the role.
 ROLES = {
     "Qwen2Tokenizer": dict.fromkeys(("unk", "eos", "pad"), "<|endoftext|>"),
     "GPT2Tokenizer": dict.fromkeys(("unk", "bos", "eos"), "<|endoftext|>"),
@@ -39,7 +39,7 @@ ROLES = {
 def tokenizer_class(
     tokenizer: Mapping[str, Any], config: Mapping[str, Any], model: Mapping[str, Any]
 ) -> str | None:
-    """The class of ROLES that counts; None: tokenizer.json counts as it is.
+    """The class of ROLES that is used; None: tokenizer.json is used as it is.
 
     Args:
       tokenizer: the parsed tokenizer.json.
@@ -47,7 +47,7 @@ def tokenizer_class(
       model: config.json; without it no class is known.
     """
     if not isinstance(tokenizer["model"]["vocab"], dict):
-        return None  # refused later, by whatever class
+        return None  # refused later
     registered = _REGISTERED.get(model.get("model_type"))
     named = config.get("tokenizer_class") or model.get("tokenizer_class")
     if not isinstance(named, str):
@@ -65,7 +65,7 @@ def tokenizer_class(
 def as_class(
     name: str, tokenizer: Mapping[str, Any], config: Mapping[str, Any], unk: str
 ) -> dict[str, Any]:
-    """The tokenizer.json that a class makes of another's words.
+    """The tokenizer.json that a class makes of a vocabulary.
 
     Args:
       name: of ROLES.

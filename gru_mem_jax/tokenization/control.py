@@ -1,15 +1,15 @@
 """Which tokens are control, and a tokenizer without them.
 
-Control is what steers a model:
+Control tokens steer a model:
 
 - special tokens, and tokens that have a role (eos_token, ...) or are listed as special;
-- tokens that the chat template says;
+- tokens in the text of the chat template;
 - added tokens of the form `<...>` or `[...]`, special or not (`<tool_call>`, `<think>`,
-  `<|fim_prefix|>`, `<unused7>`), but for elements of HTML (`<h1>`, `</td>`): Gemma
-  lists those as added because documents hold them.
+  `<|fim_prefix|>`, `<unused7>`), except elements of HTML (`<h1>`, `</td>`): Gemma
+  lists those as added because documents contain them.
 
-Other added tokens are text: Gemma lists line breaks and runs of spaces as added. So an
-HTML document has transformers' ids, and no text gives a marker that a template knows.
+Other added tokens are text: Gemma lists line breaks and runs of spaces as added. So
+HTML has the ids of transformers, and no text encodes to a marker of a template.
 """
 
 import re
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-# Elements that mark up text. Those that lay out a page are left out: prompts have
+# Elements that mark up text. Elements of page layout are not listed: prompts have
 # sections and answers of their own.
 _HTML = re.compile(
     r"</?(?:table|caption|colgroup|col|thead|tbody|tfoot|tr|th|td|h[1-6]|p|br|hr|"
@@ -43,8 +43,8 @@ def control_tokens(
     Args:
       data: the parsed tokenizer.json.
       named: tokens that have a role by name (eos_token, bos_token, ...).
-      used: tokens of what the chat template says.
-      rendered: what it makes of an empty message; a base-vocabulary entry of the form
+      used: tokens in the text of the chat template.
+      rendered: an empty message, rendered by it; a base-vocabulary entry of the form
         `<...>` or `[...]` in it is a marker too.
     """
     used = set(used)
@@ -60,14 +60,14 @@ def control_tokens(
 
 
 def template_literals(template: str) -> list[str]:
-    """What a chat template may say: its text outside of code, and strings in code."""
+    """The text that a chat template may emit: outside of code, and strings in code."""
     code = _CODE.findall(template)
     strings = (a or b for part in code for a, b in _STRING.findall(part))
     return [*_CODE.split(template), *strings]
 
 
 def with_fixed_ids(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer.json whose added tokens keep their ids, whichever are taken out.
+    """A tokenizer.json whose added tokens keep their ids when others are removed.
 
     An added token's id is otherwise its place in the list.
     """
@@ -85,9 +85,9 @@ def with_fixed_ids(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_prefix(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer.json for the midst of a text.
+    """A tokenizer.json for text within a prompt.
 
-    Some tokenizers put a space before a text that has none: sentencepiece's dummy
+    Without the space that some tokenizers add before a text: sentencepiece's dummy
     prefix, add_prefix_space of byte-level ones.
     """
     parts = ("normalizer", "pre_tokenizer")
@@ -112,10 +112,10 @@ def _unprefixed(part: Any) -> Any:
 
 
 def without_tokens(data: Mapping[str, Any], control: frozenset[str]) -> dict[str, Any]:
-    """A tokenizer.json that never makes these tokens, and else does as it did.
+    """A tokenizer.json that never gives these tokens, and is otherwise the same.
 
-    They leave the list of added tokens, where text is searched for them, and the base
-    vocabulary, where some tokenizers have them too.
+    They are removed from the list of added tokens, and from the base vocabulary, where
+    some tokenizers have them too.
     """
     model = data["model"]
     # The model refers to its unknown token by name.

@@ -1,12 +1,12 @@
-"""What the files of a directory say about its tokenizer, each read as transformers does.
+"""The files of a directory that define its tokenizer, each read as in transformers.
 
 | what | from, the first that has it |
 |---|---|
 | template | chat_template.jinja and additional_chat_templates/, by name "default"; tokenizer_config.json; chat_template.json |
 | roles | special_tokens_map.json, unless tokenizer_config.json has added_tokens_decoder; tokenizer_config.json; the class |
-| added tokens | added_tokens_decoder, else added_tokens.json; tokenizer.json; last what has a role and no id yet |
-| stop ids | generation_config.json, else config.json; `TextTokenizer` has more |
-| the way text is split | the class that config.json and tokenizer_config.json name, where it has one (see `classes`); tokenizer.json |
+| added tokens | added_tokens_decoder, else added_tokens.json; tokenizer.json; last tokens that have a role and no id yet |
+| stop ids | generation_config.json, else config.json; `TextTokenizer` adds more |
+| splitting of text | the class that config.json and tokenizer_config.json name, if it is one of `classes`; tokenizer.json |
 """  # noqa: E501  (a table)
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Any
 
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy.files import CONFIG, PolicyDir
+from gru_mem_jax.policy.generation import GENERATION
 from gru_mem_jax.tokenization.classes import ROLES, as_class, tokenizer_class
 from gru_mem_jax.tokenization.mistral import with_right_split
 
@@ -22,12 +23,11 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
-GENERATION_CONFIG = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 TEMPLATE_JSON = "chat_template.json"
-# What looking into a hostile JSON file may raise.
+# Errors of reading a hostile JSON file.
 BROKEN = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-# In this order those without an id get theirs.
+# Roles without an id get one in this order.
 _ROLES = tuple(
     f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
@@ -36,18 +36,18 @@ _OTHER_FORMS = ("tokenizer.model", "tekken.json", "tiktoken.model", "vocab.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerParts:
-    """What a directory says.
+    """The tokenizer of a directory.
 
     Attributes:
       tokenizer: tokenizer.json, with the added tokens that other files have.
       template: source of the chat template; None if there is none.
-      template_file: where it is from.
+      template_file: its file.
       special_tokens: tokens by role: {"eos_token": "<|im_end|>", ...}.
-      role_files: where each is from.
+      role_files: the file of each.
       control: tokens that are listed as special, without a role.
       stop_ids: ids that end a completion, the template's and eos_token's aside.
-      stop_file: where they are from.
-      warnings: what is there and does not count, a line each.
+      stop_file: their file.
+      warnings: a line for each entry that is ignored.
     """
 
     tokenizer: Mapping[str, Any]
@@ -107,7 +107,7 @@ def read_parts(files: PolicyDir) -> TokenizerParts:
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Tokens by role of a configuration; a token is a string, or has its content."""
+    """Tokens by role of a configuration, as strings or objects with their content."""
     tokens = {k: _text_of(v) for k, v in config.items() if k.endswith("_token")}
     return {k: v for k, v in tokens.items() if v is not None}
 
@@ -116,7 +116,7 @@ def default_template(template: Any, where: str) -> str | None:
     """The template named "default" where several are given by name, else the one.
 
     Raises:
-      PolicyError: it is no text, or none of several is the default.
+      PolicyError: it is not text, or none of several is the default.
     """
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if type(t) is dict}
@@ -153,18 +153,18 @@ def _template(
         where = f"{files.root}: {TEMPLATE} and additional_chat_templates"
         found.append(_default(texts, where))
     else:
-        # Where files have templates, the configuration's count for nothing.
+        # The configuration's templates are read only where no file has any.
         where = f"{files.root}: {TOKENIZER_CONFIG}"
         text = default_template(config.get("chat_template"), where)
         found += [] if text is None else [(text, TOKENIZER_CONFIG)]
-    # A processor's, which a tokenizer of transformers reads from no file.
+    # A processor's: transformers' tokenizers do not read this file.
     record = files.read_json(TEMPLATE_JSON) or {}
     where = f"{files.root}: {TEMPLATE_JSON}"
     text = default_template(record.get("chat_template"), where)
     found += [] if text is None else [(text, TEMPLATE_JSON)]
     if len(found) > 1 and found[0][0] != found[1][0]:
         warnings.append(
-            f"{found[1][1]} has another chat template than {found[0][1]}, which counts"
+            f"{found[1][1]} has another chat template than {found[0][1]}, which is used"
         )
     return found[0] if found else (None, None)
 
@@ -174,7 +174,7 @@ def _roles(
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Tokens by role, the file of each, and tokens that are special without one."""
     roles = special_tokens(config)
-    # Also of roles that are said to be none.
+    # Roles that are set to null too.
     where = dict.fromkeys((k for k in config if k.endswith("_token")), TOKENIZER_CONFIG)
     given = config.get("extra_special_tokens") or config.get(
         "additional_special_tokens"
@@ -195,7 +195,7 @@ def _roles(
         for name, text in special_tokens(mapped).items():
             if roles.get(name) != text:
                 warnings.append(
-                    f"{SPECIAL_TOKENS_MAP}: {name} {text!r} does not count, for "
+                    f"{SPECIAL_TOKENS_MAP}: {name} {text!r} is ignored, since "
                     f"{TOKENIZER_CONFIG} has added_tokens_decoder"
                 )
     return roles, where, list(dict.fromkeys(extra))
@@ -207,9 +207,9 @@ def _add_defaults(
     roles: dict[str, str],
     where: dict[str, str],
 ) -> None:
-    """Adds the roles that a class has where no file says otherwise.
+    """Adds a class's default roles that no file sets.
 
-    Only tokens that there are: transformers would make new ones, without weights.
+    Only existing tokens: transformers would add new ones, without weights.
     """
     there = {*tokenizer["model"]["vocab"]}
     there.update(token["content"] for token in tokenizer["added_tokens"])
@@ -222,7 +222,7 @@ def _add_defaults(
 def _take_extra(
     given: Any, roles: dict[str, str], where: dict[str, str], file: str
 ) -> list[str]:
-    """Special tokens that are a list; those by name become roles."""
+    """Special tokens of a list; tokens given by name become roles."""
     if isinstance(given, Mapping):
         for name, value in given.items():
             if (text := _text_of(value)) is not None:
@@ -234,7 +234,7 @@ def _take_extra(
 def _listed(
     files: PolicyDir, config: Mapping[str, Any], special: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """Added tokens that other files than tokenizer.json list, in order of their ids."""
+    """Added tokens of files other than tokenizer.json, in order of their ids."""
     if "added_tokens_decoder" in config:
         decoder = config["added_tokens_decoder"] or {}
         tokens = [{**token, "id": int(i)} for i, token in decoder.items()]
@@ -254,10 +254,10 @@ def _with_added_tokens(
     named: Iterable[str],
     warnings: list[str],
 ) -> dict[str, Any]:
-    """The tokenizer.json with what else is listed, and what has a role but no id.
+    """The tokenizer.json with the listed tokens, and those with a role but no id.
 
-    Where a token is in both, the list's options count; its id stays. New tokens get
-    the next ids, whatever is listed: the tokenizers library gives them so.
+    The options of the list have precedence, the ids of tokenizer.json too. New tokens
+    get the next ids, whatever is listed, as in the tokenizers library.
     """
     vocab = tokenizer["model"]["vocab"]
     tokens = {token["content"]: token for token in tokenizer["added_tokens"]}
@@ -297,10 +297,10 @@ _OPTIONS = ("single_word", "lstrip", "rstrip", "normalized")
 def _stop_ids(
     files: PolicyDir, config: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], str | None]:
-    """The ids at which transformers' `generate` stops, and the file that has them."""
-    generation = files.read_json(GENERATION_CONFIG) or {}
+    """The ids at which transformers' `generate` stops, and their file."""
+    generation = files.read_json(GENERATION) or {}
     if ids := _as_ids(generation.get("eos_token_id")):
-        return ids, GENERATION_CONFIG
+        return ids, GENERATION
     inner = config.get("text_config")
     for record in (config, inner if isinstance(inner, dict) else {}):
         if ids := _as_ids(record.get("eos_token_id")):
@@ -320,7 +320,7 @@ def _checked_id(value: Any) -> int:
 
 
 def _text_of(token: Any) -> str | None:
-    """A token in a configuration is a string, or an object with its content."""
+    """The text of a token, which is a string, or an object with its content."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) and token else None

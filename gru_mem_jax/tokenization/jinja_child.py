@@ -1,9 +1,9 @@
 """Renders a chat template: run as a program of its own, see chat_template.py.
 
-A template is a stranger's program. Jinja's sandbox keeps it from Python's insides;
-what it cannot bound, memory and time, the operating system does here. Reads one JSON
-object from stdin ("template", "variables", "date", "max_characters", "max_seconds",
-"max_bytes") and writes one to stdout: {"text": ...} or {"error": ...}.
+A template is an untrusted program. Jinja's sandbox keeps it from Python's internals;
+the operating system limits memory and time. Reads one JSON object from stdin
+("template", "variables", "date", "max_characters", "max_seconds", "max_bytes") and
+writes one to stdout: {"text": ...} or {"error": ...}.
 """
 
 import datetime
@@ -14,9 +14,7 @@ import sys
 def _limit_resources(max_seconds: int, max_bytes: int) -> None:
     try:
         import resource
-    except (
-        ImportError
-    ):  # no such limits on this system: the parent's time limit is left
+    except ImportError:  # no such limits on this system; the parent has a time limit
         return
     for kind, limit in (
         (resource.RLIMIT_AS, max_bytes),
@@ -56,7 +54,7 @@ def _environment(date: str):
             sort_keys=options.get("sort_keys", False),
         )
 
-    # The options and names that templates are written for (as transformers has them).
+    # The options and names of transformers, which templates are written for.
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -85,7 +83,7 @@ def main() -> None:
     _limit_resources(job["max_seconds"], job["max_bytes"])
     try:
         result = {"text": _render(job)}
-    except Exception as error:  # whatever a template does is a fact to report
+    except Exception as error:  # reported, whatever a template raises
         result = {"error": f"{type(error).__name__}: {error}"[:500]}
     json.dump(result, sys.stdout)
 

@@ -32,35 +32,35 @@ from gru_mem_jax.tokenization.directory import (
 )
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# The date that Llama's templates name where they are told none.
+# The date that Llama's templates use by default.
 DEFAULT_DATE = "2024-07-26"
 
 
 class TextTokenizer:
     """Encodes text without control tokens, and our own templates with them.
 
-    `tokenizers.Tokenizer` objects, built once and never changed, so that threads may
-    share it: one as it came, for templates and decoding; one in which the control
-    tokens do not exist, for text. Ordinary text gives the same ids in both, and in
-    transformers; but text always stands in the midst of a prompt, so it never gets the
-    space that some tokenizers (Mistral's first) put before a text.
+    Holds `tokenizers.Tokenizer` objects that never change, so that threads may share
+    it: one for templates and decoding; one without the control tokens, for text.
+    Ordinary text gives the same ids in both, and in transformers; but text always
+    stands within a prompt, so it never gets the space that some tokenizers (Mistral's
+    first) put before a text.
 
     Args:
       tokenizer: a parsed tokenizer.json, of a BPE or word-level model.
       template: source of the chat template; None if there is none.
       special_tokens: tokens by role: {"eos_token": "<|im_end|>", ...}.
-      control: tokens that are control, whatever their form.
-      stop_ids: ids that end a completion, beside eos_token and whatever the chat
-        template puts after an assistant's text.
-      date: what the chat template is told that today is, YYYY-MM-DD; a fixed one, for
-        else prompts change at midnight.
+      control: further control tokens.
+      stop_ids: ids that end a completion, besides eos_token and the token that the
+        chat template puts after an assistant's text.
+      date: today's date for the chat template, YYYY-MM-DD; fixed, since prompts would
+        change at midnight.
 
     Attributes:
-      content_parts: whether the template is given content as a list of parts, for it
+      content_parts: whether the template gets content as a list of parts, because it
         does not show text.
 
     Raises:
-      PolicyError: any of it cannot be used; says what.
+      PolicyError: names the part that cannot be used.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class TextTokenizer:
             vocab = vocabulary(data)
         except BROKEN as error:
             raise PolicyError(
-                f"tokenizer.json is no tokenizer with a vocabulary of words or byte "
+                f"tokenizer.json is not a tokenizer with a vocabulary of words or byte "
                 f"pairs ({type(error).__name__}: {error}); save a fast tokenizer"
             ) from None
         self._whole = _build(data)
@@ -104,7 +104,7 @@ class TextTokenizer:
     def from_pretrained(
         cls, directory: str | os.PathLike[str], *, date: str = DEFAULT_DATE
     ) -> "TextTokenizer":
-        """Loads tokenizer.json, tokenizer_config.json and what belongs to them.
+        """Loads tokenizer.json, tokenizer_config.json and the files beside them.
 
         Args:
           directory: a path, or `hf://org/name@revision`.
@@ -126,7 +126,7 @@ class TextTokenizer:
     def from_parts(
         cls, parts: TokenizerParts, *, date: str = DEFAULT_DATE
     ) -> "TextTokenizer":
-        """Of what `directory.read_parts` found; errors as for the class."""
+        """From the parts of `directory.read_parts`; errors as for the class."""
         return cls(
             parts.tokenizer,
             template=parts.template,
@@ -143,12 +143,12 @@ class TextTokenizer:
         """Wraps a fast tokenizer of transformers, with its chat template.
 
         Raises:
-          PolicyError: it is no fast tokenizer, or cannot be used.
+          PolicyError: it is not a fast tokenizer, or cannot be used.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise PolicyError(
-                f"{type(tokenizer).__name__} is no fast tokenizer of transformers"
+                f"{type(tokenizer).__name__} is not a fast tokenizer of transformers"
             )
         return cls(
             json.loads(backend.to_str()),
@@ -161,8 +161,8 @@ class TextTokenizer:
         """Ids of plain text; never a control id.
 
         Raises:
-          InputError: a character has no token but the unknown one, which is control;
-            or it is a lone surrogate.
+          InputError: a character has only the unknown token, which is control, or is
+            a lone surrogate.
         """
         return self._encode(text).ids
 
@@ -185,17 +185,17 @@ class TextTokenizer:
         return encoding
 
     def encode_control(self, text: str, *, start: bool = False) -> list[int]:
-        """Ids of our own template text; control tokens are recognised.
+        """Ids of template text; control tokens are recognised.
 
         Args:
           text: part of a prompt.
-          start: whether it is the prompt's first part, before which some tokenizers
-            put a space.
+          start: whether it is the prompt's first part; some tokenizers put a space
+            before it.
         """
         if start or self._inside is self._whole:
             return self._whole.encode(text, add_special_tokens=False).ids
-        # Up to the first token that is searched for in a text, the part is the rest
-        # of a text that was begun before; from there on it is as in a whole prompt.
+        # Up to the first added token the part continues the text before it; from there
+        # on it is encoded as in a whole prompt.
         found = self._whole.encode(text, add_special_tokens=False)
         places = zip(found.ids, found.offsets)
         at = next((a for i, (a, _) in places if i in self._added), len(text))
@@ -205,7 +205,7 @@ class TextTokenizer:
         return head + self._whole.encode(text[at:], add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, control tokens included; ids without a string give U+FFFD."""
+        """The text of ids, control tokens included; unknown ids give U+FFFD."""
         if self._strings.issuperset(ids):
             return self._whole.decode(ids, skip_special_tokens=False)
         runs = itertools.groupby(ids, self._strings.__contains__)
@@ -225,7 +225,7 @@ class TextTokenizer:
 
         Args:
           messages: {"role": ..., "content": ...} each, content as text.
-          variables: what else the template is told: {"enable_thinking": False}.
+          variables: further ones for the template: {"enable_thinking": False}.
 
         Raises:
           PolicyError: there is no template, or it fails.
@@ -235,8 +235,7 @@ class TextTokenizer:
     def check_rows(self, rows: int) -> None:
         """Raises PolicyError if text or template may give an id beyond the embedding.
 
-        Control tokens that nothing uses may lie beyond it (Gemma 3 text models have
-        such a one): no text gives them.
+        Unused control tokens may lie beyond it (Gemma 3 text models have one).
         """
         ids = set(self._plain.get_vocab().values()) | set(self.stop_ids)
         if self._template is not None:
@@ -272,7 +271,7 @@ class TextTokenizer:
             if self._probe().count(PLACEHOLDER) == 1:
                 return False
         except chat_template.TemplateError:
-            pass  # told where the other form fails as well
+            pass  # reported if the other form fails as well
         self.content_parts = True
         try:
             return self._probe().count(PLACEHOLDER) == 1
@@ -280,7 +279,7 @@ class TextTokenizer:
             return False
 
     def _probe(self) -> str:
-        """What the template makes of a message with nothing in it but a mark."""
+        """A message that holds only a mark, rendered by the template."""
         if self._template is None:
             return ""
         return self._render([{"role": "user", "content": PLACEHOLDER}], generate=True)
@@ -309,21 +308,21 @@ class TextTokenizer:
             _, found, after = self._render(messages, generate=False).partition(
                 PLACEHOLDER
             )
-        except PolicyError:  # some templates refuse it; then eos_token has to do
+        except PolicyError:  # some templates refuse it: eos_token alone ends turns
             return []
         ids = self.encode_control(after) if found else []
-        # Looked up in the text, for an unknown token would be control as well.
+        # Looked up in the text, since an unknown token would be control as well.
         written = (i for i in ids if self._whole.id_to_token(i) in after)
         return [i for i in written if i in self.control_ids][:1]
 
 
 def _in_parts(message: Mapping[str, str]) -> dict[str, Any]:
-    """A message whose content is a list, as multimodal models have it."""
+    """A message whose content is a list, as for multimodal models."""
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 def _build(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The tokenizer, after a check that added tokens have the ids that they say."""
+    """The tokenizer; checks that added tokens have their listed ids."""
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
     except Exception as error:  # the library raises no narrower class

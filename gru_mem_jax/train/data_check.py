@@ -103,7 +103,7 @@ class _TurnJudge(Judge):
 
 def told(records: Records, listed: str | None, most: int | None = _LISTED) -> list[str]:
     """A line for each bad record, or for the first ones and the rest together."""
-    lines = [each.told(records.name) for each in records.bad[:most]]
+    lines = [each.message(records.name) for each in records.bad[:most]]
     if (more := len(records.bad) - len(lines)) > 0:
         place = f", listed in {listed}" if listed else "; --dry_run lists all"
         lines.append(f"and {more} more{place}")

@@ -234,10 +234,10 @@ class Loop:
         self._monitor.beat("saving")
         self._check_skipped(self.at)
         self._metrics.sync()
-        score = None
+        metric = None
         if row is not None and self._config.best_metric is not None:
-            score = row.get(self._config.best_metric)
-        self._store.save(self.at, score=score)
+            metric = row.get(self._config.best_metric)
+        self._store.save(self.at, metric=metric)
 
     def _present(self, columns: Columns) -> dict[str, Any]:
         """Columns that have a value; says so once where one has none."""

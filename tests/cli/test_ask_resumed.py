@@ -105,8 +105,8 @@ def test_resuming_on_another_context_or_policy_is_refused(ask, capsys):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "not a JSON document"),
-        ("[1]", "expected a JSON object"),
+        ("", "is not JSON"),
+        ("[1]", "trajectory must be an object, got list"),
         ('{"answer": 1}', "trajectory"),
         ('{"turns": [{"kind": "memory"}]}', "out.json"),
         ("[" * 100000, "out.json"),

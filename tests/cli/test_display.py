@@ -95,12 +95,12 @@ def test_news(before, after, shown):
 
 
 def test_progress_estimates_the_number_of_chunks():
-    progress = display.Progress(1000)
+    progress = display.ReadingProgress(1000)
     assert (progress.read, progress.total) == (0, None)
     for t in TURNS:
         progress.add(t)
     assert (progress.read, progress.fraction, progress.total) == (4, 0.4, 10)
-    progress = display.Progress(None)
+    progress = display.ReadingProgress(None)
     progress.add(TURNS[0])
     assert (progress.read, progress.fraction, progress.total) == (1, None, None)
 

@@ -110,7 +110,7 @@ def test_lines_that_people_bring(bad, reason, tmp_path):
         (found,) = source.records().bad
         assert found.where == "line 2"
         assert reason in found.reason
-        assert len(found.told(source.path)) < 400 + len(source.path)
+        assert len(found.message(source.path)) < 400 + len(source.path)
 
 
 def test_a_cut_last_line_is_asked_about(tmp_path):

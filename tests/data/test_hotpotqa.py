@@ -133,7 +133,7 @@ def test_what_official_files_hold_too(changes, expected, tmp_path):
         (record(1, supporting_facts=[["A1", True]]), "must be a whole number"),
         (record(1, supporting_facts=[["Z", 0]]), "'Z' is not in its context; take"),
         (record(1, supporting_facts=[]), "record 1: has no supporting fact"),
-        (record(0), "record 1 has the _id of an earlier one"),
+        (record(0), "record 1: has the id '.* of record 0"),
         (record(1, answer=":}"), r"record 1: no answer can match answers .*'id1'"),
     ],
 )

@@ -77,7 +77,7 @@ def test_other_paragraphs_are_of_other_articles(tmp_path):
         (question(1, answers=[3]), "an answer must be an object"),
         (question(1, answers={}), "question 0.answers must be a list"),
         (question(1, id=4), "question 0.id must be text"),
-        (question(0), "has two questions of one id"),
+        (question(0), "question 0: has the id 'q0' of article 0, paragraph 0"),
         (7, "question 0 must be an object"),
         (
             question(1, answers=[{"text": " ", "answer_start": TEXT.index(" ")}]),

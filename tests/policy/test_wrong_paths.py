@@ -81,7 +81,7 @@ def test_the_checkpoints_of_a_run(tmp_path):
         ("https://huggingface.co/Qwen/Qwen3-8B", "hf://Qwen/Qwen3-8B@main"),
         ("https://huggingface.co/Qwen/Qwen3-8B/tree/main", "hf://Qwen/Qwen3-8B@main"),
         ("hf:Qwen/Qwen3-8B", "hf://Qwen/Qwen3-8B@main"),
-        ("here ", "it has a blank too many: did you mean 'here'?"),
+        ("here ", "it has surrounding blanks: did you mean 'here'?"),
         ("hre", "did you mean 'here'?"),
         ("here/polcy", "did you mean 'here/policy'?"),
         ("far/away/from/all", "(a hub repository is given as hf://org/name@revision)"),

@@ -96,15 +96,15 @@ def test_sharding_of_the_target_decides(tmp_path):
 
 
 def test_keeps_the_newest_and_the_best(tmp_path):
-    scores = {1: 0.2, 2: 0.9, 3: 0.4, 4: None, 5: 0.1}
+    metrics = {1: 0.2, 2: 0.9, 3: 0.4, 4: None, 5: 0.1}
     for best, kept, top in (
         ("max", (2, 4, 5), 2),
         ("min", (4, 5), 5),
         (None, (4, 5), None),
     ):
         with Checkpoints(tmp_path / str(best), keep=2, best=best) as checkpoints:
-            for step, score in scores.items():
-                checkpoints.save(step, {"params": PARAMS}, score=score, wait=False)
+            for step, metric in metrics.items():
+                checkpoints.save(step, {"params": PARAMS}, metric=metric, wait=False)
             checkpoints.wait()
             assert checkpoints.steps() == kept
             assert checkpoints.best_step() == top

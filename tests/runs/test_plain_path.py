@@ -6,7 +6,7 @@ import tempfile
 import pytest
 
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.runs.checkpoints.plain_path import plain_path
+from gru_mem_jax.runs.checkpoints.orbax_workarounds import plain_path
 
 
 def test_harmless_names_are_used_as_they_are(tmp_path):

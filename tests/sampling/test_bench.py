@@ -21,7 +21,7 @@ def policy_dir(small, tmp_path_factory):
 def test_figures_without_a_tokenizer_and_without_a_peer(policy_dir):
     lines = []
     config = bench.BenchConfig(policy=policy_dir, **SIZES)
-    got = bench.run(config, lines.append)
+    got = bench.measure(config, lines.append)
     assert got["batch"] == 2
     assert got["prefill_tokens_per_s"] > 0
     assert got["decode_tokens_per_s"] > 0
@@ -38,7 +38,7 @@ def test_the_peer_runs_on_the_same_weights(policy_dir):
     if importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch")
     config = bench.BenchConfig(policy=policy_dir, peer="huggingface", **SIZES)
-    got = bench.run(config, lambda line: None)
+    got = bench.measure(config, lambda line: None)
     peer = got["peer"]
     assert peer["name"] == "huggingface"
     assert peer["peak_rss_mb"] > 50

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gru_mem_jax.sampling.blocks import Batch, batches
+from gru_mem_jax.sampling.blocks import PrefillBatch, batches
 from gru_mem_jax.sampling.config import EngineConfig, fitting
 
 
@@ -37,7 +37,7 @@ def test_a_long_prompt_behind_a_shared_prefix():
 
 def test_packing_marks_what_is_padding():
     tokens = np.arange(20, dtype=np.int32).reshape(2, 10)
-    got = Batch(2, 4, 128, ((5, 2, 1),)).pack(tokens)
+    got = PrefillBatch(2, 4, 128, ((5, 2, 1),)).block_array(tokens)
     assert got.tolist() == [[1, 2, 12, 13, 14, -1], [0, 0, -1, -1, -1, -1]]
 
 

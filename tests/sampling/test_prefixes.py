@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gru_mem_jax.sampling.prefixes import Placement, Residents, common_prefix
+from gru_mem_jax.sampling.prefixes import Residents, SlotAssignment, common_prefix
 
 
 def ids(*values):
@@ -25,34 +25,36 @@ def test_common_prefix_stops_at_the_difference_the_filled_part_and_the_last_toke
 
 def test_empty_slots_are_filled_in_order():
     residents = Residents(3, 8)
-    got = residents.place([ids(1, 2), ids(3, 4)], free(1, 1, 1), 1)
-    assert got == [Placement(0, -1, 0, 0), Placement(1, -1, 0, 0)]
+    got = residents.assign([ids(1, 2), ids(3, 4)], free(1, 1, 1), 1)
+    assert got == [SlotAssignment(0, -1, 0, 0), SlotAssignment(1, -1, 0, 0)]
     assert residents.filled.tolist() == [1, 1, 0]
 
 
 def test_a_free_slot_that_holds_the_prefix_is_taken_in_place():
     residents = Residents(2, 8)
-    residents.place([ids(1, 2, 3, 4), ids(5, 6, 7, 8)], free(1, 1), 2)
-    got = residents.place([ids(5, 6, 7, 9, 9)], free(1, 1), 2)
-    assert got == [Placement(1, 1, 3, 0)]
+    residents.assign([ids(1, 2, 3, 4), ids(5, 6, 7, 8)], free(1, 1), 2)
+    got = residents.assign([ids(5, 6, 7, 9, 9)], free(1, 1), 2)
+    assert got == [SlotAssignment(1, 1, 3, 0)]
 
 
 def test_a_busy_slots_prefix_is_copied():
     residents = Residents(2, 8)
-    residents.place([ids(1, 2, 3, 4)], free(1, 1), 2)
-    got = residents.place([ids(1, 2, 3, 5)], free(0, 1), 2)
-    assert got == [Placement(1, 0, 3, 0)]
+    residents.assign([ids(1, 2, 3, 4)], free(1, 1), 2)
+    got = residents.assign([ids(1, 2, 3, 5)], free(0, 1), 2)
+    assert got == [SlotAssignment(1, 0, 3, 0)]
 
 
 def test_too_short_a_prefix_is_not_copied():
     residents = Residents(2, 8)
-    residents.place([ids(1, 2, 3, 4)], free(1, 1), 4)
-    assert residents.place([ids(1, 2, 3, 5)], free(0, 1), 4) == [Placement(1, -1, 0, 0)]
+    residents.assign([ids(1, 2, 3, 4)], free(1, 1), 4)
+    assert residents.assign([ids(1, 2, 3, 5)], free(0, 1), 4) == [
+        SlotAssignment(1, -1, 0, 0)
+    ]
 
 
 def test_equal_prefixes_that_come_together_are_computed_once():
     prompts = [ids(1, 2, 3, 4, n) for n in range(4)]
-    got = Residents(4, 8).place(prompts, free(1, 1, 1, 1), 2)
+    got = Residents(4, 8).assign(prompts, free(1, 1, 1, 1), 2)
     assert [p.wave for p in got] == [0, 1, 1, 1]
     assert [p.source for p in got] == [-1, 0, 0, 0]
     assert [p.shared for p in got] == [0, 4, 4, 4]
@@ -60,25 +62,25 @@ def test_equal_prefixes_that_come_together_are_computed_once():
 
 def test_the_old_contents_of_a_slot_taken_in_the_same_round_can_be_copied():
     residents = Residents(2, 8)
-    residents.place([ids(1, 2, 3, 4), ids(9, 9)], free(1, 1), 2)
-    got = residents.place([ids(1, 2, 7, 7), ids(1, 2, 3, 8)], free(1, 1), 2)
-    assert got[0] == Placement(0, 0, 2, 0)
-    assert got[1] == Placement(1, 0, 3, 0)  # copied before the first is prefilled
+    residents.assign([ids(1, 2, 3, 4), ids(9, 9)], free(1, 1), 2)
+    got = residents.assign([ids(1, 2, 7, 7), ids(1, 2, 3, 8)], free(1, 1), 2)
+    assert got[0] == SlotAssignment(0, 0, 2, 0)
+    assert got[1] == SlotAssignment(1, 0, 3, 0)  # copied before the first is prefilled
 
 
 def test_the_stalest_slot_is_given_up_first():
     residents = Residents(3, 8)
     for n in range(3):
-        residents.place([ids(n, n, n)], free(1, 1, 1), 2)
-    residents.place([ids(0, 0, 5)], free(1, 1, 1), 2)
-    assert residents.place([ids(8, 8)], free(1, 1, 1), 2)[0].slot == 1
+        residents.assign([ids(n, n, n)], free(1, 1, 1), 2)
+    residents.assign([ids(0, 0, 5)], free(1, 1, 1), 2)
+    assert residents.assign([ids(8, 8)], free(1, 1, 1), 2)[0].slot == 1
 
 
 def test_clear_forgets_all():
     residents = Residents(1, 8)
-    residents.place([ids(1, 2, 3)], free(1), 1)
+    residents.assign([ids(1, 2, 3)], free(1), 1)
     residents.clear()
-    assert residents.place([ids(1, 2, 3)], free(1), 1) == [Placement(0, -1, 0, 0)]
+    assert residents.assign([ids(1, 2, 3)], free(1), 1) == [SlotAssignment(0, -1, 0, 0)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -98,7 +100,7 @@ def test_copies_and_prefills_leave_each_prompt_in_its_slot(rounds, busy, min_sha
     for prompts in rounds:
         available = ~taken
         prompts = [ids(*p) for p in prompts[: int(available.sum())]]
-        got = residents.place(prompts, available.copy(), min_shared)
+        got = residents.assign(prompts, available.copy(), min_shared)
         assert len({p.slot for p in got}) == len(got)
         assert all(not taken[p.slot] for p in got)
         for wave in range(1 + max((p.wave for p in got), default=-1)):

@@ -7,7 +7,7 @@ import pytest
 from gru_mem_jax.tiny import surface
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
 from gru_mem_jax.tiny.oracle import facts_in
-from gru_mem_jax.tiny.surface import PLAIN, Sentence, Surface, ask, lay_out
+from gru_mem_jax.tiny.surface import PLAIN, Sentence, Surface, lay_out, vary_question
 from gru_mem_jax.tiny.synthetic import needle
 from gru_mem_jax.tokenization import TextTokenizer
 
@@ -104,7 +104,9 @@ def test_surfaces_are_drawn_with_and_without_marks():
 
 def test_a_question_is_put_in_the_case_of_its_document():
     question = "Which code belongs to oak?"
-    assert ask(question, PLAIN, random.Random(0)) == question
+    assert vary_question(question, PLAIN, random.Random(0)) == question
     rng = random.Random(0)
-    asked = {ask(question, Surface(case="upper"), rng).strip() for _ in range(40)}
+    asked = {
+        vary_question(question, Surface(case="upper"), rng).strip() for _ in range(40)
+    }
     assert asked == {question.upper(), question.upper()[:-1]}

@@ -86,7 +86,7 @@ def test_special_tokens_map_does_not_count_beside_a_decoder(llama):
     assert theirs.eos_token == parts.special_tokens["eos_token"] == "<|eot_id|>"
     (warning,) = parts.warnings
     assert warning.startswith(f"{MAP}: eos_token '<|end_of_text|>' does not count")
-    with pytest.warns(UserWarning, match="does not count, for tokenizer_config.json"):
+    with pytest.warns(UserWarning, match="is ignored, since tokenizer_config.json"):
         TextTokenizer.from_pretrained(llama)
 
 
@@ -364,7 +364,7 @@ def test_the_class_that_counts(tmp_path, name, kind):
 # -- Mistral's split -------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*splits text otherwise")
+@pytest.mark.filterwarnings("ignore:.*splits text differently")
 def test_the_wrong_split_of_mistral_is_told_and_mended(tmp_path):
     layout = hub_layouts.write("mistral_tekken", tmp_path)
     data = json.loads(json.dumps(layout.tokenizer))

@@ -115,7 +115,7 @@ def test_a_tokenizer_of_transformers_can_be_wrapped(
         assert wrapped.render_chat(messages) == own.render_chat(messages)
         text = "Which code belongs to <think> the é?"
         assert wrapped.encode(text) == own.encode(text)
-    with pytest.raises(PolicyError, match="str is no fast tokenizer"):
+    with pytest.raises(PolicyError, match="str is not a fast tokenizer"):
         TextTokenizer.from_transformers("gpt2")
 
 

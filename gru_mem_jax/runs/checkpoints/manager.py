@@ -3,7 +3,7 @@
 A step is a folder, named by its number:
 
     12/SHA256SUMS       sha256 of every other file
-    12/record.json      format, step, score, metadata, and every array's shape and dtype
+    12/record.json      format, step, metric, metadata, each array's shape and dtype
     12/files/           small files given to `save` (tokenizer, configuration text)
     12/NAME/            one tree of arrays, as Orbax writes it
 
@@ -29,14 +29,13 @@ from typing import Any, NamedTuple
 from gru_mem_jax import durable_files
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
-from gru_mem_jax.runs.checkpoints.orbax_noise import OrbaxNoise
-from gru_mem_jax.runs.checkpoints.plain_path import plain_path
+from gru_mem_jax.runs.checkpoints.orbax_workarounds import OrbaxNoise, plain_path
 from gru_mem_jax.runs.checkpoints.step import (
     FILES,
     Pace,
     Restored,
     complete,
-    identity,
+    inode,
     make_contents,
     read_record,
     read_step,
@@ -55,7 +54,7 @@ class Checkpoints:
     Args:
       directory: made if it is not there and `create` is true.
       keep: how many newest good steps are kept; None: all.
-      best: "max" or "min": the step with the best score is kept as well.
+      best: "max" or "min": the step with the best metric is kept as well.
       create: false for readers, which write nothing: a missing folder is an InputError.
     """
 
@@ -138,7 +137,7 @@ class Checkpoints:
         metadata: Mapping[str, Any] | None = None,
         *,
         files: Mapping[str, bytes] | None = None,
-        score: float | None = None,
+        metric: float | None = None,
         wait: bool = True,
     ) -> None:
         """Saves one step.
@@ -150,7 +149,7 @@ class Checkpoints:
           trees: name to a tree of arrays.
           metadata: what JSON can hold.
           files: name to contents of small files.
-          score: what `best` compares.
+          metric: what `best` compares.
           wait: until it is on disk; else it is written while the caller goes on (and
             may donate the arrays): `wait`, `close` and the next `save` raise failures.
 
@@ -171,7 +170,7 @@ class Checkpoints:
                 trees_lib.check_finite(tree)
             except RunError as error:
                 raise RunError(f"{self._folder(step)}: {name}.{error}") from None
-        contents = make_contents(step, flat, metadata or {}, score, files or {})
+        contents = make_contents(step, flat, metadata or {}, metric, files or {})
         self._make_room(step)
         needed = sum(map(len, contents.values()))
         needed += sum(trees_lib.nbytes(tree) for tree in flat.values())
@@ -273,17 +272,17 @@ class Checkpoints:
         return step in self._good or not self.problems(step)
 
     def best_step(self) -> int | None:
-        """The good step with the best score, the newest of equals; None without any."""
+        """The good step with the best metric, the newest of equals; else None."""
         if self._best is None:
             return None
         sign = -1 if self._best == "min" else 1
-        scored = []
+        known = []
         for step in self.steps():
             with contextlib.suppress(RunError, InputError):
-                score = read_record(self._folder(step))["score"]
-                if score is not None and self._is_good(step):
-                    scored.append((sign * score, step))
-        return max(scored)[1] if scored else None
+                metric = read_record(self._folder(step))["metric"]
+                if metric is not None and self._is_good(step):
+                    known.append((sign * metric, step))
+        return max(known)[1] if known else None
 
     def _remove_leftovers(self) -> None:
         """Removes what a killed process left unfinished."""
@@ -357,14 +356,14 @@ class Checkpoints:
         for _ in range(_READ_TRIES):
             chosen = self._resolve(step)
             folder = self._folder(chosen)
-            before = identity(folder)
+            before = inode(folder)
             try:
                 found = read_step(folder, abstract)
                 self._good.add(chosen)
-                if identity(folder) == before:
+                if inode(folder) == before:
                     return found
             except RunError:
-                if before is not None and identity(folder) == before:
+                if before is not None and inode(folder) == before:
                     raise  # damage, not a deletion under our hands
         raise RunError(f"{self.directory}: steps are deleted faster than they are read")
 

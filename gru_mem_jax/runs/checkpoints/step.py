@@ -24,7 +24,7 @@ from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import first_difference
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
 from gru_mem_jax.runs.checkpoints.checksums import checksums
-from gru_mem_jax.runs.checkpoints.plain_path import plain_path
+from gru_mem_jax.runs.checkpoints.orbax_workarounds import plain_path
 
 FORMAT = 1
 RECORD = "record.json"
@@ -57,7 +57,7 @@ def make_contents(
     step: int,
     flat: Mapping[str, Mapping[str, Any]],
     metadata: Mapping[str, Any],
-    score: float | None,
+    metric: float | None,
     files: Mapping[str, bytes],
 ) -> dict[str, bytes]:
     """What a step holds beside its arrays, as path to contents.
@@ -66,7 +66,7 @@ def make_contents(
       step: its number.
       flat: tree name to flat tree.
       metadata: what JSON can hold.
-      score: what a best step is chosen by.
+      metric: what a best step is chosen by.
       files: name to contents of small files.
 
     Raises:
@@ -75,7 +75,7 @@ def make_contents(
     record = {
         "format": FORMAT,
         "step": step,
-        "score": score,
+        "metric": metric,
         "trees": {name: trees_lib.signatures(tree) for name, tree in flat.items()},
         "checksums": {name: checksums(tree) for name, tree in flat.items()},
         "metadata": dict(metadata),
@@ -191,9 +191,10 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
         isinstance(s, dict) for s in sums.values()
     ):
         raise RunError(f"{path}: checksums is not an object of objects")
-    score = record.setdefault("score", None)
-    if score is not None and not isinstance(score, (int, float)):
-        raise RunError(f"{path}: score is not a number")
+    # Earlier versions called it score.
+    metric = record.setdefault("metric", record.get("score"))
+    if metric is not None and not isinstance(metric, (int, float)):
+        raise RunError(f"{path}: metric is not a number")
     return record
 
 
@@ -231,7 +232,7 @@ def read_step(folder: pathlib.Path, abstract: Mapping[str, Any]) -> Restored:
     )
 
 
-def identity(folder: pathlib.Path) -> tuple[int, int] | None:
+def inode(folder: pathlib.Path) -> tuple[int, int] | None:
     """Tells a folder from another one of the same name; None: it is not there."""
     try:
         info = os.stat(folder)

@@ -80,7 +80,7 @@ class RunStore:
         return step in self._held
 
     def save(
-        self, progress: RunState, *, score: float | None = None, wait: bool = False
+        self, progress: RunState, *, metric: float | None = None, wait: bool = False
     ) -> None:
         """Saves; as `Checkpoints.save`."""
         state = progress.state
@@ -103,7 +103,7 @@ class RunStore:
             "tokenizer_files": sorted(filter(is_tokenizer_file, self._files)),
         }
         self._checkpoints.save(
-            progress.step, trees, metadata, files=self._files, score=score, wait=wait
+            progress.step, trees, metadata, files=self._files, metric=metric, wait=wait
         )
         self._held.add(progress.step)
 

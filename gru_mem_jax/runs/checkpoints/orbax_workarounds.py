@@ -1,14 +1,19 @@
-"""Folders whose names a library would misread, under a name that it reads as it is.
+"""Workarounds for Orbax: folders whose names it misreads, errors that it logs again.
 
 Orbax looks for what it wrote with patterns, in which brackets, stars and backslashes
-mean something; its storage layer wants text, and paths of bounded length. Such a folder
-is handed on as a link to it in a temporary folder.
+mean something; its storage layer wants text, and paths of bounded length. It gets a
+link to such a folder, in a temporary folder.
+
+When a write fails, Orbax logs the traceback from three threads, and the writes that it
+gave up on end in a closed event loop; the error is raised anyway.
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -52,3 +57,36 @@ def _temporary() -> str:
     """The usual one, unless its own name is not plain."""
     usual = tempfile.gettempdir()
     return usual if _PLAIN.fullmatch(usual) else "/tmp"
+
+
+class OrbaxNoise:
+    """Silences Orbax's own log between `start` and `stop`.
+
+    After a failure it is not stopped: late writes may still end in the closed loop.
+    """
+
+    def __init__(self):
+        self._hook = None
+
+    def start(self) -> None:
+        """Silences."""
+        logging.getLogger("absl").addFilter(_is_not_orbax)
+        if self._hook is None:
+            self._hook = sys.unraisablehook
+            sys.unraisablehook = self._unraisable
+
+    def stop(self) -> None:
+        """Ends the silence."""
+        logging.getLogger("absl").removeFilter(_is_not_orbax)
+        if sys.unraisablehook == self._unraisable:
+            sys.unraisablehook = self._hook
+            self._hook = None
+
+    def _unraisable(self, args) -> None:
+        closed = isinstance(args.exc_value, RuntimeError)
+        if not (closed and "Event loop is closed" in str(args.exc_value)):
+            self._hook(args)
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    return "[process=" not in str(record.msg) and "orbax" not in record.pathname
