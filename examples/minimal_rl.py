@@ -49,7 +49,7 @@ def main(start: str, out: str) -> None:
         state, carry, _ = learner.apply(state, carry)
         engine.set_params(params := learner.policy_params(state.params, frozen))
         print(f"step {step + 1}: reward {worth.terms['outcome'].mean():.3f}")
-    # 4. Save, for `gru-mem ask`, transformers and vLLM.
+    # 4. Save, for `gru-mem ask` and transformers.
     small = {"tokenizer_files": tokenizer_files(directory), "agent_settings": settings}
     policy.export_policy(model, params, out, **small)
 
