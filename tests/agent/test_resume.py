@@ -1,4 +1,4 @@
-"""Fault 16, the loop's part: a run cut anywhere and resumed equals the whole run."""
+"""Fault R16, the loop's part: a run cut anywhere and resumed equals the whole run."""
 
 import dataclasses
 import itertools

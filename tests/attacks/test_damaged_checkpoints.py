@@ -1,4 +1,7 @@
-"""Each file of a step damaged in each way: named, skipped, left in place."""
+"""Each file of a step damaged in each way: named, skipped, left in place.
+
+Faults R4, R6 and R11.
+"""
 
 import shutil
 

@@ -1,4 +1,7 @@
-"""Processes killed while they save; readers beside a writer; disks that are full."""
+"""Processes killed while they save; readers beside a writer; disks that are full.
+
+Faults R1, R2, R7, R10 and R11.
+"""
 
 import random
 import time

@@ -1,4 +1,7 @@
-"""Hostile policy directories are refused by name, quickly and in little memory."""
+"""Hostile policy directories are refused by name, quickly and in little memory.
+
+Faults C1, C2, C3, C4, C5, C6, C7 and C8.
+"""
 
 import json
 import pathlib

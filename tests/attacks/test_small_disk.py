@@ -1,4 +1,4 @@
-"""A real disk that is full and then read-only, where one can be mounted."""
+"""A real disk, full and then read-only, where one can be mounted (faults R7, R8)."""
 
 import json
 import pathlib

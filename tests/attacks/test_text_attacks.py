@@ -1,4 +1,7 @@
-"""Faults P1 to P4, P7, P9 to P11, P13, P14: text stays text, in every tokenizer."""
+"""Text stays text, in every tokenizer.
+
+Faults P1, P2, P3, P4, P7, P9, P10, P11, P13 and P14, C9 and C9b.
+"""
 
 import concurrent.futures
 import itertools

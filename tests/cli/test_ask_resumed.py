@@ -1,4 +1,4 @@
-"""`gru-mem ask` interrupted, and gone on with by the same command."""
+"""Fault R16: `gru-mem ask` interrupted, and resumed by the same command."""
 
 import json
 import signal

@@ -1,4 +1,7 @@
-"""`gru-mem ask` on pipes: contexts without end, outputs that close, odd devices."""
+"""`gru-mem ask` on pipes: contexts without end, outputs that close, odd devices.
+
+Faults R16, R20 and R21.
+"""
 
 import os
 import re
@@ -183,7 +186,7 @@ def test_a_link_stays_a_link(ask):
     assert ask.json["answer"].startswith("alpha")
 
 
-# -- poor surroundings (fault 20) -----------------------------------------------------
+# -- poor surroundings ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_pages(results, tmp_path):
 
 
 def test_what_policies_and_documents_say_is_escaped(results, tmp_path):
-    attack = "</script><script>alert(1)</script>"
+    attack = "</script><script>alert(1)</script>"  # fault P11
     first = next(report._pairs(results[-1]))
     turns = tuple(
         dataclasses.replace(turn, memory=attack) for turn in first.trajectory.turns

@@ -1,4 +1,4 @@
-"""Exports: whole or not at all, and what is in them."""
+"""Exports: whole or not at all (fault C13), and what is in them."""
 
 import json
 import os

@@ -186,6 +186,7 @@ def test_a_sharded_policy_computes_the_same(tmp_path):
 
 
 def test_values_that_are_not_finite_are_named(tmp_path):
+    """Fault C8."""
     values = small_checkpoints.tensors(CONFIG)
     values["model.layers.1.mlp.up_proj.weight"][3, 2] = np.nan
     values["model.norm.weight"][0] = np.inf

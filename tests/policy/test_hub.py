@@ -1,4 +1,4 @@
-"""Hub locations, on a hub that is a fake: nothing here reaches the network."""
+"""Hub locations (fault C12), on a fake hub: nothing here reaches the network."""
 
 import fnmatch
 import sys

@@ -1,4 +1,7 @@
-"""Saving and restoring steps: exactness, placement, what is kept, what is refused."""
+"""Saving and restoring steps: exactness, placement, what is kept, what is refused.
+
+Faults R13 and R14.
+"""
 
 import json
 import os

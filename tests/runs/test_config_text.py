@@ -1,4 +1,4 @@
-"""Settings are compared as text; nothing in them runs."""
+"""Settings are compared as text; nothing in them runs (fault C10)."""
 
 import pytest
 

@@ -99,6 +99,7 @@ def test_files_that_cannot_be_opened(tmp_path):
 
 
 def test_full_disk_leaves_no_half_row(tmp_path, monkeypatch):
+    """Fault R7."""
     import os
 
     write = os.write

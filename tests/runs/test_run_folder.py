@@ -1,4 +1,7 @@
-"""Who may write to a run folder, what is refused, and what a move changes."""
+"""Who may write to a run folder, what is refused, and what a move changes.
+
+Faults R8, R9 and R10.
+"""
 
 import json
 import os

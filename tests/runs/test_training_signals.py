@@ -1,4 +1,4 @@
-"""Real signals to real processes: seen at once, also while a program runs."""
+"""Real signals to real processes: seen while a program runs (faults R3 and R19)."""
 
 import contextlib
 import signal

@@ -1,4 +1,4 @@
-"""Processes that die by signals, and the run that is resumed as if they had not."""
+"""Faults R1 and R3: processes that die by signals, and are resumed bit for bit."""
 
 import pathlib
 import signal

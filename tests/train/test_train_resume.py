@@ -1,4 +1,7 @@
-"""Runs that are stopped, damaged or changed, against the run that nobody touched."""
+"""Runs that are stopped, damaged or changed, against the run that nobody touched.
+
+Faults R4, R9, R12, R13, R14 and R15.
+"""
 
 import functools
 import json
