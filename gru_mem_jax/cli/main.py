@@ -15,8 +15,8 @@ from gru_mem_jax.version import __version__
 
 COMMANDS = {
     "ask": "answer a question from a text of any length",
-    "sft": "train a tiny policy on oracle turns, from scratch",
-    "train": "train the gates of a policy by reinforcement learning",
+    "sft": "train a policy by supervision: the warm start",
+    "train": "train a policy by reinforcement learning",
     "eval": "score a policy on questions whose answers are known",
     "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",
     "plot": "draw a training run's metrics",
