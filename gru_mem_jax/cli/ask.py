@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--resume",
         action="store_true",
-        help="go on from the turns that an interrupted run left in --json",
+        help="continue from the turns that an interrupted run left in --json",
     )
     reading = parser.add_argument_group("reading")
     add = reading.add_argument

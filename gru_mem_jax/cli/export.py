@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run",
         type=arguments.path,
         metavar="RUN",
-        help="a run folder, also of a run that goes on",
+        help="a run folder, also of a run in progress",
     )
     add(
         "--out",

@@ -1,8 +1,8 @@
 """Plot a training run: gates, exits, rewards, lengths, evaluation.
 
 Draws RUN/plots/overview.png and a PNG for each panel from RUN/metrics.jsonl, also
-while the run goes on. Several runs are laid over each other; they, and folders that
-cannot be written, need --out. The paths that were written go to stdout.
+while the run is in progress. Several runs are laid over each other; they, and folders
+that cannot be written, need --out. The paths that were written go to stdout.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Show a training run: sampled trajectories turn by turn, and the last rows.
 
-Reads RUN/trajectories and RUN/metrics.jsonl, also while the run goes on. A "!" marks a
-gate that differs from its label. The memory is shown after an update, new words in bold
-on a terminal; for a malformed turn, what was wrong with it.
+Reads RUN/trajectories and RUN/metrics.jsonl, also while the run is in progress. A "!"
+marks a gate that differs from its label. The memory is shown after an update, new words
+in bold on a terminal; for a malformed turn, what was wrong with it.
 """
 
 import argparse

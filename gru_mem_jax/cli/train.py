@@ -1,4 +1,4 @@
-"""Train the gates of a policy by reinforcement learning.
+"""Train a policy by reinforcement learning.
 
 What is trained, on what and how is gin's: give --gin_file, and its macros as
 --gin.NAME=VALUE. The same command again resumes the run in --run_dir from its newest
