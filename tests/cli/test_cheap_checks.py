@@ -125,8 +125,8 @@ def test_commands_that_need_a_device_look_for_it_first(
     monkeypatch.setattr(jax, "devices", devices)
     line = fails(command(name, policy), capsys)
     assert line.startswith(
-        "gru-mem: JAX_PLATFORMS=tpu: the platform tpu is not available (INTERNAL: Failed "
-        "to open libtpu.so); it needs libtpu (pip install 'jax[tpu]')"
+        "gru-mem: JAX_PLATFORMS=tpu: the platform tpu is not available (INTERNAL: "
+        "Failed to open libtpu.so); it needs libtpu (pip install 'jax[tpu]')"
     )
     assert line.endswith(
         "set JAX_PLATFORMS=cpu, or unset it to use any that is available"
@@ -145,12 +145,12 @@ ABSENT = "Backend 'nonsense' is not in the list of known backends: ['cpu', 'tpu'
 @pytest.mark.parametrize(
     ("asked", "error", "expected"),
     [
-        ("cuda", AssertionError(), "platform cuda is not available; it needs jax's CUDA"),
+        ("cuda", AssertionError(), "cuda is not available; it needs jax's CUDA"),
         (
             "nonsense",
             RuntimeError(f"Unable to initialize backend 'nonsense': {ABSENT}"),
-            "platform nonsense is not available (Backend 'nonsense' is not in the list of "
-            "known backends: ['cpu', 'tpu']); it needs a plug-in of jax of that name",
+            "platform nonsense is not available (Backend 'nonsense' is not in the list "
+            "of known backends: ['cpu', 'tpu']); it needs a plug-in of jax of that name",
         ),
         ("cpu,cuda", RuntimeError("Unable to initialize backend 'cuda': no driver"),
          "JAX_PLATFORMS=cpu,cuda: the platform cuda is not available (no driver)"),

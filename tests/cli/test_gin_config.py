@@ -152,7 +152,7 @@ def test_mistakes_are_one_line(binding, expected):
     [
         (
             "import no_such_module_here\n",
-            "a.gin: cannot import no_such_module_here: no module named .*searched what is installed",
+            "a.gin: cannot import no_such_module_here: no module named .*searched what",
         ),
         ("import os\nno_such.Outer.steps = 1\n", "'no_such' was not provided"),
         ("import os\nos.no_such.x = 1\n", "has no attribute no_such"),

@@ -101,7 +101,7 @@ def test_what_is_installed_is_not_hidden(folder):
         ("raise KeyError\n", r"ours_6.py, line 1: KeyError In file"),
         (
             None,
-            r"no module named 'ours_6' \(did you mean ours_66\?\); searched what is installed",
+            r"no module named 'ours_6' \(did you mean ours_66\?\); searched what",
         ),
     ],
 )
