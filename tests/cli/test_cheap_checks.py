@@ -150,7 +150,8 @@ ABSENT = "Backend 'nonsense' is not in the list of known backends: ['cpu', 'tpu'
             "nonsense",
             RuntimeError(f"Unable to initialize backend 'nonsense': {ABSENT}"),
             "platform nonsense is not available (Backend 'nonsense' is not in the list "
-            "of known backends: ['cpu', 'tpu']); it needs a plug-in of jax of that name",
+            "of known backends: ['cpu', 'tpu']); it needs a plug-in of jax of that "
+            "name",
         ),
         ("cpu,cuda", RuntimeError("Unable to initialize backend 'cuda': no driver"),
          "JAX_PLATFORMS=cpu,cuda: the platform cuda is not available (no driver)"),
