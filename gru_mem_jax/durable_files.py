@@ -88,7 +88,7 @@ def _check_new(folder: pathlib.Path) -> None:
     if not folder.is_dir() or folder.is_symlink():
         raise InputError(f"{folder}: expected an empty or a new directory")
     if any(folder.iterdir()):
-        raise InputError(f"{folder}: not empty; nothing is written over")
+        raise InputError(f"{folder}: not empty; nothing is overwritten")
 
 
 def short_name(path: pathlib.Path) -> str:

@@ -1,5 +1,5 @@
-# Sourced by the other launch scripts: a virtual environment in .venv, made only if
-# absent, and what the scripts need in it, installed only if its recipe has changed.
+# Sourced by the other launch scripts: makes a virtual environment in .venv if it is
+# missing, and installs the package into it if its recipe has changed.
 #
 #   use_env EXTRAS    e.g. use_env "" or use_env test
 #
@@ -23,7 +23,7 @@ find_python() {
   return 1
 }
 
-# What was installed: the recipe files, the interpreter, and the extras.
+# Identifies an installation: the recipe files, the interpreter, and the extras.
 recipe_hash() {
   "$VENV/bin/python" - "$ROOT" "$1" <<'PY'
 import hashlib, pathlib, sys
@@ -59,7 +59,7 @@ use_env() {
     (cd "$ROOT" && "$VENV/bin/python" -m pip install --quiet --editable "$target") >&2 \
       || return 1
     printf '%s\n' "$hash" >"$stamp"
-    # What every set of extras includes is there now too.
+    # Every set of extras includes the base.
     [ -z "$extras" ] || recipe_hash "" >"$VENV/.gru_mem_installed_base"
   fi
 }

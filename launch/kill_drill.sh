@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A run killed at N random moments, and the run that nobody killed: are they equal?
+# Compares a run that is killed at N random moments with an uninterrupted one.
 #
 #   bash launch/kill_drill.sh [--command train|sft] [--kills N] [--signal KILL|TERM]
 #                             [--seed S] [--policy DIR] [--out DIR] [--gin_file FILE]
 #                             [--gin.NAME=VALUE ...]
 #
-# Trains once from start to end, then again with the process ended at random moments
-# (while compiling, sampling, updating, evaluating, saving, writing rows) and the same
-# command given again, and compares: metrics row by row (times aside), and the last
-# checkpoint bit for bit. Ends with status 0 and "equal: ..." or with the first
-# difference. TERM instead of KILL also wants status 0 of each process that it ends.
+# Trains once without interruption, then again with the process ended at random moments
+# (while compiling, sampling, updating, evaluating, saving, writing rows) and resumed by
+# the same command. Compares metrics row by row (without times), and the last checkpoint
+# bit for bit. Ends with status 0 and "equal: ..." or with the first difference. With
+# TERM, each ended process must have status 0 too.
 #
 # 2 CPU cores, about (N / 2 + 2) times a whole run. `train` begins with the warm start
 # that launch/quickstart.sh leaves, unless --policy names another; `sft` from scratch.
@@ -71,7 +71,7 @@ train() {
   exec "$GRU_MEM" "$command" --gin_file="$gin_file" "${settings[@]}" --run_dir "$1"
 }
 
-say "kill_drill.sh: the run that nobody ends"
+say "kill_drill.sh: the uninterrupted run"
 start=$(date +%s.%N)
 since() { awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { print b - a }'; }
 (train "$out/whole") >"$out/whole.log" 2>&1 &
@@ -89,7 +89,7 @@ say "kill_drill.sh: $whole s, the first row after $first s"
 ended=0
 RANDOM=$seed
 for i in $(seq "$kills"); do
-  # Every third while it starts; the others leave it time to get on.
+  # Every third signal comes during start-up, the others later.
   from="$first"
   [ "$signal" = TERM ] && from=0 # it waits below until the run has started
   moment=$(awk -v r="$RANDOM" -v f="$from" -v w="$whole" -v s="$first" -v i="$i" \

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# From nothing to a table: installs, teaches a tiny policy to copy, has reinforcement
-# learning mend its gates, and asks it held-out questions before and after: as MemAgent,
-# without exit gate and with exit gate.
+# Installs, trains a tiny policy to copy, corrects its gates by reinforcement learning, and
+# evaluates it on held-out questions before and after: as MemAgent, without exit gate and
+# with exit gate.
 #
 #   bash launch/quickstart.sh [--out DIR] [--gin.NAME=VALUE ...]
 #
-# 2 CPU cores, at most 20 minutes. Leaves in runs/quickstart: warm_start/ and policy/
+# 2 CPU cores, at most 20 minutes. Writes into runs/quickstart: warm_start/ and policy/
 # (Hugging Face directories), rl/ (a run folder), results.json, report.html and plots. A
-# second run uses what is there.
+# second run does not repeat finished stages.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_env ""

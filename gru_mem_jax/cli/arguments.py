@@ -103,20 +103,20 @@ def template_variable(text: str) -> tuple[str, object]:
 
 
 def add_template_variables(add: Callable[..., object]) -> None:
-    """Adds the flag to a parser or a group of it, by its `add_argument`."""
+    """Adds --template_variable to a parser or a group, by its `add_argument`."""
     add(
         "--template_variable",
         type=template_variable,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what the chat template is told, e.g. enable_thinking=false; may be given "
-        "several times",
+        help="a variable of the chat template, e.g. enable_thinking=false; may be "
+        "given several times",
     )
 
 
 def add_json(add: Callable[..., object], what: str) -> None:
-    """Adds --json to a parser or a group of it, by its `add_argument`."""
+    """Adds --json to a parser or a group, by its `add_argument`."""
     add(
         "--json",
         type=os.path.expanduser,
@@ -126,30 +126,30 @@ def add_json(add: Callable[..., object], what: str) -> None:
 
 
 def path(text: str) -> str:
-    """A flag type: a path; "~" is the home directory, also behind "=" in a word."""
+    """A flag type: a path; "~" is the home directory, also after "=" in a word."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
     return os.path.expanduser(text)
 
 
 def check_folder(flag: str, path: str, *, new: bool = False) -> None:
-    """Refuses a folder that could not be made or written into; makes nothing.
+    """Refuses a folder that cannot be created or written into; creates nothing.
 
     Args:
-      flag: that it was given by.
+      flag: for the message.
       path: the folder.
-      new: it must not be there yet, or be empty.
+      new: whether it must not exist yet, or be empty.
 
     Raises:
-      InputError: says why.
+      InputError: with the reason.
     """
     folder = pathlib.Path(path)
     try:
         if new and folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{flag}: {path} is not empty; nothing is written over")
+            raise InputError(f"{flag}: {path} is not empty; nothing is overwritten")
         while not folder.exists():
             if folder.is_symlink():
-                raise InputError(f"{flag}: {folder} is a link that leads nowhere")
+                raise InputError(f"{flag}: {folder} is a dangling link")
             folder = folder.absolute().parent
     except OSError as error:
         raise InputError(f"{flag}: {path}: {error.strerror}") from None
@@ -200,12 +200,12 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR[,DIR]",
-        help="where gin files and their includes are looked for",
+        help="folders to search for gin files and their includes",
     )
 
 
 def add_gin_bindings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Adds --gin.NAME alone, for a command that has its gin files."""
+    """Adds only --gin.NAME, for a command with its own gin files."""
     group = parser.add_argument_group("configuration")
     group.add_argument(
         "--gin.NAME",

@@ -1,7 +1,7 @@
 """Answer a question from a text of any length.
 
 The text is read chunk by chunk; only a short memory is kept from one chunk to the
-next, a gate decides whether a chunk changes it, another when enough has been read.
+next. One gate decides whether a chunk changes it, another when to stop reading.
 The answer goes to stdout, progress to stderr, the whole trajectory to --json.
 Settings: the policy's own (gru_mem.json in its folder), then gin, then flags.
 """
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--resume",
         action="store_true",
-        help="continue from the turns that an interrupted run left in --json",
+        help="resume from the turns of an interrupted run in --json",
     )
     reading = parser.add_argument_group("reading")
     add = reading.add_argument
@@ -72,18 +72,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--order", choices=("memory_first", "chunk_first"), help="layout of prompts")
     add("--style", choices=("full", "compact"), help="wording of prompts")
     arguments.add_template_variables(add)
-    add("--max_chunks", type=count, metavar="N", help="read no more, then answer")
+    add(
+        "--max_chunks",
+        type=count,
+        metavar="N",
+        help="read at most N chunks, then answer",
+    )
     add(
         "--deadline_seconds",
         type=arguments.number(above=0),
         metavar="S",
-        help="read no longer, even if the context stalls, then answer",
+        help="read for at most S seconds, even if the context stalls, then answer",
     )
     add(
         "--encoding_errors",
         choices=("strict", "replace"),
         default="strict",
-        help="bytes that are no UTF-8: an error (default), or U+FFFD",
+        help="bytes that are not UTF-8: an error (default), or U+FFFD",
     )
     sampling = parser.add_argument_group(
         "sampling",
@@ -116,12 +121,12 @@ def run(args: argparse.Namespace) -> int:
     # The bytes that were typed are UTF-8, whatever the locale says.
     args.question = os.fsencode(args.question).decode("utf-8", "surrogateescape")
     if not args.question.strip():
-        raise InputError("--question: expected a question, got nothing")
+        raise InputError("--question: expected a question, got an empty one")
     target = json_output.open_target(args.json)
     if args.resume and not target.is_incremental:
         raise InputError("--resume needs --json FILE, the file of the interrupted run")
     if args.trace and args.json is None:
-        raise InputError("--trace needs --json OUT, where the trace goes")
+        raise InputError("--trace needs --json OUT, to write the trace to")
     pieces = open_context(args.context, args.encoding_errors)
     directory = open_policy_dir(args.policy)
     config, engine_config = configure(args, directory)
@@ -129,10 +134,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
-    """The agent's and the engine's configuration, from all their sources.
+    """The agent's and the engine's configuration, from policy, gin and flags.
 
     Raises:
-      InputError: a value that no source may have, or that nothing reads.
+      InputError: a value out of range, or a binding that nothing reads.
     """
     from gru_mem_jax.agent.config import AgentConfig, replace_settings
     from gru_mem_jax.agent.prompts import PromptConfig

@@ -1,4 +1,4 @@
-"""One `ask`: loads the policy, drives the loop, records, and prints the answer."""
+"""One `ask`: loads the policy, runs the loop, records it, and prints the answer."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.version import __version__
 
-# What must be equal, beside the agent's settings, for two runs to be the same run.
+# Metadata that must be equal, with the agent's settings, to resume a run.
 _SAME_RUN = ("policy_fingerprint", "dtype", "trace")
 _SAMPLE_BYTES = 1 << 16
 
@@ -35,7 +35,7 @@ def ask(
     pieces: Iterator[str],
     target: json_output.Target,
 ) -> int:
-    """Loads what is needed, asks, and prints the answer.
+    """Loads the policy, asks, and prints the answer.
 
     Returns:
       The exit status.
@@ -92,9 +92,9 @@ def read(
 
     Raises:
       KeyboardInterrupt, Terminated: after the turns so far were recorded as
-        interrupted; the message says how to go on.
-      BrokenPipeError: likewise, nobody reads what this run says.
-      Exception: anything that ends a run, with new turns recorded likewise.
+        interrupted; the message says how to resume.
+      BrokenPipeError: likewise; the output has no reader any more.
+      Exception: any other error, after new turns were recorded.
     """
     view.begin(header, recurrence.trajectory)
     before = len(recurrence.trajectory.turns)
@@ -106,7 +106,7 @@ def read(
         recurrence.stop(INTERRUPTED)
         recorder.finish(recurrence.trajectory)
         view.end(recurrence.trajectory)
-        raise type(e)(_how_to_go_on(recurrence.trajectory, recorder)) from None
+        raise type(e)(_how_to_resume(recurrence.trajectory, recorder)) from None
     except BaseException:
         recurrence.stop(INTERRUPTED)
         if len(recurrence.trajectory.turns) > before:
@@ -123,14 +123,14 @@ def load(
     engine_config: Any,
     view: View,
 ) -> tuple[Encoder, Generator, str]:
-    """The encoder, the engine on the loaded policy, and the dtype it runs in.
+    """The encoder, the engine on the loaded policy, and its dtype.
 
-    Weights are read last, after all that can be judged without them.
+    Weights are read last, after all other checks.
 
     Raises:
       PolicyError: the directory cannot be loaded.
-      InputError: the budgets do not fit a prompt, the question its own, or the engine
-        the machine.
+      InputError: the budgets exceed a prompt, the question its budget, or the engine
+        the memory.
     """
     view.status("loading the tokenizer")
     from gru_mem_jax.policy.functional import make_policy
@@ -143,16 +143,16 @@ def load(
     shape = load_config(directory)
     encoder.check_rows(shape.vocab_size)
     builder = PromptBuilder(encoder, config.prompt)
-    Recurrence(builder, config, question, "")  # refuses budgets and question
+    Recurrence(builder, config, question, "")  # checks budgets and question
     positions = longest_turn(builder, config)
     dtype = engine_dtype(engine_config)
-    # Of whole budgets, whatever the question: programs serve the next one too.
+    # Sized by the budgets, not the question: the next one reuses the programs.
     engine_config = engine_config.sized_for(positions)
     check_engine_fits(make_policy(shape), engine_config, dtype)
     window = shape.max_position_embeddings
     if positions > window:
         view.note(
-            f"note: a turn may need {positions} positions, the policy was made for "
+            f"note: a turn may need {positions} positions, the policy was trained for "
             f"{window}; lower --chunk_size"
         )
     view.status("loading the policy")
@@ -164,9 +164,9 @@ def load(
 class Forgetful:
     """An engine that reuses nothing from one turn to the next.
 
-    A prefix that was computed in an earlier turn's company differs in its last bits.
-    Without it a turn's numbers depend on its request alone, and a resumed run equals
-    an uninterrupted one bit for bit. Questions asked one by one lose little by it.
+    A prefix from an earlier turn may differ in its last bits. Without it a turn's
+    numbers depend only on its request, and a resumed run equals an uninterrupted one
+    bit for bit. A single question loses little speed.
     """
 
     def __init__(self, engine: Any):
@@ -175,17 +175,17 @@ class Forgetful:
 
     @property
     def capacity(self) -> int:
-        """One: a request's company would be in its numbers too."""
+        """One, since other requests would affect a request's last bits."""
         return 1
 
     def submit(self, request: Request) -> int:
-        """As the engine's, after it has forgotten everything."""
+        """As the engine's, after a reset."""
         self._engine.reset()
         return self._engine.submit(request)
 
 
 def characters_of(context: str) -> int | None:
-    """About how many characters a file has, from its size; None for a stream."""
+    """The approximate number of characters of a file; None for a stream."""
     if context == "-":
         return None
     try:
@@ -201,7 +201,7 @@ def characters_of(context: str) -> int | None:
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
-    """A named pipe without a writer must not be waited for, nor its reader taken."""
+    """Refuses pipes: opening one would wait for a writer, or take its data."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path} is no regular file")
     return os.open(path, flags)
@@ -210,7 +210,7 @@ def _open_nonblocking(path: str, flags: int) -> int:
 def _saved_trajectory(
     args: argparse.Namespace, target: json_output.Target
 ) -> Trajectory | None:
-    """The trajectory to go on from; None to start anew."""
+    """The trajectory to resume from; None: start a new one."""
     if not args.resume:
         return None
     if target.path is None or not target.path.exists():
@@ -235,22 +235,22 @@ def _announced(view: View) -> runtime.CompilationNotices:
     return runtime.CompilationNotices(view.compiling, view.compiled)
 
 
-def _how_to_go_on(trajectory: Trajectory, recorder: Recorder) -> str:
+def _how_to_resume(trajectory: Trajectory, recorder: Recorder) -> str:
     turns = len(trajectory.turns)
     if recorder.path is None:
         return f"after {turns} turns"
     return (
-        f"{turns} turns are in {recorder.path}; the same command with --resume goes on"
+        f"{turns} turns are in {recorder.path}; resume by the same command and --resume"
     )
 
 
 def _print_answer(trajectory: Trajectory) -> None:
-    """The answer on stdout; the whole text of the answer turn if no box holds one."""
+    """Prints the answer, or the text of the answer turn if no box holds one."""
     answer = trajectory.answer
     if answer is None or not terminal.safe_text(answer).strip():
         terminal.note(
-            r"note: no answer: the answer turn has no \boxed{} with something in it; "
-            "its whole text follows"
+            r"note: no answer: the answer turn has no \boxed{} that is not empty; its "
+            "whole text follows"
         )
         answer = trajectory.turns[-1].text
     sys.stdout.write(terminal.safe_text(answer).strip() + "\n")

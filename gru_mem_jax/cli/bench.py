@@ -2,8 +2,8 @@
 
 `gru-mem bench sampling` needs no tokenizer; without --policy it takes random weights
 in a Qwen2 shape of 26.75M. `--peer huggingface` runs transformers' generate on the same
-weights in turn, and prints the ratios. Compiled programs are not taken from the disk
-here, so that compile_seconds is what compiling takes.
+weights in turn, and prints the ratios. The compilation cache is not used, so that
+compile_seconds is the time of compiling.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as lines of name and value; the peer's beside, with the ratio."""
+    """The figures as lines of name and value, with the peer's and the ratio."""
     peer = result.get("peer") or {}
     rows = []
     for name, value in result.items():

@@ -1,7 +1,7 @@
-"""What `ask` shows while it reads: a live view on a terminal, plain lines elsewhere.
+"""The progress of `ask`: a live view on a terminal, plain lines elsewhere.
 
-All of it goes to stderr. Text of documents, questions and memory is cleaned of
-anything that a terminal would obey.
+It goes to stderr. Text of documents, questions and memory is cleaned of anything that a
+terminal would obey.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from gru_mem_jax.cli import terminal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is known before the first turn.
+    """The facts before the first turn.
 
     Attributes:
       question: as asked.
@@ -23,7 +23,7 @@ class Header:
       policy: the policy's name.
       mode: the agent's mode.
       memory_budget: tokens.
-      characters: of the whole context; None when its end is unknown.
+      characters: of the whole context; None: unknown.
     """
 
     question: str
@@ -42,10 +42,10 @@ class View(Protocol):
     def __exit__(self, *exc) -> None: ...
 
     def begin(self, header: Header, trajectory: Trajectory) -> None:
-        """The run begins, or goes on from the turns of `trajectory`."""
+        """The run begins, or is resumed after the turns of `trajectory`."""
 
     def status(self, text: str) -> None:
-        """What is being done now."""
+        """The current activity."""
 
     def note(self, text: str) -> None:
         """One line that stays."""
@@ -54,7 +54,7 @@ class View(Protocol):
         """A program is being compiled, and has been for a while."""
 
     def compiled(self, name: str, seconds: float, from_disk: bool) -> None:
-        """It took so long; from_disk: it was loaded, from an earlier run."""
+        """It was compiled; from_disk: it was loaded from the compilation cache."""
 
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:
         """A turn has ended."""
@@ -92,7 +92,7 @@ def summary(trajectory: Trajectory) -> str:
 
 
 def compiled_line(name: str, seconds: float, from_disk: bool) -> str:
-    """What is said of a program that took long."""
+    """A line on a program that took long."""
     verb = "loaded the compiled" if from_disk else "compiled"
     return f"{verb} {name} in {seconds:.1f} s"
 
@@ -118,7 +118,7 @@ def turn_line(turn: Turn, progress: str = "") -> str:
 
 
 def news(before: str, after: str) -> str:
-    """The part of a memory from its first changed word on."""
+    """A memory from its first changed word on."""
     old, new = before.split(), after.split()
     same = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), None)
     if same is None:
@@ -127,7 +127,7 @@ def news(before: str, after: str) -> str:
 
 
 class ReadingProgress:
-    """How far into a context of known length the reading is."""
+    """The share of a context that has been read."""
 
     def __init__(self, characters: int | None = None):
         """Before the first turn.
@@ -171,7 +171,7 @@ class PlainView:
         for turn in trajectory.turns:
             self._progress.add(turn)
         if trajectory.turns:
-            self.status(f"going on after {len(trajectory.turns)} turns")
+            self.status(f"resuming after {len(trajectory.turns)} turns")
 
     def status(self, text: str) -> None:
         self._write(text)
@@ -196,10 +196,10 @@ class PlainView:
         self._write(summary(trajectory))
 
     def _write(self, text: str) -> None:
-        """Nobody has to read the progress; but a run that nobody reads stops.
+        """Writes a line; a closed stderr is ignored, unless it is stdout too.
 
         Raises:
-          BrokenPipeError: the reader of stdout and stderr, the same pipe, has gone.
+          BrokenPipeError: stdout and stderr are one pipe, which has no reader any more.
         """
         stream = sys.stderr
         if stream is None:

@@ -1,7 +1,7 @@
 """Print versions and devices, for a bug report or before a run.
 
-All that can be found out is printed. What failed is marked in its place and told again
-at the end, with status 2: a command that needs it would end so too.
+All information is printed. Failures are marked in their place and repeated at the end,
+with status 2: commands that need the failed part would end so too.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         metavar="DIR",
-        help="tell what a policy directory says: family, stop ids, roles, template",
+        help="print a policy directory's family, stop ids, roles and template",
     )
 
 
@@ -45,8 +45,8 @@ def environment() -> dict[str, object]:
     """Versions, machine and devices, JSON-ready.
 
     Returns:
-      Name to value, None for what is not there; "warnings": what JAX said, of plug-ins
-      that it left out, say; "failed": name to what went wrong.
+      Name to value, None if it is missing; "warnings": JAX's log, e.g. on plug-ins that
+      it ignores; "failed": name to error.
     """
     from gru_mem_jax.cli import runtime
     from gru_mem_jax.version import __version__
@@ -73,8 +73,8 @@ def environment() -> dict[str, object]:
 
 
 def _devices() -> dict[str, object]:
-    """What `find_devices` says in a process of its own, or "failed" and why."""
-    # -P: a file beside the program, or where it is run, hides no module of Python.
+    """The result of `find_devices` in its own process, or "failed" and why."""
+    # -P: files beside the program, or in the working folder, hide no modules.
     program = pathlib.Path(__file__).with_name("find_devices.py")
     command = [sys.executable, "-P", str(program)]
     try:
@@ -97,7 +97,7 @@ def _devices() -> dict[str, object]:
 
 
 def _complaint(text: str) -> str:
-    """The line of an abort that says why: the first that is fatal, else the last."""
+    """The line that explains an abort: the first fatal one, else the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["silently"]
     fatal = [line for line in lines if line[0] == "F" and "] " in line[:120]]
     return fatal[0].split("] ", 1)[1] if fatal else lines[-1]

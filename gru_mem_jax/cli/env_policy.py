@@ -1,4 +1,4 @@
-"""What `gru-mem env --policy` tells of a policy directory, and from which files."""
+"""`gru-mem env --policy`: the facts of a policy directory, and their files."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ _LONGEST = 400  # characters of a template that are shown
 def policy_environment(location: str) -> dict[str, Any]:
     """Family, stop ids, roles and template, each with its file; JSON-ready.
 
-    What cannot be read stands as an error in its place, so that the rest is told.
+    Parts that cannot be read are replaced by their error.
 
     Raises:
       PolicyError: there is no such directory.
@@ -21,13 +21,13 @@ def policy_environment(location: str) -> dict[str, Any]:
 
     files = open_policy_dir(location)
     found: dict[str, Any] = {"directory": str(files.root), "commit": files.commit}
-    for name, tell in (
+    for name, read in (
         ("family", _family),
         ("files", lambda files: sorted(tokenizer_files(files))),
         ("tokenizer", _tokenizer),
     ):
         try:
-            found[name] = tell(files)
+            found[name] = read(files)
         except GRUMemError as error:
             found[name] = {"error": str(error)}
     return found
@@ -40,23 +40,23 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         value = found[name]
         text = ", ".join(value) if isinstance(value, list) else value
         yield name, text if isinstance(text, str) else f"failed: {text['error']}"
-    told = found["tokenizer"]
-    if "error" in told:
-        yield "tokenizer", f"failed: {told['error']}"
+    facts = found["tokenizer"]
+    if "error" in facts:
+        yield "tokenizer", f"failed: {facts['error']}"
         return
-    for stop in told["stop_ids"]:
+    for stop in facts["stop_ids"]:
         yield "stop id", f"{stop['id']} {stop['token']!r} ({', '.join(stop['from'])})"
-    for role, token in told["roles"].items():
+    for role, token in facts["roles"].items():
         yield "role", f"{role} {token['token']!r} ({token['from']})"
-    yield "template", told["template"]["from"] or "none"
-    if told["template"]["text"] is not None:
-        yield "", repr(cut(told["template"]["text"], _LONGEST))
-        if told["template"]["content_parts"]:
+    yield "template", facts["template"]["from"] or "none"
+    if facts["template"]["text"] is not None:
+        yield "", repr(cut(facts["template"]["text"], _LONGEST))
+        if facts["template"]["content_parts"]:
             yield "", "content is given as a list of parts"
-    yield "opened", repr(told["opened"]) if told["opened"] else "nothing"
-    if told["template_variables"]:
-        yield "variables", repr(told["template_variables"])
-    for warning in told["warnings"]:
+    yield "opened", repr(facts["opened"]) if facts["opened"] else "nothing"
+    if facts["template_variables"]:
+        yield "variables", repr(facts["template_variables"])
+    for warning in facts["warnings"]:
         yield "warning", warning
 
 

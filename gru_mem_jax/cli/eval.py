@@ -125,7 +125,7 @@ def _suite(args: argparse.Namespace, gin: "GinConfig", chunk_size: int) -> "Suit
 
 
 def _with_flags(suite: Any, args: argparse.Namespace) -> Any:
-    """The suite with what the flags say of it."""
+    """The suite with the settings of the flags."""
     from gru_mem_jax.tiny.synthetic import TASKS
 
     given: dict[str, Any] = {}
@@ -133,14 +133,14 @@ def _with_flags(suite: Any, args: argparse.Namespace) -> Any:
         given["tasks"] = _choices("--tasks", args.tasks, TASKS)
     if args.contexts is not None:
         given["contexts"] = tuple(_context(c) for c in args.contexts.split(","))
-    # That of a file's questions is its source's.
+    # The seed of a file's questions is its source's.
     for name in ("num_questions", "seed") if args.data is None else ("num_questions",):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
     for name in given:
         if not hasattr(suite, name):
             raise InputError(
-                f"--{name} is no setting of these questions ({type(suite).__name__})"
+                f"--{name} is not a setting of these questions ({type(suite).__name__})"
             )
     return dataclasses.replace(suite, **given) if given else suite
 

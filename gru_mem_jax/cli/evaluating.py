@@ -44,14 +44,14 @@ def evaluate_policy(
     sets: "Sequence[QuestionSet]",
     modes: Sequence[str],
 ) -> "list[SetResult]":
-    """Loads a policy, compiles what it needs, and runs every set in every mode.
+    """Loads a policy, compiles its programs, and runs every set in every mode.
 
-    What can be judged without the weights is judged before they are read.
+    Settings and questions are checked before the weights are read.
 
     Args:
       policy_dir: a Hugging Face directory.
       config: of the agent.
-      engine_config: its max_length becomes what the budgets can need.
+      engine_config: its max_length is set by the budgets.
       sets, modes: see `evaluation.run.evaluate`.
     """
     from rich import progress
@@ -121,7 +121,7 @@ def _longest_turn(
     """Tokens of the longest turn within the budgets.
 
     Raises:
-      InputError: a prompt of full budgets is over its own.
+      InputError: a prompt of full budgets exceeds prompt_tokens.
     """
     longest = 0
     for mode in modes:

@@ -2,7 +2,7 @@
 
 --out gets config.json, safetensors, the tokenizer, gru_mem.json and a model card, for
 transformers and `gru-mem ask`. A run that trained adapters (LoRA) needs --policy, the
-directory that it began with, to merge them; --adapters writes them alone, for PEFT.
+directory that it began with, to merge them; --adapters writes only them, for PEFT.
 The directory's path goes to stdout.
 """
 
@@ -18,14 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run",
         type=arguments.path,
         metavar="RUN",
-        help="a run folder, also of a run in progress",
+        help="a run folder; the run may still be in progress",
     )
     add(
         "--out",
         type=arguments.path,
         metavar="DIR",
         required=True,
-        help="folder to make",
+        help="folder to create",
     )
     add(
         "--step",
@@ -33,13 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="a saved step; default: the newest",
     )
-    add("--policy", type=arguments.path, metavar="DIR", help="where a LoRA run began")
-    add("--adapters", action="store_true", help="the adapters of a LoRA run alone")
+    add(
+        "--policy",
+        type=arguments.path,
+        metavar="DIR",
+        help="the policy that a LoRA run began with",
+    )
+    add("--adapters", action="store_true", help="only the adapters of a LoRA run")
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the stored weights; default float32, as they were trained",
+        help="of the stored weights; default float32, as in training",
     )
 
 
@@ -59,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
         adapters=args.adapters,
         dtype=args.dtype,
     )
-    terminal.note(f"the policy of step {step}")
+    terminal.note(f"exported step {step}")
     print(args.out)
     return 0

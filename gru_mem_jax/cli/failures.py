@@ -1,4 +1,4 @@
-"""Whatever ends a command, in one line: whose fault it is, and what to do."""
+"""Errors that end a command, in one line: their cause, and what to do."""
 
 import errno
 
@@ -13,10 +13,10 @@ _HINTS = {
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a line to be printed.
+    """An error as a line to print.
 
-    Ours as they are. Of others those that a machine, an installation or a file can
-    cause are told as such; only what is left is called a bug.
+    Errors of this package are unchanged. Others are explained if a machine, an
+    installation or a file can cause them; the rest are reported as bugs.
     """
     text = terminal.plain_line(str(error))
     name = type(error).__name__
@@ -33,7 +33,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, ImportError) and not _is_ours(error):
         return (
             f"{text[:300] or name}: the installation is incomplete or broken; install "
-            "gru_mem_jax again (`gru-mem env` prints what there is)"
+            "gru_mem_jax again (`gru-mem env` prints what is installed)"
         )
     if isinstance(error, UnicodeError):
         return f"text that is not UTF-8: {text[:300]} (--debug shows where)"
@@ -52,5 +52,5 @@ def _system_error(error: OSError) -> str:
 
 
 def _is_ours(error: ImportError) -> bool:
-    """Whether a module of this package is what was not found in this package."""
+    """Whether the missing module is one of this package."""
     return (error.name or "").split(".")[0] == "gru_mem_jax"

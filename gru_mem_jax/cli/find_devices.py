@@ -1,7 +1,7 @@
-"""Prints JAX's devices as JSON: what `gru-mem env` runs as a process of its own.
+"""Prints JAX's devices as JSON; `gru-mem env` runs it in a process of its own.
 
-A flag that XLA does not know aborts the process that asks, and a device that another
-process holds may keep it waiting.
+A flag that XLA does not know aborts the process, and a device that another process
+holds may block it.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class _Kept(logging.Handler):
-    """Keeps what is logged as lines."""
+    """Keeps log records as lines."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -25,7 +25,7 @@ class _Kept(logging.Handler):
 
 
 def find() -> dict[str, Any]:
-    """Backend and devices, or "failed" and why; "warnings": what JAX has logged."""
+    """Backend and devices, or "failed" and why; "warnings": JAX's log."""
     from gru_mem_jax import machine
     from gru_mem_jax.cli import platforms
     from gru_mem_jax.errors import InputError

@@ -1,13 +1,13 @@
 """Gin for the command line: T5X's flags, strict where gin is silent.
 
 Gin accepts a misspelt macro, a binding that nothing reads and a value of any type.
-Here each of these is an InputError of one line. Classes are known by the public names
-of their packages: `--gin.AgentConfig.chunk_size=500` needs no import; files use
+Here each of these is an InputError of one line. Classes have the public names of their
+packages: `--gin.AgentConfig.chunk_size=500` needs no import; files use
 `from __gin__ import dynamic_registration`, `from gru_mem_jax import agent` and
-`agent.AgentConfig.chunk_size = 500`, and so does the text of the settings in force.
+`agent.AgentConfig.chunk_size = 500`, as does the text of the operative settings.
 
-Gin files are code: they import modules, also those beside them, and call what they
-name.
+Gin files are code: they import modules, also those beside them, and call the functions
+that they name.
 """
 
 import argparse
@@ -42,21 +42,21 @@ class GinConfig:
         bindings: Sequence[str] = (),
         search_paths: Sequence[str] = (),
     ):
-        """Parses everything; what cannot be parsed is named.
+        """Parses all files and bindings.
 
         Args:
-          classes: what bindings can name without an import.
+          classes: that bindings can name without an import.
           files: gin files, in order.
           bindings: statements "NAME = VALUE", after the files.
-          search_paths: folders in which files and includes are looked for, after
-            the working directory.
+          search_paths: folders to search for files and includes, after the working
+            directory.
 
         Raises:
-          InputError: a file that is not there, a syntax error, an unknown name.
+          InputError: a missing file, a syntax error, an unknown name.
         """
         self._classes = tuple(classes)
         self._built: set[Key] = set()
-        self._idle: dict[Key, str] = {}  # what would be read, but for this setting
+        self._idle: dict[Key, str] = {}  # not read because of this setting
         self._unlinked: set[Key] = set()
         self._flagged: set[Key] = set()  # bound on the command line
         self._in_flags = False
@@ -74,11 +74,11 @@ class GinConfig:
         self._check_macros()
 
     def build(self, default: T) -> T:
-        """`default`, a dataclass instance, with what gin binds on its class.
+        """`default`, a dataclass instance, with gin's bindings of its class.
 
         Nested dataclasses are built likewise, whether or not a file links them, in a
         gin scope named after their field: `short_data/SyntheticConfig.seed = 1` is for
-        that field alone, `SyntheticConfig.seed = 1` for all.
+        that field only, `SyntheticConfig.seed = 1` for all.
 
         Raises:
           InputError: a value of the wrong type or out of range.
@@ -114,18 +114,18 @@ class GinConfig:
             return configurable(**given)
 
     def build_field(self, name: str, default: T) -> T:
-        """`build`, as where `default` is the field `name` of what is built later."""
+        """`build`, for the field `name` of an object that is built later."""
         with gin.config_scope(name):
             return self.build(default)
 
     def check_all_read(self) -> None:
         """Refuses bindings that nothing built so far reads.
 
-        Those of a file whose reader another setting has replaced are let through and
-        told, for a file that is included cannot be unsaid.
+        Bindings of a file whose reader another setting has replaced are only noted,
+        because bindings of an included file cannot be removed.
 
         Raises:
-          InputError: naming the first such binding.
+          InputError: names the first such binding.
         """
         read = gin_readers.reached(self._built)
         reasons = {
@@ -144,7 +144,7 @@ class GinConfig:
             if key in self._flagged | self._unlinked:
                 advice = "link it there" if key in self._unlinked else "leave it out"
                 raise InputError(
-                    f"gin: nothing reads {name}, for {reasons[key]}; {advice}"
+                    f"gin: nothing reads {name}, because {reasons[key]}; {advice}"
                 )
             names = [_name_of(*key, parameter) for parameter in parameters]
             unused.setdefault(reasons[key], []).extend(names)
@@ -153,7 +153,7 @@ class GinConfig:
             terminal.note(f"note: {reason}; not used: {some}")
 
     def operative_text(self) -> str:
-        """All settings in force, as a gin file that gives the same run."""
+        """The operative settings, as a gin file that gives the same run."""
         return gin.operative_config_str()
 
     def _parse_file(self, path: str) -> None:
@@ -174,7 +174,7 @@ class GinConfig:
                         self._bind(*statement[:4])
 
     def _bind(self, scope: str, selector: str, parameter: str, value: Any) -> None:
-        """Binds; notes what is replaced, and what flags bind."""
+        """Binds; records replaced values, and bindings of flags."""
         if not parameter:  # a macro is bound to its name as a scope
             scope = f"{scope}/{selector}" if scope else selector
             selector, parameter = MACRO, "value"
@@ -190,17 +190,17 @@ class GinConfig:
                 self._replace(gin_readers.keys_behind(reference), value, reason)
 
     def _replace(self, keys: Iterable[Key], value: Any, reason: str) -> None:
-        """Notes that what reads `keys` has given way to `value`."""
+        """Records that the reader of `keys` was replaced by `value`."""
         kept = {selector for _, selector in gin_readers.keys_of(value, [])}
         for reference in references(value):
             kept |= {selector for _, selector in gin_readers.keys_behind(reference)}
         for key in keys:
             self._idle[key] = reason
-            if key[1] in kept:  # of the same kind, but made without what is bound
+            if key[1] in kept:  # of the same class, but without these bindings
                 self._unlinked.add(key)
 
     def _check_macros(self) -> None:
-        """Every macro in use is set, and none is still %gin.REQUIRED."""
+        """Checks that all macros in use are set, and none to %gin.REQUIRED."""
         bindings = gin_private.bindings()
         missing = set()
         for key, parameters in bindings.items():
@@ -217,7 +217,7 @@ class GinConfig:
             raise InputError(f"gin: required settings are missing: {flags}")
 
     def _names(self) -> set[str]:
-        """All names that a binding could have: macros in use, and parameters."""
+        """All possible names of bindings: macros in use, and parameters."""
         bindings = gin_private.bindings()
         names = {
             scope
@@ -231,7 +231,7 @@ class GinConfig:
 
     @contextlib.contextmanager
     def _explained(self, prefix: str) -> Iterator[None]:
-        """Turns what gin raises into an InputError of one line, with a suggestion."""
+        """Converts gin's errors to an InputError of one line, with a suggestion."""
         try:
             yield
         except Exception as error:
@@ -269,7 +269,7 @@ def load(args: argparse.Namespace, classes: Iterable[type]) -> GinConfig:
 
 
 def _start(classes: Iterable[type]) -> None:
-    """Forgets all bindings; classes are known by the names of their package's index."""
+    """Clears all bindings; registers classes by their package's public names."""
     gin.clear_config(clear_constants=True)
     for cls in classes:
         parts = cls.__module__.split(".")
@@ -283,7 +283,7 @@ def _start(classes: Iterable[type]) -> None:
 
 
 def _name_of(scope: str, selector: str, parameter: str) -> str:
-    """A binding as it is written; a macro is its scope."""
+    """The name of a binding in a gin file; a macro's is its scope."""
     if selector == MACRO:
         return scope
     short = selector.rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""Where gin files are found: in the search paths, then among those of the package."""
+"""Finds gin files in the search paths, then among those of the package."""
 
 import os
 import pathlib
@@ -9,13 +9,13 @@ from gru_mem_jax.cli import gin_imports
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import did_you_mean
 
-# Holds `gin/`, the files that come with the package: `gin/runs/sft.gin` is found from
-# every working directory.
+# Holds `gin/`, the package's gin files: `gin/runs/sft.gin` is found from any working
+# directory.
 SHIPPED = pathlib.Path(__file__).resolve().parents[1]
 
 
 def search_folders(search_paths: Sequence[str]) -> list[str]:
-    """The folders to look in, from the values of --gin_search_paths.
+    """The folders to search, from the values of --gin_search_paths.
 
     Raises:
       InputError: one of them is not a folder.
@@ -48,12 +48,12 @@ def find(file: str, folders: Sequence[str], asked_by: str = "--gin_file") -> str
     where = ", ".join(folder or "." for folder in folders)
     raise InputError(
         f"{asked_by}: no file {file}{did_you_mean(pathlib.Path(file).name, names)}"
-        + ("" if os.path.isabs(file) else f"; looked in {where}")
+        + ("" if os.path.isabs(file) else f"; searched {where}")
     )
 
 
 def open_text(path: str) -> TextIO:
-    """Opens a gin file; the modules beside it can be imported from now on."""
+    """Opens a gin file; makes the modules beside it importable."""
     folder = pathlib.Path(os.path.abspath(path)).parent
     if not folder.is_relative_to(SHIPPED):
         gin_imports.add_folder(folder)

@@ -1,9 +1,9 @@
-"""Modules beside a gin file: where its `import` lines find them, and what they say.
+"""Imports of modules beside a gin file, and error messages for them.
 
-The folders of the gin files and the working folder come after everything that is
-installed: a `random.py` beside a gin file hides nothing. Gin files and these modules
-alone see them: a folder of the name of an optional package (`wandb/`, say, which its
-runs leave behind) must not look to others as if that were installed.
+Installed modules have precedence over the folders of the gin files and the working
+folder: a `random.py` beside a gin file hides nothing. Only gin files and these modules
+see the folders: a folder named like an optional package (e.g. `wandb/`, which its runs
+create) must not look installed to other code.
 """
 
 import importlib.abc
@@ -20,7 +20,7 @@ from gru_mem_jax.records import did_you_mean
 
 
 class _Beside(importlib.abc.MetaPathFinder):
-    """Finds top-level modules in `folders`; asked after all other finders."""
+    """Finds top-level modules in `folders`, after all other finders."""
 
     def __init__(self):
         self.folders: list[str] = []
@@ -31,7 +31,7 @@ class _Beside(importlib.abc.MetaPathFinder):
         return importlib.machinery.PathFinder.find_spec(name, self.folders)
 
     def _is_meant(self, frame: types.FrameType | None) -> bool:
-        """Whether a gin file imports, or a module in the folders."""
+        """Whether a gin file, or a module in the folders, imports."""
         while frame is not None and _is_machinery(frame.f_code.co_filename):
             frame = frame.f_back
         if frame is None:
@@ -55,7 +55,7 @@ _BESIDE = _Beside()
 
 
 def start() -> None:
-    """Forgets the folders of earlier gin files; the working folder is the first."""
+    """Clears the folders of earlier gin files; adds the working folder."""
     _BESIDE.folders = []
     if _BESIDE not in sys.meta_path:
         sys.meta_path.append(_BESIDE)
@@ -71,14 +71,14 @@ def add_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def process(context: Any, statement: Any) -> None:
-    """Carries out an `import` of a gin file.
+    """Processes an `import` of a gin file.
 
     Args:
       context: the file's gin.config.ParseContext.
       statement: a gin.config_parser.ImportStatement.
 
     Raises:
-      InputError: one line on what importing the module raised.
+      InputError: one line on the error of the import.
     """
     try:
         context.process_import(statement)
@@ -89,7 +89,7 @@ def process(context: Any, statement: Any) -> None:
 
 
 def shadowed_hint(text: str) -> str:
-    """What to add to an error about a module that was found elsewhere than meant."""
+    """A hint for an error about a module that is hidden by an installed one."""
     for name in sys.modules:
         if "." in name or f"<module '{name}'" not in text:
             continue
@@ -98,14 +98,14 @@ def shadowed_hint(text: str) -> str:
             mine = pathlib.Path(folder, f"{name}.py")
             if mine.is_file() and str(mine) != os.path.abspath(found):
                 return (
-                    f"; {mine} is hidden by the {name} that is installed ({found}): "
-                    "give yours another name"
+                    f"; {mine} is hidden by the installed {name} ({found}): give yours "
+                    "another name"
                 )
     return ""
 
 
 def _explain(module: str, error: BaseException) -> str:
-    """Which module, where it was looked for or where it fails, and its own error."""
+    """The module, where it was searched or where it fails, and its error."""
     start = f"cannot import {module}"
     text = " ".join(str(error).split())[:300]
     is_missing = isinstance(error, ModuleNotFoundError)
@@ -118,8 +118,8 @@ def _explain(module: str, error: BaseException) -> str:
         }
         hint = did_you_mean(module, known) if "." not in module else ""
         return (
-            f"{start}: no module named {error.name!r}{hint}; looked among what is "
-            f"installed and in {folders}"
+            f"{start}: no module named {error.name!r}{hint}; searched what is "
+            f"installed and {folders}"
         )
     if isinstance(error, SyntaxError) and error.filename:
         return f"{start}: {error.filename}, line {error.lineno}: {error.msg}"

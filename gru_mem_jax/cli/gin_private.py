@@ -1,8 +1,8 @@
-"""What gin keeps to itself and is needed here; nothing else in the package touches it.
+"""The private names of gin that are used; no other module uses any.
 
 gin has no public way to list its bindings, to find the name of a class, or to handle
-statements one by one. tests/cli/test_gin_private.py says which names these are, and
-fails where a new gin has changed them.
+statements one by one. tests/cli/test_gin_private.py lists these names, and fails if a
+new version of gin changes them.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ Key = tuple[str, str]  # scope and selector
 
 
 def bindings() -> dict[Key, dict[str, Any]]:
-    """All bindings, parameter to value; to be read only. (`gin.config_str` is text.)"""
+    """All bindings, parameter to value; read-only. (`gin.config_str` is text.)"""
     return config._CONFIG
 
 
 def selector_of(cls: type) -> str | None:
-    """The full name under which a class's bindings are; None: gin does not know it."""
+    """The full name of a class in bindings; None: gin does not know it."""
     known = config._inverse_lookup(cls)
     return None if known is None else known.selector
 
@@ -30,8 +30,8 @@ def selector_of(cls: type) -> str | None:
 def file_scope() -> Iterator[config.ParseContext]:
     """While entered, names in bindings are those that one file imports.
 
-    `gin.operative_config_str` repeats the file's imports, but for this package's: those
-    that it needs it writes by itself.
+    `gin.operative_config_str` repeats the file's imports, except this package's, which
+    it writes itself if they are needed.
     """
     with config._parse_scope() as context:
         yield context

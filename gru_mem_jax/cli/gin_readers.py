@@ -1,4 +1,4 @@
-"""Which bindings are read by what: building an object, resolving a reference."""
+"""Which bindings are read when an object is built or a reference resolved."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ MACRO = "gin.macro"
 
 
 def references(value: Any) -> Iterator[config.ConfigurableReference]:
-    """All `@Name()` and `%NAME` within a bound value, or a mapping of such."""
+    """All `@Name()` and `%NAME` within a bound value, or a mapping of values."""
     return config.iterate_references({"": value})
 
 
@@ -33,7 +33,7 @@ def keys_of(value: Any, scope: Sequence[str]) -> Iterator[Key]:
 
 
 def keys_behind(reference: config.ConfigurableReference) -> Iterator[Key]:
-    """`keys_of` what a reference will make, as far as its class tells."""
+    """`keys_of` the object that a reference makes, judged by its class."""
     scope, selector = reference.config_key
     yield scope, selector
     cls = reference.configurable.wrapped
@@ -43,7 +43,7 @@ def keys_behind(reference: config.ConfigurableReference) -> Iterator[Key]:
 
 
 def reached(keys: Iterable[Key]) -> set[Key]:
-    """All bindings that reading those of `keys` leads to, themselves among them."""
+    """The given bindings, and all that reading them leads to."""
     bindings = gin_private.bindings()
     read: set[Key] = set()
     todo = list(keys)
@@ -62,7 +62,7 @@ def reached(keys: Iterable[Key]) -> set[Key]:
 
 
 def default_of(field: dataclasses.Field) -> Any:
-    """The default of a dataclass's field; MISSING: it has none."""
+    """The default of a dataclass field; MISSING: none."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default

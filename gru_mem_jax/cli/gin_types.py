@@ -1,4 +1,4 @@
-"""Values that gin binds, against the annotations of what they are bound to."""
+"""Checks values that gin binds against annotations."""
 
 import dataclasses
 import types
@@ -9,10 +9,10 @@ from gru_mem_jax.errors import InputError
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Checks a bound value against an annotation, as far as it is a simple one.
+    """Checks a bound value against an annotation, if that is a simple one.
 
     Raises:
-      InputError: naming what was expected.
+      InputError: names the expected type.
     """
     if not _fits(value, hint):
         raise InputError(

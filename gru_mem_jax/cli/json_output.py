@@ -1,4 +1,4 @@
-"""JSON results: to a file, whole at every moment, or to stdout, once."""
+"""JSON results: to a file, which is always whole, or to stdout, once."""
 
 import json
 import math
@@ -34,8 +34,8 @@ class Target:
         """Writes the document; a file is written aside and renamed.
 
         Raises:
-          RunError: the file cannot be written (full disk, folder gone).
-          BrokenPipeError: stdout's reader has gone.
+          RunError: the file cannot be written (full disk, folder removed).
+          BrokenPipeError: stdout has no reader any more.
         """
         text = dumps(document)
         if self.is_stdout:
@@ -71,7 +71,7 @@ def open_target(name: str | None) -> Target:
         return Target(is_stdout=name == "-")
     if not name:
         raise InputError("--json: expected a file name or -, got an empty string")
-    path = pathlib.Path(os.path.realpath(name))  # a link stays, its target changes
+    path = pathlib.Path(os.path.realpath(name))  # replaces the target of a link
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def open_target(name: str | None) -> Target:
 def dumps(document: dict[str, Any]) -> str:
     """JSON in ASCII, one line per key and one per record of a list of records.
 
-    Numbers that JSON lacks (NaN, infinities) become null.
+    NaN and infinities become null.
     """
     parts = []
     for key, value in document.items():

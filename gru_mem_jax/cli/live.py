@@ -18,8 +18,7 @@ from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.cli import terminal
 from gru_mem_jax.cli.display import Header, ReadingProgress, compiled_line, summary
 
-# symbol, style and meaning of a turn in the gate strip; an ASCII twin for terminals
-# that lack the symbols.
+# Symbol, its ASCII form, style and meaning of a turn in the gate strip.
 _GATES = {
     "update": ("●", "+", "bold green", "updated"),
     "keep": ("·", ".", "dim", "kept"),
@@ -38,7 +37,7 @@ def gate_kind(turn: Turn) -> str:
 
 
 class LiveView:
-    """Redraws a panel on stderr; the last frame stays."""
+    """Redraws a panel on stderr; the last frame is left there."""
 
     def __init__(self, console: Console | None = None):
         self._console = console or Console(stderr=True, highlight=False)
@@ -50,7 +49,7 @@ class LiveView:
         self._kinds: list[str] = []
         self._updates = 0
         self._memory, self._memory_tokens = "", 0
-        self._before: str | None = None  # the status that compiling interrupts
+        self._before: str | None = None  # the status before compiling
         self._fresh: frozenset[int] = frozenset()
         self._first_turn_at = self._last_turn_at = 0.0
         self._turns_here = 0
@@ -123,7 +122,7 @@ class LiveView:
         if turn.kind == "memory":
             self._kinds.append(gate_kind(turn))
             self._updates += bool(turn.update)
-            if turn.memory != self._memory:  # else the last change stays marked
+            if turn.memory != self._memory:  # else the last change is still marked
                 self._fresh = changed_words(self._memory, turn.memory)
             self._memory, self._memory_tokens = turn.memory, turn.memory_tokens
 
@@ -182,7 +181,7 @@ class LiveView:
         return grid
 
     def _rate(self) -> str:
-        # From the end of the first turn: that one may have waited for compilation.
+        # Without the first turn, which may include compilation.
         if self._turns_here < 2:
             return ""
         elapsed = self._last_turn_at - self._first_turn_at
@@ -237,7 +236,7 @@ class LiveView:
 
 
 def changed_words(before: str, after: str) -> frozenset[int]:
-    """Indices of the words of `after` that a change from `before` brought in."""
+    """Indices of the words of `after` that are new relative to `before`."""
     old = terminal.safe_text(before).split()
     new = terminal.safe_text(after).split()
     matcher = difflib.SequenceMatcher(a=old, b=new, autojunk=False)

@@ -1,7 +1,7 @@
-"""The `gru-mem` command: finds the subcommand, and turns its end into a status.
+"""The `gru-mem` command: dispatches to a subcommand, and returns an exit status.
 
 Exit statuses: 0 done, 1 the run failed, 2 usage or input, 130 Ctrl-C, 143 SIGTERM.
-Nothing heavy is imported before a subcommand is known to be well formed.
+Heavy modules are imported only after a subcommand is parsed.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def _top_parser() -> arguments.Parser:
 
 
 def _command_index(argv: Sequence[str]) -> int:
-    """Where the command stands: the first word that is not a flag."""
+    """Index of the command: the first word that is not a flag."""
     for i, word in enumerate(argv):
         if not word.startswith("-"):
             return i
@@ -87,7 +87,7 @@ def _report(error: BaseException, debug: bool) -> None:
 
 
 def _flush() -> bool:
-    """Flushes both streams; False if stdout's reader has gone."""
+    """Flushes both streams; False if stdout has no reader any more."""
     whole = True
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -100,7 +100,7 @@ def _flush() -> bool:
 
 
 def _say_stopping() -> None:
-    terminal.note("stopping after the running step; once more stops at once")
+    terminal.note("stopping after the current step; a second signal stops at once")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

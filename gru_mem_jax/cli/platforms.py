@@ -1,4 +1,4 @@
-"""JAX's platform: is it there? What fails here is the environment, never a bug."""
+"""JAX's platform: whether it is available. Failures here are the environment's."""
 
 import os
 import re
@@ -8,8 +8,8 @@ from typing import Any
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import cut
 
-_TAKE = "set JAX_PLATFORMS=cpu, or unset it to take what there is"
-# What a platform needs, beside its devices.
+_TAKE = "set JAX_PLATFORMS=cpu, or unset it to use any that is available"
+# Requirements of the platforms.
 _NEEDS = {
     "cuda": "jax's CUDA plug-in (pip install 'jax[cuda12]') and an NVIDIA driver",
     "gpu": "jax's CUDA or ROCm plug-in (pip install 'jax[cuda12]') and a driver",
@@ -21,11 +21,11 @@ _ADVICE = re.compile(r"\s*\((?:set JAX_PLATFORMS|you may need to)[^)]*\)\s*$")
 
 
 def devices() -> list[Any]:
-    """All devices of the platform that JAX is told to take; starts it.
+    """All devices of the platform that is set; starts it.
 
     Raises:
-      InputError: JAX cannot be imported, or its platform is not there; says which,
-        and what to set or install.
+      InputError: JAX cannot be imported, or the platform is not available; says what
+        to set or install.
     """
     try:
         import jax
@@ -41,7 +41,7 @@ def is_platform_error(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """One line for what `jax.devices()`, or importing JAX, has raised."""
+    """One line for an error of `jax.devices()`, or of importing JAX."""
     text = _ADVICE.sub("", " ".join(str(error).split()))
     refused = _UNUSABLE.search(text)
     reason = cut(_UNUSABLE.sub("", text), 200).rstrip(".")
@@ -49,8 +49,8 @@ def explain(error: BaseException) -> str:
         return f"{setting}={os.environ[setting]!r} is refused by jax: {reason}"
     if isinstance(error, ImportError) or "jaxlib version" in text:
         return (
-            f"jax cannot be imported: {reason}; install gru_mem_jax again, with what "
-            "it needs"
+            f"jax cannot be imported: {reason}; install gru_mem_jax again, with its "
+            "dependencies"
         )
     asked = os.environ.get("JAX_PLATFORMS", "")
     names = [name for name in asked.split(",") if name.strip()]
@@ -60,7 +60,7 @@ def explain(error: BaseException) -> str:
         where = f" ({place})" if place else ""
         return (
             f"jax cannot start its devices: {reason or type(error).__name__}{where}; "
-            "look at the JAX_* variables that are set and the plug-ins of jax that are "
+            "check the JAX_* variables that are set and the plug-ins of jax that are "
             "installed"
         )
     meant = failed[0].strip().lower()
@@ -69,7 +69,7 @@ def explain(error: BaseException) -> str:
     because = f" ({reason})" if reason else ""
     needed = _NEEDS.get(meant, "a plug-in of jax of that name")
     return (
-        f"JAX_PLATFORMS={asked}: the platform {', '.join(failed)} is not there"
+        f"JAX_PLATFORMS={asked}: the platform {', '.join(failed)} is not available"
         f"{because}; it needs {needed}; or {_TAKE}"
     )
 
@@ -83,7 +83,7 @@ def _setting_in(text: str) -> str | None:
 
 
 def _outside_jax(error: BaseException) -> str | None:
-    """Where a plug-in raised: file and line of the last frame, if it is not jax's."""
+    """File and line where a plug-in raised; None if jax itself did."""
     frames = traceback.extract_tb(error.__traceback__)
     parts = os.path.normpath(frames[-1].filename).split(os.sep) if frames else ["jax"]
     if {"jax", "jaxlib"} & set(parts):

@@ -1,8 +1,8 @@
 """Plot a training run: gates, exits, rewards, lengths, evaluation.
 
 Draws RUN/plots/overview.png and a PNG for each panel from RUN/metrics.jsonl, also
-while the run is in progress. Several runs are laid over each other; they, and folders
-that cannot be written, need --out. The paths that were written go to stdout.
+during the run. Several runs are drawn into the same plots; they, and read-only folders,
+need --out. The paths of the plots go to stdout.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     folders = [RunFolder.read(path) for path in dict.fromkeys(args.runs)]
     if len(folders) > 1 and args.out is None:
-        raise InputError("several runs: say where the plots go, with --out DIR")
+        raise InputError("several runs: give --out DIR, the folder of the plots")
     rows = {}
     for folder in folders:
         rows[terminal.plain_line(str(folder.path))] = metrics_rows(folder)
@@ -53,7 +53,7 @@ def metrics_rows(folder) -> list[dict]:
     """
     from gru_mem_jax.runs.metrics import read_metrics
 
-    # Not a pipe, say: the folder may be a stranger's.
+    # Not e.g. a pipe: the folder is untrusted.
     rows = read_metrics(folder.metrics) if folder.metrics.is_file() else []
     if not rows:
         raise InputError(f"{folder.path}: has no rows in {folder.metrics.name} yet")

@@ -1,9 +1,9 @@
-"""Train a tiny policy, then see GRU-Mem at work: what launch/quickstart.sh runs.
+"""Train a tiny policy and evaluate it: launch/quickstart.sh runs this.
 
-A tiny policy is taught to copy by supervision, with half of its gates wrong
-(warm_start/); reinforcement learning mends the gates (rl/, a run folder; policy/). Both
-answer held-out questions in the three modes. What is there already is not made again.
-Leaves results.json, report.html and plots in --out; the table goes to stdout.
+A tiny policy learns to copy by supervision, with half of its gates taught wrong
+(warm_start/); reinforcement learning corrects the gates (rl/, a run folder; policy/).
+Both answer held-out questions in the three modes. Finished stages are not repeated.
+Writes results.json, report.html and plots into --out; the table goes to stdout.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
 
-# The gin file of each stage; "questions" are those that are asked at the end.
+# The gin file of each stage; "questions" is the evaluation.
 _STAGES = {
     "sft": "gin/runs/sft.gin",
     "spoil": "gin/runs/spoil.gin",
@@ -47,20 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of each task and kind of context",
     )
-    add("--retrain", action="store_true", help="train anew, even if all is there")
+    add("--retrain", action="store_true", help="repeat finished stages")
     arguments.add_gin_bindings(parser)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Recipe:
-    """What is done, checked before the first minute of work.
+    """The settings of all stages, checked before the first one starts.
 
     Attributes:
       sft, spoil: SFTConfig of the two supervised stages.
       rl: TrainConfig.
-      texts: settings of each of them as gin text, by stage.
-      before, after: held-out questions for the warm start, and for the end.
-      long_memory: more for the end, that need a long memory.
+      texts: settings of these stages as gin text.
+      before, after: held-out questions for the warm start, and for the final policy.
+      long_memory: further questions for the final policy, that need a long memory.
       engine: EngineConfig of the evaluation.
     """
 
@@ -127,7 +127,7 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Recipe:
             classes, [_STAGES[stage]], [*own.get(stage, ()), *bindings[stage]]
         )
 
-    # The policies are made later: what their directories will say is known before.
+    # The policies do not exist yet, but their settings are known.
     agent = tiny_agent()
     sampling = dataclasses.replace(agent.sampling, temperature=1.0)
     made: dict[str, Any] = {}
@@ -154,7 +154,7 @@ def _configure(args: argparse.Namespace, out: pathlib.Path) -> _Recipe:
 
 
 def _by_stage(bindings: Sequence[str]) -> dict[str, list[str]]:
-    """The command line's bindings, "STAGE/NAME = VALUE", by stage; SEED is all's."""
+    """The command line's bindings, "STAGE/NAME = VALUE", by stage; SEED is for all."""
     found: dict[str, list[str]] = {stage: [] for stage in _STAGES}
     for binding in bindings:
         name = binding.split("=", 1)[0].strip()
@@ -166,7 +166,7 @@ def _by_stage(bindings: Sequence[str]) -> dict[str, list[str]]:
             found[stage.strip()].append(rest)
         else:
             raise InputError(
-                f"--gin.{name}: name the stage that it is for, --gin.STAGE/{name}: "
+                f"--gin.{name}: name its stage, --gin.STAGE/{name}: "
                 f"{', '.join(_STAGES)}"
             )
     return found
@@ -191,12 +191,12 @@ def _train(recipe: _Recipe, out: pathlib.Path, stage: str, what: str) -> pathlib
 
 
 def _warm_start(recipe: _Recipe, out: pathlib.Path) -> None:
-    """Leaves a policy that copies well and gates badly."""
+    """Makes a policy that copies well and gates badly."""
     from gru_mem_jax.runs.export import export_run
 
     target = out / "warm_start"
     if target.exists():
-        terminal.note(f"{target} is there; --retrain trains it anew")
+        terminal.note(f"{target} exists; --retrain repeats its training")
         return
     if not (out / "sft" / "policy").exists():
         run = _train(recipe, out, "sft", "learning to copy: some minutes on 2 cores")
@@ -206,12 +206,12 @@ def _warm_start(recipe: _Recipe, out: pathlib.Path) -> None:
 
 
 def _reinforce(recipe: _Recipe, out: pathlib.Path) -> None:
-    """Leaves the policy whose gates reinforcement learning has mended."""
+    """Makes the policy whose gates reinforcement learning has corrected."""
     from gru_mem_jax.runs.export import export_run
 
     target = out / "policy"
     if target.exists():
-        terminal.note(f"{target} is there; --retrain trains it anew")
+        terminal.note(f"{target} exists; --retrain repeats its training")
         return
     export_run(_train(recipe, out, "rl", "the gates learn from rewards"), target)
 
@@ -232,8 +232,8 @@ def _evaluate(recipe: _Recipe, policy_dir: pathlib.Path, suite: Any) -> list[Any
 
 
 def _spent(seconds: float) -> str:
-    """A stage that was there already took no time."""
-    return f"{seconds:.0f} s" if seconds >= 1 else "there before"
+    """Seconds as text; a finished stage took none."""
+    return f"{seconds:.0f} s" if seconds >= 1 else "finished before"
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""Keeps a trajectory's JSON whole while it grows, and knows a policy again."""
+"""Writes a trajectory's JSON while it grows; fingerprints of policies."""
 
 import dataclasses
 import hashlib
@@ -19,15 +19,15 @@ _END = 1 << 20
 class Recorder:
     """Writes a trajectory as it grows.
 
-    Until the run has ended the file says `interrupted`: whatever kills the process,
-    what is there is whole, true, and can be resumed.
+    Until the run has ended the file says `interrupted`: whatever kills the process, the
+    file is whole, correct, and can be resumed from.
     """
 
     def __init__(self, target: Target, pause: float = 1.0):
         """Nothing is written yet.
 
         Args:
-          target: where to.
+          target: of the JSON.
           pause: least seconds between two writes of an unfinished trajectory.
         """
         self._target = target
@@ -40,7 +40,7 @@ class Recorder:
         return self._target.path if self._target.is_incremental else None
 
     def save(self, trajectory: Trajectory) -> None:
-        """Writes an unfinished trajectory, if the last time was long enough ago."""
+        """Writes an unfinished trajectory, if the last write was long enough ago."""
         start = time.monotonic()
         if self.path is None or start < self._next:
             return
@@ -48,7 +48,7 @@ class Recorder:
             dataclasses.replace(trajectory, interrupted=True, stop_reason=INTERRUPTED)
         )
         now = time.monotonic()
-        # At most a twentieth of the time goes into writing.
+        # At most a twentieth of the time is spent on writing.
         self._next = now + max(self._pause, 20 * (now - start))
 
     def finish(self, trajectory: Trajectory) -> None:
@@ -57,9 +57,9 @@ class Recorder:
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:
-    """Tells one policy folder from another, wherever it lies: names, sizes, contents.
+    """Identifies a policy folder by names, sizes and contents, wherever it lies.
 
-    Large files are read at both ends only: it guards against a mistake, not an enemy.
+    Of large files only both ends are read: it guards against mistakes, not attacks.
     """
     digest = hashlib.sha256()
     folder = pathlib.Path(folder)

@@ -1,4 +1,4 @@
-"""JAX for the command line: compiled programs kept on disk, compilation announced."""
+"""JAX for the command line: the compilation cache, and notices of compilation."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ _OFF = ("", "0", "off", "none")
 
 
 def cache_dir() -> pathlib.Path | None:
-    """Where compiled programs are kept; None where nothing can be kept.
+    """The folder of the compilation cache; None: no cache.
 
     GRU_MEM_CACHE_DIR ("off" for no cache), else JAX's own JAX_COMPILATION_CACHE_DIR,
     else `gru_mem_jax` in XDG_CACHE_HOME or ~/.cache.
@@ -42,10 +42,10 @@ def _usable(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def start() -> None:
-    """Sets JAX up for a command: its devices are there, programs are kept on disk.
+    """Sets JAX up for a command: starts its devices, and caches programs on disk.
 
     Raises:
-      InputError: JAX, or the platform that it is told to take, is not there.
+      InputError: JAX, or the platform that is set, is not available.
     """
     platforms.devices()
     import jax
@@ -58,11 +58,11 @@ def start() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory instead of handing it back to the system.
+    """Makes glibc keep freed memory instead of returning it to the system.
 
     On CPU, XLA frees a step's work space after the step, and the system would clear
-    every page of it again: a fifth of the time of small steps. Elsewhere, and with
-    other C libraries, nothing happens.
+    its pages again: a fifth of the time of small steps. No effect on other devices or
+    with other C libraries.
     """
     import jax
 
@@ -78,10 +78,9 @@ def keep_freed_memory() -> None:
 
 
 class CompilationNotices:
-    """While entered: says which program compiles, once it takes noticeably long.
+    """While entered, reports programs that take noticeably long to compile.
 
-    Compilation is told apart from work by JAX's own events, so that it needs no
-    help from whoever compiles.
+    Compilation is recognised by JAX's own events, without help of the caller.
     """
 
     _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
@@ -97,10 +96,10 @@ class CompilationNotices:
         """Nothing is registered before `__enter__`.
 
         Args:
-          began: called with a program's name, from a timer's thread, when it has
+          began: called with a program's name, from a timer's thread, after it has
             been compiling for `patience` seconds.
           ended: called with the name, the seconds, and whether it came from the disk
-            cache, for each program that took longer than that.
+            cache, for each program that took longer.
           patience: seconds.
         """
         self._began, self._ended = began, ended

@@ -1,9 +1,9 @@
 """Train a policy by supervision, on the turns of an oracle that knows the evidence.
 
-The warm start before reinforcement learning. What is trained, on what and how is gin's:
+The warm start before reinforcement learning. Policy, data and settings are set by gin:
 give --gin_file, and its macros as --gin.NAME=VALUE. The same command again resumes the
 run in --run_dir from its newest good checkpoint; `gru-mem export` writes its policy.
---dry_run checks everything that can be known beforehand, and prints the settings.
+--dry_run checks settings and data before training, and prints the settings.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def configurables() -> tuple[type, ...]:
-    """What gin can configure in a supervised run."""
+    """The classes that gin can configure in a supervised run."""
     from gru_mem_jax import data, tiny, train
     from gru_mem_jax.cli.train import run_configurables
 
@@ -39,8 +39,8 @@ def settings_from(gin: Any, agent: Any = None) -> Any:
     """The run's SFTConfig, from a GinConfig.
 
     Args:
-      gin: what is bound.
-      agent: how the policy wants contexts to be read; None: as its directory says.
+      gin: the parsed bindings.
+      agent: how the policy reads contexts; None: as its directory says.
 
     Raises:
       InputError: no policy, or a setting that does not exist or is out of range.

@@ -1,8 +1,8 @@
 """Show a training run: sampled trajectories turn by turn, and the last rows.
 
-Reads RUN/trajectories and RUN/metrics.jsonl, also while the run is in progress. A "!"
-marks a gate that differs from its label. The memory is shown after an update, new words
-in bold on a terminal; for a malformed turn, what was wrong with it.
+Reads RUN/trajectories and RUN/metrics.jsonl, also during the run. A "!" marks a gate
+that differs from its label. The memory is shown after an update, new words in bold on a
+terminal; for a malformed turn its error is shown.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--step",
         type=least(least=0),
         metavar="N",
-        help="of the trajectories; default: the newest that were kept",
+        help="of the trajectories; default: the newest",
     )
     parser.add_argument(
         "--limit",
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{folder.trajectories}: {error.strerror}") from error
     if args.step is not None and args.step not in steps:
         raise InputError(
-            f"{folder.path}: no trajectories of step {args.step} were kept; there are "
+            f"{folder.path}: no trajectories of step {args.step} were kept; available: "
             f"{_list(steps)}"
         )
     rows = read_metrics(folder.metrics) if folder.metrics.is_file() else []
@@ -95,7 +95,7 @@ def _print(samples: "Sequence[TrainingSample]", rows: Sequence[Mapping]) -> None
 
 
 def _parts(sample: "TrainingSample") -> "Iterable[Text | Table]":
-    """What is shown of a trajectory, from top to bottom."""
+    """The parts of a trajectory's display, from top to bottom."""
     trajectory = sample.trajectory
     title = f"step {sample.step}, question {sample.question}, rollout {sample.rollout}"
     title += f", {sample.task}" if sample.task else ""
@@ -108,7 +108,7 @@ def _parts(sample: "TrainingSample") -> "Iterable[Text | Table]":
     terms = ", ".join(f"{k} {v:+.2f}" for k, v in sample.rewards.items())
     reward = f"{sample.reward:+.2f} (before weights: {terms})"
     if not sample.scored:
-        reward = "none: the reward function has left it out, nothing is learned from it"
+        reward = "none: the reward function returned None; it is not learned from"
     yield _field("reward", reward)
 
 
@@ -159,7 +159,7 @@ def _turn_table(sample: "TrainingSample") -> "Table":
 
 
 def _gates(turn: Turn, mode: str, label: bool, is_end: bool) -> "list[Text]":
-    """Both gates; wrong ones are marked, where the mode has them."""
+    """Both gates of a turn; wrong ones are marked, if the mode has them."""
     if mode == "memagent":
         return [_text("-"), _text("-")]
     if not turn.well_formed:
@@ -216,7 +216,7 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def _cell(text: str) -> "Text":
-    """What is no finite number is a string in the file, of any length."""
+    """A cell; numbers that are not finite are strings of any length."""
     return _text(terminal.shorten(text, 12))
 
 

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: the first raises, the second ends the process.
 
-A compilation or a long program delays what is raised; the user is told so.
+A compilation or a long program delays the exception; a note says so.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What is written to a terminal: safe text, plain notes, and when to use colour."""
+"""Output to terminals: safe text, plain notes, and when to use colour."""
 
 import contextlib
 import os
@@ -25,9 +25,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
 def safe_text(text: str) -> str:
-    """Text with nothing in it that a terminal would obey; line breaks and tabs stay.
+    """Text without what a terminal would obey; line breaks and tabs are kept.
 
-    Documents, memory and answers come from outside; JSON output keeps them exact.
+    Documents, memory and answers are untrusted; JSON output keeps them exact.
     """
     text = text.replace("\r\n", "\n")
     return _CONTROL.sub("", _BIDI.sub("", _ESCAPE.sub("", text)))
@@ -39,7 +39,7 @@ def plain_line(text: str) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """One line of at most `width` characters, with an ellipsis where it was cut."""
+    """One line of at most `width` characters, with an ellipsis if it was cut."""
     line = plain_line(text)
     if len(line) <= width:
         return line
@@ -50,7 +50,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def prepare_streams() -> None:
-    """States the encodings: UTF-8 into files and pipes, no encoding error anywhere."""
+    """Sets the encodings: UTF-8 into files and pipes; no encoding error anywhere."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None or not hasattr(stream, "reconfigure"):
             continue
@@ -61,7 +61,7 @@ def prepare_streams() -> None:
 
 
 def note(text: str) -> None:
-    """One plain line on stderr; if nobody reads it any more, nothing happens."""
+    """One plain line on stderr; a closed stderr is ignored."""
     try:
         if sys.stderr is not None:
             print(text, file=sys.stderr, flush=True)
@@ -70,7 +70,7 @@ def note(text: str) -> None:
 
 
 def wants_colour(stream) -> bool:
-    """Colour is for a terminal that takes it and a user who has not said NO_COLOR."""
+    """Whether `stream` is a terminal with colours and NO_COLOR is not set."""
     return (
         stream is not None
         and stream.isatty()
@@ -80,7 +80,7 @@ def wants_colour(stream) -> bool:
 
 
 def console(stream, pipe_width: int) -> "Console":
-    """A console of rich: in the terminal's width, in a pipe as wide as is said."""
+    """A console of rich: as wide as the terminal, in a pipe of `pipe_width`."""
     from rich.console import Console
 
     return Console(
@@ -101,7 +101,7 @@ def is_live(stream) -> bool:
 
 
 def silence(stream) -> None:
-    """Points a stream whose reader has gone at nothing: no error at exit."""
+    """Redirects a stream without a reader to the null device: no error at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

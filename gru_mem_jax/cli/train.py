@@ -1,9 +1,9 @@
 """Train a policy by reinforcement learning.
 
-What is trained, on what and how is gin's: give --gin_file, and its macros as
+Policy, data and settings are set by gin: give --gin_file, and its macros as
 --gin.NAME=VALUE. The same command again resumes the run in --run_dir from its newest
-good checkpoint. --dry_run checks everything that can be known beforehand, in seconds,
-and prints the settings.
+good checkpoint. --dry_run checks settings and data in seconds, and prints the
+settings.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--replay",
         type=arguments.path,
         metavar="DIR",
-        help="train from kept rollouts, sample nothing",
+        help="train from recorded rollouts, without sampling",
     )
     arguments.add_gin_flags(parser)
 
@@ -53,7 +53,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def configurables() -> tuple[type, ...]:
-    """What gin can configure in a run of reinforcement learning."""
+    """The classes that gin can configure in a run of reinforcement learning."""
     from gru_mem_jax import rl, train
 
     return (
@@ -67,7 +67,7 @@ def configurables() -> tuple[type, ...]:
 
 
 def run_configurables() -> tuple[type, ...]:
-    """What gin can configure in every run."""
+    """The classes that gin can configure in every run."""
     from gru_mem_jax import (
         agent,
         data,
@@ -103,8 +103,8 @@ def settings_from(gin: Any, agent: Any = None) -> Any:
     """The run's TrainConfig, from a GinConfig.
 
     Args:
-      gin: what is bound.
-      agent: how the policy wants contexts to be read; None: as its directory says.
+      gin: the parsed bindings.
+      agent: how the policy reads contexts; None: as its directory says.
 
     Raises:
       InputError: no policy, or a setting that does not exist or is out of range.
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_run_arguments(args: argparse.Namespace) -> None:
-    """Raises InputError where a run has no folder."""
+    """Raises InputError if a run has no folder."""
     if not args.dry_run and args.run_dir is None:
         raise InputError("--run_dir RUN is needed (or --dry_run)")
 
@@ -147,7 +147,7 @@ def check_run_arguments(args: argparse.Namespace) -> None:
 def start_run(
     function: Any, args: argparse.Namespace, config: Any, text: str, **more: Any
 ) -> None:
-    """Calls `train` or `sft` as the command line says."""
+    """Calls `train` or `sft` with the command line's settings."""
     with listed_if_bad(20):
         function(
             config,
@@ -162,7 +162,7 @@ def start_run(
 
 @contextlib.contextmanager
 def listed_if_bad(most: int | None) -> Iterator[None]:
-    """Lists bad records, a line each, before the line of the error that they are.
+    """Lists bad records, a line each, before the line of their error.
 
     Args:
       most: lines; None: all.
@@ -180,21 +180,21 @@ def listed_if_bad(most: int | None) -> Iterator[None]:
 
 
 def dry_run(config: Any, text: str) -> None:
-    """Checks a run; prints its settings to stdout, what they come to to stderr."""
+    """Checks a run; prints its settings to stdout, and a summary to stderr."""
     import tempfile
 
     from gru_mem_jax.train.plan import open_start
 
-    # A policy from scratch is made where nothing of it stays.
+    # A policy from scratch is made in a temporary folder.
     with listed_if_bad(None), tempfile.TemporaryDirectory() as scratch:
         lines = _planned(config, open_start(config, scratch))
     print(text, end="")
-    for line in [*lines, "dry run: all fits together; nothing was trained"]:
+    for line in [*lines, "dry run: all checks passed; nothing was trained"]:
         terminal.note(line)
 
 
 def _planned(config: Any, directory: Any) -> list[str]:
-    """What a run comes to, a line each."""
+    """The summary of a run, in lines."""
     from gru_mem_jax.train import SFTConfig
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
@@ -205,7 +205,7 @@ def _planned(config: Any, directory: Any) -> list[str]:
     judge = make_judge(config, planned)
     data = check_data(config.source, judge, directory)
     supervised = isinstance(config, SFTConfig)
-    # A first step's questions, from a source that can be judged no further.
+    # The questions of the first step, for sources without `records`.
     questions = QuestionStage(config.source, judge, data, terminal.note)
     questions.take(0, 1 if supervised else config.rollouts.questions_per_step)
     sets = held_out_sets(config, planned)

@@ -1,4 +1,4 @@
-"""Questions with documents and answers: sources, scoring, and turns to be taught.
+"""Questions with documents and answers: sources, scoring, and supervised turns.
 
 A source is anything with a method `example(position)` (docs/data.md); those here read
 JSON lines, HotpotQA, SQuAD and lists.

@@ -1,4 +1,4 @@
-"""The records of a finite source, good and bad, and how bad ones are told."""
+"""The records of a finite source, good and bad, and how bad ones are reported."""
 
 import collections
 import dataclasses
@@ -12,7 +12,7 @@ from gru_mem_jax.records import cut
 
 OnBadRecord = Literal["error", "skip"]
 ON_BAD_RECORD: tuple[OnBadRecord, ...] = ("error", "skip")
-# Bad records in an error's one line; its `records` has all of them.
+# Bad records in an error's message; its `records` has all of them.
 _IN_A_LINE = 3
 _LONGEST_REASON = 200
 
@@ -21,9 +21,9 @@ class BadRecord(NamedTuple):
     """A record that cannot be used.
 
     Attributes:
-      where: in its source: "line 13", "record 5".
-      id: the record's own; "" if it has none that can be read.
-      reason: what is wrong with it; may begin with `where`.
+      where: its place in the source: "line 13", "record 5".
+      id: of the record; "" if it has none that can be read.
+      reason: why it cannot be used; may begin with `where`.
     """
 
     where: str
@@ -43,14 +43,13 @@ class BadRecord(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Records:
-    """What a finite source holds, each record once, in its own order.
+    """The contents of a finite source, each record once, in its own order.
 
     Attributes:
-      name: of the file, or what stands for one in messages.
-      good: (where, example) of each record that is an example.
+      name: of the file, or of the source, for messages.
+      good: (where, example) of each good record.
       bad: the others.
-      composed: an example's document depends on its position; the `document` of the
-        examples here is empty.
+      composed: whether documents depend on the position; those of `good` are empty.
     """
 
     name: str
@@ -63,11 +62,11 @@ class Records:
 
 
 class FiniteSource(Protocol):
-    """An `ExampleSource` whose records can be judged before the first step.
+    """An `ExampleSource` whose records can be checked before the first step.
 
     Attributes:
-      on_bad_record: "error", a bad record is an error; "skip", it is left out. Any
-        source may have it; one without end that has none skips.
+      on_bad_record: "error", a bad record is an error; "skip", it is skipped. Any
+        source may have it; the default of endless sources is "skip".
     """
 
     on_bad_record: OnBadRecord
@@ -76,16 +75,16 @@ class FiniteSource(Protocol):
         """The example at a position; equal for equal positions, on any machine."""
 
     def records(self) -> Records:
-        """All records, the bad ones too, whatever `on_bad_record` is."""
+        """All records, also the bad ones, whatever `on_bad_record` is."""
 
 
 class BadRecordsError(InputError):
-    """Records that cannot be used, in one line.
+    """Bad records, in one line.
 
     Args:
       records: of the source.
-      source: to name its setting.
-      listed: name of a file that lists all of them; None: none does.
+      source: for the name of its class.
+      listed: name of a file that lists all bad records; None: there is none.
 
     Attributes:
       records, listed: as given.
@@ -94,23 +93,23 @@ class BadRecordsError(InputError):
     def __init__(self, records: Records, source: object, listed: str | None = None):
         self.records, self.listed = records, listed
         bad, total = records.bad, len(records)
-        told = "; ".join(each.message(records.name) for each in bad[:_IN_A_LINE])
+        text = "; ".join(each.message(records.name) for each in bad[:_IN_A_LINE])
         if (more := len(bad) - _IN_A_LINE) > 0:
-            told += f"; and {more} more"
-            told += f", all listed in {listed}" if listed else ""
+            text += f"; and {more} more"
+            text += f", all listed in {listed}" if listed else ""
         verb, what = ("is", "it") if len(bad) == 1 else ("are", "them")
-        told = f"{len(bad)} of {total} records {verb} bad: {told}; correct {what}"
+        text = f"{len(bad)} of {total} records {verb} bad: {text}; correct {what}"
         if records.good:
-            told += f", or set {type(source).__name__}.on_bad_record = 'skip'"
+            text += f", or set {type(source).__name__}.on_bad_record = 'skip'"
         else:
-            told += " or the settings"
-        super().__init__(told)
+            text += " or the settings"
+        super().__init__(text)
 
 
 def reasons(bad: Sequence[BadRecord]) -> str:
-    """How often which reason: "3 x the question has # tokens, ...; 1 x ...".
+    """Counts of the reasons: "3 x the question has # tokens, ...; 1 x ...".
 
-    Numbers and quoted text do not count, so that equal faults are one reason.
+    Numbers and quoted text are replaced by #, so that equal faults are one reason.
     """
     kinds = collections.Counter(
         re.sub(
@@ -118,7 +117,7 @@ def reasons(bad: Sequence[BadRecord]) -> str:
         ).lstrip(":., ")
         for each in bad
     )
-    told = [f"{count} x {kind:.120}" for kind, count in kinds.most_common(5)]
-    if len(kinds) > len(told):
-        told.append(f"{len(kinds) - len(told)} further reasons")
-    return "; ".join(told)
+    parts = [f"{count} x {kind:.120}" for kind, count in kinds.most_common(5)]
+    if len(kinds) > len(parts):
+        parts.append(f"{len(kinds) - len(parts)} further reasons")
+    return "; ".join(parts)

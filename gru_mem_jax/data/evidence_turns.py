@@ -1,21 +1,21 @@
 """Supervised turns of any labelled example, from its evidence spans.
 
-What a perfect reader would write, chunk by chunk:
+The replies of a perfect reader, chunk by chunk:
 
-    <think>what the section holds of the evidence, quoted</think>
+    <think>the evidence in the section, quoted</think>
     <check>yes on evidence, else no</check>
     <update>on evidence the memory so far and the evidence, else nothing</update>
     <next>end from the last evidence on, else continue</next>
 
-The gates are the labels of `agent.chunking.evidence_labels`, as rewards ask for them. A
-turn writes what its chunk shows of the sentences that evidence lies in: a sentence that
-a border cuts is written in two turns where both chunks count as evidence; else its part
-in the chunk that does not count is lost.
+The gates are the labels of `agent.chunking.evidence_labels`, as in the rewards. A turn
+writes the part of the evidence's sentences that lies in its chunk: a sentence that a
+chunk border cuts is written in two turns if both chunks are labelled as evidence; else
+its part in the unlabelled chunk is lost.
 
 Memory only grows, within both budgets: `memory_tokens` for itself, `completion_tokens`
-for the whole reply. A piece that does not fit behind the older ones is left out; a turn
-for which none fits is not taught, for its label asks for an update that cannot be
-written. The answer turn is taught where the memory holds all of the evidence.
+for the whole reply. A piece that does not fit after the older ones is left out; a turn
+for which none fits is not taught, because its label demands an update that cannot be
+written. The answer turn is taught if the memory holds all of the evidence.
 """
 
 import dataclasses
@@ -55,17 +55,17 @@ from gru_mem_jax.records import check_number, plain_numbers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvidenceTurns:
-    """Which turns of labelled examples are taught, and in which words.
+    """Which turns of labelled examples are taught, and their wording.
 
     Attributes:
       kinds: some of "gated", "memagent" and "answer"; None: the kind of the agent's
         mode, and "answer".
       off_evidence: gated turns without evidence per turn with evidence.
       memagent_off_evidence: the same for MemAgent's turns.
-      wording: gives the words of a turn, see `turn_wording`; a function of a `Reading`
-        alone, asked again with fewer sentences where not all fit. Tags of the output
-        format in what it gives are broken up: "< update>". None: `full_wording` or
-        `compact_wording`, as the style of the prompts.
+      wording: returns the words of a turn, see `turn_wording`; a pure function of a
+        `Reading`, called again with fewer sentences if not all fit. Tags of the output
+        format in its result are broken up: "< update>". None: `full_wording` or
+        `compact_wording`, by the style of the prompts.
     """
 
     kinds: tuple[PromptKind, ...] | None = None
@@ -110,19 +110,18 @@ class EvidenceOracle:
         self._wording = config.wording or default
 
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
-        """The turns of one example that are to be learned, the answer turn last.
+        """The supervised turns of one example, the answer turn last.
 
-        Memory turns with evidence are all taken, of the others a random part.
+        All memory turns with evidence are taken, and a random part of the others.
 
         Args:
           example: with evidence.
-          rng: decides what is taken.
+          rng: selects turns.
 
         Raises:
-          InputError: the example has no evidence, none that fits the budgets, or an
-            answer that does not; its question is over its budget, its document no
-            text. Names the example.
-          RunError: the user's wording gives something else than two texts.
+          InputError: the example has no evidence, or evidence, answer or question do
+            not fit their budgets, or its document is not text. Names the example.
+          RunError: the user's wording returns something else than two texts.
         """
         try:
             return self._turns(self._read(example), rng)
@@ -130,7 +129,7 @@ class EvidenceOracle:
             raise InputError(f"example {example.id!r:.60}: {error}") from None
 
     def _read(self, example: Example) -> "_Document":
-        """The document in chunks; it is tokenised here alone."""
+        """The document in chunks; it is tokenised only here."""
         if not example.evidence:
             raise InputError(
                 "has no evidence to make turns of; mark where it stands in the "
@@ -147,8 +146,8 @@ class EvidenceOracle:
         read = len(chunks[:limit])
         if not any(evidence[:read]):
             raise InputError(
-                f"its evidence lies behind the first {limit} chunks, and max_chunks "
-                "lets no more be read"
+                f"its evidence lies after the first {limit} chunks, and max_chunks "
+                "allows no more"
             )
         return _Document(
             example=example,
@@ -174,7 +173,7 @@ class EvidenceOracle:
                 made, memories[kind] = self._memory_turns(kind, document, taught)
                 turns += made
         if "answer" in self._kinds:
-            # At run time the answer is given from a memory of the agent's own kind.
+            # At run time the answer uses a memory of the agent's own kind.
             if own not in memories:
                 _, memories[own] = self._memory_turns(own, document, set())
             if memories[own].whole and not document.lost:
@@ -207,7 +206,7 @@ class EvidenceOracle:
     def _fitting(
         self, kind: PromptKind, document: "_Document", chunk: Chunk, memory: "_Memory"
     ) -> tuple[SupervisedTurn | None, "_Memory"]:
-        """The turn that adds what fits, oldest first, if anything does; the memory."""
+        """The turn that adds the pieces that fit, oldest first, if any; the memory."""
         pieces = document.pieces[chunk.index]
         if not pieces:
             return None, memory
@@ -229,7 +228,7 @@ class EvidenceOracle:
         memory: "_Memory",
         pieces: Sequence[Span],
     ) -> tuple[SupervisedTurn, "_Memory"] | None:
-        """The turn that adds pieces, and the memory then; None if over a budget."""
+        """The turn that adds pieces, and the memory after it; None if over a budget."""
         builder, example = self._builder, document.example
         shown = builder.encode_content(memory.text)
         prompt = getattr(builder, kind)(document.question, shown, chunk.ids)
@@ -264,13 +263,13 @@ class EvidenceOracle:
         )
 
     def _memory_after(self, turn: SupervisedTurn) -> str:
-        """The memory that the loop reads in a turn's completion."""
+        """The memory that the agent's loop parses from a turn's completion."""
         mode = "memagent" if turn.kind == "memagent" else "with_exit_gate"
         output = interpret(mode, self._text(turn), None, self._builder.opened)
         if not output.well_formed:
             raise InputError(
-                f"the tokenizer does not give the reply back ({output.problem}); use "
-                "one with tokens for every text"
+                "the tokenizer does not decode the reply to itself "
+                f"({output.problem}); use one with tokens for every text"
             )
         return clean_memory(output.memory)
 
@@ -314,15 +313,15 @@ class EvidenceOracle:
 
 
 class _Document(NamedTuple):
-    """A document as the agent reads it.
+    """A document in chunks, with its evidence.
 
     Attributes:
       example: its source.
-      question: token ids, as prompts show them.
+      question: token ids, as in prompts.
       chunks: that are read.
-      evidence: of all chunks, those too that max_chunks leaves out.
-      last: the last of them with evidence.
-      pieces: what each of them adds, in characters of the document.
+      evidence: of all chunks, also of those beyond max_chunks.
+      last: index of the last chunk with evidence.
+      pieces: that each chunk adds, in characters of the document.
       lost: whether some evidence is in no piece that is read.
     """
 
@@ -340,12 +339,12 @@ class _Document(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    """A memory on the way.
+    """A memory after some turns.
 
     Attributes:
       text: of it.
-      end: where in the document the piece that was added last ends.
-      whole: whether no piece so far was left out.
+      end: end in the document of the piece that was added last.
+      whole: whether no piece was left out.
     """
 
     text: str

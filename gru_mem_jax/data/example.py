@@ -1,4 +1,4 @@
-"""The one record that every data source makes and every consumer reads."""
+"""The record of a question, which all data sources make."""
 
 import dataclasses
 from typing import Literal
@@ -10,12 +10,12 @@ Scoring = Literal["exact", "f1", "all", "part", "boxed", "equivalent"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """A question on a document, with what is known of its answer.
+    """A question on a document, with its answers and evidence.
 
     Attributes:
       id: unique within its source.
       question: text.
-      answers: gold answers. What several mean is said by `scoring`.
+      answers: gold answers; `scoring` defines how several count.
       document: the whole text.
       evidence: (start, end) in characters of `document`, in order of start.
       task: name of the task, e.g. "single_key".

@@ -28,16 +28,16 @@ from gru_mem_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HotpotQASource(ParagraphSource):
-    """HotpotQA's questions, in an order of its own in every epoch.
+    """HotpotQA's questions, reshuffled in every epoch.
 
-    The file is read when the first example is asked for, once. A document's other
+    The file is read once, when the first example is requested. A document's other
     paragraphs are drawn from all records of the file; none has a title of the record's
-    own. They depend on seed and position: an epoch later a question has other company.
-    A part of the file is read as a file of those records alone.
+    own. They depend on seed and position, and so differ from epoch to epoch. A part of
+    the file is read as a file of only those records.
 
     Attributes:
       path: of an official JSON file, with the paragraphs of the distractor setting.
-      paragraphs: of a document. If fewer than the record has, those with evidence stay.
+      paragraphs: of a document. If the record has more, those with evidence are kept.
       seed, form, on_bad_record, part, held_out_share: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
         what it is evaluated with, "exact" is HotpotQA's own; "f1" is SQuAD's, without
@@ -50,8 +50,8 @@ class HotpotQASource(ParagraphSource):
         """The example at a position.
 
         Raises:
-          InputError: the file cannot be read, or records are not of HotpotQA's form:
-            names file, record and field.
+          InputError: the file cannot be read, or records have another form: names
+            file, record and field.
         """
         data = self._usable
         record = data.items[files.index_at(position, self.seed, len(data.items))]
@@ -152,7 +152,7 @@ def _record(value: Any, where: str, known: dict[str, str]) -> _Record:
         title, index = _pair(fact, str, int, f"{where}.supporting_facts")
         facts.setdefault(title, []).append(index)
     articles: dict[str, list[str]] = {}
-    # Where a title comes twice, the first counts: facts name nothing else.
+    # Of two articles with one title the first is used: facts name only titles.
     for article in files.field(value, "context", list, where):
         title, sentences = _pair(article, str, list, f"{where}.context")
         for sentence in sentences:
@@ -177,8 +177,8 @@ def _record(value: Any, where: str, known: dict[str, str]) -> _Record:
 def _paragraph(
     title: str, sentences: Sequence[str], facts: Sequence[int] | None
 ) -> Paragraph:
-    """Sentences bring their own spaces. Official files have facts beyond the last
-    sentence, and empty ones; where nothing else is left, the paragraph is evidence."""
+    """Sentences contain their spaces. Official files have facts beyond the last
+    sentence, and empty ones; if no other fact is left, the paragraph is evidence."""
     text = "".join(sentences)
     spans = []
     offset = 0

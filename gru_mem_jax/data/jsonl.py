@@ -1,4 +1,4 @@
-"""Examples from files: what all such sources share, and a user's JSONL."""
+"""Examples from files: the common part of such sources, and JSONL files."""
 
 import codecs
 import contextlib
@@ -42,8 +42,7 @@ def read_file(path: str) -> bytes:
     """A regular file's bytes, of at most 2 GiB.
 
     Raises:
-      InputError: it cannot be read, is a folder or a pipe, is larger, or is plainly no
-        text.
+      InputError: it cannot be read, is a folder or a pipe, is larger, or is not text.
     """
     try:
         info = pathlib.Path(path).stat()
@@ -69,7 +68,7 @@ def read_json(path: str) -> tuple[Any, str]:
     """A JSON file's value, and the sha256 of its bytes.
 
     Raises:
-      InputError: it cannot be read or is no JSON; says where.
+      InputError: it cannot be read, or is not JSON; says where.
     """
     data = read_file(path)
     return parse_json(data, path), hashlib.sha256(data).hexdigest()
@@ -79,7 +78,7 @@ def parse_json(data: bytes, where: str) -> Any:
     """The value of UTF-8 JSON.
 
     Raises:
-      InputError: it is none.
+      InputError: it is not JSON.
     """
     try:
         return json.loads(data.decode("utf-8-sig"))
@@ -117,7 +116,7 @@ def checked(value: Any, kind: type, where: str) -> Any:
 
 
 def check_answers(answers: Sequence[str], scoring: str) -> None:
-    """Whether some answer can be right.
+    """Checks that some answer can be right.
 
     Raises:
       InputError: none can, see `scoring.unmatchable`.
@@ -148,16 +147,16 @@ def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
 
 
 def index_at(position: int, seed: int, count: int) -> int:
-    """Which of `count` examples stands at a position: each once in every epoch."""
+    """The index of the example at a position: each of `count` once in every epoch."""
     epoch, index = divmod(position, count)
     return epoch_order(seed, epoch, count)[index]
 
 
 class FileData(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-      records: of it.
+      records: parsed.
       sha256: of its bytes.
     """
 
@@ -167,16 +166,16 @@ class FileData(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileSource:
-    """What sources that read a file share.
+    """The common part of sources that read a file.
 
     Attributes:
       path: of the file.
       seed: of the orders.
       on_bad_record: "error", the first use of a file with bad records is an error that
-        names them; "skip", they are left out: the good ones alone make the order.
-      part: "train" and "held_out" part a file in two that share no record; "all". A
-        hash of its id alone says to which part a record belongs.
-      held_out_share: of the records, to expect in "held_out".
+        names them; "skip", they are skipped: only the good ones are ordered.
+      part: "train" and "held_out" split a file in two parts that share no record;
+        "all". A hash of its id assigns a record to its part.
+      held_out_share: expected share of the records in "held_out".
     """
 
     path: str | os.PathLike[str]
@@ -200,7 +199,7 @@ class FileSource:
         """All records of the source's part of the file, and all bad ones of the file.
 
         Raises:
-          InputError: the file cannot be read, or none of it can be told apart.
+          InputError: the file cannot be read or parsed.
         """
         return self._data.records
 
@@ -214,7 +213,7 @@ class FileSource:
         """Those (where, item with an id) that are of the source's part.
 
         Raises:
-          InputError: the file has none, and no bad record to tell of.
+          InputError: the part is empty, and the file has no bad record.
         """
         if self.part == "all":
             return list(items)
@@ -237,7 +236,7 @@ class FileSource:
 
     @property
     def _usable(self) -> Any:
-        """What was read, if it may be used."""
+        """The contents, if they may be used."""
         if self._refuses(self._data.records):
             raise BadRecordsError(self._data.records, self)
         return self._data
@@ -245,11 +244,11 @@ class FileSource:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JsonlSource(FileSource):
-    """Examples of a user's file, in an order of its own in every epoch.
+    """Examples of a user's file, reshuffled in every epoch.
 
-    One JSON object a line, with the fields of `Example`; blank lines do not count. `id`
-    may be missing, and null stands for a missing field. The file is read when the first
-    example is asked for, once.
+    One JSON object a line, with the fields of `Example`; blank lines are ignored. `id`
+    may be missing, and null is a missing field. The file is read once, when the first
+    example is requested.
 
     Attributes:
       path, seed, on_bad_record, part, held_out_share: see `FileSource`.
@@ -259,7 +258,7 @@ class JsonlSource(FileSource):
         """The example at a position.
 
         Raises:
-          InputError: the file cannot be read, or lines are no examples: names file,
+          InputError: the file cannot be read, or lines are not examples: names file,
             line and field.
         """
         good = self._usable.records.good
@@ -288,21 +287,21 @@ class JsonlSource(FileSource):
 
 
 def _is_held_out(own: str, share: float) -> bool:
-    """A hash of a record's id decides, whatever else the file holds."""
+    """Whether a hash of a record's id assigns it to the held-out part."""
     digest = hashlib.blake2b(own.encode(), digest_size=6).digest()
     return int.from_bytes(digest) < share * 2**48
 
 
 @contextlib.contextmanager
 def gathering(bad: list[BadRecord], where: str) -> Iterator[dict[str, str]]:
-    """While entered, an InputError is what is wrong with the record that is read.
+    """While entered, an InputError makes the record that is read a bad one.
 
     Args:
-      bad: the record goes here if it is.
-      where: it stands.
+      bad: receives the bad record.
+      where: its place.
 
     Yields:
-      a dict to leave the record's "id" in, once it is known.
+      A dict for the record's "id", once it is known.
     """
     known: dict[str, str] = {}
     try:
@@ -313,7 +312,7 @@ def gathering(bad: list[BadRecord], where: str) -> Iterator[dict[str, str]]:
 
 
 def _lines(data: bytes) -> Iterator[tuple[str, bytes, str]]:
-    """Where it stands, the bytes, and a note for an error, of each line with text."""
+    """(place, bytes, note for an error) of each line that is not blank."""
     lines = data.split(b"\n")
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -348,7 +347,7 @@ def _example(
 
 
 def _explain(record: dict[str, Any]) -> None:
-    """Says what to do about values that are nearly right."""
+    """Raises helpful errors for values that are nearly right."""
     own, answers = record["id"], record.get("answers")
     if type(own) in (int, float):
         raise InputError(f'example.id must be text, got {own}; write "{own}"')

@@ -1,4 +1,4 @@
-"""What only a tokenizer and budgets can say of an example."""
+"""Checks of examples that need a tokenizer and budgets."""
 
 import functools
 import itertools
@@ -17,14 +17,14 @@ from gru_mem_jax.errors import InputError
 
 
 class Judge:
-    """Finds examples that rollouts cannot be made of, or that nothing can answer.
+    """Finds examples that cannot be rolled out, or that no answer can solve.
 
     Args:
       builder: of the prompts, with the policy's tokenizer.
       config: budgets, chunk size and `max_chunks`.
-      scored: answers are scored by `data.scoring`; else (another reward function) it
-        is not asked whether they can be given.
-      scoring: instead of each example's own; None: its own.
+      scored: whether answers are scored by `data.scoring`, and so are checked; false
+        with another reward function.
+      scoring: overrides that of the examples; None: their own.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Judge:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that verdicts depend on beside tokenizer and example; JSON values."""
+        """All settings that verdicts depend on; JSON values."""
         config = self._config
         return {
             "question_tokens": config.question_tokens,
@@ -55,15 +55,15 @@ class Judge:
 
     @functools.cached_property
     def reads_any_text(self) -> bool:
-        """Whether the tokenizer has tokens for whatever a document may hold."""
+        """Whether the tokenizer has tokens for every text."""
         return reads_any_text(self._encoder)
 
     def problem(self, example: Example, *, composed: bool = False) -> str | None:
-        """What is wrong with an example; None: nothing.
+        """Why an example cannot be used; None: it can.
 
         Args:
-          example: to judge.
-          composed: its document is not known yet, and not judged.
+          example: to check.
+          composed: whether its document is not known yet, and not checked.
         """
         for name in ("question", "document"):
             if not isinstance(value := getattr(example, name), str):
@@ -100,7 +100,7 @@ class Judge:
         at = next(_without_token(self._encoder, question, self._unknown), None)
         if at is None:
             return None
-        # Some tokenizers count on from what they dropped as if it had not been there.
+        # Some tokenizers do not count dropped characters in later offsets.
         near = question[max(0, at - 8) : at + 1]
         return f"the question holds a character without a token, near {near!r}"
 
@@ -109,7 +109,7 @@ class Judge:
         return unknown_id(self._encoder)
 
     def _answers(self, example: Example) -> str | None:
-        """A full score must be possible, or some where a scorer gives parts of it."""
+        """A score above 0 must be possible within completion_tokens."""
         scoring = self._scoring or example.scoring
         fewest = None
         for text in _predictions(example.answers, scoring):
@@ -172,8 +172,8 @@ class Judge:
             return "no character of the document has a token"
         if example.evidence and evidence_labels(borders, example.evidence)[1] is None:
             return (
-                f"its evidence lies behind the first {limit} chunks, and max_chunks "
-                "lets no more be read"
+                f"its evidence lies after the first {limit} chunks, and max_chunks "
+                "allows no more"
             )
         return None
 
@@ -192,7 +192,7 @@ def _predictions(answers: Sequence[str], scoring: str) -> Iterator[str]:
 
 
 def _without_token(encoder: Encoder, text: str, unknown: int | None) -> Iterator[int]:
-    """Which visible characters a tokenizer drops, or takes for its unknown token."""
+    """Positions of visible characters that are dropped or encoded as unknown."""
     covered = bytearray(len(text))
     for token, (start, end) in zip(*encoder.encode_with_offsets(text)):
         if token != unknown:
@@ -203,7 +203,7 @@ def _without_token(encoder: Encoder, text: str, unknown: int | None) -> Iterator
 
 
 def unknown_id(encoder: Encoder) -> int | None:
-    """What a tokenizer takes unknown characters for, where that is a token of text."""
+    """The id of unknown characters, if the tokenizer has one for text."""
     try:
         ids = {tuple(encoder.encode(c)) for c in "\U000efffd\U000dfffd"}
     except InputError:
@@ -215,8 +215,8 @@ def unknown_id(encoder: Encoder) -> int | None:
 def reads_any_text(encoder: Encoder) -> bool:
     """Whether every byte of UTF-8 has a token, so that no text is refused or dropped.
 
-    Asked of the tokenizer by a text with each byte that occurs in UTF-8, in characters
-    of which hardly a vocabulary has all.
+    Tested with a text that contains each byte of UTF-8, in characters that hardly any
+    vocabulary has all of.
     """
     points = [*range(0x800), *(lead << 12 | 0x7A3 for lead in range(1, 16))]
     points += [plane << 16 | 0xFFFD for plane in (2, 5, 9, 13, 16)]

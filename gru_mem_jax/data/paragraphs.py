@@ -66,10 +66,10 @@ class ParagraphSource(files.FileSource):
 
 
 class Pool:
-    """Paragraphs to draw from, without their evidence.
+    """Paragraphs to draw from; their evidence is removed.
 
     Args:
-      paragraphs: in an order that is the same everywhere.
+      paragraphs: in an order that is the same on any machine.
     """
 
     def __init__(self, paragraphs: Iterable[Paragraph]):
@@ -82,14 +82,14 @@ class Pool:
     def draw(
         self, rng: random.Random, count: int, avoid: Collection[str]
     ) -> list[Paragraph]:
-        """`count` different ones, fewer if there are not so many.
+        """`count` different paragraphs, or all if there are fewer.
 
         Args:
-          rng: decides.
+          rng: of the draw.
           count: how many.
           avoid: titles that are not drawn.
         """
-        # So many that enough are left when those of these titles fall out.
+        # Enough to have `count` left after those with these titles are removed.
         avoid = set(avoid)
         many = min(len(self), count + sum(self._of_title[title] for title in avoid))
         drawn = (self._paragraphs[i] for i in rng.sample(range(len(self)), many))
@@ -107,16 +107,16 @@ def compose(
     """A document of `count` shuffled paragraphs: some given ones and drawn others.
 
     Args:
-      own: always in it, fewer than `count` or as many.
+      own: always included, at most `count`.
       pool: of the others.
-      count: paragraphs in all; fewer if the pool has not so many.
+      count: paragraphs in all; fewer if the pool is too small.
       form: "numbered": a line "Document 3:" above each title, as MemAgent does;
-        "plain": title and text. Paragraphs are parted by an empty line.
-      rng: decides what is drawn, and the order.
+        "plain": title and text. An empty line separates paragraphs.
+      rng: of the draw and the order.
       avoid: titles that are not drawn, beside those of `own`.
 
     Returns:
-      The document, and the evidence in it, in order.
+      The document, and the spans of its evidence, in order.
     """
     taken = {*avoid, *(paragraph.title for paragraph in own)}
     every = [*own, *pool.draw(rng, max(0, count - len(own)), taken)]

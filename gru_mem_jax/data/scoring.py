@@ -1,7 +1,7 @@
-r"""Is an answer right? One function per convention, each as its benchmark has it.
+r"""Scores answers: one function per convention, each as in its benchmark.
 
-`score` reads predictions and gold answers alike as plain text (`agent.tex`) before it
-compares them. What each script does otherwise is said where it is followed.
+`score` converts predictions and gold answers to plain text (`agent.tex`) before it
+compares them. Differences from a benchmark's script are listed in its function.
 """
 
 import collections
@@ -17,7 +17,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _BRACE = re.compile(r"[{}]")
 _PLAIN = re.compile(r"[^\\{}]*")
 _BARE_POINT = re.compile(r"(?<![\w.)\]])\.(?=\d)")
-# In this order, as the script has it; blanks count in the last two alone.
+# In the order of the script; only in the last two do blanks matter.
 _TEX_SPELLINGS = (
     ("\n", ""),
     ("\\!", ""),
@@ -45,7 +45,7 @@ def normalize_answer(text: str) -> str:
 
 
 def _forms(text: str) -> Iterator[str]:
-    """What is compared, the first where something is left of the gold answer."""
+    """Forms to compare; the first in which the gold answer is not empty is used."""
     yield normalize_answer(text)
     yield " ".join(text.lower().translate(_PUNCTUATION).split())
     yield " ".join(text.lower().split())
@@ -77,8 +77,8 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
     SQuAD's (Rajpurkar et al. 2018, `evaluate-v2.0.py`): words count as often as they
     occur; 0.0 where the prediction has none. HotpotQA's has a rule of its own for
-    "yes", "no" and "noanswer" that is not followed. Unlike the scripts, a gold answer
-    without words is compared as `exact_match` does.
+    "yes", "no" and "noanswer" that is not implemented. Unlike the scripts, a gold
+    answer without words is compared as `exact_match` does.
     """
     return max((_f1(prediction, answer) for answer in answers), default=0.0)
 
@@ -121,7 +121,7 @@ def match_part(prediction: str, answers: Sequence[str]) -> float:
     """Share of the gold answers that occur in the prediction, in 0..1.
 
     RULER's `string_match_all` (Hsieh et al. 2024, `eval/synthetic/constants.py`):
-    case-folded substrings. Its `string_match_part`, any gold answer, is none of ours.
+    case-folded substrings. `string_match_part` (any gold answer) is not implemented.
     """
     if not answers:
         return 0.0
@@ -132,7 +132,7 @@ def match_part(prediction: str, answers: Sequence[str]) -> float:
 def match_all(prediction: str, answers: Sequence[str]) -> float:
     """1.0 if every gold answer occurs in the prediction, else 0.0.
 
-    Ours: where RULER's `string_match_all` (`match_part`) gives the whole point.
+    Of this library: 1 only where RULER's `string_match_all` (`match_part`) is 1.
     """
     return float(bool(answers) and match_part(prediction, answers) == 1.0)
 
@@ -141,10 +141,10 @@ def match_any(prediction: str, answers: Sequence[str]) -> float:
     """1.0 if the normalised prediction contains any gold answer, or lies in one.
 
     MemAgent's `sub_em` (Yu et al. 2025, `memory_eval/utils`), for answers inside a
-    boxed sentence; it knows one gold answer. Words are not told apart: "e" lies in
+    boxed sentence; it has one gold answer. Word boundaries are ignored: "e" lies in
     "Beatles", so that this is for evaluation, not for rewards. Unlike the script, a
-    prediction of which nothing is left ("the", "...") is wrong, and of a gold answer
-    like that the words must occur, compared as in `exact_match`.
+    prediction that normalisation empties ("the", "...") is wrong, and of a gold answer
+    that it empties the words must occur, compared as in `exact_match`.
     """
     return float(any(_contains(prediction, answer) for answer in answers))
 
@@ -171,12 +171,12 @@ SCORERS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
 def score(prediction: str | None, answers: Sequence[str], scoring: str) -> float:
     r"""Scores one answer in 0..1; no answer and an empty one score 0.
 
-    Both sides are read as plain text, without braces around the whole; gold answers
-    that are empty then do not count. A number may lack the 0 before its point: the
-    better score of the two spellings counts (".5" is "0.5").
+    Both sides are converted to plain text, without braces around the whole; gold
+    answers that are then empty are ignored. A number may lack the 0 before its point:
+    the better score of the two spellings is returned (".5" is "0.5").
 
     Args:
-      prediction: the answer taken out of the completion, or None if there was none.
+      prediction: the answer extracted from the completion; None: there was none.
       answers: gold answers of `Example.answers`.
       scoring: one of `SCORERS`, as in `Example.scoring`.
     """
@@ -206,11 +206,10 @@ def _comparable(text: str) -> str:
 
 
 def full_answer(answers: Sequence[str], scoring: str) -> str | None:
-    r"""What to write into a \boxed{} for a full score; None if nothing has one.
+    r"""The content of a \boxed{} that scores 1; None if there is none.
 
-    The gold answers themselves are tried, in their order, with their braces and
-    without: what is empty, or has braces that do not pair where braces count, cannot
-    be said.
+    The gold answers are tried in order, with and without their braces: an empty answer,
+    or one with unpaired braces where braces count, cannot be expressed.
 
     Args:
       answers: gold answers of `Example.answers`.
@@ -228,7 +227,7 @@ def full_answer(answers: Sequence[str], scoring: str) -> str | None:
 
 
 def unmatchable(answers: Sequence[str], scoring: str) -> str | None:
-    """Why no answer can be wholly right, in a few words; None if one can."""
+    """Why no answer can score 1; None if one can."""
     if full_answer(answers, scoring) is not None:
         return None
     return f"no answer can match answers {list(answers)!r:.80} by scoring {scoring!r}"

@@ -1,4 +1,4 @@
-"""The sentences that evidence lies in, and what of them each chunk shows."""
+"""The sentences that evidence lies in, and their parts in each chunk."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gru_mem_jax.agent.encoding import Span
 from gru_mem_jax.agent.memory import clean_memory
 
-# A full stop, white space and no small letter; or one of Chinese and Japanese.
+# A full stop, white space and no small letter; or a Chinese or Japanese full stop.
 _END = re.compile(
     r"[.!?][\"'”’)\]]*(?=\s+[\"'“‘(\[]?(\w))|[。！？][”’」』）]*(?=\s*\S)"
 )
@@ -15,7 +15,7 @@ _END = re.compile(
 def whole_sentences(text: str, span: Span) -> Span:
     """The sentences that a span of text lies in, without white space around them.
 
-    Sentences are told by punctuation and capital letters alone.
+    Sentences are recognised only by punctuation and capital letters.
     """
     start, end = 0, len(text)
     for match in _END.finditer(text):
@@ -35,18 +35,19 @@ def evidence_pieces(
     borders: Sequence[Span],
     counts: Sequence[bool],
 ) -> tuple[list[list[Span]], bool]:
-    """What of the evidence each chunk adds to a memory.
+    """The evidence that each chunk adds to a memory.
 
     Args:
       document: text.
       evidence: (start, end) in its characters.
       borders: (start, end) of each chunk.
-      counts: whether a chunk counts as evidence (`agent.chunking.evidence_labels`).
+      counts: whether a chunk is labelled as evidence, see
+        `agent.chunking.evidence_labels`.
 
     Returns:
-      For each chunk that counts, what stands in it of the sentences that evidence lies
-      in, in order; what overlaps is one piece. And whether some of these sentences
-      stands in a chunk that does not count, and so is lost.
+      For each labelled chunk the parts in it of the sentences that evidence lies in, in
+      order, overlapping ones merged. And whether a part lies in an unlabelled chunk,
+      and so is lost.
     """
     sentences = [_in_lines(document, span) for span in evidence]
     pieces: list[list[Span]] = []
@@ -60,12 +61,12 @@ def evidence_pieces(
 
 
 def one_line(text: str) -> str:
-    """With single spaces, and without what no memory keeps."""
+    """The text with single spaces, cleaned as memories are."""
     return " ".join(clean_memory(text).split())
 
 
 def _in_lines(document: str, span: Span) -> Span:
-    """The sentences that a span lies in, not beyond the lines that it lies in."""
+    """The sentences that a span lies in, within its lines."""
     start, end = stripped(document, span)
     if start == end:
         return span

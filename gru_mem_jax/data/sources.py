@@ -1,4 +1,4 @@
-"""Where questions come from: what every source has, and one over a list."""
+"""Sources of questions: their protocol, and a source over a list."""
 
 import dataclasses
 from typing import Protocol
@@ -14,18 +14,16 @@ from gru_mem_jax.data.jsonl import index_at
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import check_choice, plain_numbers
 
-MOST_IN_A_ROW = (
-    1000  # bad examples, one after the other; a source with more is at fault
-)
+MOST_IN_A_ROW = 1000  # consecutive bad examples; a source with more is faulty
 
 
 class ExampleSource(Protocol):
-    """Where questions come from: position 0, 1, 2, ... without end.
+    """A source of questions: position 0, 1, 2, ... without end.
 
-    One that has a method `records` too (`data.records.FiniteSource`) is judged before
-    the first step. The others are judged as they go: an example that breaks a budget,
-    or at whose position an InputError is raised, is skipped, or ends the run if the
-    source has an attribute `on_bad_record` = "error".
+    A source with a method `records` (`data.FiniteSource`) is checked before the first
+    step. The others are checked during the run: an example that breaks a budget, or at
+    whose position an InputError is raised, is skipped, or ends the run if the source
+    has an attribute `on_bad_record` = "error".
     """
 
     def example(self, position: int) -> Example:
@@ -33,7 +31,7 @@ class ExampleSource(Protocol):
 
 
 def source_name(source: ExampleSource) -> str:
-    """What stands for a source in messages: its file, or its class."""
+    """The name of a source in messages: its file, or its class."""
     return str(getattr(source, "path", None) or type(source).__name__)
 
 
@@ -43,8 +41,8 @@ def example_at(
     """The example at a position; or None, and why the source refuses it.
 
     Raises:
-      InputError: what it gives is no Example.
-      RunError: it failed otherwise.
+      InputError: it returns something else than an Example.
+      RunError: it raises another error.
     """
     try:
         example = source.example(position)
@@ -58,21 +56,21 @@ def example_at(
         ) from error
     if not isinstance(example, Example):
         raise InputError(
-            f"source {source_name(source)} must give an Example at position "
+            f"source {source_name(source)} must return an Example at position "
             f"{position}, got {type(example).__name__}"
         )
     return example, None
 
 
 def on_bad_record(source: ExampleSource) -> OnBadRecord:
-    """What a source says of bad records; if nothing, those without end skip them."""
+    """A source's `on_bad_record`; by default endless sources skip."""
     finite = callable(getattr(source, "records", None))
     return getattr(source, "on_bad_record", "error" if finite else "skip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ListSource:
-    """Given examples, in an order of its own in every epoch.
+    """Given examples, reshuffled in every epoch.
 
     Attributes:
       examples: at least one; ids are unique.
@@ -97,6 +95,6 @@ class ListSource:
         return self.examples[index_at(position, self.seed, len(self.examples))]
 
     def records(self) -> Records:
-        """The examples; none is bad by itself."""
+        """The examples; none is bad in form."""
         good = tuple((f"example {i}", item) for i, item in enumerate(self.examples))
         return Records(name="ListSource", good=good)

@@ -27,24 +27,24 @@ from gru_mem_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SQuADSource(ParagraphSource):
-    """SQuAD's answerable questions, in an order of its own in every epoch.
+    """SQuAD's answerable questions, reshuffled in every epoch.
 
-    Evidence is the sentence that holds the first gold answer, or the sentences that it
-    lies in. The file is read when the first example is asked for, once.
+    Evidence is the sentence, or the sentences, that the first gold answer lies in. The
+    file is read once, when the first example is requested.
 
     Attributes:
       paragraphs: of a document; all but one are of other articles.
       scoring: of the answers: "exact" and "f1" are SQuAD's own.
       path, seed, form, on_bad_record, part, held_out_share: see `ParagraphSource`.
-        Parts of a file share no question, but paragraphs.
+        Parts of a file share paragraphs, but no question.
     """
 
     def example(self, position: int) -> Example:
         """The example at a position.
 
         Raises:
-          InputError: the file cannot be read, or parts are not of SQuAD's form: names
-            file, place and field.
+          InputError: the file cannot be read, or parts have another form: names file,
+            place and field.
         """
         data = self._usable
         item = data.questions[files.index_at(position, self.seed, len(data.questions))]

@@ -1,4 +1,4 @@
-"""The words of supervised turns: a function of what is read, which users may replace.
+"""The wording of supervised turns: a function of a `Reading`, which users may replace.
 
     # my_words.py
     from gru_mem_jax.data.turn_wording import TurnWording
@@ -21,17 +21,17 @@ from gru_mem_jax.records import shown
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What the agent reads in a turn, and what of it is evidence.
+    """The texts of a turn, and the evidence in its section.
 
     Attributes:
       question: text.
       section: text of the chunk.
-      memory: before the turn; empty: none yet.
-      sentences: the pieces of evidence in the section that are to be added, in order;
-        empty off evidence.
-      continues: whether the first of them goes on where the memory ends, for a border
-        of chunks cut it. It then begins with a space if the text has one there.
-      is_last: whether no evidence comes after this section.
+      memory: before the turn; empty at first.
+      sentences: the pieces of evidence in the section to add, in order; empty off
+        evidence.
+      continues: whether the first of them continues the sentence at the memory's end,
+        which a chunk border cut. It begins with a space if the text has one there.
+      is_last: whether no evidence follows this section.
     """
 
     question: str
@@ -43,11 +43,11 @@ class Reading:
 
 
 class TurnWording(NamedTuple):
-    """What a reply says in its own words.
+    """The wording of a reply.
 
     Attributes:
-      thought: what stands between <think> and </think>.
-      memory: the whole new memory; not used off evidence, where memory stays.
+      thought: between <think> and </think>.
+      memory: the whole new memory; ignored off evidence, where memory is unchanged.
     """
 
     thought: str
@@ -68,7 +68,7 @@ def full_wording(reading: Reading) -> TurnWording:
 
 
 def compact_wording(reading: Reading) -> TurnWording:
-    """The evidence and nothing else, in one line."""
+    """Only the evidence, in one line."""
     thought = " ".join(reading.sentences).strip()
     return TurnWording(thought, _longer_memory(reading, " "))
 
@@ -80,10 +80,10 @@ def _longer_memory(reading: Reading, between: str) -> str:
 
 
 def check_wording(wording: object) -> None:
-    """Raises InputError if it cannot be called with a Reading."""
+    """Raises InputError if `wording` cannot be called with a Reading."""
     try:
         inspect.signature(wording).bind(None)
-    except ValueError:  # a built-in that does not say what it takes
+    except ValueError:  # a built-in without a signature
         return
     except TypeError:
         raise InputError(
@@ -92,10 +92,10 @@ def check_wording(wording: object) -> None:
 
 
 def call_wording(wording: Wording, reading: Reading) -> TurnWording:
-    """What a wording gives, checked.
+    """The checked result of a wording.
 
     Raises:
-      RunError: it is something else than two texts.
+      RunError: it is not two texts.
     """
     said = wording(reading)
     if (
@@ -105,6 +105,6 @@ def call_wording(wording: Wording, reading: Reading) -> TurnWording:
     ):
         name = getattr(wording, "__name__", repr(wording))
         raise RunError(
-            f"wording {name} must give a TurnWording of two texts, got {shown(said)}"
+            f"wording {name} must return a TurnWording of two texts, got {shown(said)}"
         )
     return TurnWording(*said)

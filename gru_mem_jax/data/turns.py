@@ -1,7 +1,7 @@
-"""Supervised turns: prompts as the agent shows them, and replies to be learned.
+"""Supervised turns: the agent's prompts, and replies to learn.
 
-A run's settings hold a `TurnMaker`, which makes a `TurnOracle` from what the policy
-brings along. `data.evidence_turns` has one for any labelled example.
+A run's settings hold a `TurnMaker`, which makes a `TurnOracle` for a policy's tokenizer
+and settings. `data.evidence_turns` has one for any labelled example.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _TAG = re.compile(f"({'|'.join(TAGS)})")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SupervisedTurn:
-    """One conversation to learn: the loss is on the completion only.
+    """One conversation to learn; the loss is on the completion only.
 
     Attributes:
       kind: "gated", "memagent" or "answer".
@@ -44,14 +44,14 @@ class SupervisedTurn:
 
 
 class TurnOracle(Protocol):
-    """Knows what a perfect reader would write."""
+    """Makes the replies of a perfect reader."""
 
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
-        """The turns of one example that are to be learned.
+        """The supervised turns of one example.
 
         Args:
           example: of the source.
-          rng: decides what is taken; equal states give equal turns.
+          rng: selects turns; equal states give equal turns.
 
         Raises:
           InputError: no turns can be made of the example; names it.
@@ -78,16 +78,16 @@ def supervised_turn(
     prompt: Prompt,
     reply: str,
 ) -> SupervisedTurn:
-    """A turn of a prompt and the whole text of its reply."""
+    """A turn from its prompt and the whole text of its reply."""
     completion = completion_ids(builder, reply)
     return SupervisedTurn(kind, example.task, evidence, prompt_ids(prompt), completion)
 
 
 def completion_ids(builder: PromptBuilder, reply: str) -> tuple[int, ...]:
-    """What a policy samples to say a reply: the format's tags, text, and a stop id.
+    """The ids that a policy samples for a reply: tags of the format, text, a stop id.
 
-    What the chat template has opened of the reply is not said again. Where a reply
-    quotes other control tokens, they are text.
+    The part of the reply that the chat template opened is left out. Other control
+    tokens that a reply quotes are encoded as text.
     """
     encoder = builder.encoder
     left = builder.left_to_say(reply)
@@ -101,9 +101,9 @@ def completion_ids(builder: PromptBuilder, reply: str) -> tuple[int, ...]:
 
 
 def break_tags(text: str) -> str:
-    """Text that may stand inside a reply: the format's tags get a space, "< update>".
+    """Text for use inside a reply: the format's tags get a space, "< update>".
 
-    A reply in which a tag occurs twice has no reading (`agent.parse`).
+    A reply in which a tag occurs twice is malformed (`agent.parse`).
     """
     return _TAG.sub(lambda match: f"< {match[0][1:]}", text)
 
@@ -115,8 +115,9 @@ def chosen_chunks(
 
     Args:
       evidence: of each chunk, true or false.
-      off_evidence: how many others for each with evidence (for one, if none has any).
-      rng: decides which.
+      off_evidence: how many others per chunk with evidence (as for one, if none has
+        any).
+      rng: of the draw.
     """
     with_evidence = [i for i, held in enumerate(evidence) if held]
     without = [i for i, held in enumerate(evidence) if not held]

@@ -1,4 +1,4 @@
-"""All that a run has on disk (docs/run_folder.md): folder, rows, samples, plots.
+"""A run's files on disk (docs/run_folder.md): folder, rows, samples, plots.
 
 Its checkpoints are in `gru_mem_jax.runs.checkpoints`.
 """

@@ -1,8 +1,8 @@
-"""What each column is: columns.toml, which tables, plots and docs are rendered from.
+"""The columns, declared in columns.toml: tables, plots and docs are rendered from it.
 
     python -m gru_mem_jax.runs.columns > docs/metrics.md
 
-The declarations are plain data, and nothing heavy is imported here.
+The declarations are plain data; nothing heavy is imported.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from gru_mem_jax.records import from_record
 
 _FILE = pathlib.Path(__file__).with_suffix(".toml")
 _TIMES = ("_seconds", "_per_s")
-_LARGEST = 1e15  # larger numbers are no figures of a table
+_LARGEST = 1e15  # larger numbers are shown in full
 NOTHING = "–"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column; columns.toml says what its fields are.
+    """A column; columns.toml explains its fields.
 
     Attributes:
-      name: with "*" for one part of a path, unless it is of one column (see `find`).
+      name: "*" stands for one part of a path; `find` fills it in.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Column:
 
     @property
     def sign(self) -> str:
-        """What stands behind the number of a cell."""
+        """The sign after the numbers of its cells."""
         return "%" if self.format == "percent" else ""
 
     @property
@@ -56,11 +56,11 @@ class Column:
         """Meaning, and how to read it."""
         more = {"healthy": self.healthy, "if not": self.if_not}
         unit = f" ({self.unit})" if self.unit else ""
-        told = [f"{word}: {text}" for word, text in more.items() if text]
-        return ". ".join([self.meaning + unit, *told])
+        notes = [f"{word}: {text}" for word, text in more.items() if text]
+        return ". ".join([self.meaning + unit, *notes])
 
     def cell(self, value: object) -> str:
-        """A value as text; a dash for None. What is no number stays as it is."""
+        """A value as text; a dash for None. Only numbers are formatted."""
         if value is None:
             return NOTHING
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -78,8 +78,8 @@ class Panel:
     Attributes:
       name: of its file.
       title: above it.
-      unit: at the vertical axis.
-      limits: what the vertical axis shows in any case; empty: what the numbers need.
+      unit: of the vertical axis.
+      limits: that the vertical axis always includes.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """Columns that docs/metrics.md has in one table."""
+    """Columns of one table of docs/metrics.md."""
 
     title: str
     text: str = ""
@@ -99,7 +99,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:
-    """All of columns.toml.
+    """The contents of columns.toml.
 
     Attributes:
       introduction: of the docs.
@@ -115,7 +115,7 @@ class Declared:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The columns, and those that follow for evaluations ("eval/NAME")."""
+        """The columns, and those derived for evaluations ("eval/NAME")."""
         written = [column for section in self.sections for column in section.columns]
         known = {column.name for column in written}
         own = [column for column in written if column.evaluated]
@@ -138,7 +138,7 @@ class Declared:
 
 @functools.cache
 def declared() -> Declared:
-    """What columns.toml declares."""
+    """The parsed columns.toml."""
     record = tomllib.loads(_FILE.read_text(encoding="utf-8"))
     return from_record(Declared, record, _FILE.name)
 
@@ -170,7 +170,7 @@ def find(name: str) -> Column | None:
 
 
 def table(name: str, rows: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """The columns of a table ("training", "card", "evaluation") that some row has."""
+    """The columns of a table ("training", "card", "evaluation") that occur in rows."""
     present = list(dict.fromkeys(key for row in rows for key in row))
     shown: dict[str, Column] = {}
     for pattern in declared().tables[name]:
@@ -182,7 +182,7 @@ def table(name: str, rows: Iterable[Mapping[str, Any]]) -> list[Column]:
 
 
 def panel_columns(panel: Panel, names: Iterable[str]) -> list[Column]:
-    """Those of some columns that a panel shows, in the order of declaration."""
+    """The given columns that a panel shows, in the order of declaration."""
     given = list(dict.fromkeys(names))
     shown: dict[str, Column] = {}
     for declaration in declared().columns:
@@ -196,7 +196,7 @@ def panel_columns(panel: Panel, names: Iterable[str]) -> list[Column]:
 
 
 def is_time(name: str) -> bool:
-    """Whether a column is a time or a rate: all others repeat exactly."""
+    """Whether a column is a time or a rate; all others are reproducible."""
     return name.endswith(_TIMES)
 
 
@@ -212,8 +212,8 @@ def markdown() -> str:
             names = [c.name for c in declared().columns if c.name.startswith("eval/")]
             names = [f"`{n}`" for n in names if "*" not in n and n != "eval/exact"]
             parts.append(
-                "The others mean what they mean above, over all questions of the "
-                f"suite: {', '.join(names)}.\n"
+                "The others are defined as above, over all questions of the suite: "
+                f"{', '.join(names)}.\n"
             )
     return "\n".join(parts)
 

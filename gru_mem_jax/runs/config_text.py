@@ -1,7 +1,7 @@
-"""Comparing two texts of gin settings without running either.
+"""Compares two texts of gin settings without running either.
 
-A text from a run folder may come from a stranger, and parsing gin imports modules: here
-it is split into names and values, and compared.
+A text from a run folder is untrusted, and parsing gin imports modules: here it is only
+split into names and values.
 """
 
 import re
@@ -13,9 +13,9 @@ _BINDING = re.compile(r"([A-Za-z_][\w./]*)\s*=\s*(.*)", re.DOTALL)
 
 
 def bindings(text: str) -> dict[str, str]:
-    """Name to value, as text; a statement that binds nothing is its own value.
+    """Name to value, as text; a statement without a binding is its own value.
 
-    Comments and line breaks within a value do not count.
+    Comments and line breaks within a value are ignored.
     """
     found: dict[str, str] = {}
     statement: list[str] = []
@@ -23,8 +23,8 @@ def bindings(text: str) -> dict[str, str]:
         line = line.removesuffix("\\").rstrip()
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        goes_on = line[0].isspace() or line[0] in ")]}"
-        if statement and not goes_on:
+        continues = line[0].isspace() or line[0] in ")]}"
+        if statement and not continues:
             whole = " ".join(statement)
             match = _BINDING.fullmatch(whole)
             found[match[1] if match else whole] = match[2].strip() if match else whole
@@ -41,7 +41,7 @@ def differences(
     Args:
       old: a text of settings.
       new: another.
-      may_change: last parts of names that do not count, e.g. "num_steps", which covers
+      may_change: last parts of names that are ignored, e.g. "num_steps", which covers
         a macro NUM_STEPS too.
     """
     allowed = {name.lower() for name in may_change}

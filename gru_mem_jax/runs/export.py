@@ -1,4 +1,4 @@
-"""A run's checkpoint as a Hugging Face directory, with a card that says how it went."""
+"""Exports a run's checkpoint as a Hugging Face directory, with a model card."""
 
 import json
 import pathlib
@@ -35,12 +35,12 @@ def export_run(
     """Writes the policy of a run as a directory that transformers and `ask` load.
 
     Args:
-      run_dir: a run folder, also of a run that goes on.
+      run_dir: a run folder; the run may still be in progress.
       out: a directory that does not exist yet, or is empty.
       step: a saved one; None: the newest.
-      policy_dir: where the run began; needed to merge the adapters of a LoRA run.
-      adapters: write the adapters of a LoRA run alone, in PEFT's layout.
-      dtype: of the stored weights; None: float32, as they were trained.
+      policy_dir: the policy that a LoRA run began with, to merge its adapters into.
+      adapters: write only the adapters of a LoRA run, in PEFT's layout.
+      dtype: of the stored weights; None: float32, as in training.
 
     Returns:
       The step.
@@ -124,7 +124,7 @@ def model_card(
         "|---" * (1 + len(named)) + "|",
     ]
     for row in shown:
-        # What is no finite number is a string in the rows.
+        # Numbers that are not finite are strings in the rows.
         numbers = [row.get(column.name) for column in named]
         cells = [
             column.cell(number) if isinstance(number, int | float) else ""
@@ -148,7 +148,7 @@ def _rows(run: RunFolder, step: int) -> list[dict[str, Any]]:
 
 
 def _base(run_dir, policy_dir: str | None, identity: Mapping[str, Any]) -> Any:
-    """The params that the adapters were trained on, known by their sha256."""
+    """The params that the adapters were trained on, checked by sha256."""
     if policy_dir is None:
         raise InputError(
             f"{run_dir}: was trained with LoRA: name the policy that it began with, to "
@@ -184,10 +184,10 @@ def _write_policy(
 def _write_adapters(
     adapters: Any, config: lora.LoraConfig, out, settings: bytes, card: str
 ) -> None:
-    """Adapters and the settings that they were trained with.
+    """Writes adapters and the settings that they were trained with.
 
-    No tokenizer file: those of the base are used, unchanged, and where PEFT finds some
-    it cuts the base's embedding to the tokenizer's size.
+    Without tokenizer files: those of the base are used, and PEFT would cut the base's
+    embedding to the size of a tokenizer that it finds.
     """
     with durable_files.whole_folder(out) as folder:
         lora.save_adapters(adapters, config, folder)

@@ -1,18 +1,18 @@
-"""The folder of a run: what lies where, who may write, and how a run is gone on with.
+"""The folder of a run: its files, who may write, and how a run is resumed.
 
     command.txt         the command, one line per start
     environment.json    versions, machine, XLA flags of the last start; earlier ones
     operative.gin       the settings, as text
     metrics.jsonl       one row per step
-    log.txt             what was printed, with times
+    log.txt             the printed lines, with times
     checkpoints/        by step
     trajectories/       samples, by step
-    plots/              drawn from metrics.jsonl
+    plots/              of metrics.jsonl
     tensorboard/        event files
     lock                while a process writes
 
-No absolute path is stored by this package, so that a folder can be moved, copied or
-linked. Readers (`RunFolder.read`) take no lock and write nothing.
+No absolute path is stored, so that a folder can be moved, copied or linked. Readers
+(`RunFolder.read`) take no lock and write nothing.
 """
 
 import contextlib
@@ -50,16 +50,16 @@ class RunFolder:
     """One run's folder; use as a context manager. Made by `open` or `read`.
 
     Attributes:
-      path: the folder, as it was given.
-      id: names the run for services that want a name; the same after a move.
-      is_resumed: it had been started before.
-      notes: lines that a user should see: what differs from the start before.
+      path: the folder, as given.
+      id: names the run for external services; unchanged by a move.
+      is_resumed: whether it had been started before.
+      notes: a line for the user on each difference from the previous start.
       metrics: file of the rows.
       checkpoints, trajectories, plots, tensorboard: folders.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Not for users: see `open` and `read`."""
+        """Private: use `open` or `read`."""
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
@@ -83,17 +83,18 @@ class RunFolder:
         may_change: Collection[str] = (),
         resume_with_changes: bool = False,
     ) -> "RunFolder":
-        """Starts a run, or goes on with the one that is there.
+        """Starts a run, or resumes the one in the folder.
 
         Args:
-          path: the folder; made if it is not there. One that is neither empty nor a
-            run folder is refused.
+          path: the folder; created if it does not exist. One that is neither empty nor
+            a run folder is refused.
           command: the words of the command line.
-          config_text: all settings as text; compared with those of the start before.
-          environment: JSON-ready; or `describe_environment` itself, which then starts
-            JAX when the folder is known to be usable.
+          config_text: all settings as text; compared with those of the previous start.
+          environment: JSON-ready; or `describe_environment`, which starts JAX once the
+            folder is known to be usable.
           may_change: last parts of names of settings that may differ, e.g. "num_steps".
-          resume_with_changes: other settings are taken, and told in `notes`.
+          resume_with_changes: resume although settings differ, and list the differences
+            in `notes`.
 
         Raises:
           InputError: the folder cannot be written, is in use, is not a run's, or was
@@ -147,7 +148,7 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Lets others write."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -159,11 +160,11 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        """What to type to go on."""
+        """The command that resumes the run."""
         return shlex.join(self._command)
 
     def log(self, line: str) -> None:
-        """Appends a line to log.txt; a log that cannot be written stops no run."""
+        """Appends a line to log.txt; errors of writing are ignored."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with contextlib.suppress(OSError), _appending(self.path / "log.txt") as file:
             file.write(f"{now} {line}\n")
@@ -194,7 +195,7 @@ class RunFolder:
         record, changed = _environment_record(saved, environment)
         notes += changed
         self.id = record["run_id"]
-        # The mark of a run folder comes first: what follows can be made again.
+        # The file that marks a run folder comes first: the others can be made again.
         durable_files.write_atomically(
             self.path / _ENVIRONMENT, json.dumps(record, indent=1) + "\n"
         )
@@ -226,7 +227,7 @@ class RunFolder:
 
 
 def describe_environment() -> dict[str, Any]:
-    """What a run's numbers depend on, JSON-ready; starts JAX's backend."""
+    """The environment that a run's numbers depend on; starts JAX's backend."""
     import platform
 
     import jax
@@ -256,7 +257,7 @@ def _make(path: pathlib.Path) -> None:
 
 
 def _check_kind(path: pathlib.Path) -> None:
-    """A folder of something else is not written into."""
+    """Refuses folders of anything else."""
     names = set(os.listdir(path))
     if _ENVIRONMENT in names:
         return
@@ -285,7 +286,7 @@ def _read_environment(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_text(path: pathlib.Path) -> str:
-    """A small regular file's text: the folder may be a stranger's."""
+    """A small regular file's text; the folder is untrusted."""
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_TEXT:
@@ -300,7 +301,7 @@ def _read_text(path: pathlib.Path) -> str:
 def _environment_record(
     saved: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The record to write, and a note for each thing that differs from the saved."""
+    """The record to write, and a note on differences from the saved one."""
     now = json.loads(json.dumps(dict(environment)))
     before = saved.get("environment")
     earlier = list(saved.get("earlier", []))

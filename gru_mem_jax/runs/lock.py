@@ -1,4 +1,4 @@
-"""A file that one process holds, so that no second one writes beside it."""
+"""A lock file, so that only one process writes into a run folder."""
 
 import contextlib
 import fcntl
@@ -11,23 +11,23 @@ from typing import Any
 from gru_mem_jax.errors import InputError
 
 
-# The filelock package (4.3) does less than is wanted here: its flock has no holder that
-# a message could name, its file stays behind, and where a file system refuses flock
-# (other than by ENOSYS) it raises instead of looking at who is written in the file.
+# The filelock package (4.3) does not do all of this: its lock names no holder for a
+# message, its file stays behind, and where a file system refuses flock (other than by
+# ENOSYS) it raises instead of reading the holder from the file.
 class FileLock:
-    """A file that one process holds.
+    """A lock file that one process holds.
 
-    The kernel forgets the hold when the process ends, however it ends, and a copy of
-    the file is held by nobody: what the file says only serves the message. Where the
-    file system knows no locks, what it says decides.
+    The kernel releases the lock when the process ends, however it ends, and no process
+    holds a copy of the file: its contents only serve the message. Where the file system
+    has no locks, its contents decide.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Takes it.
+        """Takes the lock.
 
         Raises:
           InputError: another process, or another object of this one, holds it.
-          OSError: the file cannot be made.
+          OSError: the file cannot be created.
         """
         self._path = path
         while True:
@@ -74,7 +74,7 @@ class FileLock:
         )
 
     def release(self) -> None:
-        """Lets it go, and removes the file."""
+        """Releases the lock and removes the file."""
         with contextlib.suppress(OSError):
             self._path.unlink()
         os.close(self._fd)

@@ -1,8 +1,8 @@
 """Scalars of a run: one JSON object a line, and TensorBoard event files beside it.
 
 One row per step, the step first. Names of times and rates end in `_seconds` or
-`_per_s`; all else is the same in a repeated run. What has no value at a step (a mean
-over nothing) is absent, never a zero or NaN.
+`_per_s`; all other columns are reproducible. A column without a value at a step (a mean
+over nothing) is absent, never 0 or NaN.
 """
 
 import json
@@ -23,21 +23,21 @@ Value = float | int | str | bool | None
 class MetricsWriter:
     """Appends rows to a JSONL file; use as a context manager.
 
-    A row is whole or not there, for one call writes it. Numbers that JSON cannot hold
-    (NaN, infinities) become strings. Write a step's row before its checkpoint is saved,
-    for a resumed run goes on after the checkpoint's step.
+    A row is written by one call, whole or not at all. Numbers that JSON cannot hold
+    (NaN, infinities) become strings. Write a step's row before its checkpoint is saved:
+    a resumed run continues after the checkpoint's step.
 
     Args:
       path: the file; its folder must exist.
       enabled: false on all processes but one.
-      cut_to: rows of later steps, and a last line that is not whole, are removed first:
-        the step that was restored, or -1 for a start from nothing.
+      cut_to: the restored step, -1 at the start of a run: rows of later steps, and an
+        incomplete last line, are removed first.
       tensorboard: folder for event files of the numbers; None: none.
       wandb: a run of Weights & Biases (see `start_wandb`), or anything with its `log`.
 
     Attributes:
-      last_step: of the last row that stayed after the cut; -1: none. Where it is less
-        than the restored step, somebody has removed rows.
+      last_step: of the last row after the cut; -1: none. If it is less than the
+        restored step, rows have been removed.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class MetricsWriter:
 
         Args:
           step: its first column.
-          values: the others; None is left out.
+          values: the other columns; None is omitted.
 
         Raises:
           RunError: the file cannot be written; a half-written line is removed.
@@ -104,7 +104,7 @@ class MetricsWriter:
             self._wandb.log(row, step=int(step))
 
     def sync(self) -> None:
-        """Makes the rows survive a power cut: before a checkpoint that relies on them.
+        """Syncs the rows to disk, before a checkpoint that relies on them.
 
         Raises:
           RunError: they cannot be written.
@@ -135,25 +135,25 @@ def _plain(value: Any) -> float | int | str:
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a metrics file; a last line that is still being written is left out.
+    """Rows of a metrics file, without an incomplete last line.
 
     Raises:
-      InputError: the file cannot be read, or a line is no JSON object.
+      InputError: the file cannot be read, or a line is not a JSON object.
     """
     return [row for row, _ in _rows(pathlib.Path(path))]
 
 
 def cut_metrics(path: str | pathlib.Path, step: int) -> int:
-    """Removes rows of steps after `step`, and a last line that is not whole.
+    """Removes rows of steps after `step`, and an incomplete last line.
 
-    The file is replaced in one go, and untouched where there is nothing to remove.
+    The file is replaced at once, and untouched if there is nothing to remove.
 
     Returns:
-      the step of the last row that stays; -1: none.
+      The step of the last row that is kept; -1: none.
 
     Raises:
-      InputError: the file cannot be read or replaced, or a line before its end is no
-        row.
+      InputError: the file cannot be read or replaced, or a line before its end is not
+        a row.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -198,7 +198,7 @@ def time_columns(
     """Seconds of each stage, its share of the step, and tokens per second.
 
     Args:
-      stages: seconds by name, with "rollout", "update" and "step", the whole.
+      stages: seconds by name, among them "rollout", "update" and "step" (the total).
       sampled: tokens that were sampled.
       learned: tokens in the rows of the update, prompts too.
     """
@@ -216,7 +216,7 @@ def _rate(amount: float, seconds: float) -> float | None:
 
 
 def start_wandb(project: str, run_id: str, **settings: Any) -> Any:
-    """A Weights & Biases run that a resumed run goes on with.
+    """A Weights & Biases run, continued where the run is resumed.
 
     Args:
       project: its project.
@@ -230,6 +230,6 @@ def start_wandb(project: str, run_id: str, **settings: Any) -> Any:
         import wandb
     except ImportError as error:
         raise InputError(
-            "Weights & Biases was asked for and is not installed: pip install wandb"
+            "Weights & Biases (--wandb) is not installed: pip install wandb"
         ) from error
     return wandb.init(project=project, id=run_id, resume="allow", **settings)

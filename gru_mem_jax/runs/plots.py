@@ -1,8 +1,8 @@
 """Plots of a training run's rows: the dynamics that arXiv 2602.10560 shows, and more.
 
 One PNG for each panel (of `runs.columns`) that the rows have numbers for, and one of
-all panels. With one
-run a colour is a column; with several a colour is a run and a dash pattern a column.
+all panels. With one run a colour is a column; with several a colour is a run and a dash
+pattern a column.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from gru_mem_jax.runs.columns import Panel, declared, panel_columns
 Rows = Sequence[Mapping[str, Any]]
 
 OVERVIEW = "overview"
-# Okabe and Ito's palette: told apart by the colour-blind and in grey.
+# Okabe and Ito's palette: distinct for the colour-blind and in grey.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _INK = "#222222"
-_MOST_LINES = 12  # of a panel: more can't be told apart
+_MOST_LINES = 12  # of a panel: more are not distinguishable
 _LARGEST_STEP = 1 << 53  # float64 holds whole numbers up to here
 _SMOOTH_FROM = 60  # points; fewer are drawn as they are
 _SMOOTH_SHARE = 30  # the mean is over this part of a line's points
@@ -33,11 +33,11 @@ _SMOOTH_SHARE = 30  # the mean is over this part of a line's points
 def plot_training(
     runs: Mapping[str, Rows], folder: str | pathlib.Path
 ) -> list[pathlib.Path]:
-    """Draws every panel that has numbers, and all of them in one picture.
+    """Draws each panel that has numbers, and all panels in one picture.
 
     Args:
       runs: a run's name to its rows, as `metrics.read_metrics` gives them.
-      folder: of the PNGs; made if it is not there. Each file is replaced whole.
+      folder: of the PNGs; created if it does not exist. Files are replaced whole.
 
     Returns:
       The files, the overview first.
@@ -95,7 +95,7 @@ def _lines(
 
 
 def _usable(row: Mapping[str, Any], name: str) -> bool:
-    """Numbers that are not finite are kept as strings, and are no points."""
+    """Whether a row has a number to plot; numbers that are not finite are strings."""
     value = row.get(name)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and abs(value) < 1e300 and 0 <= row["step"] < _LARGEST_STEP
@@ -156,7 +156,7 @@ def _draw(
         )
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # A run's name may have letters that the font lacks; boxes stand for them.
+        # Letters of a run's name that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(file, dpi=110 if len(panels) > 1 else 150, format="png")
     return file.getvalue()
@@ -193,7 +193,7 @@ def _draw_panel(axes, panel: Panel, lines: Sequence[_Line], many: bool) -> int:
     axes.set_ylabel(panel.unit, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for limit in panel.limits:
-        # Shares are comparable from run to run at a glance; what leaves them shows.
+        # Equal axes make runs comparable; values outside the limits extend them.
         low, high = axes.get_ylim()
         axes.set_ylim(min(limit, low), max(limit, high))
     if len(panel.limits) == 1:
@@ -216,6 +216,6 @@ def _draw_panel(axes, panel: Panel, lines: Sequence[_Line], many: bool) -> int:
 
 
 def _plain(texts) -> None:
-    """Names from outside are no formulas."""
+    """Disables formulas in names."""
     for text in texts:
         text.set_parse_math(False)

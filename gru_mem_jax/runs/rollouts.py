@@ -1,6 +1,6 @@
-"""A step's rollouts as a file: to look at, and to train from without sampling.
+"""A step's rollouts as a file: to inspect, and to train from without sampling.
 
-`step_00000012.npz` holds, as plain numpy arrays (nothing in it can run code):
+`step_00000012.npz` holds, as plain numpy arrays (without pickles):
 
     turn_index [C, 3]             (group, rollout, turn) of each of C turns
     prompt_ids, prompt_ends       all prompts, joined; where each ends [C]
@@ -8,7 +8,7 @@
     sampler_logprobs              one for each completion id
     outcome_NAME                  [P, G, ...], the gates, lengths and scores: Outcomes
     reward_NAME                   [P, G] and [P, G, K], each term before its weight
-    advantages [P, G, K + 1]      for the reader; they are computed again
+    advantages [P, G, K + 1]      for readers; a replay recomputes them
     questions [P], record         numbers of the questions; JSON of the rest
 """
 
@@ -43,10 +43,10 @@ def save_rollouts(
     terms: Mapping[str, Array],
     advantages: Array,
 ) -> pathlib.Path:
-    """Writes a step's rollouts; a file that is there is replaced.
+    """Writes a step's rollouts; an existing file is replaced.
 
     Args:
-      directory: made if it is not there.
+      directory: created if it does not exist.
       step: of training.
       batch: the rollouts.
       terms: of `rewards`.
@@ -86,7 +86,7 @@ def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
     """Reads a step's rollouts back.
 
     Raises:
-      InputError: there is no such file, or it holds something else; names it.
+      InputError: the file does not exist, or holds something else; names it.
     """
     path = rollout_file(directory, step)
     try:

@@ -22,7 +22,7 @@ _TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSample:
-    """One rollout of a step, with its labels and what it was worth.
+    """One rollout of a step, with its labels, rewards and advantages.
 
     Attributes:
       step: of training.
@@ -31,13 +31,13 @@ class TrainingSample:
       task: of the example.
       answers: gold answers.
       evidence: evidence[t] of every chunk of the context, read or not.
-      last_evidence: the last True of `evidence`; None: there is none.
+      last_evidence: index of the last True of `evidence`; None: none.
       reward: of the trajectory, weighted.
       rewards: its terms before their weights, by name.
       turn_rewards: of each memory turn, weighted.
       advantages: of each memory turn, and the answer turn's.
       trajectory: without token ids.
-      scored: whether the reward function has scored it; if not, nothing is learned.
+      scored: whether the reward function scored it; if not, it is not learned from.
     """
 
     step: int
@@ -60,7 +60,7 @@ class TrainingSample:
 
 
 def sample_steps(folder: str | pathlib.Path) -> list[int]:
-    """Steps that there are samples of, in order.
+    """Steps that have samples, in order.
 
     Args:
       folder: RUN/trajectories; need not exist.
@@ -81,7 +81,7 @@ def read_samples(
     path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
     samples = []
     try:
-        if not path.is_file():  # a pipe, say: the folder may be a stranger's
+        if not path.is_file():  # e.g. a pipe: the folder is untrusted
             raise InputError(f"{path}: expected a file")
         with open(path, "rb") as file:
             while limit is None or len(samples) < limit:

@@ -96,7 +96,7 @@ class StopSignal(SignalWatcher):
 
     @property
     def requested(self) -> bool:
-        """Whether to stop: look between two programs."""
+        """Whether to stop; to be checked between two programs."""
         return self._event.is_set()
 
     @property
@@ -120,7 +120,7 @@ class StopSignal(SignalWatcher):
 
 
 class Watchdog:
-    """Ends the process, with all stacks, when nothing was done for some time.
+    """Ends the process and prints all stacks when there was no progress for too long.
 
     Args:
       seconds: the longest time between two beats; 0: never.
@@ -162,7 +162,7 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def beat(self, doing: str) -> None:
-        """Says that something was done, and what comes next."""
+        """Reports progress, and names what comes next."""
         self._doing, self._last = doing, time.monotonic()
         if self.seconds > 0:
             faulthandler.dump_traceback_later(
@@ -177,7 +177,7 @@ class Watchdog:
     def _end(self) -> None:
         line = (
             f"no progress for {self.seconds:g} s while {self._doing}: the run ends "
-            "here; give the same command again to go on from its last checkpoint"
+            "here; give the same command again to resume from its last checkpoint"
         )
         with contextlib.suppress(Exception):
             if self._on_hang is not None:
@@ -189,7 +189,7 @@ class Watchdog:
 
 
 def _stderr() -> int:
-    """A descriptor that stacks can be written to; sys.stderr may be a wrapper."""
+    """A file descriptor for stacks; sys.stderr may be a wrapper."""
     for stream in (sys.stderr, sys.__stderr__):
         with contextlib.suppress(Exception):
             return stream.fileno()

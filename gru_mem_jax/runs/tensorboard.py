@@ -2,8 +2,8 @@
 
 The format is TFRecord (length, masked CRC-32C of the length, data, masked CRC-32C of
 the data) around `Event` messages of tensorflow/core/util/event.proto. A dependency
-would bring more code than the sixty lines below. What `runs.columns` says of a column
-is its description there.
+would bring more code than the sixty lines below. Columns have their descriptions from
+`runs.columns`.
 """
 
 import math
@@ -25,8 +25,8 @@ class EventWriter:
     """Writes scalars to a new event file of a folder.
 
     Args:
-      folder: made if it is not there.
-      first_step: of a resumed run: what an earlier file has from this step on is void.
+      folder: created if it does not exist.
+      first_step: of a resumed run: earlier files are void from this step on.
       clock: seconds since 1970.
     """
 
@@ -58,7 +58,7 @@ class EventWriter:
         self._file.close()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes the numbers of a row; strings, booleans and `step` are left out.
+        """Writes the numbers of a row, without strings, booleans and `step`.
 
         Raises:
           OSError: the file cannot be written.
@@ -78,7 +78,7 @@ class EventWriter:
             self._put(step, _bytes(5, summary))
 
     def _metadata(self, name: str) -> bytes:
-        """SummaryMetadata of a column when it first comes; nothing later."""
+        """SummaryMetadata of a column at its first value, empty later."""
         column = columns.find(name)
         if column is None or name in self._described:
             return b""

@@ -1,7 +1,7 @@
 """A toy world: questions of key-value pairs, an oracle, a tokenizer of whole words.
 
 A policy of half a million parameters learns to read it in minutes on a CPU; only
-`gru-mem quickstart`, the default questions of `eval`, and gin files know it.
+`gru-mem quickstart`, the default questions of `eval`, and gin files use it.
 """
 
 import lazy_loader

@@ -1,17 +1,17 @@
-"""Oracle turns for synthetic examples: what a perfect reader would write.
+"""Oracle turns for synthetic examples: the replies of a perfect reader.
 
-The oracle reads question and needles back from the text, so that it works on any
-`Example` whose wording is that of `synthetic`, whatever its white space and case; what
-it writes is in lower case, with single spaces. Memory has a slot of five words for
+The oracle parses question and needles from the text, so that it works on any `Example`
+with the wording of `synthetic`, whatever its white space and case; its replies are in
+lower case, with single spaces. Memory has a slot of five words for
 each thing asked, in the order of the question:
 
     K was x y z L was not yet found                  single_key, multi_key, multi_query
     first K x y z second K not yet found             multi_value: up to the first gap
     K was that of L L was not yet found              chain
 
-so that what is missing can be seen, and the answer copied, in one glance. The gated
-turn's thought names the keys looked up, until one is found, and quotes that; it is
-empty once nothing is missing. Off evidence the update is empty. MemAgent's turn writes
+so that one look shows what is missing, or gives the answer. The gated turn's thought
+names the keys looked up, until one is found, and quotes it; it is empty once nothing is
+missing. Off evidence the update is empty. MemAgent's turn writes
 the same memory anew each time.
 """
 
@@ -37,7 +37,7 @@ _QUESTION = re.compile(r"which ([\w ]*?)codes? belongs? to ([\w ]+)\??")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """What a question asks: its kind, the keys, and how many values."""
+    """A parsed question: its kind, the keys, and the number of values."""
 
     kind: Kind
     keys: tuple[str, ...]
@@ -45,7 +45,7 @@ class Asked:
 
 
 def parse_question(question: str) -> Asked:
-    """Reads a question of `synthetic` back.
+    """Parses a question of `synthetic`.
 
     Raises:
       InputError: the question has another wording.
@@ -53,7 +53,7 @@ def parse_question(question: str) -> Asked:
     match = _QUESTION.fullmatch(_plain(question))
     if match is None:
         raise InputError(
-            f"the oracle knows only the synthetic questions, got {question!r}"
+            f"the oracle parses only synthetic questions, got {question!r}"
         )
     how, keys = match.group(1).split(), tuple(match.group(2).split())
     if how == ["linked"]:
@@ -80,7 +80,7 @@ def _plain(text: str) -> str:
 
 
 def is_complete(asked: Asked, found: Sequence[Fact]) -> bool:
-    """Whether nothing that the question asks is missing."""
+    """Whether all facts that the question asks for are found."""
     return len(found) == (2 if asked.kind == "chain" else asked.count)
 
 
@@ -107,10 +107,10 @@ def _link(value: str) -> str | None:
 
 
 def thought(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> str:
-    """The keys looked up, with what was found quoted; nothing once nothing is missing.
+    """The keys looked up, the found one quoted; empty once nothing is missing.
 
     Args:
-      asked: what the question asks.
+      asked: the parsed question.
       found: facts in memory before the turn.
       new: facts that this chunk adds.
     """
@@ -127,7 +127,7 @@ def thought(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> str:
 
 
 def looked_up(asked: Asked, found: Sequence[Fact]) -> tuple[str, ...]:
-    """For each key that is asked the one to look for: a known link leads on."""
+    """For each key of the question the one to look for, behind a known link."""
     known = dict(found) if asked.kind == "chain" else {}
     return tuple(_link(known.get(key, "")) or key for key in asked.keys)
 
@@ -144,14 +144,14 @@ def gated_turn(
     """The gated agent's completion.
 
     Args:
-      asked: what the question asks.
+      asked: the parsed question.
       found: facts in memory before the turn.
       new: facts that this chunk adds.
-      says_update: what the update gate says, where it is to be wrong; a wrong `yes`
-        writes the memory as it was. None: right.
-      says_end: what the exit gate says, where it is to be wrong. None: right.
-      claimed: what the thought says this chunk adds, where it is to be wrong; the
-        memory is not touched by it. None: `new`.
+      says_update: the update gate, if it is to be wrong; a wrong `yes` writes the
+        memory unchanged. None: right.
+      says_end: the exit gate, if it is to be wrong. None: right.
+      claimed: facts that the thought claims of this chunk, if they are to be wrong;
+        the memory does not contain them. None: `new`.
     """
     after = (*found, *new)
     update = bool(new) if says_update is None else says_update
@@ -172,7 +172,7 @@ def memagent_turn(asked: Asked, found: Sequence[Fact], new: Sequence[Fact]) -> s
 
 
 def answer_turn(asked: Asked, found: Sequence[Fact]) -> str:
-    """The answer agent's completion; what is missing is said to be."""
+    """The answer agent's completion; missing values are named as missing."""
     if asked.kind == "queries":
         known = dict(found)
         values = [known.get(key, MISSING) for key in asked.keys]

@@ -14,11 +14,11 @@ from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SyntheticSource:
-    """Synthetic questions, never twice the same.
+    """Synthetic questions, all different.
 
     Attributes:
-      config: what they are like.
-      on_bad_record: "skip" passes over questions that break a budget; "error".
+      config: of the questions.
+      on_bad_record: "skip", questions that break a budget are skipped; or "error".
     """
 
     config: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
@@ -37,7 +37,7 @@ class SyntheticSuite:
     """Held-out synthetic questions.
 
     Attributes:
-      tasks: of `synthetic.TASKS`, each a set of its own.
+      tasks: of `synthetic.TASKS`; each is a question set.
       contexts: (placement of the evidence, number of chunks) pairs.
       num_questions: in each set.
       chunk_tokens: words and marks of a chunk.
@@ -64,7 +64,7 @@ class SyntheticSuite:
                     "contexts holds (placement, num_chunks) pairs such as "
                     f"('uniform', 8), got {context!r}"
                 )
-        for placement, chunks in self.contexts:  # refuses what can't be generated
+        for placement, chunks in self.contexts:  # refuses impossible settings
             for task in self.tasks:
                 self._generator(task, placement, chunks)
 

@@ -1,4 +1,4 @@
-"""A tiny policy to begin with: shape, structured start, word tokenizer, budgets."""
+"""A tiny policy from scratch: shape, structured start, word tokenizer, budgets."""
 
 import dataclasses
 import pathlib
@@ -42,11 +42,11 @@ class TinyModel:
       intermediate_size: F.
       num_layers: N, at least 2.
       num_heads: query heads, and as many key heads.
-      head_dim: H. Matching and copying go through so many dimensions.
+      head_dim: H, the dimensions of matching and copying.
       rope_theta: base of the RoPE wavelengths.
-      max_positions: window written into its config.json.
-      structure: how attention is wired at the start.
-      agent: how it reads, written into its gru_mem.json.
+      max_positions: window, written into its config.json.
+      structure: wiring of attention at the start.
+      agent: its settings, written into its gru_mem.json.
     """
 
     hidden_size: int = 96
@@ -114,10 +114,10 @@ def structured_adamw(
 ) -> optax.GradientTransformation:
     """AdamW with the structured start's own rates: a `LearnerConfig.optimizer`.
 
-    Its embedding has variance 1 where variance 1/D is usual, and its final norm is
-    D^-1/2 where 1 is usual, so that the residual stream begins at variance 1 without a
-    multiplier that no checkpoint format has. Adam's steps do not follow such a change
-    of scale: the two rates do, by the same factors. Kernels alone decay.
+    Its embedding has variance 1 instead of 1/D, and its final norm is D^-1/2 instead of
+    1, so that the residual stream begins at variance 1 without a multiplier, which no
+    checkpoint format has. Adam's steps do not scale with their parameters: the rates of
+    these two are scaled by the same factors. Only kernels decay.
 
     Args:
       learning_rate: of all other parameters.

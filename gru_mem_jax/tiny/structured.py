@@ -1,23 +1,22 @@
-"""A start for tiny policies: attention that is wired to look things up.
+"""A start for tiny policies: attention that is wired for look-up.
 
 From the usual random start, a network of two layers copies nothing for thousands of
 steps. Here layer 0 starts with heads that look 1, 2, ... tokens back, and layer 1 with
 induction heads (Olsson et al., "In-context learning and induction heads",
-arXiv 2209.11895): a head finds earlier places whose preceding tokens match, and copies
-what stands there. The task is not in it: untrained, it answers nothing. It is an
-ordinary Qwen2 checkpoint otherwise.
+arXiv 2209.11895): a head finds earlier positions whose preceding tokens match, and
+copies the token there. The task itself is not wired: untrained, it answers nothing. It
+is an ordinary Qwen2 checkpoint.
 
-The residual stream is divided: the embedding takes one subspace, and each offset head
-of layer 0 writes to one of its own, so that "the token 2 back" can be read without
-what else is there. d is the width, h the head size, t and r the sizes of the two kinds
-of subspace, T [d, t] and B_o [d, r] orthonormal bases of them (together of the whole),
-P [t, r] which part of a token the offset heads carry.
+The residual stream is divided into subspaces: one of the embedding, and one of each
+offset head of layer 0, so that "the token 2 back" can be read alone. d is the width, h
+the head size, t and r the sizes of the two kinds of subspace, T [d, t] and B_o [d, r]
+their orthonormal bases (together of the whole space), P [t, r] the part of a token that
+the offset heads carry.
 
-Where a tokenizer has several tokens for a word (as it stands in a text: in capitals,
-after a line end), they begin with the embedding of the canonical one, the one that is
-to be written, and a direction u besides, the same for all. T loses it, so that nothing
-that is wired sees it: one form of a word matches another and is copied alike, and only
-that the canonical one is to be written is to be learnt.
+Where a tokenizer has several tokens for a word (in capitals, after a line end), they
+start with the embedding of the canonical one, the one that replies use, plus a
+direction u, the same for all. T excludes u, so that wired heads do not see it: all
+forms of a word match and are copied alike; only writing the canonical one is learnt.
 """
 
 import dataclasses
@@ -30,8 +29,8 @@ from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import Params, make_policy
 from gru_mem_jax.policy.rope import frequencies
 
-# (query offsets, key offsets): the head looks for places whose token `key` back is
-# the one `query` back from here, for each pair.
+# (query offsets, key offsets): the head finds positions whose token `key` back equals
+# the token `query` back from the current one, for each pair.
 Match = tuple[tuple[int, ...], tuple[int, ...]]
 MATCHES: tuple[Match, ...] = (
     ((0,), (1,)),  # what follows an earlier copy of this token
@@ -46,21 +45,21 @@ MATCHES: tuple[Match, ...] = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StructuredConfig:
-    """How the start is wired.
+    """The wiring of the start.
 
     Attributes:
       offsets: layer 0 has heads that look 1 to `offsets` tokens back.
-      offset_dims: r, what each of them writes; together less than the width.
+      offset_dims: r, dimensions that each of them writes; in total below the width.
       matches: the matching heads of layer 1.
       sharpness: size of the biases that make the offset heads.
       gain: of the matching heads' queries and keys.
-      copy: scale of what they write.
-      noise: of the usual scale, in the matching heads' queries and keys.
-      heads_out: of the usual scale, what the heads that are not wired write.
-      mlp_out: of the usual scale, what the MLPs write.
-      slow: matching uses the RoPE pairs that turn less than this per token.
-      form: length of u in the embedding of a further form of a word, the word's
-        being 1.
+      copy: scale of their outputs.
+      noise: in the matching heads' queries and keys, relative to the usual scale.
+      heads_out: output of the heads that are not wired, relative to the usual scale.
+      mlp_out: output of the MLPs, relative to the usual scale.
+      slow: matching uses the RoPE pairs that rotate less than this per token.
+      form: length of u in the embedding of a further form of a word, relative to that
+        of the word.
     """
 
     offsets: int = 4
@@ -85,15 +84,15 @@ def structured_init(
     """Random weights with wired attention, float32.
 
     The stream begins at variance 1, and the final norm at d^-1/2, so that logits have
-    variance 1. What is not wired is drawn at the usual scale (d^-1/2), what writes to
-    the stream at less, so that it does not drown what is wired.
+    variance 1. Other weights are drawn at the usual scale (d^-1/2), those that write to
+    the stream at a smaller one, so that the wired heads dominate.
 
     Args:
       config: of family qwen2, two layers or more, as many key as query heads.
       rng: a PRNG key.
       structure: the wiring.
-      canonical: int [V], for each token the one whose word it is another form of, or
-        itself; None: no word has two tokens.
+      canonical: int [V], for each token the canonical token of its word; None: no word
+        has two tokens.
 
     Returns:
       Params of `make_policy(config)`.
@@ -136,10 +135,10 @@ def structured_init(
 
 
 def _wire_offset(layers, head, freq, reads, sharpness) -> None:
-    """Layer 0: a head that sees the token head + 1 back, whatever it is.
+    """Layer 0: a head that attends to the token head + 1 back, whatever it is.
 
-    Query and key are constants, turned against each other by RoPE so that their
-    product is largest at that distance.
+    Query and key are constants whose product, rotated by RoPE, is largest at that
+    distance.
     """
     half = len(freq)
     at = slice(head * 2 * half, (head + 1) * 2 * half)
@@ -154,7 +153,7 @@ def _wire_offset(layers, head, freq, reads, sharpness) -> None:
 
 
 def _wire_match(layers, head, match, freq, reads, token, structure, random) -> None:
-    """Layer 1: a head that finds earlier places by their last tokens, and copies."""
+    """Layer 1: a head that finds earlier positions by their last tokens, and copies."""
     size = 2 * len(freq)
     at = slice(head * size, (head + 1) * size)
     slow = np.flatnonzero(freq < structure.slow)
@@ -223,7 +222,7 @@ def _usual(
     config: PolicyConfig,
     scales: dict[str, float],
 ) -> Params:
-    """Every leaf as it is drawn without wiring, as writable arrays."""
+    """All leaves without wiring, as writable arrays."""
 
     def draw(path, leaf):
         names = [entry.key for entry in path]

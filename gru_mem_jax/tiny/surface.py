@@ -1,7 +1,7 @@
-"""How a text is set: white space, line ends, case, and marks around its sentences.
+"""The typesetting of a text: white space, line ends, case, marks around its sentences.
 
-A surface is drawn for a whole document; what it says is untouched. White space and
-case cost a reader with one token per word and mark nothing, marks cost a token a
+A surface is drawn for a whole document; its words are unchanged. For a tokenizer with
+one token per word and mark, white space and case add no tokens; marks add one token per
 character (`mark_tokens`).
 """
 
@@ -9,16 +9,16 @@ import random
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# What stands before and after a marked sentence; # is a digit.
+# Marks before and after a sentence; # is a digit.
 MARKS = (
     *(("• ", ""), ("- ", ""), ("* ", ""), ("— ", ""), ("> ", ""), ("#. ", "")),
     *(("“", "”"), ('"', '"'), ("‘", "’"), ("'", "'"), ("(", ")"), ("[", "]")),
     *(("**", "**"), ("(#) ", ""), ("<p>", "</p>"), ("<li>", "</li>"), ("", "<br>")),
     *(("", ""), ("", "")),
 )
-# What may stand around a key or a value.
+# Marks around a key or a value.
 WORD_MARKS = ("“”", '""', "‘’", "''", "**", "``", "()", ("**", "**"))
-# What may stand for its full stop.
+# Replacements of a full stop.
 STOPS = (".", ".", ".", "", "", "!", ";")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _ODD_SPACES = (" ", "  ", "\n", "\r\n", "\r", "\t", _NO_BREAK, "\N{THIN SPACE}")
@@ -26,19 +26,19 @@ _CASES = ("plain", "upper", "title", "lower", "some_upper", "some_words")
 
 
 class Surface(NamedTuple):
-    """How a document is set.
+    """The typesetting of a document.
 
     Attributes:
-      spaces: what may stand between the words of a sentence.
-      odd: share of the sentences for which that holds; others have single spaces.
-      gaps: what may stand between sentences.
-      width: columns after which a line ends; None: none does for that.
-      line_end: what ends such a line.
+      spaces: choices between the words of a sentence.
+      odd: share of the sentences that use `spaces`; others have single spaces.
+      gaps: choices between sentences.
+      width: columns after which lines are wrapped; None: they are not.
+      line_end: of wrapped lines.
       case: "plain", "upper", "title", "lower", "some_upper" sentences, "some_words" of
         a sentence in other case.
       marks: before and after each marked sentence.
-      stop: what each marked sentence has for its full stop.
-      most_marked: so many sentences of a block are marked at most.
+      stop: in place of the full stop of each marked sentence.
+      most_marked: largest number of marked sentences in a block.
       key_marks, value_marks: before and after each key and each value.
     """
 
@@ -66,7 +66,7 @@ class Surface(NamedTuple):
 
 
 def _tokens(marks: Iterable[str]) -> int:
-    """One for each character; bold's two asterisks are one."""
+    """One token per character; two asterisks (bold) are one."""
     return sum(len(mark.replace(" ", "").replace("**", "*")) for mark in marks)
 
 
@@ -82,7 +82,7 @@ PLAIN = Surface()
 
 
 def draw(rng: random.Random) -> Surface:
-    """A surface as people make them, in one or several ways unlike `PLAIN`."""
+    """A random surface that differs from `PLAIN` in one or several ways."""
     end = rng.choice(("\n", "\n", "\r\n"))
     layouts: tuple[dict, ...] = (
         {},
@@ -116,7 +116,7 @@ def draw(rng: random.Random) -> Surface:
 def lay_out(
     sentences: Iterable[Sentence], surface: Surface, rng: random.Random
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The document of some sentences.
+    """Joins sentences to a document.
 
     Returns:
       Its text, and (start, end) of each sentence that is evidence, in characters,
@@ -162,7 +162,7 @@ def lay_out(
 
 
 def vary_question(question: str, surface: Surface, rng: random.Random) -> str:
-    """A question as it is put beside a document of that surface."""
+    """A question in the case of a surface, perhaps without its question mark."""
     if surface == PLAIN:
         return question
     text = _cased(question, surface.case, rng)

@@ -1,13 +1,12 @@
-"""Synthetic long texts in RULER's manner: needles in filler, evidence spans known.
+"""Synthetic long texts in the manner of RULER: needles in filler, with evidence spans.
 
 After Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language
 Models?", arXiv 2404.06654, with these differences. A value is three words, not a
-number, so that a policy with a small vocabulary can copy it; as RULER's numbers are
-never alike, a wanted value shares no word with another value of its text. The question
-says how many codes are wanted, so that a reader knows when it has read enough. A
-needle never crosses a block of `chunk_tokens` words and marks: a tokenizer with one
-token per word and mark, cutting at that size, sees every needle whole; other tokenizers
-cut where they cut.
+number, so that a policy with a small vocabulary can copy it; as RULER's numbers differ,
+a wanted value shares no word with another value of its text. The question states how
+many codes are wanted, so that a reader knows when to stop. A needle never crosses a
+block of `chunk_tokens` words and marks: with a tokenizer of one token per word and
+mark, and chunks of that size, every needle is whole; other tokenizers may cut needles.
 
 single_key: one needle; "Which code belongs to K?"
 multi_key: one needle, and distractors for other keys; the same question.
@@ -21,8 +20,8 @@ A needle is "The code for K is x y z.", a link "The code for K is that of L.". E
 evidence sentence has a block of its own. Answers are the values in the order of the
 question (multi_value: of the text), joined by ", "; scoring is exact.
 
-A share of the documents is set as people set texts (`surface`): wrapped, in other
-white space and case, with bullets, quotes or tags around sentences.
+A share of the documents varies in typesetting (`surface`): wrapped, with other white
+space and case, with bullets, quotes or tags around sentences.
 """
 
 import dataclasses
@@ -49,12 +48,12 @@ TASKS: tuple[Task, ...] = (
 NEEDLE_TOKENS = 9  # words and marks of a needle, and of a link
 _MIN_FILLER = 12  # both kinds of filler can fill any length from here on
 _MAX_SENTENCE = 9  # words and marks of the longest
-_TEST_SHARE = 26  # of 256: the pairs that belong to the test split
+_TEST_SHARE = 26  # of 256: pairs of the test split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """What `generate` makes.
+    """Settings of `generate`.
 
     Attributes:
       tasks: the tasks in the mix.
@@ -65,12 +64,12 @@ class SyntheticConfig:
         "mixed", one of the two for each document.
       min_items, max_items: values of multi_value and keys of multi_query.
       placement: evidence anywhere ("uniform"), or in the first fifth of the blocks
-        ("first_20"), or in as many blocks as there is evidence if those are more.
-      max_distractors: a block has up to so many (none in single_key).
-      varied: share of the examples whose white space, case and marks vary. The others
-        are what they are without it.
+        ("first_20"; in more blocks if the evidence needs them).
+      max_distractors: of a block (none in single_key).
+      varied: share of the examples whose white space, case and marks vary. It does not
+        change the others.
       split: "train" and "test" share no pair of key and value.
-      seed: with split and index, decides everything.
+      seed: with split and index, determines the example.
     """
 
     tasks: tuple[str, ...] = TASKS
@@ -127,7 +126,7 @@ def _max_evidence(task: str, max_items: int) -> int:
 
 
 def in_split(key: str, value: str, split: str) -> bool:
-    """Whether a pair belongs to a split: a hash of the pair decides."""
+    """Whether a hash of the pair assigns it to a split."""
     digest = hashlib.blake2b(f"{key} {value}".encode(), digest_size=1).digest()
     return (digest[0] < _TEST_SHARE) == (split == "test")
 
@@ -143,7 +142,7 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     if filler == "mixed":
         filler = rng.choice(("noise", "sentences"))
     evidence_at = dict(zip(blocks, pairs))
-    # Of its own, so that plain documents stay what they are.
+    # A generator of its own, so that plain documents do not depend on it.
     look = random.Random(f"{config.seed}/{config.split}/{index}/surface")
     setting = surface.draw(look) if look.random() < config.varied else surface.PLAIN
     sentences: list[Sentence] = []
@@ -169,7 +168,7 @@ def needle(key: str, value: str, setting: Surface = surface.PLAIN) -> str:
 
 
 class _Wanted(NamedTuple):
-    """The keys of a question, and the words of their values: no distractor has them."""
+    """The keys of a question, and the words of their values; distractors avoid them."""
 
     keys: frozenset[str]
     words: frozenset[str]
@@ -178,7 +177,7 @@ class _Wanted(NamedTuple):
 def _draw_task(
     rng: random.Random, config: SyntheticConfig, task: str
 ) -> tuple[str, str, list[tuple[str, str]], frozenset[str]]:
-    """Question, answer, evidence pairs in order of the text, keys kept for them."""
+    """Question, answer, evidence pairs in order of the text, reserved keys."""
     items = rng.randint(config.min_items, config.max_items)
     if task == "multi_query":
         keys = rng.sample(words.KEYS, items)
@@ -271,7 +270,7 @@ def _block(
 
 
 def _marked(setting: Surface, room: int, needles: int) -> int:
-    """How many sentences of a block are marked: there are so many, and filler fits."""
+    """The number of marked sentences in a block, so that filler still fits."""
     marked = setting.most_marked
     while marked:
         left = room - marked * setting.mark_tokens
@@ -298,7 +297,7 @@ def _draw_distractor(
 
 
 def _noise(rng: random.Random, room: int) -> list[str]:
-    """RULER's noise in its own order, begun anywhere: 4 or 5 words and marks each."""
+    """RULER's noise in order, from a random start: 4 or 5 words and marks each."""
     short = -room % 5
     long = itertools.cycle(words.NOISE[:-1])
     for _ in range(rng.randrange(4)):

@@ -1,20 +1,18 @@
 """A tokenizer for tiny policies: one token per word of the synthetic data.
 
-A Hugging Face fast tokenizer like any other: a byte-level BPE without merges, with
-whole words as added tokens. Beside a qwen2 config.json, transformers takes
-vocabulary, merges and added tokens from tokenizer.json and nothing else of it: the
-words must be found by those three alone.
+A Hugging Face fast tokenizer: a byte-level BPE without merges, with whole words as
+added tokens. With a qwen2 config.json, transformers reads only vocabulary, merges and
+added tokens from tokenizer.json: words must be found by these three.
 
-A text has as many tokens however it is set. Words and marks swallow the white space
-before them (none, a space, a line end, a no-break space, any run of these), so that
-wrapped text is cut into chunks where plain text is. A word is the token " oak" where a
-space stands before it; "oak" elsewhere, "Oak" and "OAK" are further tokens, whose
-canonical one is " oak" (`canonical_ids`): policies write no other. A word that it does
-not know falls to bytes.
+The number of tokens does not depend on typesetting. Words and marks include the white
+space before them (none, a space, a line end, a no-break space, any run of these), so
+that wrapped text is cut into the same chunks as plain text. A word is the token " oak"
+after a space; "oak" elsewhere, "Oak" and "OAK" are further tokens, whose canonical one
+is " oak" (`canonical_ids`): policies write only that. Unknown words are encoded as
+bytes.
 
-So white space that people vary does not come back as it went in: a token gives one
-space or none for what it swallowed. All else of any text does, character for
-character, and plain synthetic documents come back whole.
+So white space is not decoded exactly: a token decodes to one space or none. All other
+characters of any text are, and plain synthetic documents decode to themselves.
 """
 
 import json
@@ -59,14 +57,14 @@ _COMMON = (
     *("is", "was", "that", "of", "not", "yet", "found", "none", "code", "codes", "for"),
     *("which", "belongs", "belong", "to", "linked", "and", "then"),
 )
-# Marks beyond ASCII that people put before, after and around sentences, and characters
-# that nobody sees (soft hyphen, zero-width space, byte order mark). None of Latin-1: in
-# a byte-level vocabulary those letters stand for bytes.
+# Marks beyond ASCII before, after and around sentences, and invisible characters (soft
+# hyphen, zero-width space, byte order mark). None of Latin-1: in a byte-level
+# vocabulary those letters stand for bytes.
 _MARKS = (*"‘’‚“”„‹›–—…•‣◦▪●→✓\u00ad\u200b\ufeff", "**")
 
 
 def _lower_words() -> list[str]:
-    """The world's words, in lower case."""
+    """The words of the synthetic data, in lower case."""
     noise = " ".join(words.NOISE).replace(".", "").lower().split()
     pools = (
         *(words.KEYS, words.VALUES, words.ORDINALS, _COMMON, noise),
@@ -84,12 +82,12 @@ def _starts() -> list[str]:
 
 
 def _forms() -> dict[str, str]:
-    """Each further form of a word, as it stands in a text, to its canonical one."""
+    """Each further form of a word in a text, to its canonical one."""
     starts = tuple(_starts())
     forms = {f" {start}": f" {start.lower()}" for start in starts}
     for word in _lower_words():
         for form in (word, word.capitalize(), word.upper()):
-            # "no" is a gate's, and a letter is a byte, whatever it means.
+            # "no" is a gate's word, and a single letter is a byte.
             if form not in _BARE and len(form) > 1:
                 forms[form] = f" {word}"
             if form.startswith(starts):  # else " A" would be found in " APRON"
@@ -122,7 +120,7 @@ def build():
     tokenizer.add_tokens(
         [AddedToken(t, normalized=False) for t in (*PROMPT_TAGS, *FORMAT_TAGS)]
     )
-    # Those that begin with a space are found inside of longer words, after one.
+    # After a space, tokens with a leading space are found inside of longer words too.
     tokenizer.add_tokens(
         [
             AddedToken(w, normalized=False, lstrip=True, single_word=w[0] != " ")
@@ -140,7 +138,7 @@ def build():
 
 
 def canonical_ids() -> np.ndarray:
-    """int32 [V]: for each token the one that a policy writes for it; most write it."""
+    """int32 [V]: for each token the canonical token of its word; mostly itself."""
     vocab = build().get_vocab()
     ids = np.arange(len(vocab), dtype=np.int32)
     for form, canonical in _forms().items():

@@ -22,27 +22,25 @@ from gru_mem_jax.tiny import oracle, words
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TurnConfig:
-    """Which turns of an example are taught, and how.
+    """Which turns of an example are taught, and which of them wrongly.
 
     Attributes:
       kinds: the kinds of turns.
       off_evidence: gated turns without evidence per turn with evidence.
       memagent_off_evidence: the same for MemAgent's turns, each of which must write
         the whole memory anew without a slip.
-      answers_alone: share of the examples whose answer turn alone is taught: an example
-        has one answer turn, and many others.
-      blank_memory: share of gated turns before any evidence whose memory lists what
-        is missing (as after a needless update), instead of being empty.
+      answers_alone: share of the examples of which only the answer turn is taught,
+        since an example has one answer turn and many others.
+      blank_memory: share of gated turns before any evidence whose memory lists the
+        missing values (as after a needless update), instead of being empty.
       shifted: share of the examples that lose some tokens at their beginning, so that
-        chunks begin and end anywhere, not where blocks do. From the first chunk on
-        that cuts a key or value from the rest, their turns are not taught: nobody could
-        read that.
+        chunks do not begin and end where blocks do. Their turns are not taught from the
+        first chunk on that cuts a key or value: no reader could know it.
       wrong_updates: share of the turns without evidence whose update gate is taught to
         say yes. For warm starts that copy well but gate badly; 0 teaches right gates.
       wrong_ends: share of the due ends whose exit gate is taught to say continue.
       wrong_thoughts: share of the turns with a wrong gate whose thought is wrong too:
-        it claims a find beside a wrong update, and passes over the find that is due to
-        end it all.
+        it claims a find with a wrong update, and ignores the find with a wrong exit.
     """
 
     kinds: tuple[PromptKind, ...] = ("gated", "memagent", "answer")
@@ -72,7 +70,7 @@ class TurnConfig:
 
 
 class OracleTurns:
-    """Turns of examples whose wording the synthetic oracle knows.
+    """Turns of examples with the wording of `synthetic`.
 
     Args:
       encoder: the policy's tokenizer.
@@ -86,13 +84,13 @@ class OracleTurns:
         self._builder = PromptBuilder(encoder, agent.prompt)
 
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
-        """The turns of one example that are to be learned.
+        """The supervised turns of one example.
 
-        Memory turns with evidence are all taken, of the others a random part.
+        All memory turns with evidence are taken, and a random part of the others.
 
         Args:
           example: of `synthetic`.
-          rng: decides what is taken, and which gates are taught wrong.
+          rng: selects turns, and the gates that are taught wrong.
         """
         config = self.config
         has_answers = "answer" in config.kinds and config.answers_alone > 0
@@ -200,7 +198,7 @@ def _false_find(
     text: str,
     rng: random.Random,
 ) -> oracle.Fact:
-    """A key that is looked up, with another key's value, of the chunk if it has one."""
+    """A looked-up key with the value of another key, if possible from the chunk."""
     values = [value for _, value in oracle.facts_in(text)]
     value = rng.choice(values) if values else " ".join(rng.sample(words.VALUES, 3))
     return rng.choice(oracle.looked_up(asked, found)), value
@@ -209,7 +207,7 @@ def _false_find(
 def _facts_by_chunk(
     example: Example, ends: Sequence[int]
 ) -> list[tuple[oracle.Fact, ...]]:
-    """What each chunk adds, up to the first that cuts a key or value from the rest."""
+    """The facts that each chunk adds, up to the first chunk that cuts a fact."""
     facts: list[list[oracle.Fact]] = [[] for _ in ends]
     for start, end in example.evidence:
         for fact, span in oracle.facts_with_spans(example.document[start:end]):

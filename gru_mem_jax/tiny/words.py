@@ -34,7 +34,7 @@ VALUES = _split(
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
-# RULER's own noise, and sentences of a small grammar.
+# RULER's noise, and the words of a small grammar.
 NOISE = (
     "The grass is green.",
     "The sky is blue.",

@@ -233,7 +233,7 @@ def test_a_new_step_that_cannot_be_verified_deletes_nothing(copied, monkeypatch)
 
     monkeypatch.setattr(durable_files, "write_manifest", write_then_rot)
     with (
-        pytest.raises(RunError, match=r"12: cannot be written.*read back otherwise"),
+        pytest.raises(RunError, match=r"12: cannot be written.*from what was written"),
         Checkpoints(copied, keep=1) as checkpoints,
     ):
         checkpoints.save(12, trees(12))

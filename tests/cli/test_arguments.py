@@ -67,10 +67,10 @@ def test_folders_are_judged_without_being_made(tmp_path, monkeypatch):
     check(tmp_path, new=True)
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("nowhere")
-    for place, says in (("file", "is a file"), ("link", "leads nowhere")):
+    for place, says in (("file", "is a file"), ("link", "is a dangling link")):
         with pytest.raises(InputError, match=f"--out: .*{place} .*{says}"):
             check(tmp_path / place / "x")
-    with pytest.raises(InputError, match="is not empty; nothing is written over"):
+    with pytest.raises(InputError, match="is not empty; nothing is overwritten"):
         check(tmp_path, new=True)
     monkeypatch.setattr(arguments.os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="/a cannot be written: no permission in"):

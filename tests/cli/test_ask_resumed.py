@@ -31,7 +31,7 @@ def test_interrupted_then_resumed_equals_uninterrupted(ask, signum, status, afte
     assert part["stop_reason"] == "interrupted"
     assert part["answer"] is None
     if signum != signal.SIGKILL:  # which may lose what was not written yet
-        assert b"with --resume goes on" in err
+        assert b"resume by the same command and --resume" in err
         assert after <= len(part["turns"]) <= after + 1
     done = whole["turns"][: len(part["turns"])]
     assert without_times(part)["turns"] == without_times({"turns": done})["turns"]
@@ -51,7 +51,7 @@ def test_a_second_ctrl_c_stops_at_once(ask):
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     for line in process.stderr:
-        if b"once more stops at once" in line:
+        if b"a second signal stops at once" in line:
             break
     start = time.monotonic()
     process.send_signal(signal.SIGINT)

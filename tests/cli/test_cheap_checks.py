@@ -125,10 +125,12 @@ def test_commands_that_need_a_device_look_for_it_first(
     monkeypatch.setattr(jax, "devices", devices)
     line = fails(command(name, policy), capsys)
     assert line.startswith(
-        "gru-mem: JAX_PLATFORMS=tpu: the platform tpu is not there (INTERNAL: Failed "
-        "to open libtpu.so); it needs libtpu (pip install 'jax[tpu]')"
+        "gru-mem: JAX_PLATFORMS=tpu: the platform tpu is not available (INTERNAL: "
+        "Failed to open libtpu.so); it needs libtpu (pip install 'jax[tpu]')"
     )
-    assert line.endswith("set JAX_PLATFORMS=cpu, or unset it to take what there is")
+    assert line.endswith(
+        "set JAX_PLATFORMS=cpu, or unset it to use any that is available"
+    )
 
 
 @pytest.mark.parametrize("name", ["plot", "show"])
@@ -143,15 +145,16 @@ ABSENT = "Backend 'nonsense' is not in the list of known backends: ['cpu', 'tpu'
 @pytest.mark.parametrize(
     ("asked", "error", "expected"),
     [
-        ("cuda", AssertionError(), "platform cuda is not there; it needs jax's CUDA"),
+        ("cuda", AssertionError(), "cuda is not available; it needs jax's CUDA"),
         (
             "nonsense",
             RuntimeError(f"Unable to initialize backend 'nonsense': {ABSENT}"),
-            "platform nonsense is not there (Backend 'nonsense' is not in the list of "
-            "known backends: ['cpu', 'tpu']); it needs a plug-in of jax of that name",
+            "platform nonsense is not available (Backend 'nonsense' is not in the list "
+            "of known backends: ['cpu', 'tpu']); it needs a plug-in of jax of that "
+            "name",
         ),
         ("cpu,cuda", RuntimeError("Unable to initialize backend 'cuda': no driver"),
-         "JAX_PLATFORMS=cpu,cuda: the platform cuda is not there (no driver)"),
+         "JAX_PLATFORMS=cpu,cuda: the platform cuda is not available (no driver)"),
         ("CPU", RuntimeError("Unable to initialize backend 'CPU': unknown"),
          "there is no platform 'CPU': cpu?"),
         ("", RuntimeError("no driver"), "jax cannot start its devices: no driver ("),
@@ -179,7 +182,7 @@ def test_whatever_jax_raises_is_explained(asked, error, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("env", "status", "expected"),
     [
-        ({"JAX_PLATFORMS": "cuda"}, 2, "the platform cuda is not there; it needs"),
+        ({"JAX_PLATFORMS": "cuda"}, 2, "the platform cuda is not available; it needs"),
         ({"XLA_FLAGS": "--xla_nonsense=1"}, 2, "Unknown flag in XLA_FLAGS: --xla_non"),
         ({"JAX_ENABLE_X64": "maybe"}, 2, "JAX_ENABLE_X64='maybe' is refused by jax"),
         ({"PYTHONPATH": "plug"}, 0, "jax_plugins.broken.initialize(): no driver"),

@@ -152,7 +152,7 @@ def test_mistakes_are_one_line(binding, expected):
     [
         (
             "import no_such_module_here\n",
-            "a.gin: cannot import no_such_module_here: no module named .*looked among",
+            "a.gin: cannot import no_such_module_here: no module named .*searched what",
         ),
         ("import os\nno_such.Outer.steps = 1\n", "'no_such' was not provided"),
         ("import os\nos.no_such.x = 1\n", "has no attribute no_such"),
@@ -174,7 +174,7 @@ def test_a_file_that_is_not_there_and_one_that_was_meant(
     with pytest.raises(InputError, match=r"no file .*tny.gin .did you mean tiny.gin"):
         build(files=[str(tmp_path / "tny.gin")])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"no file x/tiny.gin; looked in \."):
+    with pytest.raises(InputError, match=r"no file x/tiny.gin; searched \."):
         build(files=["x/tiny.gin"])
     build(files=["tiny.gin"])
 

@@ -99,7 +99,10 @@ def test_what_is_installed_is_not_hidden(folder):
         ("a = 1\nb\n", r"ours_6.py, line 2: NameError: name 'b' is not defined"),
         ("import sys\nsys.exit(3)\n", r"ours_6.py, line 2: SystemExit: 3"),
         ("raise KeyError\n", r"ours_6.py, line 1: KeyError In file"),
-        (None, r"no module named 'ours_6' \(did you mean ours_66\?\); looked among"),
+        (
+            None,
+            r"no module named 'ours_6' \(did you mean ours_66\?\); searched what",
+        ),
     ],
 )
 def test_a_module_that_fails_is_named_with_its_own_error(folder, code, says):

@@ -80,7 +80,7 @@ BUG = "this is a bug: please report it, with what --debug and `gru-mem env` prin
         (OSError("cannot map the file"), 1, "OSError: cannot map the file"),
         (ModuleNotFoundError("No module named 'optax'", name="optax"), 1,
          "No module named 'optax': the installation is incomplete or broken; install "
-         "gru_mem_jax again (`gru-mem env` prints what there is)"),
+         "gru_mem_jax again (`gru-mem env` prints what is installed)"),
         (ImportError("no x", name="gru_mem_jax.cli"), 1, f"ImportError: no x ({BUG})"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), 1,
          "text that is not UTF-8: 'utf-8' codec can't decode byte 0xff in position 0: "

@@ -56,7 +56,7 @@ def test_several_runs_with_names_that_are_no_formulas(tmp_path, capsys):
     assert main(["plot", *runs, f"--out={tmp_path / 'out'}"]) == 0
     assert is_png(tmp_path / "out" / "overview.png")
     assert main(["plot", *runs]) == 2
-    assert "several runs: say where the plots go" in capsys.readouterr().err
+    assert "several runs: give --out DIR" in capsys.readouterr().err
 
 
 def lines_of(rows):

@@ -106,8 +106,8 @@ def test_what_is_there_is_not_made_again(finished, capsys):
     before = (finished / "policy" / "model.safetensors").stat().st_mtime_ns
     assert main(flags(finished)) == 0
     err = capsys.readouterr().err
-    assert "warm_start is there; --retrain trains it anew" in err
-    assert "policy is there; --retrain trains it anew" in err
+    assert "warm_start exists; --retrain repeats its training" in err
+    assert "policy exists; --retrain repeats its training" in err
     after = (finished / "policy" / "model.safetensors").stat().st_mtime_ns
     assert before == after
 

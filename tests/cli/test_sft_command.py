@@ -90,7 +90,7 @@ def test_a_dry_run_prints_settings_and_what_they_come_to(tmp_path, capsys):
     assert re.search(r"SFTConfig\.rows = 5", out)
     assert "policy: from scratch, qwen2" in err
     assert "a step: 5 rows of 256 tokens" in err
-    assert err.rstrip().endswith("dry run: all fits together; nothing was trained")
+    assert err.rstrip().endswith("dry run: all checks passed; nothing was trained")
 
 
 def test_a_run_is_stopped_by_what_is_no_run_folder(tmp_path, capsys):

@@ -75,7 +75,7 @@ def test_the_newest_step_or_the_one_that_is_asked_for(tmp_path, capsys):
     assert main(["show", str(run), "--step=3"]) == 2
     err = capsys.readouterr().err
     assert err.endswith(
-        "no trajectories of step 3 were kept; there are steps 1, 2, 10\n"
+        "no trajectories of step 3 were kept; available: steps 1, 2, 10\n"
     )
 
 

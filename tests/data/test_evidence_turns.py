@@ -188,7 +188,7 @@ def test_chunks_behind_max_chunks_are_not_taught():
     # The label of the exit gate is that of the whole document.
     assert not any(parse_memory_turn(text).exit for _, text in turns)
     behind = example(f"{'It rains. ' * 9}She died there.", "died")
-    with pytest.raises(InputError, match="lies behind the first 2 chunks"):
+    with pytest.raises(InputError, match="lies after the first 2 chunks"):
         said(agent(max_chunks=2), behind)
 
 
@@ -291,7 +291,7 @@ def test_a_wording_gives_two_texts(gives):
     def wrong(reading):
         return gives
 
-    with pytest.raises(RunError, match="wording wrong must give a TurnWording"):
+    with pytest.raises(RunError, match="wording wrong must return a TurnWording"):
         said(agent(), example(ADA, "Paris"), wording=wrong)
 
 

@@ -81,7 +81,7 @@ def test_evidence_that_max_chunks_hides():
     assert judge().problem(example) is None
     assert judge(max_chunks=3).problem(example) is None
     problem = judge(max_chunks=2).problem(example)
-    assert "evidence lies behind the first 2 chunks" in problem
+    assert "evidence lies after the first 2 chunks" in problem
 
 
 def test_composed_documents_are_not_judged():

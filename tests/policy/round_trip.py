@@ -62,16 +62,18 @@ def start(source, folder, lora=None) -> bool | None:
     Returns:
       Whether the resumed arrays equal the policy's; None if there were none.
     """
-    directory, settings = open_policy_dir(source), settings_of(lora)
-    planned = run_module.plan(settings, directory)
+    settings = settings_of(lora)
+    settings = dataclasses.replace(
+        settings, loop=dataclasses.replace(settings.loop, policy=str(source))
+    )
+    call = run_module._Run(settings, folder / "run", "", False, quiet=True)
+    planned = call._planned
     learner = compile_learner(
         planned.policy, settings.objective, settings.learner, planned.mesh
     )
     run = RunFolder.open(folder / "run", command=(), config_text="", environment={})
     with run, Checkpoints(run.checkpoints) as checkpoints:
-        store = run_module._store(
-            settings, planned, directory, run, learner, checkpoints, False
-        )
+        store = call._store(run, learner, checkpoints)
         progress, _ = store.restore()
         state = learner.init(learner.put(load_policy(source, "float32")[1]))
         equal, step = None, 1

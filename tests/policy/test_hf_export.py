@@ -107,7 +107,7 @@ def test_nothing_is_written_over(loaded, tmp_path):
     (tmp_path / "dangling").symlink_to("nowhere")
     before = sorted(tmp_path.rglob("*"))
     for name, message in {
-        "full": "not empty; nothing is written over",
+        "full": "not empty; nothing is overwritten",
         "file": "expected an empty or a new directory",
         "link": "expected an empty or a new directory",
         "dangling": "leads nowhere",

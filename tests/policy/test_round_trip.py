@@ -137,7 +137,7 @@ def test_what_makes_another_policy_at_resume(begun, tmp_path, name):
         change(source / name, **changes)
     elif name == "absent":
         (source / "generation_config.json").unlink()
-        message = "generation_config.json differs: there in the checkpoint"
+        message = "generation_config.json differs: present in the checkpoint"
     elif name == "weights":
         layout = LAYOUTS["llama3_8b_instruct"]
         values = values_of(layout, layout.config_json())

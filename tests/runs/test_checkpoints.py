@@ -295,7 +295,7 @@ def test_a_step_counts_only_after_its_arrays_were_restored(tmp_path, monkeypatch
         raise RunError(f"{folder}: cannot be read: NOT_FOUND")
 
     for fault, message in (
-        (rot, "params.layers.q is read back otherwise than it was saved"),
+        (rot, "params.layers.q differs from the saved array"),
         (lose, "cannot be read: NOT_FOUND"),
     ):
         folder = tmp_path / fault.__name__
@@ -371,7 +371,7 @@ def test_a_restored_array_is_compared_with_its_checksum(tmp_path):
     with Checkpoints(tmp_path, create=False) as checkpoints:
         found = checkpoints.restore_latest({"params": abstract(PARAMS)})
         assert found.step == 1
-        assert "params.embed is read back otherwise" in found.warnings[0]
+        assert "params.embed differs from the saved array" in found.warnings[0]
     for sums, good in (({}, True), ({"params": []}, False), (3, False)):
         relisted(tmp_path / "2", record | {"checksums": sums})
         with Checkpoints(tmp_path, create=False) as checkpoints:

@@ -22,7 +22,7 @@ def test_questions_are_read_back():
     assert oracle.Asked("queries", ("oak", "fir", "yew"), 3) == TWO
     assert oracle.Asked("values", ("oak",), 3) == VALUES
     assert oracle.Asked("chain", ("oak",), 1) == CHAIN
-    with pytest.raises(InputError, match="knows only the synthetic questions"):
+    with pytest.raises(InputError, match="parses only synthetic questions"):
         oracle.parse_question("Who wrote it?")
 
 

@@ -85,7 +85,7 @@ def test_special_tokens_map_does_not_count_beside_a_decoder(llama):
     theirs, parts = both(llama)
     assert theirs.eos_token == parts.special_tokens["eos_token"] == "<|eot_id|>"
     (warning,) = parts.warnings
-    assert warning.startswith(f"{MAP}: eos_token '<|end_of_text|>' does not count")
+    assert warning.startswith(f"{MAP}: eos_token '<|end_of_text|>' is ignored")
     with pytest.warns(UserWarning, match="is ignored, since tokenizer_config.json"):
         TextTokenizer.from_pretrained(llama)
 

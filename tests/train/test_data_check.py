@@ -327,7 +327,7 @@ def test_a_source_that_is_broken(stage):
     with pytest.raises(RunError, match="source Broken failed at position 7: ZeroDiv"):
         stage(Broken(lambda: 1 / 0)).take(7, 1)
     with pytest.raises(
-        InputError, match="must give an Example at position 0, got dict"
+        InputError, match="must return an Example at position 0, got dict"
     ):
         stage(Broken(dict)).take(0, 1)
     for source in (SyntheticSource, Strict):
@@ -448,7 +448,7 @@ def test_changed_data_is_told_and_may_be_accepted(make_run, data, tmp_path):
         "6 records with sha256 ",
         " then, 7 records with sha256 ",
         "Its path may change, its bytes may not",
-        "another --run_dir, or give --resume_with_changes to go on at position 5",
+        "another --run_dir, or give --resume_with_changes to resume at position 5",
     ):
         assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

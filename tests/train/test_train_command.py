@@ -66,7 +66,7 @@ def test_a_dry_run_prints_settings_and_what_they_come_to(policy, capsys):
     assert "NUM_STEPS = 2" in out
     assert "memory by formula, total" in err
     assert "longest turn: " in err
-    assert err.rstrip().endswith("dry run: all fits together; nothing was trained")
+    assert err.rstrip().endswith("dry run: all checks passed; nothing was trained")
 
 
 def test_settings_of_a_dry_run_are_those_of_the_run(finished, policy, capsys):
@@ -142,7 +142,7 @@ def test_bad_records_are_listed_a_line_each(policy, tmp_path, capsys):
     assert main([*words, "--dry_run", skip]) == 0
     _, err = capsys.readouterr()
     assert "data: 29 of 30 records skipped: 29 x the question has # tokens" in err
-    assert err.rstrip().endswith("dry run: all fits together; nothing was trained")
+    assert err.rstrip().endswith("dry run: all checks passed; nothing was trained")
 
 
 def test_a_run_needs_a_folder_and_a_policy(policy, capsys):

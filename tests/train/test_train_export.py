@@ -121,7 +121,7 @@ def test_the_command_writes_a_whole_directory(exported, capsys):
     np.testing.assert_allclose(got, want, rtol=2**-8)
     capsys.readouterr()
     assert main(["export", str(run.path), f"--out={out}"]) == 2
-    assert "not empty; nothing is written over" in capsys.readouterr().err
+    assert "not empty; nothing is overwritten" in capsys.readouterr().err
 
 
 def test_transformers_and_ask_load_it(exported, tmp_path, capsys, monkeypatch):

@@ -5,10 +5,10 @@ two), row r of its leading axes and place j of its last:
 
     sum over r, j of (2 a r + 1) (2 b j + 1) w[r, j]    modulo 2^32
 
-and once more with w shifted right by half an element, so that faults in high bits
-alone do not cancel. All weights are odd: no change of a single bit goes unnoticed, and
-rows or places that change places do not either. Against accidents, not attacks: those
-are what the sha256 list beside each checkpoint is for.
+and a second sum with w shifted right by half an element, so that faults in high bits
+alone do not cancel. All weights are odd: the change of a single bit, or a swap of rows
+or places, changes the sums. They detect accidents; the sha256 list beside each
+checkpoint is for attacks.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 _ROW, _PLACE = 0x85EBCA77, 0x9E3779B1
-_BLOCK = 1 << 16  # elements: what the host works on stays in its caches
+_BLOCK = 1 << 16  # elements: fits the host's caches
 
 
 def checksums(flat: Mapping[str, Any]) -> dict[str, str]:
     """16 hex digits for each array.
 
-    What lies on the host is read there, in place; the rest is reduced where it lies,
-    sharded or not, and only the sums are fetched.
+    Arrays on the host are read in place; others are reduced on their devices, sharded
+    or not, and only the sums are fetched.
     """
     on_host = {name: leaf for name, leaf in flat.items() if _is_on_host(leaf)}
     others = {name: leaf for name, leaf in flat.items() if name not in on_host}

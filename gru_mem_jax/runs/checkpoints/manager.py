@@ -7,12 +7,11 @@ A step is a folder, named by its number:
     12/files/           small files given to `save` (tokenizer, configuration text)
     12/NAME/            one tree of arrays, as Orbax writes it
 
-It is written aside, restored from disk, compared with the checksums of the arrays that
-were to be saved, and renamed: a step that exists can be restored. Its files are checked
-against their sha256 list before anything is read from it, for Orbax restores changed
-bytes without noticing. A damaged step is never deleted. Arrays are restored only into
-an abstract tree that the caller makes from its own configuration, so a folder can
-neither choose shapes nor run code.
+It is written aside, read back from disk, compared with the checksums of the given
+arrays, and renamed: a step that exists can be restored. Its files are checked against
+their sha256 list before anything is read, since Orbax restores changed bytes silently.
+A damaged step is never deleted. Arrays are restored only into an abstract tree that the
+caller makes from its own configuration: a folder can neither set shapes nor run code.
 """
 
 import contextlib
@@ -49,13 +48,13 @@ _READ_TRIES = 20
 class Checkpoints:
     """The checkpoints of one run folder; use as a context manager.
 
-    One process writes (the run folder's lock sees to it), any number may read.
+    One process writes (the run folder's lock ensures it), any number may read.
 
     Args:
-      directory: made if it is not there and `create` is true.
-      keep: how many newest good steps are kept; None: all.
-      best: "max" or "min": the step with the best metric is kept as well.
-      create: false for readers, which write nothing: a missing folder is an InputError.
+      directory: created if it does not exist and `create` is true.
+      keep: how many of the newest good steps are kept; None: all.
+      best: "max" or "min": the step with the best metric is kept too.
+      create: false for readers, which write nothing; a missing folder is an InputError.
     """
 
     def __init__(
@@ -100,11 +99,11 @@ class Checkpoints:
         try:
             self.close()
         except RunError:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # else the first error is raised
                 raise
 
     def close(self) -> None:
-        """Waits for what is being saved."""
+        """Waits for a running save, and closes."""
         try:
             self.wait()
         finally:
@@ -113,7 +112,7 @@ class Checkpoints:
                 self._saver = None
 
     def steps(self) -> tuple[int, ...]:
-        """Steps that were saved, ascending; some may have been damaged since."""
+        """The saved steps, ascending; some may have been damaged since."""
         try:
             names = os.listdir(self.directory)
         except OSError as error:
@@ -122,7 +121,7 @@ class Checkpoints:
         return tuple(sorted(s for s in steps if self._folder(s).is_dir()))
 
     def problems(self, step: int) -> tuple[str, ...]:
-        """What is wrong with a step's files; empty: nothing."""
+        """The faults of a step's files; empty: none."""
         found = durable_files.problems(self._folder(step))
         if not found:
             self._good.add(step)
@@ -147,10 +146,10 @@ class Checkpoints:
         Args:
           step: must not be saved yet.
           trees: name to a tree of arrays.
-          metadata: what JSON can hold.
+          metadata: JSON values.
           files: name to contents of small files.
-          metric: what `best` compares.
-          wait: until it is on disk; else it is written while the caller goes on (and
+          metric: that `best` compares.
+          wait: until it is on disk; else it is written while the caller continues (and
             may donate the arrays): `wait`, `close` and the next `save` raise failures.
 
         Raises:
@@ -181,10 +180,10 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Waits for what is being saved.
+        """Waits for a running save.
 
         Raises:
-          RunError: it could not be saved.
+          RunError: it failed.
         """
         if self._thread is not None:
             self._pace.hurry()
@@ -244,10 +243,10 @@ class Checkpoints:
             self._failure.__cause__ = error
 
     def _give_up(self, save: "_Save", error: Exception) -> RunError:
-        """Cleans up after a save that failed, as far as that can be done."""
-        self._saver = None  # what it is in the middle of is not known
+        """Cleans up after a failed save, as far as possible."""
+        self._saver = None  # its state is unknown
         self._link.close()
-        for _ in range(10):  # writes that it gave up on may still be running
+        for _ in range(10):  # abandoned writes may still be running
             with contextlib.suppress(OSError):
                 self._remove_leftovers()
                 break
@@ -256,7 +255,7 @@ class Checkpoints:
         return durable_files.storage_error(folder, error, needed=save.needed)
 
     def _prune(self) -> None:
-        """Deletes good steps beyond `keep`; what is damaged counts for nothing."""
+        """Deletes good steps beyond `keep`; damaged ones are not counted."""
         if self._keep is None:
             return
         best = self.best_step()
@@ -285,7 +284,7 @@ class Checkpoints:
         return max(known)[1] if known else None
 
     def _remove_leftovers(self) -> None:
-        """Removes what a killed process left unfinished."""
+        """Removes unfinished folders of killed processes."""
         for name in os.listdir(self.directory):
             if _LEFTOVER.fullmatch(name):
                 shutil.rmtree(self.directory / name)
@@ -311,7 +310,7 @@ class Checkpoints:
           step: default: the newest.
 
         Returns:
-          name to tree, for the names asked.
+          Name to tree, for the requested names.
 
         Raises:
           InputError: no such step, or its arrays have other names, shapes or dtypes:
@@ -321,7 +320,7 @@ class Checkpoints:
         return self._read(step, abstract).trees
 
     def restore_latest(self, abstract: Mapping[str, Any]) -> Restored | None:
-        """The newest step that is not damaged; None if nothing was ever saved.
+        """The newest step that is not damaged; None if there is no step.
 
         Raises:
           InputError: it is good, but of another shape or of a newer format.
@@ -364,7 +363,7 @@ class Checkpoints:
                     return found
             except RunError:
                 if before is not None and inode(folder) == before:
-                    raise  # damage, not a deletion under our hands
+                    raise  # damage, not a deletion meanwhile
         raise RunError(f"{self.directory}: steps are deleted faster than they are read")
 
     def _resolve(self, step: int | None) -> int:
@@ -385,7 +384,7 @@ class Checkpoints:
 
 
 class _Save(NamedTuple):
-    """A step on its way to disk."""
+    """A step that is being written."""
 
     step: int
     contents: dict[str, bytes]

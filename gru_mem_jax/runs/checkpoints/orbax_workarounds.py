@@ -24,10 +24,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./+=,@ -]{1,1024}")
 
 @contextlib.contextmanager
 def plain_path(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder itself if its path is harmless, else a link to it while this lasts.
+    """The folder itself if its path is plain, else, while entered, a link to it.
 
     Args:
-      folder: absolute; it must exist by the time that the path is used.
+      folder: absolute; it must exist when the path is used.
 
     Raises:
       RunError: no link can be made.
@@ -54,7 +54,7 @@ def plain_path(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _temporary() -> str:
-    """The usual one, unless its own name is not plain."""
+    """The usual folder, unless its own path is not plain."""
     usual = tempfile.gettempdir()
     return usual if _PLAIN.fullmatch(usual) else "/tmp"
 

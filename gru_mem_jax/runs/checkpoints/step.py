@@ -1,7 +1,7 @@
 """Reading one saved step: its sha256 list first, then its record, then its arrays.
 
-What is read is compared with the checksums of what was to be saved, so that neither a
-file nor the way back through Orbax can change an array unnoticed.
+Restored arrays are compared with the checksums of the saved ones, so that neither a
+file nor Orbax can change an array unnoticed.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ _FILE_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")  # one folder deep
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What a step held.
+    """The contents of a step.
 
     Attributes:
       step: its number.
-      trees: name to tree, for the names asked.
+      trees: name to tree, for the requested names.
       metadata: its JSON metadata.
       files: its small files by name.
-      warnings: a line for each newer step that was skipped, because it is damaged.
+      warnings: a line for each newer step that was skipped because it is damaged.
     """
 
     step: int
@@ -60,17 +60,17 @@ def make_contents(
     metric: float | None,
     files: Mapping[str, bytes],
 ) -> dict[str, bytes]:
-    """What a step holds beside its arrays, as path to contents.
+    """The files of a step beside its arrays, as path to contents.
 
     Args:
       step: its number.
       flat: tree name to flat tree.
-      metadata: what JSON can hold.
-      metric: what a best step is chosen by.
+      metadata: JSON values.
+      metric: that a best step is chosen by.
       files: name to contents of small files.
 
     Raises:
-      InputError: the metadata is not JSON, or a name cannot be a file's.
+      InputError: the metadata is not JSON, or a file name is not allowed.
     """
     record = {
         "format": FORMAT,
@@ -93,9 +93,9 @@ def make_contents(
 
 
 class Pace:
-    """How fast a save is completed: beside a training, until somebody waits for it.
+    """Slows the completion of a save beside training, until a caller waits for it.
 
-    It sleeps so long between its parts that it takes a twentieth of the machine.
+    It sleeps between parts of the work, so that it takes a twentieth of the machine.
     """
 
     def __init__(self):
@@ -105,18 +105,18 @@ class Pace:
         self._since = 0.0
 
     def hurry(self) -> None:
-        """From here on without sleep."""
+        """Ends the sleeping."""
         self._hurry.set()
 
     def start(self) -> Callable[[], None] | None:
         """Begins, in the calling thread, whose priority is lowered.
 
         Returns:
-          What to call after each part of the work; None where there is no sleep.
+          A function to call after each part of the work; None: no sleep is needed.
         """
         if self._hurry.is_set():
             return None
-        if sys.platform == "linux":  # elsewhere it would be the whole process's
+        if sys.platform == "linux":  # elsewhere priorities are per process
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         self._since = time.perf_counter()
@@ -133,17 +133,17 @@ def complete(
     flat: Mapping[str, Mapping[str, Any]],
     rest: Callable[[], None] | None = None,
 ) -> None:
-    """Completes a step whose arrays Orbax has written, and proves that it restores.
+    """Completes a step whose arrays Orbax has written, and verifies it.
 
     Args:
-      folder: not yet under the step's name.
+      folder: still under its temporary name.
       contents: of `make_contents`.
       flat: tree name to flat tree, of anything with shapes and dtypes.
       rest: called after each part of the work.
 
     Raises:
       OSError: it cannot be written.
-      RunError: it cannot be read back, or not as it was.
+      RunError: it cannot be read back, or differs.
     """
     folder.mkdir(exist_ok=True)
     for stamp in folder.rglob("commit_success.txt"):
@@ -157,9 +157,9 @@ def complete(
     found = list(durable_files.problems(folder, rest))
     for name, data in contents.items():
         if not found and (folder / name).read_bytes() != data:
-            found.append(f"{name} is another than was given")
+            found.append(f"{name} differs from what was written")
     if found:
-        raise RunError(f"{folder}: read back otherwise than written: {found[0]}")
+        raise RunError(f"{folder}: differs from what was written: {found[0]}")
     check_arrays(folder, flat, rest)
 
 
@@ -168,7 +168,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       InputError: it has another format.
-      RunError: it is no record.
+      RunError: it is not a record.
     """
     path = folder / RECORD
     try:
@@ -199,7 +199,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read_step(folder: pathlib.Path, abstract: Mapping[str, Any]) -> Restored:
-    """Reads a step, if all its files are as they were saved.
+    """Reads a step whose files are all unchanged.
 
     Args:
       folder: the step's folder.
@@ -233,7 +233,7 @@ def read_step(folder: pathlib.Path, abstract: Mapping[str, Any]) -> Restored:
 
 
 def inode(folder: pathlib.Path) -> tuple[int, int] | None:
-    """Tells a folder from another one of the same name; None: it is not there."""
+    """Device and inode of a folder; None: it does not exist."""
     try:
         info = os.stat(folder)
     except OSError:
@@ -262,9 +262,9 @@ def check_arrays(
     flat: Mapping[str, Mapping[str, Any]],
     rest: Callable[[], None] | None = None,
 ) -> None:
-    """Reads all arrays of a step back, as a restore would, and compares them.
+    """Reads all arrays of a step as a restore does, and compares their checksums.
 
-    Streaming: at most 16 MiB are held at a time, or one array where it is larger.
+    At most 16 MiB, or one array, are held at a time.
 
     Args:
       folder: of the step.
@@ -306,8 +306,8 @@ def _compare(
     for key, found in checksums(known).items():
         if found != saved[key]:
             raise RunError(
-                f"{folder}: damaged: {name}.{key} is read back otherwise than it was "
-                f"saved (checksum {found}, expected {saved[key]})"
+                f"{folder}: damaged: {name}.{key} differs from the saved array "
+                f"(checksum {found}, expected {saved[key]})"
             )
 
 
@@ -320,7 +320,7 @@ def _restore(
 def _read_arrays(
     folder: pathlib.Path, name: str, tree: Mapping[str, Any], *, on_host: bool = False
 ) -> Mapping[str, Any]:
-    """Some or all arrays of one tree, placed as `tree` says, or as numpy arrays."""
+    """Arrays of one tree, with the shardings of `tree`, or as numpy arrays."""
     import orbax.checkpoint as ocp
 
     if not tree:

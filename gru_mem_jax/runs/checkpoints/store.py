@@ -1,4 +1,4 @@
-"""What a checkpoint of a training run holds, and how a run is taken up from it."""
+"""Saves the state of a training run in checkpoints, and restores it."""
 
 import dataclasses
 import hashlib
@@ -19,17 +19,17 @@ from gru_mem_jax.runs.checkpoints.step import Restored
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Where a run stands after a step.
+    """The state of a run after a step.
 
     Attributes:
-      step: steps that are done.
+      step: number of completed steps.
       state: of the learner.
-      position: of the next question in the source; of the first example of the pool
-        that comes next, in supervised training.
-      taken: batches of that pool that are done.
-      behaviour: params that sample the next step, where they are not the state's.
-      pending: columns of this step's row, where it waits for its evaluation.
-      met_bad: bad examples that were met and skipped so far.
+      position: of the next question in the source; in supervised training of the first
+        example of the current pool.
+      taken: batches of that pool that were learned.
+      behaviour: params that sample the next step, if they are not the state's.
+      pending: columns of this step's row, if it waits for its evaluation.
+      met_bad: bad examples that were skipped so far.
     """
 
     step: int
@@ -46,13 +46,12 @@ class RunStore:
 
     Args:
       checkpoints: of its folder.
-      learner: knows the arrays' shapes and where they lie.
-      identity: JSON values that a checkpoint to be taken up must have as well: policy
+      learner: knows the arrays' shapes and shardings.
+      identity: JSON values that must equal those of a restored checkpoint: policy
         configuration, digest of the first weights, ...
-      files: small files to keep, by name; tokenizer files must be the same.
-      data: of the source's data, "sha256" and "records"; None: it has no end, or no
-        file.
-      accept_data: go on although the data changed.
+      files: small files to keep, by name; tokenizer files must be equal too.
+      data: "sha256" and "records" of the source's data; None: a source without a file.
+      accept_data: resume although the data changed.
       overlap: whether behaviour params are kept.
       supervised: whether the run learns an oracle's turns, to be said of its policy.
     """
@@ -76,7 +75,7 @@ class RunStore:
         self._held: set[int] = set()  # what a restart would find, or soon will
 
     def has(self, step: int) -> bool:
-        """Whether a step was saved or restored; it may still be on its way to disk."""
+        """Whether a step was saved or restored; it may still be being written."""
         return step in self._held
 
     def save(
@@ -155,21 +154,21 @@ class RunStore:
     def _check_data(
         self, step: int, before: Mapping[str, Any] | None, position: int
     ) -> tuple[str, ...]:
-        """Notes on data that changed, if that is accepted."""
+        """Notes on changed data, if it is accepted."""
         now = self._data
         if (before and before["sha256"]) == (now and now["sha256"]):
             return ()
-        told = (
+        change = (
             f"the data has changed since step {step}: {_describe_data(before)} then, "
             f"{_describe_data(now)} now"
         )
         if self._accept_data:
-            return (f"{told}; position {position} and on are of the new order",)
+            return (f"{change}; positions from {position} on are of the new order",)
         raise InputError(
-            f"{self._checkpoints.directory / str(step)}: {told}. Its path may change, "
-            "its bytes may not: records that were added, removed or moved change which "
-            "questions come next. Give the data that the run began with, begin another "
-            "run in another --run_dir, or give --resume_with_changes to go on at "
+            f"{self._checkpoints.directory / str(step)}: {change}. Its path may "
+            "change, its bytes may not: added, removed or moved records change which "
+            "questions come next. Give the data that the run began with, start a new "
+            "run in another --run_dir, or give --resume_with_changes to resume at "
             f"position {position} of the new order"
         )
 
@@ -203,9 +202,9 @@ def _describe_data(data: Mapping[str, Any] | None) -> str:
 
 
 def _difference(have: bytes | None, want: bytes | None) -> str:
-    """What differs first in a small file: ": eos_token_id is 1, expected 2"."""
+    """The first difference of a small file: ": eos_token_id is 1, expected 2"."""
     if have is None or want is None:
-        return f": {'absent' if have is None else 'there'} in the checkpoint"
+        return f": {'absent' if have is None else 'present'} in the checkpoint"
     try:
         found = first_difference(json.loads(have), json.loads(want))
     except (ValueError, RecursionError):
@@ -213,7 +212,7 @@ def _difference(have: bytes | None, want: bytes | None) -> str:
     return f": {found}" if found else ""
 
 
-# All that checkpoints kept before they said what they keep.
+# The tokenizer files of checkpoints that do not list theirs.
 _FIRST_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -224,9 +223,9 @@ _COUNTERS = ("step", "skipped", "skipped_in_a_row")
 
 
 def weights_digest(directory: PolicyDir) -> str:
-    """One sha256 over the weights of a policy directory, to know them again.
+    """One sha256 over the weights of a policy directory, to recognise them.
 
-    Over the files that the weights are read from: what else lies there may come and go.
+    Over the files that the weights are read from; other files may change.
     """
     total = hashlib.sha256()
     for name in weight_files(directory):

@@ -1,8 +1,7 @@
 """Trees of arrays as flat dicts, named, compared and checked.
 
-A checkpoint stores flat dicts from a dotted path to an array. What kind of containers
-a tree is made of (dicts, optax's named tuples) is known by the code that restores it,
-never by the file.
+A checkpoint stores flat dicts from a dotted path to an array. The containers of a tree
+(dicts, optax's named tuples) are known only to the code that restores it.
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ def flatten(tree: Any) -> dict[str, Any]:
     """Dotted path to leaf; leaves must have a shape and a dtype.
 
     Raises:
-      InputError: a leaf is no array, or two paths have one name.
+      InputError: a leaf is not an array, or two paths have one name.
     """
     flat = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -52,9 +51,7 @@ def signatures(flat: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_signatures(names: Mapping[str, str]) -> dict[str, jax.ShapeDtypeStruct]:
-    """The flat abstract tree of `signatures`: for one's own runs, whose shapes are
-    trusted.
-    """
+    """The flat abstract tree of `signatures`; only for trusted files."""
     flat = {}
     for name, text in names.items():
         dtype, _, shape = text.removesuffix("]").partition("[")
