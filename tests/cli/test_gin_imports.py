@@ -84,7 +84,7 @@ def test_what_is_installed_is_not_hidden(folder):
     assert reward_of(folder / "a.gin", "ours_5")() is random
     for name in ("wandb_of_ours", "torch_of_ours"):
         assert importlib.util.find_spec(name) is None
-    with pytest.raises(InputError, match=r"random.py is hidden by the random that is"):
+    with pytest.raises(InputError, match=r"random.py is hidden by the installed"):
         reward_of(folder / "a.gin", "random")
 
 
@@ -177,7 +177,8 @@ def test_what_was_typed_must_be_read(flag, tmp_path):
     own = "Run.source = @File()\n"
     name = flag.split(" = ")[0]
     with pytest.raises(
-        InputError, match=rf"nothing reads {name}, for Run.source is .*File.*leave it"
+        InputError,
+        match=rf"nothing reads {name}, because Run.source is .*File.*leave",
     ):
         build(tmp_path, BASE, own, flags=[flag])
 
@@ -191,6 +192,6 @@ def test_a_mistake_is_still_one(tmp_path):
     # The same kind of source, but made by gin without the words that are bound.
     for first in ("", "Run.source = @File()\n"):
         with pytest.raises(
-            InputError, match=r"reads \S+, for Run.source is Synth.*; link it there"
+            InputError, match=r"reads \S+, because Run.source is Synth.*; link it there"
         ):
             build(tmp_path, first + BASE + "Run.source = @Synthetic()\n")

@@ -117,7 +117,7 @@ def test_what_is_there_is_not_made_again(finished, capsys):
     [
         ("--gin.sft/SFTConfig.step=3", "doesn't have a parameter named"),
         ("--gin.rl/sft/LoopConfig.seed=3", "nothing reads sft/LoopConfig.seed"),
-        ("--gin.LoopConfig.seed=3", "name the stage that it is for, --gin.STAGE/"),
+        ("--gin.LoopConfig.seed=3", "name its stage, --gin.STAGE/"),
         ("--num_questions=0", "must be at least 1"),
         ("--gin.rl/LearnerConfig.learning_rate=-1", "learning_rate"),
     ],

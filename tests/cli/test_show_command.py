@@ -41,7 +41,7 @@ def test_gates_against_labels_and_the_memory(tmp_path, capsys):
 def test_a_rollout_without_a_score_is_told(tmp_path, capsys):
     run = make_run(tmp_path / "run", [], {1: [sample() | {"scored": False}]})
     assert main(["show", str(run)]) == 0
-    assert "reward    none: the reward function has left it" in capsys.readouterr().out
+    assert "reward    none: the reward function returned" in capsys.readouterr().out
 
 
 def test_wrong_gates_are_marked_where_the_mode_has_them(tmp_path, capsys):
