@@ -12,7 +12,9 @@ from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.compile import compile_learner
+from gru_mem_jax.rl.learner import Batch
 from gru_mem_jax.rl.lora import LoraConfig
+from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.footprint import size_text
@@ -55,12 +57,12 @@ def test_params_and_optimiser_are_exact(mesh, lora):
 
 
 def test_activations_are_within_a_factor_of_two_of_the_compiler():
-    learner = compile_learner(POLICY, config=CONFIG)
+    learner = compile_learner(POLICY, ObjectiveConfig(), CONFIG)
     rows, state = learner.abstract_rows(256), learner.abstract_state()
     real, count = rows.advantages, jax.ShapeDtypeStruct((), jnp.float32)
-    lowered = learner.accumulate.lower(
-        state.params, {}, jax.eval_shape(learner.begin), rows, real, real, count
-    )
+    batch = Batch(rows, real, real, count)
+    carry = jax.eval_shape(learner.begin)
+    lowered = learner.accumulate.lower(state.params, {}, carry, batch)
     temporary = lowered.compile().memory_analysis().temp_size_in_bytes
     estimate = memory_estimate(POLICY, CONFIG, MeshConfig())
     names = ("layer_inputs", "one_layer", "scores", "logits")
