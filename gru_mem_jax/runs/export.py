@@ -102,11 +102,13 @@ def model_card(
         rows = [row for row in rows if any(k.startswith("exact/") for k in row)] or rows
     every = max(1, -(-len(rows) // _CARD_ROWS))
     shown = [row for i, row in enumerate(rows) if i % every == 0 or row is rows[-1]]
-    how = "on supervised turns" if supervised else "by reinforcement learning"
+    how, tag = "by reinforcement learning", "reinforcement-learning"
+    if supervised:
+        how, tag = "on supervised turns", "sft"
     lines = [
         "---",
         "library_name: transformers",
-        "tags: [gru-mem, long-context, reinforcement-learning]",
+        f"tags: [gru-mem, long-context, {tag}]",
         "---",
         "",
         "# A GRU-Mem policy",
