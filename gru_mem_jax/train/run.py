@@ -37,7 +37,7 @@ from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
 from gru_mem_jax.train.progress import RunProgress
-from gru_mem_jax.train.questions import QuestionStage, held_out_sets
+from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
 from gru_mem_jax.train.sft import SFTStep
 
@@ -134,6 +134,7 @@ class _Run:
         self._judge = make_judge(config, self._planned)
         self._data = self._check(config.source)
         self._sets = held_out_sets(config, self._planned)
+        self._turns = held_out_turns(config, self._planned, self._judge)
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
@@ -297,7 +298,7 @@ class _Run:
         short = None
         if config.short_source is not None:
             short = questions(config.short_source, self._short_data)
-        return SFTStep(config, parts, first, short)
+        return SFTStep(config, parts, first, short, self._turns)
 
     def _store(
         self, folder: RunFolder, learner: Learner, checkpoints: Checkpoints
