@@ -27,14 +27,15 @@ from gru_mem_jax import rl
 
 agent.AgentConfig.chunk_size = 64
 agent.AgentConfig.question_tokens = 24
-agent.AgentConfig.memory_tokens = 96
-agent.AgentConfig.completion_tokens = 128
+agent.AgentConfig.memory_tokens = 32
+agent.AgentConfig.completion_tokens = 64
 agent.AgentConfig.prompt_tokens = 256
 agent.PromptConfig.style = 'compact'
-rl.LearnerConfig.row_tokens = 384
+rl.LearnerConfig.row_tokens = 256
 rl.LearnerConfig.rows_per_device = 2
 rl.LearnerConfig.length_buckets = 1
-rl.LearnerConfig.logits_chunk = 64
+rl.LearnerConfig.remat = False
+rl.LearnerConfig.logits_chunk = 256
 """
 
 
@@ -71,7 +72,7 @@ def test_from_a_labelled_file_to_an_evaluation(files, tmp_path, capsys):
     out = tmp_path / "policy"
     assert main(["export", str(tmp_path / "run"), "--out", str(out)]) == 0
     trained = config_from_json((out / "gru_mem.json").read_text())
-    assert (trained.chunk_size, trained.memory_tokens) == (64, 96)
+    assert (trained.chunk_size, trained.memory_tokens) == (64, 32)
     assert trained.prompt.style == "compact"
     # Its budgets come along; the held-out part is asked for by its name.
     data = folder / "mine.jsonl"
