@@ -181,9 +181,7 @@ class _Run:
             for line in (line for each in self._sets for line in each.lines()):
                 say(f"evaluation: {line}")
             with (
-                StopSignal(
-                    lambda name: say(f"{name}: saving where the run stands")
-                ) as stop,
+                StopSignal(lambda name: say(f"{name}: saving the run")) as stop,
                 Watchdog(loop.hang_seconds, on_hang=folder.log) as watchdog,
                 self._memory_told(),
             ):
@@ -314,7 +312,7 @@ class _Run:
         identity["weights_sha256"] = weights_digest(directory)
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
-        settings = config_to_dict(_settings_to_use(planned, directory))
+        settings = config_to_dict(_settings_to_use(config, planned, directory))
         files[SETTINGS_FILE] = (json.dumps(settings, indent=2) + "\n").encode()
         return RunStore(
             checkpoints,
@@ -368,14 +366,17 @@ class _Run:
             ) from error
 
 
-def _settings_to_use(planned: Plan, directory: PolicyDir) -> AgentConfig:
-    """How the trained policy is to be used.
+def _settings_to_use(
+    config: TrainConfig | SFTConfig, planned: Plan, directory: PolicyDir
+) -> AgentConfig:
+    """How the trained policy is to be used: sampled from as it was before.
 
-    Sampled from as it was before, and within its own budgets, unless it was trained to
-    read otherwise: rollouts may have had tighter ones.
+    It reads as its supervised turns did; after rollouts, whose budgets may have been
+    tighter, within its own, unless it was trained to read otherwise.
     """
     own, trained = policy_settings(directory), planned.agent
-    if (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt):
+    same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
+    if same and isinstance(config, TrainConfig):
         return dataclasses.replace(own, mode=trained.mode)
     return dataclasses.replace(trained, sampling=own.sampling)
 
