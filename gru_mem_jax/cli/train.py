@@ -199,7 +199,7 @@ def _planned(config: Any, directory: Any) -> list[str]:
     from gru_mem_jax.train.data_check import check_data, make_judge
     from gru_mem_jax.train.footprint import describe_memory
     from gru_mem_jax.train.plan import plan
-    from gru_mem_jax.train.questions import QuestionStage, held_out_sets
+    from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 
     planned = plan(config, directory)
     judge = make_judge(config, planned)
@@ -209,6 +209,7 @@ def _planned(config: Any, directory: Any) -> list[str]:
     questions = QuestionStage(config.source, judge, data, terminal.note)
     questions.take(0, 1 if supervised else config.rollouts.questions_per_step)
     sets = held_out_sets(config, planned)
+    held_out_turns(config, planned, judge)
     mesh = planned.mesh
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     if supervised:

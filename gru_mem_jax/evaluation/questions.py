@@ -134,7 +134,14 @@ def _told(bad: Sequence[BadRecord], source: ExampleSource) -> str:
 
 
 def check_held_out(source: ExampleSource, sets: Sequence[DrawnSet]) -> None:
-    """Refuses questions that are trained on too, as far as a source can be searched.
+    """Refuses question sets of which some question is trained on, see `check_apart`."""
+    for drawn in sets:
+        what = f"question set {drawn.of.name!r} of {source_name(drawn.of.source)}"
+        check_apart(source, drawn.examples, what)
+
+
+def check_apart(source: ExampleSource, examples: Sequence[Example], what: str) -> None:
+    """Refuses examples that are trained on too, as far as a source can be searched.
 
     Two records are one if they have the same id and question, or the same question and
     document; where documents are composed for a position, the same question and
@@ -142,7 +149,8 @@ def check_held_out(source: ExampleSource, sets: Sequence[DrawnSet]) -> None:
 
     Args:
       source: of the training; one without end has nothing to compare with.
-      sets: of the evaluation.
+      examples: what must be held out.
+      what: they are, for the message.
 
     Raises:
       InputError: names both sources, and a record that they share.
@@ -153,22 +161,20 @@ def check_held_out(source: ExampleSource, sets: Sequence[DrawnSet]) -> None:
     for where, example in records.good:
         for key in _keys(example, records.composed):
             places.setdefault(key, where)
-    for drawn in sets:
-        shared = {
-            example.id: places[key]
-            for example in drawn.examples
-            for key in _keys(example, records.composed)
-            if key in places
-        }
-        if shared:
-            own, where = next(iter(shared.items()))
-            raise InputError(
-                f"question set {drawn.of.name!r} of {source_name(drawn.of.source)} is "
-                f"not held out: {len(shared)} of its {len(drawn.examples)} questions "
-                f"are in the training data too, {records.name}, such as {own!r:.60} "
-                f"({where}); train on part 'train' and evaluate on part 'held_out' of "
-                "a file, or on another file"
-            )
+    shared = {
+        example.id: places[key]
+        for example in examples
+        for key in _keys(example, records.composed)
+        if key in places
+    }
+    if shared:
+        own, where = next(iter(shared.items()))
+        raise InputError(
+            f"{what} is not held out: {len(shared)} of its {len(examples)} questions "
+            f"are in the training data too, {records.name}, such as {own!r:.60} "
+            f"({where}); train on part 'train' and evaluate on part 'held_out' of a "
+            "file, or on another file"
+        )
 
 
 def _keys(example: Example, composed: bool) -> list[tuple[object, ...]]:

@@ -1,5 +1,6 @@
 """The questions of a run: what its sources give, without what cannot be used."""
 
+import random
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,8 +14,14 @@ from gru_mem_jax.data.sources import (
     on_bad_record,
     source_name,
 )
+from gru_mem_jax.data.turns import SupervisedTurn, TurnOracle
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation.questions import DrawnSet, check_held_out, draw_sets
+from gru_mem_jax.evaluation.questions import (
+    DrawnSet,
+    check_apart,
+    check_held_out,
+    draw_sets,
+)
 from gru_mem_jax.train.config import SFTConfig, TrainConfig
 from gru_mem_jax.train.data_check import DataCheck
 from gru_mem_jax.train.plan import Plan
@@ -34,8 +41,52 @@ def held_out_sets(
         return ()
     builder = PromptBuilder(planned.encoder, planned.agent.prompt)
     sets = draw_sets(settings.suite.question_sets(), builder, planned.agent)
-    check_held_out(settings.source, sets)
+    for source in _trained_on(settings):
+        check_held_out(source, sets)
     return sets
+
+
+def held_out_turns(
+    settings: TrainConfig | SFTConfig, planned: Plan, judge: Judge
+) -> tuple[SupervisedTurn, ...]:
+    """The turns that a supervised run is watched on, made before its first step.
+
+    They are those of the first good examples of `SFTConfig.held_out`, each once.
+
+    Args:
+      settings: of the run.
+      planned: of the run.
+      judge: of its examples.
+
+    Raises:
+      InputError: an example is bad and that is an error to its source, or is trained
+        on; none gives a turn.
+    """
+    if not isinstance(settings, SFTConfig) or not settings.loop.eval_every:
+        return ()
+    if (source := settings.held_out) is None:
+        return ()
+    records = getattr(source, "records", None)
+    end = len(records().good) if callable(records) else float("inf")
+    stage = QuestionStage(source, judge)
+    oracle = settings.turns.oracle(planned.encoder, planned.agent)
+    examples: list[Example] = []
+    turns: list[SupervisedTurn] = []
+    position = 0
+    while len(turns) < settings.held_out_turns and position < end:
+        found = stage.next_turns(oracle, settings.loop.seed, position)
+        position = found.position + 1
+        if position <= end:
+            examples.append(found.example)
+            turns += found.turns
+    for trained in _trained_on(settings):
+        check_apart(trained, examples, f"SFTConfig.held_out ({source_name(source)})")
+    return tuple(turns[: settings.held_out_turns])
+
+
+def _trained_on(settings: TrainConfig | SFTConfig) -> list[ExampleSource]:
+    sources = [settings.source, getattr(settings, "short_source", None)]
+    return [source for source in sources if source is not None]
 
 
 class Questions(NamedTuple):
@@ -47,6 +98,22 @@ class Questions(NamedTuple):
     """
 
     examples: dict[int, Example]
+    skipped: int
+
+
+class ExampleTurns(NamedTuple):
+    """The turns of an example.
+
+    Attributes:
+      position: of the example.
+      example: of the source.
+      turns: at least one.
+      skipped: bad examples that were met before.
+    """
+
+    position: int
+    example: Example
+    turns: list[SupervisedTurn]
     skipped: int
 
 
@@ -112,6 +179,39 @@ class QuestionStage:
                     )
             position += 1
         return Questions(examples, skipped)
+
+    def next_turns(self, oracle: TurnOracle, seed: int, position: int) -> ExampleTurns:
+        """The turns of the next good example of which any can be made.
+
+        An example that the oracle refuses is as bad as one that the judge does.
+
+        Args:
+          oracle: makes them.
+          seed: of what the oracle draws, with the example's position.
+          position: of the first candidate.
+
+        Raises:
+          InputError: as `take`; or no turn can be made of far too many examples, one
+            after the other.
+          RunError: as `take`.
+        """
+        skipped = 0
+        for _ in range(MOST_IN_A_ROW):
+            ((at, example),) = (taken := self.take(position, 1)).examples.items()
+            skipped += taken.skipped
+            try:
+                turns = oracle.turns(example, random.Random(f"turns/{seed}/{at}"))
+            except InputError as error:
+                self._tell(at, None, str(error))  # it names the example
+                skipped += 1
+                turns = []
+            if turns:
+                return ExampleTurns(at, example, turns, skipped)
+            position = at + 1
+        raise InputError(
+            f"{source_name(self._source)}: {MOST_IN_A_ROW} examples in a row gave no "
+            f"turn to learn, the last at position {at}"
+        )
 
     def _look_at(self, position: int) -> tuple[Example | None, str | None]:
         """The example, and what is wrong with it; "": what is known before."""

@@ -37,7 +37,7 @@ from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
 from gru_mem_jax.train.progress import RunProgress
-from gru_mem_jax.train.questions import QuestionStage, held_out_sets
+from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
 from gru_mem_jax.train.sft import SFTStep
 
@@ -134,6 +134,7 @@ class _Run:
         self._judge = make_judge(config, self._planned)
         self._data = self._check(config.source)
         self._sets = held_out_sets(config, self._planned)
+        self._turns = held_out_turns(config, self._planned, self._judge)
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
@@ -297,15 +298,14 @@ class _Run:
         short = None
         if config.short_source is not None:
             short = questions(config.short_source, self._short_data)
-        return SFTStep(config, parts, first, short)
+        return SFTStep(config, parts, first, short, self._turns)
 
     def _store(
         self, folder: RunFolder, learner: Learner, checkpoints: Checkpoints
     ) -> RunStore:
         config, planned, directory = self._config, self._planned, self._directory
         identity: dict[str, Any] = {"policy": planned.policy.config.to_hf()}
-        lora = config.learner.lora
-        if lora is not None:
+        if (lora := config.learner.lora) is not None:
             identity["lora"] = dataclasses.asdict(lora) | {
                 "targets": list(lora.targets)
             }
@@ -313,7 +313,7 @@ class _Run:
         identity["weights_sha256"] = weights_digest(directory)
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
-        settings = config_to_dict(_settings_to_use(planned, directory))
+        settings = config_to_dict(_settings_to_use(config, planned, directory))
         files[SETTINGS_FILE] = (json.dumps(settings, indent=2) + "\n").encode()
         return RunStore(
             checkpoints,
@@ -366,14 +366,16 @@ class _Run:
             ) from error
 
 
-def _settings_to_use(planned: Plan, directory: PolicyDir) -> AgentConfig:
-    """How the trained policy is to be used.
+def _settings_to_use(
+    config: TrainConfig | SFTConfig, planned: Plan, directory: PolicyDir
+) -> AgentConfig:
+    """How the trained policy is to be used: it is sampled from as it was before.
 
-    Sampled from as it was before, and within its own budgets, unless it was trained to
-    read otherwise: rollouts may have had tighter ones.
+    Rollouts may have had tighter budgets than its own; supervised turns have set them.
     """
     own, trained = policy_settings(directory), planned.agent
-    if (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt):
+    same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
+    if same and isinstance(config, TrainConfig):
         return dataclasses.replace(own, mode=trained.mode)
     return dataclasses.replace(trained, sampling=own.sampling)
 

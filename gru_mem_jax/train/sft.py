@@ -21,9 +21,7 @@ import numpy as np
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.data.sources import ExampleSource
-from gru_mem_jax.data.turns import SupervisedTurn, TurnOracle
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.data.turns import SupervisedTurn
 from gru_mem_jax.rl.compile import Learner
 from gru_mem_jax.rl.packing import (
     Conversation,
@@ -41,7 +39,6 @@ from gru_mem_jax.train.loop import Columns, Monitor, RunParts, StepResult, updat
 from gru_mem_jax.train.questions import QuestionStage
 
 _AHEAD = 16  # steps whose rows are made ahead of the learner
-_FRUITLESS = 1000  # examples in a row of which no turn can be made
 
 
 class Step(NamedTuple):
@@ -129,18 +126,11 @@ class TurnStream:
         config = self._config
         questions, oracle = self._short if is_short else self._whole
         found: list[Conversation] = []
-        start, met_bad, fruitless = position, 0, 0
+        start, met_bad = position, 0
         while len(found) < config.pool_turns:
-            ((at, example),) = (taken := questions.take(position, 1)).examples.items()
-            met_bad, position = met_bad + taken.skipped, at + 1
-            turns = oracle.turns(example, _rng(config.loop.seed, at))
-            found += as_conversations(turns, at)
-            fruitless = 0 if turns else fruitless + 1
-            if fruitless == _FRUITLESS:
-                raise InputError(
-                    f"{fruitless} examples in a row gave no turn to learn, the last at "
-                    f"position {at}"
-                )
+            made = questions.next_turns(oracle, config.loop.seed, position)
+            met_bad, position = met_bad + made.skipped, made.position + 1
+            found += as_conversations(made.turns, made.position)
         rows = assign_rows(found, config.learner.row_tokens)
         random.Random(f"rows/{config.loop.seed}/{start}").shuffle(rows)
         count = -(-len(rows) // config.rows)
@@ -148,10 +138,6 @@ class TurnStream:
         borders = [len(rows) * i // count for i in range(count + 1)]
         batches = [rows[a:b] for a, b in itertools.pairwise(borders)]
         return _Pool(found, batches, position, met_bad)
-
-
-def _rng(seed: int, position: int) -> random.Random:
-    return random.Random(f"turns/{seed}/{position}")
 
 
 def as_conversations(
@@ -168,20 +154,6 @@ def as_conversations(
         )
         for k, turn in enumerate(turns)
     ]
-
-
-def held_out_turns(
-    source: ExampleSource, oracle: TurnOracle, count: int, seed: int
-) -> list[SupervisedTurn]:
-    """The first turns of a source."""
-    turns: list[SupervisedTurn] = []
-    position = 0
-    while len(turns) < count:
-        if position > _FRUITLESS and not turns:
-            raise InputError(f"held_out: {position} examples gave no turn to learn")
-        turns += oracle.turns(source.example(position), _rng(seed, position))
-        position += 1
-    return turns[:count]
 
 
 def exact_turns(
@@ -218,6 +190,7 @@ class SFTStep:
       parts: of the run; the learner's objective is the negative log-likelihood.
       questions: good examples of `config.source`.
       short: of `config.short_source`; None: it has none of its own.
+      held_out: turns that the training is watched on.
     """
 
     def __init__(
@@ -226,6 +199,7 @@ class SFTStep:
         parts: RunParts,
         questions: QuestionStage,
         short: QuestionStage | None,
+        held_out: Sequence[SupervisedTurn],
     ):
         encoder, agent = parts.planned.encoder, parts.planned.agent
         self._parts, self._questions = parts, questions
@@ -233,11 +207,7 @@ class SFTStep:
         self._stream = TurnStream(
             config, encoder, agent, questions, short, parts.learner.packing
         )
-        self._held_out: list[SupervisedTurn] = []
-        if config.held_out is not None:
-            oracle = config.turns.oracle(encoder, agent)
-            count, seed = config.held_out_turns, config.loop.seed
-            self._held_out = held_out_turns(config.held_out, oracle, count, seed)
+        self._held_out = held_out
         self._steps: _Ahead | None = None
         self._tokens, self._since, self._last_row = 0, 0.0, 0
 

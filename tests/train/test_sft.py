@@ -178,6 +178,16 @@ def test_a_policy_is_where_the_next_run_begins(exported, tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == (exported / name).read_bytes()
 
 
+def test_what_is_exported_reads_as_its_turns_did(exported, tmp_path):
+    """Other budgets alone come along too."""
+    own = config_from_json((exported / "gru_mem.json").read_text())
+    agent = dataclasses.replace(own, memory_tokens=own.memory_tokens - 1)
+    settings = of_policy(quick_sft(num_steps=1, eval_every=0), exported)
+    SFTRun(tmp_path / "run")(dataclasses.replace(settings, agent=agent))
+    export_run(tmp_path / "run", tmp_path / "out")
+    assert config_from_json((tmp_path / "out/gru_mem.json").read_text()) == agent
+
+
 def test_labelled_examples_lora_mesh_and_bfloat16(exported, tmp_path):
     """Whatever the one stack can do, a supervised run can; it samples to evaluate."""
     examples = tuple(generate(SyntheticConfig(num_chunks=5), i) for i in range(6))
