@@ -87,19 +87,23 @@ def model_card(
       by_lora: whether it was trained with LoRA.
     """
     named = columns.table("card", rows)
+    supervised = any("target_tokens" in row for row in rows)
+    how, tag = "reinforcement learning", "reinforcement-learning"
+    if supervised:
+        how, tag = "supervised turns", "sft"
     every = max(1, -(-len(rows) // _CARD_ROWS))
     shown = [row for i, row in enumerate(rows) if i % every == 0 or row is rows[-1]]
     lines = [
         "---",
         "library_name: transformers",
-        "tags: [gru-mem, long-context, reinforcement-learning]",
+        f"tags: [gru-mem, long-context, {tag}]",
         "---",
         "",
         "# A GRU-Mem policy",
         "",
         "Reads texts of any length chunk by chunk with a gated memory (Sheng et al., "
         "arXiv 2602.10560).",
-        f"Trained by reinforcement learning with gru_mem_jax for {step} steps"
+        f"Trained by {how} with gru_mem_jax for {step} steps"
         + (", by LoRA adapters." if by_lora else "."),
         "",
         "    gru-mem ask --policy DIR --question Q --context FILE",

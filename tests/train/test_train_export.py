@@ -82,6 +82,10 @@ def test_cards_show_some_rows_and_the_last():
     assert lines[-1] == "| 20 | 100.0 |"
     assert len(lines) <= 2 + 7
     assert "No rows" in model_card([], 3)
+    assert "Trained by reinforcement learning with" in model_card(rows, 20)
+    learned = model_card([{"step": 1, "loss": 0.5, "target_tokens": 9}], 1)
+    assert "Trained by supervised turns with gru_mem_jax for 1 steps" in learned
+    assert "tags: [gru-mem, long-context, sft]" in learned
     # What is no finite number is a string in metrics.jsonl, and absent from a card.
     card = model_card([{"step": 1, "kl": "nan", "exact": 0.5}], 1)
     assert "| 1 | 50.0 |  |" in card
