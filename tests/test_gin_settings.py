@@ -1,6 +1,7 @@
 """What the gin files of hardware and of experiments come to."""
 
 import dataclasses
+import importlib
 import pathlib
 import re
 
@@ -8,8 +9,10 @@ import pytest
 
 from gru_mem_jax.cli.gin_config import GinConfig
 from gru_mem_jax.cli.train import configurables
+from gru_mem_jax.data.evidence_turns import EvidenceTurns
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.hotpotqa import HotpotQASource
+from gru_mem_jax.data.jsonl import JsonlSource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
@@ -157,6 +160,68 @@ def test_the_papers_constants(name):
     gated = name != "memagent_7b"
     assert agent.mode == ("with_exit_gate" if gated else "memagent")
     assert settings.advantages.alpha == (0.9 if gated else 1.0)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_runs_are_scored_on_another_file(name):
+    macros = {"POLICY": "p", "DATA": "d.json"}
+    settings = settings_of(f"experiments/{name}", EVAL_DATA="dev.json", **macros)
+    assert settings.loop.eval_every == 0
+    (found,) = settings.suite.question_sets()
+    assert (found.name, found.start, found.count) == ("hotpotqa", 0, 128)
+    assert found.source == HotpotQASource(
+        path="dev.json", paragraphs=200, scoring="boxed"
+    )
+    # Without one it is the trained file, which an evaluation refuses.
+    (found,) = settings_of(f"experiments/{name}", **macros).suite.question_sets()
+    assert found.source.path == "d.json"
+
+
+def labelled(command, *files, **macros):
+    """Settings of a run on labelled questions, on a 3B model's hardware."""
+    module = importlib.import_module(f"gru_mem_jax.cli.{command}")
+    names = [f"gin/{file}.gin" for file in (*files, "hardware/qwen2_5_3b_8x80gb")]
+    macros = {"POLICY": "p", "DATA": "d", "SEED": 5} | macros
+    bindings = [f"{name} = {value!r}" for name, value in macros.items()]
+    gin = GinConfig(module.configurables(), names, bindings)
+    cls = {"sft": config.SFTConfig, "train": config.TrainConfig}[command]
+    settings = gin.build(cls(agent=config.AgentConfig()))
+    gin.check_all_read()
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "source"),
+    [
+        ("sft", "runs/sft_labelled", JsonlSource(path="d", on_bad_record="skip")),
+        ("train", "runs/train_labelled", JsonlSource(path="d")),
+        (
+            "sft",
+            "experiments/hotpotqa_sft",
+            HotpotQASource(path="d", on_bad_record="skip"),
+        ),
+    ],
+)
+def test_runs_on_labelled_questions_hold_a_part_out(command, file, source):
+    settings = labelled(command, file)
+    parts = {
+        part: dataclasses.replace(source, part=part, seed=5)
+        for part in ("train", "held_out")
+    }
+    assert settings.source == parts["train"]
+    (found,) = settings.suite.question_sets()
+    assert (found.name, found.count, found.source) == (
+        "held_out",
+        32,
+        parts["held_out"],
+    )
+    assert settings.loop.eval_every > 0
+    assert settings.learner.row_tokens >= settings.engine.max_length
+    if command == "sft":
+        assert settings.held_out == parts["held_out"]
+        assert isinstance(settings.turns, EvidenceTurns)
+        assert (settings.learner.learning_rate, settings.learner.remat) == (2e-5, True)
+        assert settings.rows % settings.mesh.fsdp == 0
 
 
 def test_what_the_papers_files_leave_to_the_command_line():
