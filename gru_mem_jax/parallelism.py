@@ -28,7 +28,7 @@ PARAM_RULES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How many devices lie along each axis of the mesh; the first ones are taken.
+    """The number of devices along each axis of the mesh; the first devices are used.
 
     Attributes:
       data: rows are split, weights are replicated.
@@ -82,8 +82,8 @@ def make_mesh(
 def device_memory(device: Any = None) -> int | None:
     """Bytes of memory of a device; None: it does not state them.
 
-    An accelerator states its limit. On a CPU it is the machine's memory, or less where
-    a container has less; devices of a CPU share it.
+    An accelerator states its limit. Devices of a CPU share the memory of the machine,
+    or of its container.
 
     Args:
       device: of `jax.devices()`; None: the first.
@@ -116,7 +116,7 @@ def partition(
 
 
 def param_shardings(mesh: Mesh, axes: Any, abstract: Any) -> Any:
-    """Where each parameter lies.
+    """The sharding of each parameter.
 
     Args:
       mesh: of `make_mesh`.
@@ -135,7 +135,7 @@ def param_shardings(mesh: Mesh, axes: Any, abstract: Any) -> Any:
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Where rows `[B, ...]` lie: split over data and fsdp."""
+    """The sharding of rows `[B, ...]`: split over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
@@ -160,7 +160,7 @@ def pmap_groups(
 
     With split "questions" each device has whole groups: P is padded (with copies of
     the last question) to a multiple of the number of devices, and cut again. With
-    "rollouts" the rollouts of a group lie on different devices, on as many as divide G
+    "rollouts" the rollouts of a group are split over as many devices as divide G
     evenly: `fn` is called with `axis_name=ROLLOUTS`, for its means over a group.
 
     Args:
