@@ -43,7 +43,7 @@ def test_the_notebook_reads_trains_and_plots(tmp_path, monkeypatch, capsys):
     assert names["trajectory"].answer == "amber anchor bolt"
     assert names["trajectory"].stop_reason == "exit_gate"
     assert names["result"].finished
-    assert [row["step"] for row in names["rows"]] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in names["metrics"]] == [1, 2, 3, 4, 5]
     (axes,) = names["figure"].axes
     assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 2, 3, 4, 5]] * 3
     # What it printed here is what it shows to who only looks at it.
