@@ -17,7 +17,7 @@ from gru_mem_jax.agent.trajectory import Trajectory, trajectory_from_dict
 from gru_mem_jax.cli import json_output, runtime, signals, terminal
 from gru_mem_jax.cli.display import Header, View, make_view
 from gru_mem_jax.cli.recorder import Recorder, fingerprint
-from gru_mem_jax.data.jsonl import read_json
+from gru_mem_jax.data.files import read_json
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.version import __version__

@@ -109,6 +109,14 @@ class EvidenceOracle:
         default = compact_wording if self._compact else full_wording
         self._wording = config.wording or default
 
+    def check(self, example: Example) -> None:
+        """Raises InputError if the example has no evidence; names it."""
+        if not example.evidence:
+            raise InputError(
+                f"example {example.id!r:.60}: has no evidence to make turns of; mark "
+                "where it stands in the document (evidence), or leave the example out"
+            )
+
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
         """The supervised turns of one example, the answer turn last.
 
@@ -123,6 +131,7 @@ class EvidenceOracle:
             not fit their budgets, or its document is not text. Names the example.
           RunError: the user's wording returns something else than two texts.
         """
+        self.check(example)
         try:
             return self._turns(self._read(example), rng)
         except InputError as error:
@@ -130,11 +139,6 @@ class EvidenceOracle:
 
     def _read(self, example: Example) -> "_Document":
         """The document in chunks; it is tokenised only here."""
-        if not example.evidence:
-            raise InputError(
-                "has no evidence to make turns of; mark where it stands in the "
-                "document (evidence), or leave the example out"
-            )
         question = question_ids(self._builder, self._agent, example.question)
         size, limit = self._agent.chunk_size, self._agent.max_chunks
         chunks = tuple(iter_chunks(example.document, self._encoder, size))

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gru_mem_jax.data import jsonl as files
+from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import BadRecord, Records
 from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.data.paragraphs import (

@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from gru_mem_jax.data import jsonl as files
+from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import BadRecord, Records
 from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.data.scoring import SCORERS

@@ -10,7 +10,7 @@ from gru_mem_jax.data.bad_records import (
     Records,
 )
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.jsonl import index_at
+from gru_mem_jax.data.files import index_at
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import check_choice, plain_numbers
 
@@ -62,10 +62,20 @@ def example_at(
     return example, None
 
 
+def is_finite(source: object) -> bool:
+    """Whether a source has an end, and so a method `records`."""
+    return callable(getattr(source, "records", None))
+
+
+def records_of(source: ExampleSource) -> Records | None:
+    """All records of a finite source; None of one without end."""
+    return source.records() if is_finite(source) else None
+
+
 def on_bad_record(source: ExampleSource) -> OnBadRecord:
     """A source's `on_bad_record`; by default endless sources skip."""
-    finite = callable(getattr(source, "records", None))
-    return getattr(source, "on_bad_record", "error" if finite else "skip")
+    default = "error" if is_finite(source) else "skip"
+    return getattr(source, "on_bad_record", default)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

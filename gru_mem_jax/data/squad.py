@@ -11,7 +11,7 @@ import functools
 import random
 from typing import Any, NamedTuple
 
-from gru_mem_jax.data import jsonl as files
+from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import BadRecord, Records
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.paragraphs import (

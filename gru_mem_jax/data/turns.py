@@ -46,6 +46,15 @@ class SupervisedTurn:
 class TurnOracle(Protocol):
     """Makes the replies of a perfect reader."""
 
+    def check(self, example: Example) -> None:
+        """Refuses an example by what is known of it without reading its document.
+
+        Called for every record of a file before the first step, so it must be quick.
+
+        Raises:
+          InputError: no turns can be made of the example; names it.
+        """
+
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
         """The supervised turns of one example.
 

@@ -14,6 +14,7 @@ from gru_mem_jax.data.sources import (
     ExampleSource,
     example_at,
     on_bad_record,
+    records_of,
     source_name,
 )
 from gru_mem_jax.errors import InputError
@@ -68,7 +69,7 @@ def draw_sets(
 def _draw(
     of: QuestionSet, judge: Judge, builder: PromptBuilder, config: AgentConfig
 ) -> DrawnSet:
-    source, records = of.source, _records(of.source)
+    source, records = of.source, records_of(of.source)
     if of.count is None and records is None:
         raise InputError(
             f"question set {of.name!r}: {source_name(source)} has no end; say how many "
@@ -112,12 +113,6 @@ def _draw(
     )
 
 
-def _records(source: ExampleSource) -> Records | None:
-    """All records of a finite source; None of one without end."""
-    records = getattr(source, "records", None)
-    return records() if callable(records) else None
-
-
 def _positions(of: QuestionSet, records: Records | None) -> Iterator[int]:
     """Those of a set's candidates: of a finite source each record once."""
     position = of.start
@@ -155,7 +150,7 @@ def check_apart(source: ExampleSource, examples: Sequence[Example], what: str) -
     Raises:
       InputError: names both sources, and a record that they share.
     """
-    if (records := _records(source)) is None:
+    if (records := records_of(source)) is None:
         return
     places: dict[tuple[object, ...], str] = {}
     for where, example in records.good:

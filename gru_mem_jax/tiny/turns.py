@@ -83,6 +83,10 @@ class OracleTurns:
         self._chunk_size = agent.chunk_size
         self._builder = PromptBuilder(encoder, agent.prompt)
 
+    def check(self, example: Example) -> None:
+        """Raises InputError if the question has another wording."""
+        oracle.parse_question(example.question)
+
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
         """The supervised turns of one example.
 

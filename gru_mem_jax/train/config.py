@@ -54,7 +54,7 @@ class LoopConfig:
       eval_every: steps between evaluations, the first before training; 0: none.
       eval_modes: agent modes to evaluate; empty: the one that is trained.
       log_every: steps between rows of metrics.jsonl; the others are not read back from
-        the device. The last step and evaluated ones always have a row.
+        the device. Evaluated steps always have a row.
       save_every: steps between checkpoints; the last step is always saved.
       keep: newest checkpoints that are kept; None: all.
       best_metric: a column of metrics.jsonl: the checkpoint with its largest value is

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import pathlib
-import random
 import re
 import stat
 import statistics
@@ -22,9 +21,9 @@ from gru_mem_jax import durable_files
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.data.bad_records import BadRecord, BadRecordsError, Records, reasons
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.jsonl import FileSource
+from gru_mem_jax.data.files import FileSource
 from gru_mem_jax.data.judge import Judge
-from gru_mem_jax.data.sources import ExampleSource, on_bad_record
+from gru_mem_jax.data.sources import ExampleSource, on_bad_record, records_of
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
 from gru_mem_jax.train.config import SFTConfig, TrainConfig, value_text
@@ -74,7 +73,11 @@ class DataCheck:
 
 
 class _TurnJudge(Judge):
-    """Also finds examples that no supervised turns can be made of."""
+    """Also finds examples that the oracle refuses unread.
+
+    What it refuses once it has read a document is found when the example is reached:
+    reading all documents of a large file first would take hours.
+    """
 
     def __init__(self, builder: PromptBuilder, planned: Plan, config: SFTConfig):
         # Answers are learned, not scored: the oracle says whether they can be given.
@@ -85,17 +88,14 @@ class _TurnJudge(Judge):
     @property
     def settings(self) -> dict[str, Any]:
         """As of every judge, with all that decides the turns."""
-        return super().settings | {
-            "turns": value_text(self._turns),
-            "memory_tokens": self._config.memory_tokens,
-        }
+        return super().settings | {"turns": value_text(self._turns)}
 
     def problem(self, example: Example, *, composed: bool = False) -> str | None:
-        """As of every judge; a document that is not known yet has no turns to try."""
+        """As of every judge; evidence comes with the document."""
         found = super().problem(example, composed=composed)
         if found is None and not composed:
             try:
-                self._oracle.turns(example, random.Random(0))
+                self._oracle.check(example)
             except InputError as error:
                 found = str(error)
         return found
@@ -144,9 +144,8 @@ def check_data(
       BadRecordsError: bad records are an error to the source, or none is good.
       InputError: the source's file cannot be read.
     """
-    if not callable(getattr(source, "records", None)):
+    if (records := records_of(source)) is None:
         return None
-    records = source.records()
     key, places = None, []
     if isinstance(source, FileSource):
         key = _key(source, judge, directory)
@@ -187,8 +186,8 @@ def data_identity(source: ExampleSource) -> dict[str, Any] | None:
     """JSON values that identify the data of a run when it is resumed."""
     if (fingerprint := getattr(source, "fingerprint", None)) is None:
         return None
-    records = getattr(source, "records", None)
-    count = None if records is None else len(records())
+    records = records_of(source)
+    count = None if records is None else len(records)
     return {"sha256": fingerprint(), "records": count}
 
 

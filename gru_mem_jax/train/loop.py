@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
-
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.rl.compile import Learner
 from gru_mem_jax.rl.learner import Batch, Carry, Report, TrainState, host_count
@@ -301,8 +299,3 @@ def update(
         state, carry, report = learner.apply(state, carry)
         reports.append(report)
     return state, reports
-
-
-def wait(values: Any) -> Any:
-    """The same values, once the device has them: where a stage's end is timed."""
-    return jax.block_until_ready(values)

@@ -61,6 +61,11 @@ def open_start(
     start = config.start if isinstance(config, SFTConfig) else None
     if start is None or config.loop.policy is not None:
         return named_policy(config.loop)
+    if config.learner.lora is not None:
+        raise InputError(
+            "lora trains adapters of a policy, and a run from scratch has none: set "
+            "LoopConfig.policy, or train without lora"
+        )
     start.write(scratch, config.loop.seed)
     return open_policy_dir(scratch)
 

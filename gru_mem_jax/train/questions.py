@@ -12,6 +12,7 @@ from gru_mem_jax.data.sources import (
     ExampleSource,
     example_at,
     on_bad_record,
+    records_of,
     source_name,
 )
 from gru_mem_jax.data.turns import SupervisedTurn, TurnOracle
@@ -66,8 +67,8 @@ def held_out_turns(
         return ()
     if (source := config.held_out) is None:
         return ()
-    records = getattr(source, "records", None)
-    end = len(records().good) if callable(records) else float("inf")
+    records = records_of(source)
+    end = float("inf") if records is None else len(records.good)
     stage = QuestionStage(source, judge)
     oracle = config.turns.oracle(planned.encoder, planned.agent)
     examples: list[Example] = []

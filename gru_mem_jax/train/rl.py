@@ -25,7 +25,7 @@ from gru_mem_jax.runs.checkpoints.store import RunState
 from gru_mem_jax.runs.metrics import time_columns
 from gru_mem_jax.runs.rollouts import load_rollouts, save_rollouts
 from gru_mem_jax.train.config import TrainConfig
-from gru_mem_jax.train.loop import Columns, RunParts, StepResult, update, wait
+from gru_mem_jax.train.loop import Columns, RunParts, StepResult, update
 from gru_mem_jax.train.questions import QuestionStage
 from gru_mem_jax.train.rollouts import Rollouts, RolloutStage, Scorer, check_gap
 
@@ -212,7 +212,7 @@ class RLStep:
                 for rows in part:
                     self._monitor.look()
                     found[-1].append(self._parts.learner.logprobs(params, rows))
-            return wait(found)
+            return jax.block_until_ready(found)  # the stage is timed to its end
 
         old = reference = None
         if at.behaviour is not None or len(parts) > 1:

@@ -230,7 +230,7 @@ class _Run:
             ) as metrics:
                 if at.step:
                     say(f"resumed from step {at.step}")
-                    if metrics.last_step < written and config.loop.log_every == 1:
+                    if metrics.last_step < written - written % config.loop.log_every:
                         say(
                             f"warning: {folder.metrics} ends with step "
                             f"{metrics.last_step}, before the checkpoint of step "

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from gru_mem_jax.cli import json_output
-from gru_mem_jax.data.jsonl import read_json
+from gru_mem_jax.data.files import read_json
 from gru_mem_jax.errors import InputError, RunError
 
 

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from gru_mem_jax.agent.chunking import evidence_labels, iter_chunks
-from gru_mem_jax.data.jsonl import JsonlSource, index_at
+from gru_mem_jax.data.files import index_at
+from gru_mem_jax.data.jsonl import JsonlSource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 

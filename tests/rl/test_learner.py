@@ -16,7 +16,7 @@ from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.compile import compile_learner
 from gru_mem_jax.rl.learner import Batch, host_count
 from gru_mem_jax.rl.objective import ObjectiveConfig
-from gru_mem_jax.rl.optimizer import LearnerConfig, make_schedule
+from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.rl.packing import Conversation, pack
 
 POLICY = make_policy(
@@ -364,61 +364,6 @@ def test_any_optax_factory(params):
         POLICY, OBJECTIVE, dataclasses.replace(CONFIG, optimizer=optax.adafactor)
     ).abstract_state()
     assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract))
-
-
-@pytest.mark.parametrize(
-    ("changes", "rates"),
-    [
-        ({"warmup_steps": 4}, [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01]),
-        ({"warmup_steps": 1}, [0.01, 0.01]),
-        (
-            {"warmup_steps": 2, "schedule": "linear", "decay_steps": 6},
-            [0.005, 0.01, 0.01, 0.0075, 0.005, 0.0025, 0.0, 0.0],
-        ),
-        (
-            {
-                "warmup_steps": 2,
-                "schedule": "linear",
-                "decay_from": 4,
-                "decay_steps": 6,
-                "end_factor": 0.1,
-            },
-            [0.005, 0.01, 0.01, 0.01, 0.01, 0.0055, 0.001, 0.001],
-        ),
-        (
-            {"schedule": "cosine", "decay_steps": 4, "end_factor": 0.5},
-            [0.01, 0.009268, 0.0075, 0.005732, 0.005],
-        ),
-    ],
-)
-def test_schedules_by_hand(changes, rates):
-    schedule = make_schedule(dataclasses.replace(CONFIG, **changes))
-    got = [float(schedule(step)) for step in range(len(rates))]
-    np.testing.assert_allclose(got, rates, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"schedule": "linear"}, "needs decay_steps"),
-        ({"decay_steps": 10}, "go with schedule linear or cosine"),
-        ({"schedule": "cosine", "warmup_steps": 9, "decay_steps": 9}, "decay_steps"),
-        ({"decay_from": 10}, "go with schedule linear or cosine"),
-        (
-            {"schedule": "linear", "decay_steps": 9, "decay_from": 9},
-            "decay_from must be from 0 to 8",
-        ),
-        ({"schedule": "step"}, "schedule must be one of"),
-        ({"learning_rate": "1e-6"}, "learning_rate must be a number"),
-        ({"row_tokens": 0}, "row_tokens must be at least 2"),
-        ({"optimizer": "adam"}, "optax factory"),
-        ({"compute_dtype": "float16"}, "compute_dtype must be one of"),
-        ({"lora": 8}, "lora must be a LoraConfig"),
-    ],
-)
-def test_refused_configurations(changes, says):
-    with pytest.raises(InputError, match=says):
-        dataclasses.replace(CONFIG, **changes)
 
 
 def test_greedy_rollouts_cannot_be_learned_from():

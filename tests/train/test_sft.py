@@ -34,6 +34,10 @@ from gru_mem_jax.train.plan import open_start, plan
 from gru_mem_jax.train.questions import QuestionStage
 from gru_mem_jax.train.sft import SFTStep, TurnStream
 
+LABELLED = dataclasses.replace(
+    AGENT, chunk_size=64, memory_tokens=96, completion_tokens=128, prompt_tokens=256
+)
+
 
 class SFTRun(Run):
     """Starts supervised runs of one folder, and reads what they leave."""
@@ -201,13 +205,7 @@ def test_labelled_examples_lora_mesh_and_bfloat16(exported, tmp_path):
     examples = tuple(generate(SyntheticConfig(num_chunks=5), i) for i in range(6))
     settings = dataclasses.replace(
         of_policy(quick_sft(num_steps=2, eval_every=2), exported),
-        agent=dataclasses.replace(
-            AGENT,
-            chunk_size=64,
-            memory_tokens=96,
-            completion_tokens=128,
-            prompt_tokens=256,
-        ),
+        agent=LABELLED,
         source=ListSource(examples=examples),
         turns=EvidenceTurns(),
         short_steps=0,
@@ -357,13 +355,7 @@ def unlabelled(exported, **source):
     bad = dataclasses.replace(bad, evidence=())
     return dataclasses.replace(
         of_policy(quick_sft(num_steps=1, eval_every=0), exported),
-        agent=dataclasses.replace(
-            AGENT,
-            chunk_size=64,
-            memory_tokens=96,
-            completion_tokens=128,
-            prompt_tokens=256,
-        ),
+        agent=LABELLED,
         learner=LearnerConfig(row_tokens=512),
         source=ListSource(examples=(good, bad), **source),
         turns=EvidenceTurns(),
@@ -381,3 +373,11 @@ def test_unlabelled_examples_are_skipped_where_that_is_asked(exported, tmp_path)
     run = SFTRun(tmp_path / "run")
     run(unlabelled(exported, on_bad_record="skip"))
     assert run.rows()[-1]["data/skipped"] == 1
+
+
+def test_adapters_need_a_policy(tmp_path):
+    """The base of a run from scratch is kept nowhere, and could not be merged."""
+    settings = changed(quick_sft(), learner={"lora": LoraConfig(rank=2)})
+    with pytest.raises(InputError, match="lora trains adapters of a policy"):
+        sft(settings, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
