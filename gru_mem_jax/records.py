@@ -60,6 +60,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         )
 
 
+def check_bool(name: str, value: object) -> None:
+    """Raises InputError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {shown(value)}")
+
+
 def plain(value: Any) -> Any:
     """A number, bool or text of another library as Python's own; others unchanged.
 

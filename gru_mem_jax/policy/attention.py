@@ -1,10 +1,9 @@
-"""Grouped-query attention, and the one mask rule.
+"""Grouped-query attention to a cache, and the one mask rule.
 
 Ainslie et al., "GQA", arXiv 2305.13245. Dimensions: B rows, Q query heads, K key/value
-heads, G = Q / K, L queries, C keys, H head dimension.
+heads, G = Q / K, L queries, C keys, H head dimension. Rows that are trained on have
+`policy.row_attention`.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,34 +13,43 @@ import jax.numpy as jnp
 # 512 queries 0.74 s), but each block adds to the program of every layer.
 SMALLEST_BLOCK, LARGEST_BLOCK, MOST_BLOCKS = 128, 512, 16
 
-NO_WINDOW = 2**31 - 1
-
 
 def visible(
-    query_positions: jax.Array,
-    key_positions: jax.Array,
+    query: jax.Array,
+    key: jax.Array,
     window: int | jax.Array | None = None,
-    query_segments: jax.Array | None = None,
-    key_segments: jax.Array | None = None,
+    reach: jax.Array | None = None,
+    *,
+    query_positions: jax.Array | None = None,
+    key_positions: jax.Array | None = None,
 ) -> jax.Array:
-    """Which keys a query sees: not later, in the window, of its segment, no padding.
+    """Which keys a query sees. With i and j the places of query and key:
+
+        0 <= j <= i < reach[j]    and    position_i - position_j < window
+
+    In a cache, places are positions, and no key has a reach. In a packed row a place is
+    an index, and reach[j] is one past the last place of the conversations that token j
+    belongs to: the ancestor test as an interval (FlashMask, arXiv 2410.01359).
 
     Args:
-      query_positions: int32 [B, L].
-      key_positions: int32 [B, C]; padding has a negative position and is never seen.
+      query: int32 [B, L], places.
+      key: int32 [B, C], places; padding of a cache has a negative one.
       window: how many positions back a query sees, its own included; None: all.
-      query_segments: int32 [B, L], or None when a row is one segment.
-      key_segments: int32 [B, C], together with `query_segments`.
+      reach: int32 [B, C]; None: every later query of the row sees the key.
+      query_positions, key_positions: int32 [B, L] and [B, C], positions in the
+        conversation; None: the places.
 
     Returns:
       bool [B, L, C].
     """
-    query, key = query_positions[:, :, None], key_positions[:, None, :]
-    mask = (key <= query) & (key >= 0)
+    i, j = query[:, :, None], key[:, None, :]
+    mask = (j <= i) & (j >= 0)
+    if reach is not None:
+        mask &= i < reach[:, None, :]
     if window is not None:
-        mask &= query - key < window
-    if query_segments is not None:
-        mask &= query_segments[:, :, None] == key_segments[:, None, :]
+        of_query = query if query_positions is None else query_positions
+        of_key = key if key_positions is None else key_positions
+        mask &= of_query[:, :, None] - of_key[:, None, :] < window
     return mask
 
 
@@ -77,76 +85,16 @@ def attend(
     query = query.transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, group * length, dim)
     wide_mask = jnp.tile(mask, (1, group, 1))[:, None]
     thin = length == 1
-    if softcap is None:
-        out = _softmax_attention(query, key, value, wide_mask, scale, thin)
-    else:
-        out, _ = _attention(query, key, value, wide_mask, scale, thin, softcap)
-    out = out.reshape(rows, kv_heads, group, length, dim).transpose(0, 3, 1, 2, 4)
-    return out.reshape(rows, length, heads * dim).astype(query.dtype)
-
-
-def _attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array,
-    scale: float,
-    thin: bool,
-    softcap: float | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Query [B, K, M, H], key and value [B, K, C, H], mask [B, 1, M, C].
-
-    Returns:
-      The output [B, K, M, H] and the weights [B, K, M, C].
-    """
     scores = _scores(query, key, thin) * scale
     if softcap is not None:
         scores = jnp.tanh(scores / softcap) * softcap
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(wide_mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum(
-        "bkmc,bkch->bkmh", weights, value, preferred_element_type="float32"
+        "bkmc,bkch->bkmh", weights, value, preferred_element_type=jnp.float32
     )
-    return out, weights
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _softmax_attention(query, key, value, mask, scale, thin):
-    """`_attention` without soft-cap and weights, with a gradient of its own.
-
-    It goes through the weights once, where automatic differentiation goes through
-    every step of the softmax: half the time on CPU.
-    """
-    return _attention(query, key, value, mask, scale, thin)[0]
-
-
-def _softmax_attention_forward(query, key, value, mask, scale, thin):
-    out, weights = _attention(query, key, value, mask, scale, thin)
-    return out, (query, key, value, mask, weights, out)
-
-
-def _softmax_attention_backward(scale, thin, saved, grad):
-    del thin
-    query, key, value, mask, weights, out = saved
-    float32 = jnp.float32
-    product = functools.partial(jnp.einsum, preferred_element_type=float32)
-    grad_in = grad.astype(value.dtype)
-    grad_value = product("bkmc,bkmh->bkch", weights, grad_in)
-    grad_weights = product("bkmh,bkch->bkmc", grad_in, value)
-    along = jnp.sum(grad * out, axis=-1, keepdims=True)
-    grad_scores = weights.astype(float32) * (grad_weights - along) * scale
-    grad_scores = jnp.where(mask, grad_scores, 0.0).astype(key.dtype)
-    grad_query = product("bkmc,bkch->bkmh", grad_scores, key)
-    grad_key = product("bkmc,bkmh->bkch", grad_scores, query)
-    return (
-        grad_query.astype(query.dtype),
-        grad_key.astype(key.dtype),
-        grad_value.astype(value.dtype),
-        None,
-    )
-
-
-_softmax_attention.defvjp(_softmax_attention_forward, _softmax_attention_backward)
+    out = out.reshape(rows, kv_heads, group, length, dim).transpose(0, 3, 1, 2, 4)
+    return out.reshape(rows, length, heads * dim).astype(query.dtype)
 
 
 def _scores(query: jax.Array, key: jax.Array, thin: bool) -> jax.Array:
@@ -175,7 +123,6 @@ def attend_in_blocks(
     scale: float,
     softcap: float | None = None,
     window: int | jax.Array | None = None,
-    segments: jax.Array | None = None,
     keys_are_queries: bool = False,
     contiguous: bool = False,
 ) -> jax.Array:
@@ -189,7 +136,6 @@ def attend_in_blocks(
       key_positions: int32 [B, C].
       scale, softcap: as in `attend`.
       window: as in `visible`.
-      segments: int32 [B, L] of queries and keys alike, or None.
       keys_are_queries: key i belongs to query i, and no query sees a key right of it:
         a block then reads only the keys up to its own end.
       contiguous: as well, positions differ by as much as indices do: a block then
@@ -212,8 +158,6 @@ def attend_in_blocks(
             query_positions[:, start:end],
             key_positions[:, first:last],
             window,
-            None if segments is None else segments[:, start:end],
-            None if segments is None else segments[:, first:last],
         )
         block = attend(
             query[:, start:end],

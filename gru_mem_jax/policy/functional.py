@@ -17,9 +17,10 @@ import numpy as np
 from flax import nnx
 
 from gru_mem_jax.policy import rope
-from gru_mem_jax.policy.attention import NO_WINDOW, attend_in_blocks
+from gru_mem_jax.policy.attention import attend_in_blocks
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.model import Ends, Layer
+from gru_mem_jax.policy.row_attention import attend_in_rows, row_layout
 from gru_mem_jax.shapes import check_shape
 
 Params = dict[str, Any]
@@ -132,22 +133,23 @@ class Policy:
         params: Params,
         tokens: jax.Array,
         positions: jax.Array,
-        segment_ids: jax.Array | None = None,
+        reach: jax.Array | None = None,
         *,
         remat: bool = False,
         unroll: int = 1,
     ) -> jax.Array:
         """Final hidden states (after the last norm) of whole rows.
 
-        A token sees the tokens of its own segment at positions up to its own (within
-        the window of a sliding layer), so packed rows need no other mask. Within a
-        segment positions must rise from left to right; padding has position -1.
+        Token i of a row sees token j if j <= i < reach[j], and within the window of a
+        sliding layer (`attention.visible`): a row may hold several conversations, and
+        conversations may share their first tokens.
 
         Args:
           params: stacked form.
           tokens: int32 [B, L], below V.
-          positions: int32 [B, L].
-          segment_ids: int32 [B, L], or None when each row is one segment.
+          positions: int32 [B, L], of each token in its conversation; padding has -1.
+          reach: int32 [B, L], one past the last place of the row that sees the token;
+            above its own place. None: each row is one conversation.
           remat: recompute layers in the backward pass instead of storing them.
           unroll: layers per step of the scan.
 
@@ -155,30 +157,29 @@ class Policy:
           [B, L, D] in the dtype of the params.
         """
         config = self.config
-        _check_tokens(tokens, positions, segment_ids)
+        _check_tokens(tokens, positions, reach)
         ends_def, layer_def, _, _ = _definitions(config)
         ends = nnx.merge(ends_def, params["ends"])
         tables = _rope_tables(config, positions)
-        windows = np.array([w or NO_WINDOW for w in config.windows], np.int32)
-        which = np.array(config.rope_index, np.int32)
-        no_window = all(w is None for w in config.windows)
+        layout = row_layout(positions, reach, config.windows)
+        which = (
+            np.array(config.rope_index, np.int32),
+            np.array(layout.window_index, np.int32),
+        )
 
         def step(x, scanned):
-            layer_params, window, rope_index = scanned
+            layer_params, (rope_index, window_index) = scanned
             cos, sin = (table[rope_index] for table in tables)
 
             def attend(query, key, value):
-                out = attend_in_blocks(
+                out = attend_in_rows(
                     query,
-                    key.swapaxes(1, 2),
-                    value.swapaxes(1, 2),
-                    positions,
-                    positions,
+                    key,
+                    value,
+                    layout,
+                    window_index,
                     scale=config.score_scale,
                     softcap=config.attn_logit_softcapping,
-                    window=None if no_window else window,
-                    segments=segment_ids,
-                    keys_are_queries=True,
                 )
                 return out, None
 
@@ -187,7 +188,7 @@ class Policy:
         if remat:
             step = jax.checkpoint(step, prevent_cse=False)
         x, _ = jax.lax.scan(
-            step, ends.embed(tokens), (params["layers"], windows, which), unroll=unroll
+            step, ends.embed(tokens), (params["layers"], which), unroll=unroll
         )
         return ends.final_norm(x)
 
@@ -209,10 +210,10 @@ class Policy:
         params: Params,
         tokens: jax.Array,
         positions: jax.Array,
-        segment_ids: jax.Array | None = None,
+        reach: jax.Array | None = None,
     ) -> jax.Array:
         """Logits of whole rows: `logits` of `hidden`, float32 [B, L, V]."""
-        hidden = self.hidden(params, tokens, positions, segment_ids)
+        hidden = self.hidden(params, tokens, positions, reach)
         return self.logits(params, hidden)
 
     # -- sampling -----------------------------------------------------------------
@@ -368,8 +369,8 @@ def _stored(
     return keys, values, jnp.broadcast_to(index, (keys.shape[0], attend))
 
 
-def _check_tokens(tokens, positions, segment_ids) -> None:
+def _check_tokens(tokens, positions, reach) -> None:
     check_shape("tokens", tokens, (None, None))
     check_shape("positions", positions, tokens.shape)
-    if segment_ids is not None:
-        check_shape("segment_ids", segment_ids, tokens.shape)
+    if reach is not None:
+        check_shape("reach", reach, tokens.shape)

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import check_number, plain_numbers
+from gru_mem_jax.records import check_bool, check_number, plain_numbers
 from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.rewards import RewardConfig, rewards
 from gru_mem_jax.shapes import check_shape
@@ -53,10 +52,7 @@ class AdvantageConfig:
         check_number("alpha", self.alpha, 0, 1)
         check_number("epsilon", self.epsilon, 0, 1)
         for name in ("normalize_std", "leave_one_out", "decoupled"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}"
-                )
+            check_bool(name, getattr(self, name))
 
 
 class Scores(NamedTuple):

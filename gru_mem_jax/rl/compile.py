@@ -229,7 +229,7 @@ def _carry_shapes(spec: LearnerSpec) -> Carry:
 
 
 def _abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
-    integers = ("tokens", "positions", "segment_ids", "conversation")
+    integers = ("tokens", "positions", "reach", "conversation")
     arrays: dict[str, Any] = {
         field.name: jax.ShapeDtypeStruct(
             shape,

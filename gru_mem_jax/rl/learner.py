@@ -215,7 +215,7 @@ def predicted(spec: LearnerSpec, params: Params, rows: PackedRows) -> jax.Array:
         jax.tree.map(lambda x: x.astype(spec.config.dtype), params),
         jnp.asarray(rows.tokens),
         jnp.asarray(rows.positions),
-        jnp.asarray(rows.segment_ids),
+        jnp.asarray(rows.reach),
         unroll=spec.config.unroll_layers,
     )
     return likeliest(

@@ -178,7 +178,7 @@ def row_logprobs(
     Returns:
       logprobs and entropy, float32 [B, L], 0 on prompts and padding.
     """
-    layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.segment_ids))
+    layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.reach))
     hidden = policy.hidden(params, *layout, remat=remat, unroll=unroll)
     return token_logprobs(
         policy,

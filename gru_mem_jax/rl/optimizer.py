@@ -10,6 +10,7 @@ import optax
 
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import (
+    check_bool,
     check_choice,
     check_int,
     check_number,
@@ -43,6 +44,8 @@ class LearnerConfig:
       row_tokens: most tokens of a packed row.
       rows_per_device: rows of a micro-batch on each device that rows are split over.
       length_buckets: so many lengths of row are compiled at most.
+      share_prefixes: tokens with which a question's prompts begin alike are computed
+        once; the gradient is the same.
       remat: compute layers again in the backward pass instead of storing them.
       unroll_layers: layers in one step of the scan over layers: all of a shallow policy
         are quicker on CPU (by a third for two layers), many take long to compile.
@@ -69,6 +72,7 @@ class LearnerConfig:
     row_tokens: int = 9216
     rows_per_device: int = 1
     length_buckets: int = 4
+    share_prefixes: bool = True
     remat: bool = True
     unroll_layers: int = 1
     logits_chunk: int = 512
@@ -106,10 +110,7 @@ class LearnerConfig:
         check_int("logits_chunk", self.logits_chunk, 1)
         check_int("unroll_layers", self.unroll_layers, 1)
         for name in ("remat", "drop_cut"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}"
-                )
+            check_bool(name, getattr(self, name))
         if self.compute_dtype is not None:
             check_choice("compute_dtype", self.compute_dtype, DTYPES)
         if self.lora is not None and not isinstance(self.lora, LoraConfig):
@@ -122,6 +123,7 @@ class LearnerConfig:
             row_tokens=self.row_tokens,
             rows=self.rows_per_device * shards,
             length_buckets=self.length_buckets,
+            share_prefixes=self.share_prefixes,
         )
 
     @property

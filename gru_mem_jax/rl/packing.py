@@ -1,9 +1,9 @@
 """Conversations to packed rows of tokens, and values back to conversations.
 
-A turn is one conversation, (prompt, completion). Several share a row, told apart by
-segment ids, each with positions of its own: both are data, so that a row may one day be
-a tree of suffixes behind one prefix. Everything here is numpy on the host, and depends
-on nothing but the conversations and the configuration.
+A turn is one conversation, (prompt, completion). Several share a row, and those of a
+question that begin alike share their first tokens (`rl.trees`): who sees whom is one
+number a token, `reach`. Everything here is numpy on the host, and depends on nothing
+but the conversations and the configuration.
 """
 
 import bisect
@@ -15,9 +15,12 @@ import numpy as np
 
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import check_int, plain_numbers
+from gru_mem_jax.records import check_bool, check_int, plain_numbers
 from gru_mem_jax.rl.outcomes import Array
+from gru_mem_jax.rl.trees import Tree, prefix_trees, single
 from gru_mem_jax.shapes import check_shape
+
+Row = tuple[Tree, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,17 +69,21 @@ class PackConfig:
       rows: B, rows of a micro-batch.
       length_buckets: a micro-batch is as long as its longest row, rounded up to one of
         so many equal steps of row_tokens: so many programs are compiled at most.
+      share_prefixes: tokens with which prompts of a question begin alike stand once in
+        a row.
     """
 
     row_tokens: int = 9216
     rows: int = 1
     length_buckets: int = 4
+    share_prefixes: bool = True
 
     def __post_init__(self) -> None:
         plain_numbers(self)
         check_int("row_tokens", self.row_tokens, 2)
         check_int("rows", self.rows, 1)
         check_int("length_buckets", self.length_buckets, 1, self.row_tokens)
+        check_bool("share_prefixes", self.share_prefixes)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -93,16 +100,19 @@ class PackedRows:
     Attributes:
       tokens: int32 [B, L], 0 on padding.
       positions: int32 [B, L], from 0 in each conversation, -1 on padding.
-      segment_ids: int32 [B, L], from 1 in each row, 0 on padding.
+      reach: int32 [B, L], one past the last place of the conversations that the token
+        belongs to: the token at i sees that at j if j <= i < reach[j]. Padding sees
+        itself.
       completion_mask: float32 [B, L], 1 on sampled tokens.
       advantages: float32 [B, L], 0 but on sampled tokens.
       sampler_logprobs: float32 [B, L], 0 but on sampled tokens.
-      conversation: int32 [B, L], which of the packed conversations; -1 on padding.
+      conversation: int32 [B, L], which of the packed conversations; of a shared token
+        the first one; -1 on padding.
     """
 
     tokens: Array
     positions: Array
-    segment_ids: Array
+    reach: Array
     completion_mask: Array
     advantages: Array
     sampler_logprobs: Array
@@ -183,8 +193,10 @@ def mini_batches(
 def pack(conversations: Sequence[Conversation], config: PackConfig) -> list[PackedRows]:
     """Packs conversations into rows, and rows of like length into micro-batches.
 
-    Best-fit decreasing: the longest first, each into the fullest row that has room.
-    Equal lengths go by `Conversation.index`, so that the order given does not matter.
+    The conversations of a question become trees of shared prefixes, a conversation that
+    shares nothing a tree of its own. Trees are packed by best-fit decreasing: the
+    largest first, each into the fullest row that has room. Equal ones go by
+    `Conversation.index`, so that the order given does not matter.
 
     Args:
       conversations: of one optimiser step, with distinct indices.
@@ -197,26 +209,23 @@ def pack(conversations: Sequence[Conversation], config: PackConfig) -> list[Pack
     Raises:
       InputError: a conversation is longer than a row.
     """
-    rows = assign_rows(conversations, config.row_tokens)
-    return pack_rows(conversations, rows, config)
+    return pack_rows(conversations, assign_rows(conversations, config), config)
 
 
 def pack_rows(
-    conversations: Sequence[Conversation],
-    rows: Sequence[Sequence[int]],
-    config: PackConfig,
+    conversations: Sequence[Conversation], rows: Sequence[Row], config: PackConfig
 ) -> list[PackedRows]:
     """Micro-batches of rows that are assigned already.
 
     Args:
       conversations: all that `rows` may name.
-      rows: of one optimiser step, indices of the conversations in each.
+      rows: of one optimiser step, of `assign_rows`.
       config: size of the rows.
 
     Returns:
       As `pack`.
     """
-    used = [sum(len(conversations[i]) for i in row) for row in rows]
+    used = [sum(tree.size for tree in row) for row in rows]
     # Like lengths together, so that little is padded.
     rows = [rows[r] for r in sorted(range(len(rows)), key=lambda r: (-used[r], r))]
     used.sort(reverse=True)
@@ -228,70 +237,124 @@ def pack_rows(
     return batches
 
 
-def assign_rows(
-    conversations: Sequence[Conversation], row_tokens: int
-) -> list[list[int]]:
-    """Which conversations share a row: best-fit decreasing, as `pack` says.
+def assign_rows(conversations: Sequence[Conversation], config: PackConfig) -> list[Row]:
+    """Which conversations share a prefix, and which a row, as `pack` says.
 
     Raises:
       InputError: a conversation is longer than a row.
     """
-    order = sorted(
-        range(len(conversations)),
-        key=lambda i: (-len(conversations[i]), conversations[i].index),
-    )
-    rows: list[list[int]] = []
+    trees = _trees(conversations, config)
+
+    def largest_first(tree: Tree) -> tuple[int, tuple[int, int, int]]:
+        return -tree.size, conversations[tree.items[0]].index
+
+    rows: list[list[Tree]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    for i in order:
-        size = len(conversations[i])
-        if size > row_tokens:
-            item = conversations[i]
+    for tree in sorted(trees, key=largest_first):
+        place = bisect.bisect_left(room, (tree.size, -1))
+        if place == len(room):
+            rows.append([])
+            free, row = config.row_tokens, len(rows) - 1
+        else:
+            free, row = room.pop(place)
+        rows[row].append(tree)
+        bisect.insort(room, (free - tree.size, row))
+    return [tuple(row) for row in rows]
+
+
+def row_items(rows: Sequence[Row]) -> list[int]:
+    """Indices of the conversations in rows of `assign_rows`."""
+    return [i for row in rows for tree in row for i in tree.items]
+
+
+def _trees(conversations: Sequence[Conversation], config: PackConfig) -> list[Tree]:
+    of_question: dict[int, list[int]] = {}
+    for i, item in enumerate(conversations):
+        if len(item) > config.row_tokens:
             raise InputError(
                 f"{item.name} has {len(item.prompt_ids)} prompt and "
                 f"{len(item.completion_ids)} sampled tokens, more than a row of "
-                f"{row_tokens}; raise row_tokens or lower the agent's budgets"
+                f"{config.row_tokens}; raise row_tokens or lower the agent's budgets"
             )
-        place = bisect.bisect_left(room, (size, -1))
-        if place == len(room):
-            rows.append([])
-            free, row = row_tokens, len(rows) - 1
-        else:
-            free, row = room.pop(place)
-        rows[row].append(i)
-        bisect.insort(room, (free - size, row))
-    return rows
+        of_question.setdefault(item.index[0], []).append(i)
+    if not config.share_prefixes:
+        return [single(i, len(item)) for i, item in enumerate(conversations)]
+    trees: list[Tree] = []
+    for members in of_question.values():
+        members = sorted(members, key=lambda i: conversations[i].index)
+        items = [conversations[i] for i in members]
+        for tree in prefix_trees(
+            [item.prompt_ids for item in items],
+            [len(item) for item in items],
+            config.row_tokens,
+        ):
+            own = tuple(members[i] for i in tree.items)
+            trees.append(dataclasses.replace(tree, items=own))
+    return trees
 
 
 def _fill(
-    conversations: Sequence[Conversation],
-    rows: Sequence[Sequence[int]],
-    shape: tuple[int, int],
+    conversations: Sequence[Conversation], rows: Sequence[Row], shape: tuple[int, int]
 ) -> PackedRows:
     arrays = {
         "tokens": np.zeros(shape, np.int32),
         "positions": np.full(shape, -1, np.int32),
-        "segment_ids": np.zeros(shape, np.int32),
+        "reach": np.tile(np.arange(1, shape[1] + 1, dtype=np.int32), (shape[0], 1)),
         "completion_mask": np.zeros(shape, np.float32),
         "advantages": np.zeros(shape, np.float32),
         "sampler_logprobs": np.zeros(shape, np.float32),
         "conversation": np.full(shape, -1, np.int32),
     }
+    path = np.zeros(shape[1], np.int64)  # where the token at each position stands
     for b, row in enumerate(rows):
         start = 0
-        for segment, i in enumerate(row, 1):
-            item = conversations[i]
-            end = start + len(item)
-            whole = (b, slice(start, end))
-            sampled = (b, slice(start + len(item.prompt_ids), end))
-            arrays["tokens"][whole] = item.prompt_ids + item.completion_ids
-            arrays["positions"][whole] = np.arange(len(item))
-            arrays["segment_ids"][whole] = segment
-            arrays["conversation"][whole] = i
-            arrays["completion_mask"][sampled] = 1
-            arrays["advantages"][sampled] = item.advantage
-            arrays["sampler_logprobs"][sampled] = item.sampler_logprobs
-            start = end
+        for tree in row:
+            for i, shared in zip(tree.items, tree.shared):
+                item = conversations[i]
+                length = len(item)
+                end = start + length - shared
+                own = (b, slice(start, end))
+                sampled = (b, slice(end - len(item.completion_ids), end))
+                path[shared:length] = np.arange(start, end)
+                arrays["tokens"][own] = (item.prompt_ids + item.completion_ids)[shared:]
+                arrays["positions"][own] = np.arange(shared, length)
+                arrays["reach"][b, path[:length]] = end
+                arrays["conversation"][own] = i
+                arrays["completion_mask"][sampled] = 1
+                arrays["advantages"][sampled] = item.advantage
+                arrays["sampler_logprobs"][sampled] = item.sampler_logprobs
+                start = end
     return PackedRows(**arrays)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What packed rows hold.
+
+    Attributes:
+      rows: that hold anything.
+      tokens: in them, without padding.
+      padding: tokens of micro-batches that are none.
+      pairs: of tokens of which one sees the other: what attention is for.
+    """
+
+    rows: int
+    tokens: int
+    padding: int
+    pairs: int
+
+
+def count_rows(batches: Sequence[PackedRows]) -> RowCounts:
+    """Counts over micro-batches."""
+    rows = tokens = places = pairs = 0
+    for micro in batches:
+        real = np.asarray(micro.positions) >= 0
+        seen_by = np.asarray(micro.reach) - np.arange(real.shape[1])
+        rows += int(real.any(axis=1).sum())
+        tokens += int(real.sum())
+        places += real.size
+        pairs += int(seen_by[real].sum(dtype=np.int64))
+    return RowCounts(rows, tokens, places - tokens, pairs)
 
 
 def unpack(

@@ -14,6 +14,7 @@ from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.rl.learner import Report
 from gru_mem_jax.rl.objective import TokenSum
 from gru_mem_jax.rl.outcomes import Array, Outcomes
+from gru_mem_jax.rl.packing import PackedRows, count_rows
 from gru_mem_jax.rl.rollout import RolloutBatch
 
 Summary = dict[str, float | int | None]
@@ -119,6 +120,23 @@ def _groups(batch: RolloutBatch, keep: Array, signal: Array) -> Summary:
         "tokens/sampled": sum(len(turn.completion_ids) for turn in batch.turns),
         "tokens/prompts": sum(len(turn.prompt_ids) for turn in batch.turns),
         "tokens/shared": batch.shared_tokens,
+    }
+
+
+def summarize_rows(batches: Sequence[PackedRows], separate: int) -> Summary:
+    """What the learner's rows hold.
+
+    Args:
+      batches: micro-batches of a step.
+      separate: tokens of all conversations in them, each by itself.
+    """
+    counts = count_rows(batches)
+    return {
+        "rows/count": counts.rows,
+        "rows/tokens": counts.tokens,
+        "rows/saved": separate - counts.tokens,
+        "rows/padding": counts.padding,
+        "rows/pairs": counts.pairs,
     }
 
 

@@ -15,6 +15,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import Suite
 from gru_mem_jax.parallelism import MeshConfig
 from gru_mem_jax.records import (
+    check_bool,
     check_choice,
     check_int,
     check_number,
@@ -127,10 +128,7 @@ class RolloutConfig:
         for name in ("max_refills", "sample_every", "samples"):
             check_int(name, getattr(self, name), 0)
         for name in ("dynamic_sampling", "overlap", "record"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}"
-                )
+            check_bool(name, getattr(self, name))
         if self.logprob_gap_limit is not None:
             check_number("logprob_gap_limit", self.logprob_gap_limit, 0, 1e6)
 

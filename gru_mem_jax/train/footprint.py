@@ -9,7 +9,7 @@ With W the bytes of all params in float32, cut as the mesh cuts them, and AdamW:
     of size H, feed-forward F; b bytes a number):
         layer inputs      R L N D b              with remat; else all that a layer keeps
         one layer         2 R L (5 D + 3 (Q + K) H + 3 F) b
-        scores            3 R Q L min(L, block) 4
+        scores            3 R Q q k 4, blocks of q queries and k keys
         logits            3 R chunk V 4
     gathered weights      two layers and the embedding, where weights are cut
 
@@ -25,8 +25,8 @@ import jax.numpy as jnp
 
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import FSDP, MeshConfig, partition
-from gru_mem_jax.policy.attention import LARGEST_BLOCK
 from gru_mem_jax.policy.functional import Policy
+from gru_mem_jax.policy.row_attention import block_size
 from gru_mem_jax.rl import lora
 from gru_mem_jax.rl.optimizer import LearnerConfig, make_optimizer, optimizer_shardings
 from gru_mem_jax.sampling.config import EngineConfig
@@ -153,13 +153,13 @@ def _activations(
     inner = 3 * heads * shape.head_dim + 3 * shape.intermediate_size
     layer = tokens * (5 * shape.hidden_size + inner // mesh.tensor) * compute
     kept = tokens * shape.hidden_size * compute if config.remat else layer
-    block = min(config.row_tokens, LARGEST_BLOCK)
+    queries, keys = block_size(config.row_tokens)
     own_heads = max(1, shape.num_attention_heads // mesh.tensor)
     chunk = min(config.logits_chunk, config.row_tokens) * config.rows_per_device
     return {
         "layer_inputs": shape.num_hidden_layers * kept,
         "one_layer": 2 * layer,
-        "scores": 3 * tokens * block * own_heads * 4,
+        "scores": 3 * config.rows_per_device * queries * keys * own_heads * 4,
         "logits": 3 * chunk * shape.vocab_size * 4 // mesh.tensor,
     }
 

@@ -19,6 +19,7 @@ from gru_mem_jax.rl.rollout import learnable
 from gru_mem_jax.rl.summary import (
     summarize_gaps,
     summarize_rollouts,
+    summarize_rows,
     summarize_updates,
 )
 from gru_mem_jax.runs.checkpoints.store import RunState
@@ -93,6 +94,8 @@ class RLStep:
             batch, scores.advantages, keep, drop_cut=self._config.learner.drop_cut
         )
         parts = self._pack(turns, step)
+        learned = sum(map(len, turns))
+        columns |= summarize_rows([rows for part in parts for rows in part], learned)
         with self._monitor.stage("score"):
             old, reference = self._logprobs(at, parts)
         if old is not None or not parts:
@@ -125,7 +128,6 @@ class RLStep:
                 self._parts.folder.trajectories, step, rollouts, config.samples
             )
         seconds["step"] = time.perf_counter() - started
-        learned = sum(len(turn) for turn in turns)
         columns |= time_columns(seconds, int(columns["tokens/sampled"] or 0), learned)
         at = RunState(
             step=step,

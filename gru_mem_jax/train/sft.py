@@ -27,12 +27,14 @@ from gru_mem_jax.rl.packing import (
     Conversation,
     PackConfig,
     PackedRows,
+    Row,
     assign_rows,
     pack,
     pack_rows,
+    row_items,
     unpack,
 )
-from gru_mem_jax.rl.summary import summarize_updates
+from gru_mem_jax.rl.summary import summarize_rows, summarize_updates
 from gru_mem_jax.runs.checkpoints.store import RunState
 from gru_mem_jax.train.config import SFTConfig
 from gru_mem_jax.train.loop import Columns, Monitor, RunParts, StepResult, update
@@ -49,7 +51,7 @@ class Step(NamedTuple):
       position: of the first example of the pool that comes next.
       taken: batches of that pool that are done.
       met_bad: bad examples that were met on the way.
-      tokens: in all rows, prompts too.
+      tokens: of all turns, prompts too, each turn by itself.
     """
 
     micro_batches: list[PackedRows]
@@ -61,7 +63,7 @@ class Step(NamedTuple):
 
 class _Pool(NamedTuple):
     conversations: list[Conversation]
-    batches: list[list[list[int]]]  # rows of each batch: indices of conversations
+    batches: list[list[Row]]  # rows of each batch
     after: int  # position of the next pool
     met_bad: int
 
@@ -109,13 +111,12 @@ class TurnStream:
                 ends = i + 1 == len(pool.batches)
                 if is_short and step == self._config.short_steps:
                     ends = True  # the rest of its pool is of the wrong kind
-                chosen = [pool.conversations[c] for row in rows for c in row]
                 yield Step(
                     pack_rows(pool.conversations, rows, self._packing),
                     position=pool.after if ends else position,
                     taken=0 if ends else i + 1,
                     met_bad=pool.met_bad if i == 0 else 0,
-                    tokens=sum(map(len, chosen)),
+                    tokens=sum(len(pool.conversations[i]) for i in row_items(rows)),
                 )
                 if ends:
                     break
@@ -131,7 +132,7 @@ class TurnStream:
             made = questions.next_turns(oracle, config.loop.seed, position)
             met_bad, position = met_bad + made.skipped, made.position + 1
             found += as_conversations(made.turns, made.position)
-        rows = assign_rows(found, config.learner.row_tokens)
+        rows = assign_rows(found, self._packing)
         random.Random(f"rows/{config.loop.seed}/{start}").shuffle(rows)
         count = -(-len(rows) // config.rows)
         # As equal as can be: a last batch of few tokens would have a noisy gradient.
@@ -240,6 +241,7 @@ class SFTStep:
         def columns() -> Columns:
             found = summarize_updates([jax.device_get(report)])
             found["target_tokens"] = int(report.sums["loss"].count)
+            found |= summarize_rows(batch.micro_batches, batch.tokens)
             found["skipped"] = int(state.skipped)
             found["data/skipped"] = self._questions.known_bad + at.met_bad
             return found | self._times(at.step)

@@ -45,8 +45,8 @@ def setup(name):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def apply(policy, params, tokens, positions, segment_ids=None):
-    return policy.apply(params, tokens, positions, segment_ids)
+def apply(policy, params, tokens, positions, reach=None):
+    return policy.apply(params, tokens, positions, reach)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("attend", "fresh"))
@@ -137,13 +137,13 @@ def test_packed_rows_equal_single_ones(name):
     lengths = [5, 3, 4]
     tokens = random_tokens(1, 14)
     positions = np.full((1, 14), -1, np.int32)
-    segments = np.zeros((1, 14), np.int32)
+    reach = np.arange(1, 15, dtype=np.int32)[None]
     start = 0
-    for index, length in enumerate(lengths, start=1):
+    for length in lengths:
         positions[0, start : start + length] = np.arange(length)
-        segments[0, start : start + length] = index
+        reach[0, start : start + length] = start + length
         start += length
-    packed = apply(policy, params, tokens, positions, segments)
+    packed = apply(policy, params, tokens, positions, reach)
     start = 0
     for length in lengths:
         alone = apply(

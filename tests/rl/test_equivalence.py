@@ -1,8 +1,9 @@
 """One loss and one gradient, however the same conversations are laid out.
 
 A tiny policy learns from twelve conversations with the whole objective: KL to another
-policy, old logprobs of a third. Packed into rows, cut into micro-batches, spread over
-devices or taken one at a time, total, count and gradient agree.
+policy, old logprobs of a third. Packed into rows, with prefixes shared or not, cut into
+micro-batches, spread over devices or taken one at a time, total, count and gradient
+agree.
 """
 
 import functools
@@ -16,35 +17,49 @@ from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.logprobs import row_logprobs
 from gru_mem_jax.rl.objective import ObjectiveConfig, TokenSum, dapo_objective
-from gru_mem_jax.rl.packing import Conversation, PackConfig, PackedRows, pack, unpack
+from gru_mem_jax.rl.packing import (
+    Conversation,
+    PackConfig,
+    PackedRows,
+    count_rows,
+    pack,
+    unpack,
+)
 
 VOCAB = 31
-POLICY = make_policy(
-    PolicyConfig(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.2,
-    )
-)
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.2,
+}
+POLICY = make_policy(PolicyConfig(**SHAPE))
 NOW, OLD, REFERENCE = (POLICY.init(jax.random.key(seed)) for seed in range(3))
 OBJECTIVE = ObjectiveConfig(beta=0.1, dual_clip=3.0)
 
 
 def twelve():
+    """Two questions, two rollouts of three turns each.
+
+    Prompts of a turn begin alike; at the first turn they are equal, at the second one
+    is the beginning of the other.
+    """
     rng = np.random.default_rng(0)
     items = []
     for i in range(12):
-        prompt, completion = rng.integers(2, 15), rng.integers(1, 9)
-        ids = rng.integers(0, VOCAB, prompt + completion).tolist()
+        question, rollout, turn = i // 6, i // 3 % 2, i % 3
+        if rollout == 0 and turn == 0:
+            fronts = rng.integers(0, VOCAB, (3, 9)).tolist()
+        own = [[], [3, 4, 5] * rollout, rng.integers(0, VOCAB, 1 + 3 * rollout)]
+        prompt, completion = [*fronts[turn], *own[turn]], rng.integers(1, 9)
         items.append(
             Conversation(
-                index=(i // 6, i // 3 % 2, i % 3),
-                prompt_ids=tuple(ids[:prompt]),
-                completion_ids=tuple(ids[prompt:]),
+                index=(question, rollout, turn),
+                prompt_ids=tuple(map(int, prompt)),
+                completion_ids=tuple(rng.integers(0, VOCAB, completion).tolist()),
                 sampler_logprobs=(0.0,) * int(completion),
                 advantage=float(rng.normal()),
             )
@@ -84,12 +99,14 @@ def gradient(params, rows, old=OLD, reference=REFERENCE):
     return total, grads
 
 
+ADD = functools.partial(jax.tree.map, jnp.add)
+
+
 def accumulated(batches):
     """The step's TokenSum and its summed gradient, micro-batch by micro-batch."""
     parts = [gradient(NOW, rows) for rows in batches]
-    add = functools.partial(jax.tree.map, jnp.add)
     return functools.reduce(TokenSum.__add__, [total for total, _ in parts]), (
-        functools.reduce(add, [grads for _, grads in parts])
+        functools.reduce(ADD, [grads for _, grads in parts])
     )
 
 
@@ -118,24 +135,65 @@ def test_the_reference_is_no_trivial_one(one_at_a_time):
 
 
 @pytest.mark.parametrize(
-    ("row_tokens", "rows", "length_buckets"),
+    ("row_tokens", "rows", "share"),
     [
-        (300, 1, 1),  # all in one row
-        (50, 3, 1),
-        (64, 8, 1),  # one micro-batch, with rows of padding
+        (300, 1, False),  # all in one row
+        (300, 1, True),
+        (50, 3, False),
+        (50, 3, True),
+        (25, 3, True),  # trees that are cut
+        (64, 8, True),  # one micro-batch, with rows of padding
     ],
 )
-def test_packed_equals_one_at_a_time(one_at_a_time, row_tokens, rows, length_buckets):
-    config = PackConfig(row_tokens=row_tokens, rows=rows, length_buckets=length_buckets)
+def test_packed_equals_one_at_a_time(one_at_a_time, row_tokens, rows, share):
+    config = PackConfig(
+        row_tokens=row_tokens, rows=rows, length_buckets=1, share_prefixes=share
+    )
     batches = pack(ITEMS, config)
+    every = sum(map(len, ITEMS))
+    assert (count_rows(batches).tokens < 0.8 * every) == share
     assert_same(accumulated(batches), one_at_a_time)
 
 
+def test_windows_and_soft_caps_see_the_same_in_a_tree():
+    """Layers with a window of three positions, scores and logits capped."""
+    policy = make_policy(
+        PolicyConfig(
+            **SHAPE,
+            family="gemma3_text",
+            layer_types=("sliding_attention", "full_attention"),
+            sliding_window=3,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=5.0,
+        )
+    )
+    params = policy.init(jax.random.key(5))
+
+    @jax.jit
+    @jax.grad
+    def grads_of(params, rows):
+        logprobs, _ = row_logprobs(policy, params, rows, chunk=4)
+        return (logprobs * rows.advantages).sum()
+
+    trees, alone = (
+        [grads_of(params, rows) for rows in pack(ITEMS, config)]
+        for config in (
+            PackConfig(row_tokens=100, length_buckets=1),
+            PackConfig(row_tokens=LONGEST, length_buckets=1, share_prefixes=False),
+        )
+    )
+    assert len(trees) == 2 < len(alone)
+    trees, alone = (functools.reduce(ADD, parts) for parts in (trees, alone))
+    for mine, theirs in zip(*map(jax.tree.leaves, (trees, alone)), strict=True):
+        largest = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(mine, theirs, atol=1e-5 * largest)
+
+
 def test_without_padding_or_packing_at_all():
-    """A row exactly as long as its conversation, without segment ids."""
+    """A row exactly as long as its conversation, without `reach`."""
     item = ITEMS[0]
     (rows,) = pack([item], PackConfig(row_tokens=len(item), length_buckets=1))
-    alone = gradient(NOW, PackedRows(**vars(rows) | {"segment_ids": None}))
+    alone = gradient(NOW, PackedRows(**vars(rows) | {"reach": None}))
     padded = PackConfig(row_tokens=LONGEST, rows=1, length_buckets=1)
     assert len(item) < LONGEST
     assert_same(alone, accumulated(pack([item], padded)))

@@ -320,8 +320,8 @@ def test_predicted_tokens_are_the_argmax(params):
     (rows, *_) = pack(some_conversations(number=3), learner.packing)
     right = np.asarray(learner.predicted(params, rows))
     for b in range(rows.tokens.shape[0]):
-        for segment in range(1, rows.segment_ids[b].max() + 1):
-            (where,) = np.nonzero(rows.segment_ids[b] == segment)
+        for end in np.flatnonzero(np.diff(rows.conversation[b], append=-1)):
+            where = np.flatnonzero(rows.reach[b, : end + 1] > end)
             ids = jnp.asarray(rows.tokens[b, where])[None]
             logits = POLICY.apply(params, ids, jnp.arange(len(where))[None])[0]
             best = np.asarray(jnp.argmax(logits, -1))[:-1] == np.asarray(ids)[0, 1:]

@@ -192,7 +192,7 @@ def test_row_logprobs_do_not_depend_on_padding_or_remat():
     rows = PackedRows(
         tokens=tokens,
         positions=positions,
-        segment_ids=np.ones_like(tokens),
+        reach=np.full_like(tokens, LENGTH),
         completion_mask=mask,
         advantages=mask,
         sampler_logprobs=mask,

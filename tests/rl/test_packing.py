@@ -23,29 +23,16 @@ def conversation(index, prompt, completion, advantage=1.0):
     )
 
 
-def random_conversations(seed, count, longest=12):
-    rng = random.Random(seed)
-    return [
-        conversation(
-            (i // 4, i % 4, rng.randrange(3)),
-            rng.randint(1, longest // 2),
-            rng.randint(1, longest // 2),
-            rng.uniform(-1, 1),
-        )
-        for i in range(count)
-    ]
-
-
 def test_one_row_by_hand():
     """2 + 2 and 1 + 1 tokens in a row of 8: the longer first, two tokens left over."""
-    short = conversation((0, 0, 0), 1, 1, advantage=0.5)
+    short = conversation((1, 0, 0), 1, 1, advantage=0.5)
     long = conversation((0, 0, 1), 2, 2, advantage=-1.0)
     config = b.PackConfig(row_tokens=8, rows=1, length_buckets=1)
     (rows,) = b.pack([short, long], config)
     expected = {
         "tokens": [100, 101, 1, 2, 100, 1, 0, 0],
         "positions": [0, 1, 2, 3, 0, 1, -1, -1],
-        "segment_ids": [1, 1, 1, 1, 2, 2, 0, 0],
+        "reach": [4, 4, 4, 4, 6, 6, 7, 8],
         "completion_mask": [0, 0, 1, 1, 0, 1, 0, 0],
         "advantages": [0, 0, -1, -1, 0, 0.5, 0, 0],
         "sampler_logprobs": [0, 0, -1, -2, 0, -1, 0, 0],
@@ -59,7 +46,7 @@ def test_one_row_by_hand():
 
 def test_best_fit_decreasing():
     """Lengths 7, 5, 4, 3, 2 in rows of 10: 7 + 3, 5 + 4; 2 fits nowhere."""
-    items = [conversation((0, 0, k), n - 1, 1) for k, n in enumerate([2, 3, 4, 5, 7])]
+    items = [conversation((k, 0, 0), n - 1, 1) for k, n in enumerate([2, 3, 4, 5, 7])]
     config = b.PackConfig(row_tokens=10, rows=2, length_buckets=2)
     batches = b.pack(items, config)
     assert [rows.tokens.shape for rows in batches] == [(2, 10), (2, 5)]
@@ -77,61 +64,168 @@ def test_shapes_are_few():
     config = b.PackConfig(row_tokens=9216, rows=1, length_buckets=4)
     assert config.lengths == (2304, 4608, 6912, 9216)
     assert b.PackConfig(row_tokens=10, length_buckets=3).lengths == (4, 7, 10)
-    items = random_conversations(0, 60)
-    config = b.PackConfig(row_tokens=20, rows=3, length_buckets=2)
+    items = like_rollouts(0, 60)
+    config = b.PackConfig(row_tokens=24, rows=3, length_buckets=2)
     shapes = {rows.tokens.shape for rows in b.pack(items, config)}
-    assert shapes <= {(3, 10), (3, 20)}
+    assert shapes <= {(3, 12), (3, 24)}
+
+
+def unpacked(micro, row):
+    """The conversations of a row, told by `reach` alone: for each leaf its path."""
+    length = micro.tokens.shape[1]
+    reach, positions = micro.reach[row], micro.positions[row]
+    paths = []
+    for i in range(length):
+        is_last = i + 1 == length or positions[i + 1] != positions[i] + 1
+        if positions[i] >= 0 and (is_last or reach[i] == i + 1):
+            paths.append([j for j in range(i + 1) if reach[j] > i])
+    return paths
+
+
+def like_rollouts(seed, count, shared=True):
+    """Prompts that begin alike now and then; some are equal, some another's prefix."""
+    rng = random.Random(seed)
+    bases = [[rng.randrange(3) for _ in range(10)] for _ in range(3)]
+    items = []
+    for i in range(count):
+        prompt = list(rng.choice(bases)[: rng.randint(1, 10)])
+        prompt += [rng.randrange(3) for _ in range(rng.choice([0, 0, 1, 3]))]
+        new = [rng.randrange(3) for _ in range(rng.randint(1, 6))]
+        items.append(
+            b.Conversation(
+                index=(i // 8 if shared else i, i % 8, 0),
+                prompt_ids=tuple(prompt),
+                completion_ids=tuple(new),
+                sampler_logprobs=tuple(rng.uniform(-3, 0) for _ in new),
+                advantage=rng.uniform(-1, 1),
+            )
+        )
+    return items
 
 
 @hypothesis.given(
     seed=st.integers(0, 10**6),
     count=st.integers(1, 40),
     rows=st.integers(1, 4),
-    spare=st.integers(0, 30),
+    spare=st.integers(0, 60),
+    share=st.booleans(),
 )
-@hypothesis.settings(max_examples=60, deadline=None)
-def test_packing_loses_nothing(seed, count, rows, spare):
-    items = random_conversations(seed, count)
-    config = b.PackConfig(row_tokens=12 + spare, rows=rows, length_buckets=3)
+@hypothesis.settings(max_examples=80, deadline=None)
+def test_packing_loses_nothing(seed, count, rows, spare, share):
+    items = like_rollouts(seed, count)
+    config = b.PackConfig(
+        row_tokens=19 + spare, rows=rows, length_buckets=3, share_prefixes=share
+    )
     batches = b.pack(items, config)
-    found = {}
+    found = []
     for micro in batches:
         assert micro.tokens.shape[0] == rows
         assert micro.tokens.shape[1] in config.lengths
         for row in range(rows):
-            segments = micro.segment_ids[row]
-            for segment in range(1, segments.max() + 1):
-                at = np.flatnonzero(segments == segment)
-                # Adjacent, with positions from 0.
-                assert at.tolist() == list(range(at[0], at[-1] + 1))
-                assert micro.positions[row, at].tolist() == list(range(len(at)))
-                (owner,) = set(micro.conversation[row, at].tolist())
-                item = items[owner]
-                tokens = micro.tokens[row, at].tolist()
-                assert tuple(tokens) == item.prompt_ids + item.completion_ids
-                mask = [0] * len(item.prompt_ids) + [1] * len(item.completion_ids)
-                assert micro.completion_mask[row, at].tolist() == mask
-                found[owner] = found.get(owner, 0) + 1
-            padding = segments == 0
-            assert (micro.positions[row][padding] == -1).all()
+            padding = micro.positions[row] < 0
             assert not micro.completion_mask[row][padding].any()
-    assert found == dict.fromkeys(range(count), 1)
-    # Never more than half empty on the whole, but for one row.
-    used = sum(map(len, items))
-    taken = sum((micro.segment_ids.max(axis=1) > 0).sum() for micro in batches)
-    assert (taken - 1) * config.row_tokens <= 2 * used
+            place = np.flatnonzero(padding)
+            assert micro.reach[row][padding].tolist() == (place + 1).tolist()
+            for path in unpacked(micro, row):
+                assert micro.positions[row, path].tolist() == list(range(len(path)))
+                owner = int(micro.conversation[row, path[-1]])
+                item = items[owner]
+                tokens = tuple(micro.tokens[row, path].tolist())
+                assert tokens == item.prompt_ids + item.completion_ids
+                # The last prompt token and all sampled ones are the leaf's own.
+                own = path[len(item.prompt_ids) - 1 :]
+                assert set(micro.conversation[row, own].tolist()) == {owner}
+                assert micro.completion_mask[row, own].tolist() == [0] + [1] * (
+                    len(own) - 1
+                )
+                found.append(owner)
+    assert sorted(found) == list(range(count))
+    assert sum(micro.completion_mask.sum() for micro in batches) == sum(
+        len(item.completion_ids) for item in items
+    )
+    counts = b.count_rows(batches)
+    every = sum(map(len, items))
+    assert counts.tokens <= every
+    if not share:
+        assert counts.tokens == every
+        # Never more than half empty on the whole, but for one row.
+        assert (counts.rows - 1) * config.row_tokens <= 2 * every
+    assert counts.pairs == sum(
+        len(path)
+        for micro in batches
+        for row in range(rows)
+        for path in (
+            np.flatnonzero(micro.reach[row][: i + 1] > i)
+            for i in np.flatnonzero(micro.positions[row] >= 0)
+        )
+    )
     back = b.unpack([micro.sampler_logprobs for micro in batches], batches, count)
     for item, values in zip(items, back, strict=True):
-        assert tuple(values.tolist()) == item.sampler_logprobs
+        np.testing.assert_array_equal(
+            values, np.asarray(item.sampler_logprobs, np.float32)
+        )
+
+
+def test_a_group_by_hand():
+    """Three rollouts of a question: two with equal memories, one with its own.
+
+    Prompts 7 8 9 1 5, 7 8 9 1 5 and 7 8 9 2 5, a row of 16: the first two share four
+    tokens (never the last), the third shares three with them.
+    """
+    items = [
+        b.Conversation(
+            index=(0, g, 0),
+            prompt_ids=prompt,
+            completion_ids=new,
+            sampler_logprobs=(-1.0,) * len(new),
+            advantage=float(g),
+        )
+        for g, (prompt, new) in enumerate(
+            [
+                ((7, 8, 9, 1, 5), (11,)),
+                ((7, 8, 9, 2, 5), (12, 13)),
+                ((7, 8, 9, 1, 5), (14,)),
+            ]
+        )
+    ]
+    (rows,) = b.pack(items, b.PackConfig(row_tokens=16, length_buckets=1))
+    expected = {
+        "tokens": [7, 8, 9, 1, 5, 11, 5, 14, 2, 5, 12, 13, 0, 0, 0, 0],
+        "positions": [0, 1, 2, 3, 4, 5, 4, 5, 3, 4, 5, 6, -1, -1, -1, -1],
+        "reach": [12, 12, 12, 8, 6, 6, 8, 8, 12, 12, 12, 12, 13, 14, 15, 16],
+        "completion_mask": [0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0],
+        "advantages": [0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 1, 1, 0, 0, 0, 0],
+        "conversation": [0, 0, 0, 0, 0, 0, 2, 2, 1, 1, 1, 1, -1, -1, -1, -1],
+    }
+    for name, values in expected.items():
+        assert getattr(rows, name).tolist() == [values], name
+    assert b.count_rows([rows]) == b.RowCounts(rows=1, tokens=12, padding=4, pairs=54)
+
+
+def test_other_questions_share_nothing():
+    one = conversation((0, 0, 0), 6, 2)
+    other = conversation((1, 0, 0), 6, 2)
+    (rows,) = b.pack([one, other], b.PackConfig(row_tokens=16, length_buckets=1))
+    assert rows.positions.tolist() == [[*range(8), *range(8)]]
+
+
+def test_nothing_shared_gives_a_plain_pack():
+    items = like_rollouts(5, 30, shared=False)
+    shared, plain = (
+        b.pack(items, b.PackConfig(row_tokens=40, rows=2, share_prefixes=share))
+        for share in (True, False)
+    )
+    for ours, theirs in zip(shared, plain, strict=True):
+        for name, values in vars(ours).items():
+            np.testing.assert_array_equal(values, getattr(theirs, name))
 
 
 def test_the_order_given_does_not_matter():
-    items = [dataclasses.replace(c) for c in random_conversations(3, 30)]
-    items = list({item.index: item for item in items}.values())
+    items = like_rollouts(3, 30)
     shuffled = random.Random(0).sample(items, len(items))
     config = b.PackConfig(row_tokens=24, rows=2)
     for first, second in zip(b.pack(items, config), b.pack(shuffled, config)):
-        for name in ("tokens", "segment_ids", "advantages", "sampler_logprobs"):
+        for name in ("tokens", "reach", "advantages", "sampler_logprobs"):
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 

@@ -278,9 +278,12 @@ def test_every_turn_of_an_example_is_in_one_batch(tmp_path):
     seen = []
     for step in steps[: whole[1] + 1]:
         for rows in step.micro_batches:
-            for row, segments in zip(rows.tokens, rows.segment_ids, strict=True):
-                for segment in range(1, segments.max() + 1):
-                    seen.append(tuple(row[segments == segment].tolist()))
+            for tokens, reach, owner in zip(
+                rows.tokens, rows.reach, rows.conversation, strict=True
+            ):
+                for end in np.flatnonzero(np.diff(owner, append=-1)):
+                    path = np.flatnonzero(reach[: end + 1] > end)
+                    seen.append(tuple(tokens[path].tolist()))
     directory = tmp_path / "start"
     encoder = TextTokenizer.from_pretrained(open_policy_dir(directory).root)
     oracle = settings.turns.oracle(encoder, settings.start.agent)
