@@ -56,15 +56,17 @@ def test_params_and_optimiser_are_exact(mesh, lora):
     assert estimate["gradients"] == 2 * estimate["params"]
 
 
-def test_activations_are_within_a_factor_of_two_of_the_compiler():
-    learner = compile_learner(POLICY, ObjectiveConfig(), CONFIG)
-    rows, state = learner.abstract_rows(256), learner.abstract_state()
+@pytest.mark.parametrize("row_tokens", [256, 16384])
+def test_activations_are_within_a_factor_of_two_of_the_compiler(row_tokens):
+    config = dataclasses.replace(CONFIG, row_tokens=row_tokens)
+    learner = compile_learner(POLICY, ObjectiveConfig(), config)
+    rows, state = learner.abstract_rows(row_tokens), learner.abstract_state()
     real, count = rows.advantages, jax.ShapeDtypeStruct((), jnp.float32)
     batch = Batch(rows, real, real, count)
     carry = jax.eval_shape(learner.begin)
     lowered = learner.accumulate.lower(state.params, {}, carry, batch)
     temporary = lowered.compile().memory_analysis().temp_size_in_bytes
-    estimate = memory_estimate(POLICY, CONFIG, MeshConfig())
+    estimate = memory_estimate(POLICY, config, MeshConfig())
     names = ("layer_inputs", "one_layer", "scores", "logits")
     formula = sum(estimate[name] for name in names) + estimate["params"]
     assert formula / 2 < temporary < formula * 2
@@ -100,7 +102,7 @@ def test_a_7b_step_on_eight_and_on_64_devices():
     assert pod["params"] * 8 == pytest.approx(eight["params"], rel=0.01)
     assert pod["one_layer"] == eight["one_layer"]
     text = describe_memory(eight)
-    assert text.startswith("total 61.")
+    assert text.startswith("total 59.")
     assert "sampler_cache 15.8 GiB" in text
 
 
