@@ -9,23 +9,30 @@ from gru_mem_jax.agent.trajectory import Turn
 
 
 def run(
-    generator: Generator, recurrences: Iterable[Recurrence]
+    generator: Generator, recurrences: Iterable[Recurrence], *, group_size: int = 1
 ) -> Iterator[tuple[Recurrence, Turn]]:
     """Runs each recurrence to its end and yields every turn as it ends.
 
-    As many requests are kept submitted as the generator works on at once.
+    As many requests are kept submitted as the generator works on at once, rounded up to
+    whole groups: those that wait are then of groups whose prefixes it holds, and a
+    generator that looks for such (see `sampling.admission`) computes each once.
     Recurrences are taken from the iterable when there is room for one more, so that
     it may be long and lazy; those begun have priority over new ones. Between two turns
     the caller may `stop` any of them. A context that stalls delays all recurrences of
     this call, but not those of other threads on the same generator (see `sharing`).
     The generator must not be called directly meanwhile.
 
+    Args:
+      generator: completes the requests.
+      recurrences: to run.
+      group_size: how many that follow each other share most of their prompts.
+
     Raises:
       RunError: the generator returns nothing although it has requests.
     """
     waiting = iter(recurrences)
     running: dict[int, Recurrence] = {}
-    generator = join(generator)
+    generator = join(generator, group_size)
     try:
         while True:
             while len(running) < max(1, generator.capacity):

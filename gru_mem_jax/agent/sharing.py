@@ -2,7 +2,7 @@
 
 `join` gives each caller what looks like a generator of its own. Behind them is one
 queue of requests, in order of submission, and no more are submitted than the generator
-works on at once. There is no worker thread: one of the callers that wait steps the
+works on at once (rounded up to whole groups, for a caller that has groups). There is no worker thread: one of the callers that wait steps the
 generator for all, and hands it over when its own completions have come. A lone caller
 makes the calls that it would make on the generator itself.
 
@@ -61,8 +61,9 @@ class Caller:
     garbage collector or by a signal handler, at any moment: it never waits.
     """
 
-    def __init__(self, front: "_Front"):
+    def __init__(self, front: "_Front", group_size: int = 1):
         self._front = front
+        self._group_size = group_size
         self._next_number = 0
         self.open: set[int] = set()  # submitted, neither returned nor failed
         self.ended: dict[int, Completion] = {}
@@ -75,8 +76,9 @@ class Caller:
 
     @property
     def capacity(self) -> int:
-        """The generator's own."""
-        return self._front.generator.capacity
+        """The generator's own, rounded up to whole groups of requests."""
+        own = max(1, self._front.generator.capacity)
+        return -(-own // self._group_size) * self._group_size
 
     def submit(self, request: Request) -> int:
         """As `Generator.submit`; never waits.
@@ -122,11 +124,15 @@ class Caller:
         return list(ended.items())
 
 
-def join(generator: Generator) -> Caller:
+def join(generator: Generator, group_size: int = 1) -> Caller:
     """A new caller of a generator; a `Caller` is returned as it is.
 
     A caller must `cancel` in the end. Until then the generator must not be called
     directly.
+
+    Args:
+      generator: to be shared.
+      group_size: requests that follow each other and share their prefixes.
     """
     if isinstance(generator, Caller):
         return generator
@@ -136,7 +142,7 @@ def join(generator: Generator) -> Caller:
         front = _FRONTS.get(id(generator))
         if front is None:
             front = _FRONTS[id(generator)] = _Front(generator)
-        return Caller(front)
+        return Caller(front, group_size)
 
 
 class _Front:
@@ -286,7 +292,9 @@ class _Front:
 
     def _has_room(self, queue: Sequence[_Ticket] = ()) -> bool:
         under_way = len(self._flying) + len(queue)
-        return under_way < max(1, self.generator.capacity)
+        callers = {ticket.caller for ticket in (*self._flying.values(), *queue)}
+        own = max(1, self.generator.capacity)
+        return under_way < max((caller.capacity for caller in callers), default=own)
 
     def _next(self) -> _Ticket | None:
         """The ticket that may be submitted now."""

@@ -251,7 +251,7 @@ class Policy:
           params: sampling form.
           cache: of `init_cache`.
           tokens: int32 [B, L], below V.
-          positions: int32 [B, L], distinct in a row; their indices below C and `attend`.
+          positions: int32 [B, L], distinct in a row; indices below C and `attend`.
           slots: int32 [B], distinct (rows of padding only may repeat any); None: row b
             is slot b, and B = S.
           attend: static: how many indices of the cache are read, at most C.
