@@ -2,9 +2,9 @@
 
 `join` gives each caller what looks like a generator of its own. Behind them is one
 queue of requests, in order of submission, and no more are submitted than the generator
-works on at once (rounded up to whole groups, for a caller that has groups). There is no worker thread: one of the callers that wait steps the
-generator for all, and hands it over when its own completions have come. A lone caller
-makes the calls that it would make on the generator itself.
+works on at once, rounded up to whole groups. There is no worker thread: one of the
+callers that wait steps the generator for all, and hands it over when its own completions
+have come. A lone caller makes the calls that it would make on the generator itself.
 
 The requests of a caller that leaves are dropped by an `Interruptible` generator;
 another generator finishes those that it has begun, and their completions are ignored.
@@ -77,8 +77,8 @@ class Caller:
     @property
     def capacity(self) -> int:
         """The generator's own, rounded up to whole groups of requests."""
-        own = max(1, self._front.generator.capacity)
-        return -(-own // self._group_size) * self._group_size
+        size, own = self._group_size, max(1, self._front.generator.capacity)
+        return -(-own // size) * size
 
     def submit(self, request: Request) -> int:
         """As `Generator.submit`; never waits.
@@ -128,11 +128,7 @@ def join(generator: Generator, group_size: int = 1) -> Caller:
     """A new caller of a generator; a `Caller` is returned as it is.
 
     A caller must `cancel` in the end. Until then the generator must not be called
-    directly.
-
-    Args:
-      generator: to be shared.
-      group_size: requests that follow each other and share their prefixes.
+    directly. Requests come in groups of `group_size` that share their prefixes.
     """
     if isinstance(generator, Caller):
         return generator
@@ -264,7 +260,7 @@ class _Front:
             raise
 
     def _await_company(self, caller: Caller) -> None:
-        while self._awaited and not self._left and self._has_room(self._queue):
+        while self._awaited and not self._left and self._has_room(len(self._queue)):
             with self.lock:
                 until = max((c.awaited_until for c in self._awaited), default=0.0)
                 left = until - time.monotonic()
@@ -290,11 +286,10 @@ class _Front:
             bool(self._left) or self._next() is not None
         )
 
-    def _has_room(self, queue: Sequence[_Ticket] = ()) -> bool:
-        under_way = len(self._flying) + len(queue)
-        callers = {ticket.caller for ticket in (*self._flying.values(), *queue)}
-        own = max(1, self.generator.capacity)
-        return under_way < max((caller.capacity for caller in callers), default=own)
+    def _has_room(self, queued: int = 0) -> bool:
+        callers = {ticket.caller for ticket in (*self._flying.values(), *self._queue)}
+        most = max((caller.capacity for caller in callers), default=1)
+        return len(self._flying) + queued < most
 
     def _next(self) -> _Ticket | None:
         """The ticket that may be submitted now."""
@@ -351,9 +346,8 @@ class _Front:
                 ticket.alone = True
 
     def _fail(self, caller: Caller, error: Exception) -> None:
-        """Gives a caller its error, and drops its other requests."""
         with self.lock:
-            self._forget({caller})
+            self._forget({caller})  # its other requests
             caller.error = error
             caller.wake()
 

@@ -213,8 +213,8 @@ class Engine:
 
         Returns:
           `programs` (int; engines of the same sizes share theirs), `program_names`,
-          `compile_seconds` (since this engine was made), `seconds` (spent in
-          `step`), `requests` (ended), `prompt_tokens`, `shared_tokens` (of those, not
+          `compile_seconds` (since this engine was made), `cache_bytes` (of keys and
+          values, as they are), `seconds` (spent in `step`), `requests` (ended), `prompt_tokens`, `shared_tokens` (of those, not
           computed again), `prefill_tokens` (computed), `prefill_padding`, `new_tokens`,
           `decode_steps`, `decode_blocks`, `slot_occupancy` (new tokens by rows of all
           decode steps). With trunks: `ahead_tokens` (prefilled for requests to come),
@@ -227,6 +227,7 @@ class Engine:
             "programs": len(self._programs.names),
             "program_names": self._programs.names,
             "compile_seconds": self._programs.compile_seconds - self._compiled_before,
+            "cache_bytes": sum(pool.nbytes for pool in pools),
             "seconds": self._seconds,
             **self._counts,
             "prefill_tokens": sum(pool.computed for pool in pools),

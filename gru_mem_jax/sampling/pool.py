@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from gru_mem_jax.policy.cascade import Trunk
@@ -33,6 +34,11 @@ class Pool:
         self.cache = programs.new_cache()
         self.computed = 0
         self.padding = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache's arrays."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.cache))
 
     def fill(
         self,

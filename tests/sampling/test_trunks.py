@@ -1,17 +1,11 @@
 """Engines whose slots share trunks, against engines whose slots hold all of their own."""
 
-import dataclasses
-from typing import NamedTuple
-
-import jax
 import numpy as np
 import pytest
-from conftest import Small, random_ids, run_all
-from test_engine import SAMPLED, Letters, check_logprobs
+from conftest import random_ids, run_all
+from test_engine import SAMPLED
 
 from gru_mem_jax.agent.requests import Request, Segment
-from gru_mem_jax.errors import InputError
-from gru_mem_jax.sampling.engine import Engine
 
 TRUNKS = {"trunks": 3, "tail_length": 60}
 
