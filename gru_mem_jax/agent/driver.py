@@ -1,5 +1,6 @@
 """Many recurrences over one generator; none waits for the turns of another."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from gru_mem_jax.agent.loop import Recurrence
@@ -13,11 +14,11 @@ def run(
 ) -> Iterator[tuple[Recurrence, Turn]]:
     """Runs each recurrence to its end and yields every turn as it ends.
 
-    As many requests are kept submitted as the generator works on at once, rounded up to
-    whole groups: those that wait are then of groups whose prefixes it holds, and a
-    generator that looks for such (see `sampling.admission`) computes each once.
-    Recurrences are taken from the iterable when there is room for one more, so that
-    it may be long and lazy; those begun have priority over new ones. Between two turns
+    As many requests are kept submitted as the generator works on at once. Recurrences
+    are taken from the iterable when there is room for one more, so that it may be long
+    and lazy; those begun have priority over new ones. A group is begun as a whole: its
+    requests come together, and a generator that runs those first whose prefixes it
+    holds (see `sampling.admission`) computes each prefix once. Between two turns
     the caller may `stop` any of them. A context that stalls delays all recurrences of
     this call, but not those of other threads on the same generator (see `sharing`).
     The generator must not be called directly meanwhile.
@@ -36,10 +37,11 @@ def run(
     try:
         while True:
             while len(running) < max(1, generator.capacity):
-                recurrence = next(waiting, None)
-                if recurrence is None:
+                group = list(itertools.islice(waiting, group_size))
+                if not group:
                     break
-                _submit(generator, recurrence, running)
+                for recurrence in group:
+                    _submit(generator, recurrence, running)
             if not running:
                 return
             for handle, completion in generator.step():

@@ -2,9 +2,9 @@
 
 `join` gives each caller what looks like a generator of its own. Behind them is one
 queue of requests, in order of submission, and no more are submitted than the generator
-works on at once, rounded up to whole groups. There is no worker thread: one of the
-callers that wait steps the generator for all, and hands it over when its own completions
-have come. A lone caller makes the calls that it would make on the generator itself.
+works on at once, and the rest of a group. There is no worker thread: one of the callers
+that wait steps the generator for all, and hands it over when its own completions have
+come. A lone caller makes the calls that it would make on the generator itself.
 
 The requests of a caller that leaves are dropped by an `Interruptible` generator;
 another generator finishes those that it has begun, and their completions are ignored.
@@ -63,7 +63,7 @@ class Caller:
 
     def __init__(self, front: "_Front", group_size: int = 1):
         self._front = front
-        self._group_size = group_size
+        self.group_size = group_size
         self._next_number = 0
         self.open: set[int] = set()  # submitted, neither returned nor failed
         self.ended: dict[int, Completion] = {}
@@ -76,9 +76,8 @@ class Caller:
 
     @property
     def capacity(self) -> int:
-        """The generator's own, rounded up to whole groups of requests."""
-        size, own = self._group_size, max(1, self._front.generator.capacity)
-        return -(-own // size) * size
+        """The generator's own."""
+        return self._front.generator.capacity
 
     def submit(self, request: Request) -> int:
         """As `Generator.submit`; never waits.
@@ -128,7 +127,7 @@ def join(generator: Generator, group_size: int = 1) -> Caller:
     """A new caller of a generator; a `Caller` is returned as it is.
 
     A caller must `cancel` in the end. Until then the generator must not be called
-    directly. Requests come in groups of `group_size` that share their prefixes.
+    directly. It submits groups of `group_size` requests at once.
     """
     if isinstance(generator, Caller):
         return generator
@@ -287,9 +286,9 @@ class _Front:
         )
 
     def _has_room(self, queued: int = 0) -> bool:
-        callers = {ticket.caller for ticket in (*self._flying.values(), *self._queue)}
-        most = max((caller.capacity for caller in callers), default=1)
-        return len(self._flying) + queued < most
+        tickets = (*self._flying.values(), *self._queue)
+        rest = max((ticket.caller.group_size - 1 for ticket in tickets), default=0)
+        return len(self._flying) + queued < max(1, self.generator.capacity) + rest
 
     def _next(self) -> _Ticket | None:
         """The ticket that may be submitted now."""

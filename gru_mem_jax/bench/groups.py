@@ -38,8 +38,9 @@ def measure(
     """Measures a group of `config.groups` requests.
 
     Returns:
-      `shared` and `unshared`: `prefill_seconds`, `prefill_tokens` (computed) and
-      `decode_tokens_per_s` of the group, `cache_bytes` (of the arrays), `programs`; and
+      `shared` and `unshared`: `prefill_seconds`, `prefill_tokens` (computed),
+      `decode_seconds` and `decode_tokens_per_s` of the group, `cache_bytes` (of the
+      arrays), `programs`; and
       `prefill_ratio`, `decode_ratio`, `cache_ratio`: how many times faster, or smaller,
       it is with trunks. `slots_ratio`: how many times the slots trunks leave room for
       in the memory of the other engine, with a trunk for each group.
@@ -79,7 +80,7 @@ def measure(
     own = config.memory + config.completion + config.prefix / config.groups
     return result | {
         "prefill_ratio": plain["prefill_seconds"] / shared["prefill_seconds"],
-        "decode_ratio": shared["decode_tokens_per_s"] / plain["decode_tokens_per_s"],
+        "decode_ratio": plain["decode_seconds"] / shared["decode_seconds"],
         "cache_ratio": plain["cache_bytes"] / shared["cache_bytes"],
         "slots_ratio": whole / own,
     }
@@ -98,6 +99,7 @@ def _run(engine: Any, ids: Any, config: "BenchConfig") -> dict[str, float]:
     return {
         "prefill_seconds": first,
         "prefill_tokens": computed,
+        "decode_seconds": rest,
         "decode_tokens_per_s": config.groups * config.completion / rest,
     }
 

@@ -3,8 +3,8 @@
 `gru-mem bench sampling` needs no tokenizer; without --policy it takes random weights
 in a Qwen2 shape of 26.75M. `--peer huggingface` runs transformers' generate on the same
 weights in turn, and prints the ratios. `--groups G --prefix P` measures G requests that
-share a prefix, with trunks and without, in turn. The compilation cache is not used, so that
-compile_seconds is the time of compiling.
+share a prefix, with trunks and without, in turn. The compilation cache is not used, so
+that compile_seconds is the time of compiling.
 """
 
 import argparse

@@ -213,11 +213,12 @@ class Engine:
 
         Returns:
           `programs` (int; engines of the same sizes share theirs), `program_names`,
-          `compile_seconds` (since this engine was made), `cache_bytes` (of keys and
-          values, as they are), `seconds` (spent in `step`), `requests` (ended), `prompt_tokens`, `shared_tokens` (of those, not
-          computed again), `prefill_tokens` (computed), `prefill_padding`, `new_tokens`,
-          `decode_steps`, `decode_blocks`, `slot_occupancy` (new tokens by rows of all
-          decode steps). With trunks: `ahead_tokens` (prefilled for requests to come),
+          `compile_seconds` (since this engine was made), `cache_bytes` (of the arrays
+          of keys and values), `seconds` (spent in `step`), `requests` (ended),
+          `prompt_tokens`, `shared_tokens` (of those, not computed again),
+          `prefill_tokens` (computed), `prefill_padding`, `new_tokens`, `decode_steps`,
+          `decode_blocks`, `slot_occupancy` (new tokens by rows of all decode steps).
+          With trunks: `ahead_tokens` (prefilled for requests to come),
           `ahead_wasted_tokens` (of these, not used so far) and `stored_tokens` (shared
           tokens that came from the store).
         """

@@ -1,8 +1,8 @@
 """The engine's memory by formula, and whether it fits the device.
 
 Known before a weight is read or a program compiled. Weights, and keys and values of all
-slots and trunks, are counted; the programs' temporaries come on top, so that an engine that passes
-may still not fit.
+slots and trunks, are counted; the programs' temporaries come on top, so that an engine
+that passes may still not fit.
 """
 
 from collections.abc import Sequence
