@@ -1,5 +1,6 @@
 """Many recurrences over one generator; none waits for the turns of another."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from gru_mem_jax.agent.loop import Recurrence
@@ -9,30 +10,38 @@ from gru_mem_jax.agent.trajectory import Turn
 
 
 def run(
-    generator: Generator, recurrences: Iterable[Recurrence]
+    generator: Generator, recurrences: Iterable[Recurrence], *, group_size: int = 1
 ) -> Iterator[tuple[Recurrence, Turn]]:
     """Runs each recurrence to its end and yields every turn as it ends.
 
-    As many requests are kept submitted as the generator works on at once.
-    Recurrences are taken from the iterable when there is room for one more, so that
-    it may be long and lazy; those begun have priority over new ones. Between two turns
+    As many requests are kept submitted as the generator works on at once. Recurrences
+    are taken from the iterable when there is room for one more, so that it may be long
+    and lazy; those begun have priority over new ones. A group is begun as a whole: its
+    requests come together, and a generator that runs those first whose prefixes it
+    holds (see `sampling.admission`) computes each prefix once. Between two turns
     the caller may `stop` any of them. A context that stalls delays all recurrences of
     this call, but not those of other threads on the same generator (see `sharing`).
     The generator must not be called directly meanwhile.
+
+    Args:
+      generator: completes the requests.
+      recurrences: to run.
+      group_size: how many that follow each other share most of their prompts.
 
     Raises:
       RunError: the generator returns nothing although it has requests.
     """
     waiting = iter(recurrences)
     running: dict[int, Recurrence] = {}
-    generator = join(generator)
+    generator = join(generator, group_size)
     try:
         while True:
             while len(running) < max(1, generator.capacity):
-                recurrence = next(waiting, None)
-                if recurrence is None:
+                group = list(itertools.islice(waiting, group_size))
+                if not group:
                     break
-                _submit(generator, recurrence, running)
+                for recurrence in group:
+                    _submit(generator, recurrence, running)
             if not running:
                 return
             for handle, completion in generator.step():

@@ -2,9 +2,9 @@
 
 `join` gives each caller what looks like a generator of its own. Behind them is one
 queue of requests, in order of submission, and no more are submitted than the generator
-works on at once. There is no worker thread: one of the callers that wait steps the
-generator for all, and hands it over when its own completions have come. A lone caller
-makes the calls that it would make on the generator itself.
+works on at once, and the rest of a group. There is no worker thread: one of the callers
+that wait steps the generator for all, and hands it over when its own completions have
+come. A lone caller makes the calls that it would make on the generator itself.
 
 The requests of a caller that leaves are dropped by an `Interruptible` generator;
 another generator finishes those that it has begun, and their completions are ignored.
@@ -61,8 +61,9 @@ class Caller:
     garbage collector or by a signal handler, at any moment: it never waits.
     """
 
-    def __init__(self, front: "_Front"):
+    def __init__(self, front: "_Front", group_size: int = 1):
         self._front = front
+        self.group_size = group_size
         self._next_number = 0
         self.open: set[int] = set()  # submitted, neither returned nor failed
         self.ended: dict[int, Completion] = {}
@@ -122,11 +123,11 @@ class Caller:
         return list(ended.items())
 
 
-def join(generator: Generator) -> Caller:
+def join(generator: Generator, group_size: int = 1) -> Caller:
     """A new caller of a generator; a `Caller` is returned as it is.
 
     A caller must `cancel` in the end. Until then the generator must not be called
-    directly.
+    directly. It submits groups of `group_size` requests at once.
     """
     if isinstance(generator, Caller):
         return generator
@@ -136,7 +137,7 @@ def join(generator: Generator) -> Caller:
         front = _FRONTS.get(id(generator))
         if front is None:
             front = _FRONTS[id(generator)] = _Front(generator)
-        return Caller(front)
+        return Caller(front, group_size)
 
 
 class _Front:
@@ -258,7 +259,7 @@ class _Front:
             raise
 
     def _await_company(self, caller: Caller) -> None:
-        while self._awaited and not self._left and self._has_room(self._queue):
+        while self._awaited and not self._left and self._has_room(len(self._queue)):
             with self.lock:
                 until = max((c.awaited_until for c in self._awaited), default=0.0)
                 left = until - time.monotonic()
@@ -284,9 +285,10 @@ class _Front:
             bool(self._left) or self._next() is not None
         )
 
-    def _has_room(self, queue: Sequence[_Ticket] = ()) -> bool:
-        under_way = len(self._flying) + len(queue)
-        return under_way < max(1, self.generator.capacity)
+    def _has_room(self, queued: int = 0) -> bool:
+        tickets = (*self._flying.values(), *self._queue)
+        rest = max((ticket.caller.group_size - 1 for ticket in tickets), default=0)
+        return len(self._flying) + queued < max(1, self.generator.capacity) + rest
 
     def _next(self) -> _Ticket | None:
         """The ticket that may be submitted now."""
@@ -343,9 +345,8 @@ class _Front:
                 ticket.alone = True
 
     def _fail(self, caller: Caller, error: Exception) -> None:
-        """Gives a caller its error, and drops its other requests."""
         with self.lock:
-            self._forget({caller})
+            self._forget({caller})  # its other requests
             caller.error = error
             caller.wake()
 

@@ -3,7 +3,8 @@
 Prompts are random and share no prefix. `prefill` counts prompt tokens until each row
 has its first new token; `decode` counts new tokens after that. Runs of engine and peer
 alternate, so that other load affects both; figures are medians, and the first run of
-each (which compiles) is not counted.
+each (which compiles) is not counted. With `groups` the requests share a prefix instead:
+see `groups`.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
 from gru_mem_jax import machine
+from gru_mem_jax.bench import groups
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 from gru_mem_jax.sampling.config import DTYPES, EngineConfig
@@ -50,6 +52,10 @@ class BenchConfig:
       dtype: "float32" or "bfloat16".
       peer: None, or "huggingface": `generate` of transformers (torch) on the same
         weights, in its own process.
+      groups: G, requests that share a prefix; None: they share none.
+      prefix: tokens that the requests of a group have in common.
+      memory: tokens that each prompt has of its own; at least 1.
+      completion: tokens that each draws; at least 2.
       repeats: counted runs of engine and peer.
       seed: of the prompts, and of random weights.
     """
@@ -60,21 +66,32 @@ class BenchConfig:
     new_tokens: int = 128
     dtype: str = "float32"
     peer: str | None = None
+    groups: int | None = None
+    prefix: int = 900
+    memory: int = 150
+    completion: int = 60
     repeats: int = 3
     seed: int = 0
 
     def __post_init__(self):
         plain_numbers(self)
         least = {"batch": 1, "prompt_tokens": 1, "new_tokens": 2, "repeats": 1}
+        least |= {"prefix": 1, "memory": 1, "completion": 2}
+        if self.groups is not None:
+            least["groups"] = 1
         for name, low in least.items():
             check_int(name, getattr(self, name), low)
         check_choice("dtype", self.dtype, DTYPES)
         if self.peer is not None:
             check_choice("peer", self.peer, PEERS)
+            if self.groups is not None:
+                raise InputError("groups are measured without a peer: leave one out")
 
     @property
     def engine(self) -> EngineConfig:
-        """Sizes of the engine that is measured."""
+        """Sizes of the engine that is measured; of groups the larger one's."""
+        if self.groups is not None:
+            return groups.engine_configs(self)["unshared"]
         return EngineConfig(
             slots=self.batch,
             max_length=self.prompt_tokens + self.new_tokens,
@@ -94,7 +111,7 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
       `slot_occupancy` of a second workload of twice as many rows whose lengths differ,
       so that slots are refilled; `compile_seconds`, `programs`, `peak_rss_mb`; with a
       peer, its name, rates and `peak_rss_mb` under `peer`, and `prefill_ratio` and
-      `decode_ratio`, engine by peer.
+      `decode_ratio`, engine by peer. With groups, what `groups.measure` returns.
 
     Raises:
       InputError: the policy cannot be loaded, the rows exceed the memory, or the peer
@@ -105,6 +122,10 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
 
     _check_fits(config)
     policy, params = _load(config)
+    where = {"device": jax.devices()[0].device_kind, "threads": machine.cores()}
+    if config.groups is not None:
+        figures = groups.measure(config, policy, params, log)
+        return dataclasses.asdict(config) | where | figures
     bench = _EngineBench(config, policy, params)
     rates: dict[str, list[_Rates]] = {"engine": [], "peer": []}
     with contextlib.ExitStack() as stack:
@@ -125,8 +146,7 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
                 log(f"  {config.peer}: {rates['peer'][-1].line()}")
         peer_rss = peer.peak_rss_mb if peer else None
     result = dataclasses.asdict(config) | {
-        "device": jax.devices()[0].device_kind,
-        "threads": machine.cores(),
+        **where,
         **_medians(rates["engine"]),
         "slot_occupancy": bench.occupancy(),
         "compile_seconds": bench.engine.stats()["compile_seconds"],

@@ -2,8 +2,9 @@
 
 `gru-mem bench sampling` needs no tokenizer; without --policy it takes random weights
 in a Qwen2 shape of 26.75M. `--peer huggingface` runs transformers' generate on the same
-weights in turn, and prints the ratios. The compilation cache is not used, so that
-compile_seconds is the time of compiling.
+weights in turn, and prints the ratios. `--groups G --prefix P` measures G requests that
+share a prefix, with trunks and without, in turn. The compilation cache is not used, so
+that compile_seconds is the time of compiling.
 """
 
 import argparse
@@ -29,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--new_tokens", type=count, metavar="N", help="of every row; default 128")
     add("--dtype", choices=("float32", "bfloat16"), help="default float32")
     add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
+    add("--groups", type=count, metavar="G", help="requests that share a prefix")
+    add("--prefix", type=count, metavar="P", help="tokens they share; default 900")
+    add("--memory", type=count, metavar="M", help="tokens of their own; default 150")
+    add("--completion", type=count, metavar="C", help="tokens each draws; default 60")
     add("--repeats", type=count, metavar="N", help="counted runs; default 3")
     add("--seed", type=arguments.integer(least=0), metavar="N")
     arguments.add_json(add, "the figures")
@@ -41,6 +46,10 @@ _SETTINGS = (
     "new_tokens",
     "dtype",
     "peer",
+    "groups",
+    "prefix",
+    "memory",
+    "completion",
     "repeats",
     "seed",
 )
@@ -63,16 +72,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as lines of name and value, with the peer's and the ratio."""
-    peer = result.get("peer") or {}
+    """The figures as lines of name and value, beside them another's and the ratio."""
+    ours, theirs, name = result, result.get("peer") or {}, ""
+    if "shared" in result:
+        ours = result | result["shared"]
+        theirs, name = result["unshared"], "without trunks"
     rows = []
-    for name, value in result.items():
-        if name == "peer" or name.endswith("_ratio"):
+    for key, value in ours.items():
+        if isinstance(value, dict) or key.endswith("_ratio"):
             continue
-        row = [name, _number(value)]
-        if name in peer:
-            row.append(f"{peer['name']} {_number(peer[name])}")
-            ratio = result.get(name.removesuffix("_tokens_per_s") + "_ratio")
+        row = [key, _number(value)]
+        if key in theirs:
+            row.append(f"{name or theirs['name']} {_number(theirs[key])}")
+            ratio = result.get(key.split("_")[0] + "_ratio")
             row += [f"ratio {ratio:.2f}"] if ratio is not None else []
         rows.append(row)
     width = max(len(row[0]) for row in rows)

@@ -18,13 +18,15 @@ from flax import nnx
 
 from gru_mem_jax.policy import rope
 from gru_mem_jax.policy.attention import attend_in_blocks
+from gru_mem_jax.policy.cascade import Trunk, cascade
 from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.key_values import KeyValues
 from gru_mem_jax.policy.model import Ends, Layer
 from gru_mem_jax.policy.row_attention import attend_in_rows, row_layout
 from gru_mem_jax.shapes import check_shape
 
 Params = dict[str, Any]
-Cache = tuple[tuple[jax.Array, jax.Array], ...]
+Cache = tuple[KeyValues, ...]
 
 # Axis names of each parameter by its last two names; `parallelism` maps them to a mesh.
 _AXES = {
@@ -219,12 +221,11 @@ class Policy:
     # -- sampling -----------------------------------------------------------------
 
     def init_cache(self, slots: int, length: int, dtype: Any = jnp.float32) -> Cache:
-        """An empty cache: for each layer, key and value of [S, K, C, H]."""
+        """An empty cache: for each layer, keys and values of [S, K, C, H]."""
         config = self.config
         shape = (slots, config.num_key_value_heads, length, config.head_dim)
         return tuple(
-            (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-            for _ in range(config.num_hidden_layers)
+            KeyValues.empty(shape, dtype) for _ in range(config.num_hidden_layers)
         )
 
     def extend(
@@ -237,24 +238,28 @@ class Policy:
         *,
         attend: int,
         fresh: bool = False,
+        trunk: Trunk | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Extends the cache by new tokens; prefill and decode alike.
 
-        The key of position p is stored at index p of its slot; a token at p sees the
-        stored keys 0..p (within the window of a sliding layer) below `attend`. Padding
-        has position -1: it is neither written nor seen, and its output is arbitrary.
-        If the cache is donated it is updated in place.
+        The key of position p is stored at index p of its slot, or behind a trunk of t
+        tokens at p - t; a token at p sees the trunk, and the stored keys up to its own
+        (within the window of a sliding layer) below index `attend`. Padding has
+        position -1: it is neither written nor seen, and its output is arbitrary. If the
+        cache is donated it is updated in place.
 
         Args:
           params: sampling form.
           cache: of `init_cache`.
           tokens: int32 [B, L], below V.
-          positions: int32 [B, L], below C and below `attend`, distinct in a row.
+          positions: int32 [B, L], distinct in a row; indices below C and `attend`.
           slots: int32 [B], distinct (rows of padding only may repeat any); None: row b
             is slot b, and B = S.
           attend: static: how many indices of the cache are read, at most C.
-          fresh: static: every row starts at position 0, so that the new tokens are all
-            there is to see; positions are 0, 1, 2, ... with padding on the right.
+          fresh: static: every row starts at index 0, so that beside its trunk the new
+            tokens are all there is to see; indices are 0, 1, 2, ... with padding on the
+            right.
+          trunk: what the rows see before their own keys.
 
         Returns:
           Hidden states after the last norm [B, L, D], and the new cache.
@@ -265,31 +270,38 @@ class Policy:
         ends = nnx.merge(ends_def, params["ends"])
         tables = _rope_tables(config, positions)
         x = ends.embed(tokens)
+        at = positions
+        if trunk is not None:
+            at = jnp.where(positions < 0, -1, positions - trunk.lengths[:, None])
         new_cache = []
         for index, layer_params in enumerate(params["layers"]):
 
             def cached(query, key, value, index=index):
-                keys, values = cache[index]
-                key, value = key.astype(keys.dtype), value.astype(values.dtype)
-                keys = _store(keys, key, positions, slots)
-                values = _store(values, value, positions, slots)
+                layer = cache[index]
+                new = KeyValues(*(x.astype(layer.keys.dtype) for x in (key, value)))
+                layer = layer.extend(*new, at, slots)
                 if fresh:
-                    seen = (key.swapaxes(1, 2), value.swapaxes(1, 2), positions)
+                    seen, seen_at = KeyValues(*(x.swapaxes(1, 2) for x in new)), at
                 else:
-                    seen = _stored(keys, values, slots, attend)
-                out = attend_in_blocks(
-                    query,
-                    seen[0].astype(query.dtype),
-                    seen[1].astype(query.dtype),
-                    positions,
-                    seen[2],
-                    scale=config.score_scale,
-                    softcap=config.attn_logit_softcapping,
-                    window=config.windows[index],
-                    keys_are_queries=fresh,
-                    contiguous=fresh,
-                )
-                return out, (keys, values)
+                    seen = layer.front(attend, slots)
+                    seen_at = jnp.arange(attend, dtype=jnp.int32)[None]
+                    seen_at = jnp.broadcast_to(seen_at, (len(seen.keys), attend))
+                seen = KeyValues(*(x.astype(query.dtype) for x in seen))
+                settings = {
+                    "scale": config.score_scale,
+                    "softcap": config.attn_logit_softcapping,
+                    "window": config.windows[index],
+                    "keys_are_queries": fresh,
+                }
+                if trunk is None:
+                    out = attend_in_blocks(
+                        query, *seen, at, seen_at, contiguous=fresh, **settings
+                    )
+                else:
+                    out = cascade(
+                        query, seen, at, seen_at, trunk, trunk.pool[index], **settings
+                    )
+                return out, layer
 
             cos, sin = (table[config.rope_index[index]] for table in tables)
             x, stored = nnx.merge(layer_def, layer_params)(x, cos, sin, cached)
@@ -346,27 +358,6 @@ def _rope_tables(
     pairs = [rope.cos_sin(table, config.head_dim, positions) for table in config.ropes]
     cos, sin = zip(*pairs)
     return jnp.stack(cos), jnp.stack(sin)
-
-
-def _store(
-    cache: jax.Array, new: jax.Array, positions: jax.Array, slots: jax.Array | None
-) -> jax.Array:
-    """Writes new [B, L, K, H] into cache [S, K, C, H] at each row's positions."""
-    slots_of = jnp.arange(cache.shape[0]) if slots is None else slots
-    # A negative index would count from the end; beyond the end it is dropped.
-    index = jnp.where(positions < 0, cache.shape[2], positions)
-    return cache.at[slots_of[:, None], :, index].set(new, mode="drop")
-
-
-def _stored(
-    keys: jax.Array, values: jax.Array, slots: jax.Array | None, attend: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The first `attend` indices of each row's slot, and their positions."""
-    keys, values = keys[:, :, :attend], values[:, :, :attend]
-    if slots is not None:
-        keys, values = keys[slots], values[slots]
-    index = jnp.arange(attend, dtype=jnp.int32)[None]
-    return keys, values, jnp.broadcast_to(index, (keys.shape[0], attend))
 
 
 def _check_tokens(tokens, positions, reach) -> None:

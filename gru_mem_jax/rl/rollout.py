@@ -70,8 +70,8 @@ def rollout(
 ) -> list[list[Trajectory]]:
     """Samples a group for each question.
 
-    The rollouts of a group are begun one after the other, so that a generator that
-    shares equal prefixes finds them side by side.
+    The rollouts of a group are begun one after the other, and groups are begun whole,
+    so that a generator that shares equal prefixes finds them side by side.
 
     Args:
       generator: e.g. an engine with the weights to sample from.
@@ -105,7 +105,7 @@ def rollout(
                 begun.append(recurrence)
                 yield recurrence
 
-    for _ in driver.run(generator, recurrences()):
+    for _ in driver.run(generator, recurrences(), group_size=group_size):
         on_turn()
     done = [recurrence.trajectory for recurrence in begun]
     return [

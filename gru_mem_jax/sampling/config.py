@@ -18,6 +18,12 @@ class EngineConfig:
     Attributes:
       slots: S, requests that decode together.
       max_length: C, longest prompt and completion together, in tokens.
+      trunks: R, how many trunks are held: the tokens that prompts begin with, before
+        their memory, are stored once and not in each slot (see `trunks`); 0: each slot
+        holds all of its own.
+      trunk_length: T, longest trunk; None: what a tail lacks to max_length.
+      tail_length: U, what a slot holds behind its trunk, so at least memory, template
+        and completion; None: what a trunk lacks to max_length, or a quarter of it.
       dtype: "float32" or "bfloat16", of weights and cache; None: float32 on CPU,
         bfloat16 elsewhere.
       decode_block: most tokens that a row decodes before the host sees them.
@@ -31,6 +37,9 @@ class EngineConfig:
 
     slots: int = 32
     max_length: int = 9216
+    trunks: int = 0
+    trunk_length: int | None = None
+    tail_length: int | None = None
     dtype: str | None = None
     decode_block: int = 32
     prefill_tokens: int = 2048
@@ -45,8 +54,10 @@ class EngineConfig:
         numbers += ("min_shared_tokens", "max_stop_ids")
         for name in numbers:
             check_int(name, getattr(self, name), 2 if name == "max_length" else 1)
-        if self.refill_after is not None:
-            check_int("refill_after", self.refill_after, 1)
+        check_int("trunks", self.trunks, 0)
+        for name in ("refill_after", "trunk_length", "tail_length"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), 1)
         if self.dtype is not None:
             check_choice("dtype", self.dtype, DTYPES)
         blocks = tuple(map(plain, self.prefill_blocks))
@@ -57,17 +68,54 @@ class EngineConfig:
                 f"prefill_blocks must be rising lengths, at least one, got {blocks}"
             )
         object.__setattr__(self, "prefill_blocks", blocks)
+        if self.trunks and sum(self.pool_lengths) < self.max_length:
+            trunk, tail = self.pool_lengths
+            raise InputError(
+                f"trunk_length {trunk} and tail_length {tail} are together less than "
+                f"max_length {self.max_length}: raise one of them"
+            )
 
     def lowered_to(self, longest: int) -> "EngineConfig":
         """Lowers max_length to what `longest` tokens need, a multiple of 64."""
-        need = -(-longest // 64) * 64
-        return dataclasses.replace(self, max_length=min(self.max_length, need))
+        need = min(self.max_length, -(-longest // 64) * 64)
+        lengths = {}
+        for name in ("trunk_length", "tail_length"):
+            if (given := getattr(self, name)) is not None:
+                lengths[name] = min(given, need)
+        return dataclasses.replace(self, max_length=need, **lengths)
 
     def sized_for(self, longest: int) -> "EngineConfig":
         """As `lowered_to`; a max_length left at its default is raised as well."""
         if self.max_length != type(self).max_length:
             return self.lowered_to(longest)
         return dataclasses.replace(self, max_length=-(-longest // 64) * 64)
+
+    @property
+    def pool_lengths(self) -> tuple[int, int]:
+        """T and U; without trunks 0 and max_length."""
+        if not self.trunks:
+            return 0, self.max_length
+        trunk, tail = self.trunk_length, self.tail_length
+        if tail is None:
+            left = -(-self.max_length // 256) * 64 if trunk is None else 0
+            tail = left or max(1, self.max_length - trunk)
+        if trunk is None:
+            trunk = max(1, self.max_length - tail)
+        return trunk, tail
+
+    @property
+    def trunk_pool(self) -> "EngineConfig":
+        """Sizes of the pool of trunks: one that holds R slots of T tokens."""
+        return self._pool(self.trunks, self.pool_lengths[0])
+
+    @property
+    def tail_pool(self) -> "EngineConfig":
+        """Sizes of the pool of tails: S slots of U tokens; without trunks `self`."""
+        return self._pool(self.slots, self.pool_lengths[1])
+
+    def _pool(self, slots: int, length: int) -> "EngineConfig":
+        pool = {"trunks": 0, "trunk_length": None, "tail_length": None}
+        return dataclasses.replace(self, slots=slots, max_length=length, **pool)
 
     def patience(self, active: int) -> int:
         """How many of the `active` rows must end to end a decode block.
@@ -79,6 +127,8 @@ class EngineConfig:
     @property
     def decode_attends(self) -> tuple[int, ...]:
         """Numbers of cache positions that decode programs read: 128, 256, 512, ..., C.
+
+        Of a pool: see `tail_pool`.
 
         Reading a part of the cache copies it first: parts of more than half do not pay.
         """

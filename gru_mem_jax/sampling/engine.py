@@ -8,6 +8,9 @@ with them the order of floating point sums. So log-probabilities agree to roundi
 tokens under greedy, fall within that rounding. The same requests submitted in the same
 order to an engine in the same state (a new one, or after `reset`) give bit-equal
 results on one machine.
+
+With `EngineConfig.trunks` the tokens that prompts have in common are stored once (see
+`trunks`), and slots hold only the rest.
 """
 
 import time
@@ -20,22 +23,25 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
-from gru_mem_jax.errors import RunError
+from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
-from gru_mem_jax.sampling.blocks import batches
+from gru_mem_jax.sampling.admission import PATIENCE, choose
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
-from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row
-from gru_mem_jax.sampling.prefixes import Residents, SlotAssignment
+from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row, new_job
+from gru_mem_jax.sampling.pool import Pool
+from gru_mem_jax.sampling.programs import programs
 from gru_mem_jax.sampling.stop_strings import first_stop
+from gru_mem_jax.sampling.trunks import Store, Trunks
 
 
 class Engine:
     """Continuous batching over slots; implements the agent's `Generator`.
 
-    Requests wait in order of submission. `step` fills free slots, then decodes until
-    rows end. Prompts reuse prefixes that slots still hold: see `prefixes`.
+    Requests wait, and are run in the order of `admission`. `step` fills free slots,
+    then decodes until rows end. Prompts reuse prefixes that slots or trunks still hold:
+    see `prefixes`.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class Engine:
         config: EngineConfig | None = None,
         decoder: Decoder | None = None,
         mesh: Mesh | None = None,
+        store: Store | None = None,
     ):
         """Converts the weights to the sampling form and makes an empty cache.
 
@@ -56,21 +63,27 @@ class Engine:
           decoder: only for requests with stop strings.
           mesh: of `parallelism.make_mesh`, to shard weights and cache over; None: the
             default device. On several hosts all make the same calls.
+          store: keeps the keys of documents beyond this engine; of the same weights.
 
         Raises:
-          InputError: weights and cache take more memory than there is.
+          InputError: weights and cache take more memory than there is, or a store is
+            given to an engine without trunks.
         """
         self.config = config or EngineConfig()
         self._policy = policy
         self._decoder = decoder
+        if store is not None and not self.config.trunks:
+            raise InputError(
+                "a store of prefixes needs EngineConfig.trunks of 1 or more"
+            )
         self.dtype = jnp.dtype(engine_dtype(self.config))
         devices = None if mesh is None else list(mesh.devices.flat)
         check_engine_fits(policy, self.config, self.dtype, devices)
-        self._programs = sampler.programs(policy, self.config, self.dtype, mesh)
+        self._programs = programs(policy, self.config, self.dtype, mesh)
         self._compiled_before = self._programs.compile_seconds
-        slots, length = self.config.slots, self.config.max_length
-        self._cache = self._programs.new_cache()
-        self._residents = Residents(slots, length)
+        slots, length = self.config.slots, self.config.pool_lengths[1]
+        self._slots = Pool(self._programs, self.config.tail_pool)
+        self._trunks = Trunks(self._programs, self.config)
         self._logprobs = np.zeros((2, slots, length + 1), np.float32)
         self._rows = np.zeros((slots, sampler.STOP_IDS + self.config.max_stop_ids))
         self._rows = self._rows.astype(np.int32)
@@ -81,6 +94,7 @@ class Engine:
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._seconds = 0.0
         self.set_params(params)
+        self._trunks.store = store
 
     # -- the Generator protocol -----------------------------------------------------
 
@@ -101,8 +115,8 @@ class Engine:
         check_request(request, prompt, self.config, vocab, self._decoder)
         handle = self._next_handle
         self._next_handle += 1
-        job = Job(handle, request, prompt.astype(np.int32), time.perf_counter())
-        self._waiting.append(job)
+        now = time.perf_counter()
+        self._waiting.append(new_job(handle, request, prompt, now, self.config))
         return handle
 
     def step(self) -> list[tuple[int, Completion]]:
@@ -148,7 +162,7 @@ class Engine:
     # -- beyond the protocol --------------------------------------------------------
 
     def set_params(self, params: Any) -> None:
-        """Takes new weights; resident prefixes are forgotten.
+        """Takes new weights; resident prefixes are forgotten, and a store is dropped.
 
         Raises:
           RunError: requests are running.
@@ -160,6 +174,7 @@ class Engine:
         if isinstance(params["layers"], dict):
             params = self._policy.sampling_params(params, self.dtype)
         self._params = self._programs.place(params)
+        self._trunks.store = None
         self.reset()
 
     def reset(self) -> None:
@@ -170,7 +185,8 @@ class Engine:
         """
         if self._running:
             raise RunError("reset while requests run: step to their end, or cancel")
-        self._residents.clear()
+        self._slots.residents.clear()
+        self._trunks.clear()
 
     def warm_up(self, max_tokens: int | None = None) -> int:
         """Compiles every program that requests may need.
@@ -182,15 +198,14 @@ class Engine:
         Returns:
           The number of programs. Such requests compile no more.
         """
-        config = self.config
-        longest = min(max_tokens or config.max_length, config.max_length)
-        for attend in up_to(config.decode_attends, longest):
+        longest = min(max_tokens or self.config.max_length, self.config.max_length)
+        tails = self._slots.config
+        for attend in up_to(tails.decode_attends, min(longest, tails.max_length)):
             self._programs.decode(attend)
-        for shape in config.prefill_shapes(longest):
-            self._programs.prefill(*shape)
-        if config.slots > 1:
-            for length in up_to(config.prefill_attends, longest):
-                self._programs.copy(length)
+        self._slots.warm_up(longest)
+        if self._trunks.pool is not None:
+            hosted = self._trunks.store is not None
+            self._trunks.pool.warm_up(longest, hosted=hosted)
         return len(self._programs.names)
 
     def stats(self) -> dict[str, Any]:
@@ -198,19 +213,27 @@ class Engine:
 
         Returns:
           `programs` (int; engines of the same sizes share theirs), `program_names`,
-          `compile_seconds` (since this engine was made), `seconds` (spent in
-          `step`), `requests` (ended), `prompt_tokens`, `shared_tokens` (of those, not
-          computed again), `prefill_tokens` (computed), `prefill_padding`, `new_tokens`,
-          `decode_steps`, `decode_blocks`, `slot_occupancy` (new tokens by rows of all
-          decode steps).
+          `compile_seconds` (since this engine was made), `cache_bytes` (of the arrays
+          of keys and values), `seconds` (spent in `step`), `requests` (ended),
+          `prompt_tokens`, `shared_tokens` (of those, not computed again),
+          `prefill_tokens` (computed), `prefill_padding`, `new_tokens`, `decode_steps`,
+          `decode_blocks`, `slot_occupancy` (new tokens by rows of all decode steps).
+          With trunks: `ahead_tokens` (prefilled for requests to come),
+          `ahead_wasted_tokens` (of these, not used so far) and `stored_tokens` (shared
+          tokens that came from the store).
         """
         rows = self._counts["decode_steps"] * self.config.slots
+        pools = [pool for pool in (self._slots, self._trunks.pool) if pool is not None]
         return {
             "programs": len(self._programs.names),
             "program_names": self._programs.names,
             "compile_seconds": self._programs.compile_seconds - self._compiled_before,
+            "cache_bytes": sum(pool.nbytes for pool in pools),
             "seconds": self._seconds,
             **self._counts,
+            "prefill_tokens": sum(pool.computed for pool in pools),
+            "prefill_padding": sum(pool.padding for pool in pools),
+            **(self._trunks.stats() if self.config.trunks else {}),
             "slot_occupancy": self._counts["new_tokens"] / rows if rows else 0.0,
         }
 
@@ -223,53 +246,39 @@ class Engine:
     def _admit(self) -> None:
         """Gives free slots to waiting requests, and reads their prompts."""
         free = np.asarray([job is None for job in self._jobs])
-        number = min(int(free.sum()), len(self._waiting))
-        if not number:
+        jobs = choose(
+            self._waiting,
+            int(free.sum()),
+            self._trunks.entries,
+            self._trunks.idle(),
+            PATIENCE * self.config.slots,
+        )
+        if not jobs:
             return
-        jobs = [self._waiting.popleft() for _ in range(number)]
-        assignments = self._residents.assign(
-            [job.prompt for job in jobs], free, self.config.min_shared_tokens
+        self._waiting = deque(job for job in self._waiting if job not in jobs)
+        self._trunks.hold(self._params, jobs)
+        assignments = self._slots.residents.assign(
+            [job.prompt[len(job.trunk.ids) :] for job in jobs],
+            free,
+            self.config.min_shared_tokens,
+            [self._trunks.number(job) for job in jobs],
         )
         for job, assignment in zip(jobs, assignments):
-            job.shared = assignment.shared
-            self._jobs[assignment.slot] = job
-            self._rows[assignment.slot] = job_row(job, self._rows.shape[1])
+            slot = assignment.slot
+            self._jobs[slot] = job
+            self._rows[slot] = job_row(job, self._rows.shape[1])
+            self._trunks.see(slot, job)
+            job.shared += assignment.shared
             self._counts["prompt_tokens"] += len(job.prompt)
-            self._counts["shared_tokens"] += assignment.shared
-        for wave in range(1 + max(p.wave for p in assignments)):
-            chosen = [p for p in assignments if p.wave == wave]
-            self._copy(chosen)
-            self._prefill(chosen)
-
-    def _copy(self, assignments: list[SlotAssignment]) -> None:
-        # In reverse order a slot is read before it is overwritten: a slot's source was
-        # assigned before the slot itself.
-        moves = [p for p in reversed(assignments) if p.source not in (p.slot, -1)]
-        if not moves:
-            return
-        pairs = np.zeros((self.config.slots, 2), np.int32)
-        pairs[: len(moves)] = [(p.source, p.slot) for p in moves]
-        longest = max(p.shared for p in moves)
-        length = smallest_at_least(self.config.prefill_attends, longest)
-        program = self._programs.copy(length)
-        self._cache = program(self._cache, pairs, np.int32(len(moves)))
-
-    def _prefill(self, assignments: list[SlotAssignment]) -> None:
-        ends = [int(self._residents.filled[p.slot]) for p in assignments]
-        spans = [(end, p.shared, p.slot) for end, p in zip(ends, assignments)]
-        for batch in batches(spans, self.config):
-            program = self._programs.prefill(batch.rows, batch.length, batch.attend)
-            packed = batch.block_array(self._residents.tokens)
-            self._cache = program(self._params, self._cache, packed)
-            self._counts["prefill_padding"] += batch.padding
-        computed = sum(end - start for end, start, _ in spans)
-        self._counts["prefill_tokens"] += computed
+            self._counts["shared_tokens"] += job.shared
+        self._slots.fill(self._params, assignments, self._trunks.seen_by)
 
     def _decode(self) -> list[tuple[int, Completion]]:
         """One block of the decode loop; returns the requests that ended in it."""
-        config, rows = self.config, self._rows
+        config, rows = self._slots.config, self._rows
         active = np.flatnonzero(rows[:, sampler.POSITION] >= 0)
-        positions = rows[active, sampler.POSITION]
+        # Counted from the end of the slot's trunk, as the cache is.
+        positions = rows[active, sampler.POSITION] - self._trunks.lengths[active]
         budgets = np.minimum(rows[active, sampler.BUDGET], config.decode_block)
         # A shorter block that reads less of the cache pays, unless it is very short.
         short = np.minimum(budgets, 1 + config.decode_block // 4)
@@ -280,10 +289,10 @@ class Engine:
         if (positions + budgets).max() > attend:
             steps = attend - int(positions.max())
         limits = [steps, config.patience(len(active))]
-        program = self._programs.decode(attend)
-        self._cache, result = program(
-            self._params, self._cache, rows, np.asarray(limits, np.int32)
-        )
+        limits = np.asarray(limits, np.int32)
+        trunk = self._trunks.seen_by(range(config.slots), 1)
+        program, pool = self._programs.decode(attend), self._slots
+        pool.cache, result = program(self._params, pool.cache, rows, limits, trunk)
         return self._take(np.asarray(result), active)
 
     def _take(self, result: np.ndarray, active: np.ndarray):
@@ -292,9 +301,10 @@ class Engine:
         counts, stopped = result[sampler.COUNT], result[sampler.STOPPED]
         steps = int(result[sampler.STEPS, 0])
         ids, *logprobs = result[sampler.HEADER :].reshape(3, block, -1)[:, :steps]
+        residents, before = self._slots.residents, self._trunks.lengths
         step, slot = np.nonzero(np.arange(steps)[:, None] < counts[None])
-        position = self._rows[slot, sampler.POSITION] + 1 + step
-        self._residents.tokens[slot, position] = ids[step, slot]
+        position = self._rows[slot, sampler.POSITION] + 1 + step - before[slot]
+        residents.tokens[slot, position] = ids[step, slot]
         for kept, new in zip(self._logprobs, logprobs):
             kept[slot, position] = new.view(np.float32)[step, slot]
         if np.isnan(self._logprobs[:, slot, position]).any():
@@ -307,9 +317,9 @@ class Engine:
         self._counts["new_tokens"] += len(slot)
         self._rows[active, sampler.POSITION] += counts[active]
         self._rows[active, sampler.BUDGET] -= counts[active]
-        reached = self._rows[active, sampler.POSITION]
-        self._residents.filled[active] = reached
-        self._rows[active, sampler.TOKEN] = self._residents.tokens[active, reached]
+        reached = self._rows[active, sampler.POSITION] - before[active]
+        residents.filled[active] = reached
+        self._rows[active, sampler.TOKEN] = residents.tokens[active, reached]
         ended = []
         for slot in active.tolist():
             job, reason = self._jobs[slot], None
@@ -317,32 +327,32 @@ class Engine:
                 reason = "stop"
             elif self._rows[slot, sampler.BUDGET] == 0:
                 reason = "length"
-            end = int(self._rows[slot, sampler.POSITION]) + 1
+            end = int(residents.filled[slot]) + 1
             if job.request.stop_strings:
                 found = self._search(job, slot, end)
                 if found is not None:
                     end, reason = found, "stop"
             if reason is not None:
                 ended.append((job.handle, self._completion(job, slot, end, reason)))
-                self._residents.filled[slot] = end - 1
+                residents.filled[slot] = end - 1
                 self._release(slot)
         self._counts["requests"] += len(ended)
         return ended
 
     def _search(self, job: Job, slot: int, end: int) -> int | None:
         """The end of the completion by a stop string; None: none was found."""
-        start = len(job.prompt)
-        ids = self._residents.tokens[slot, start:end].tolist()
+        start = job.tail_length
+        ids = self._slots.residents.tokens[slot, start:end].tolist()
         strings = job.request.stop_strings
         found = first_stop(self._decoder.decode, ids, job.checked, strings)
         job.checked = len(ids)
         return None if found is None else start + found
 
     def _completion(self, job: Job, slot: int, end: int, reason) -> Completion:
-        start = len(job.prompt)
+        start = job.tail_length
         plain, sampling = self._logprobs[:, slot, start:end].tolist()
         return Completion(
-            ids=tuple(self._residents.tokens[slot, start:end].tolist()),
+            ids=tuple(self._slots.residents.tokens[slot, start:end].tolist()),
             logprobs=tuple(plain),
             sampling_logprobs=tuple(sampling),
             finish_reason=reason,
@@ -351,14 +361,16 @@ class Engine:
         )
 
     def _renew(self) -> None:
-        """Makes a new cache: the old one was donated to a program that failed."""
+        """Makes new caches: the old ones may be gone with a program that failed."""
         self.cancel()
         self.reset()
-        self._cache = None  # never two at once
-        self._cache = self._programs.new_cache()
+        self._slots.renew()
+        if self._trunks.pool is not None:
+            self._trunks.pool.renew()
 
     def _release(self, slot: int) -> None:
         self._jobs[slot] = None
+        self._trunks.release(slot)
         self._rows[slot, sampler.POSITION] = -1
 
 
@@ -366,8 +378,6 @@ _COUNTERS = (
     "requests",
     "prompt_tokens",
     "shared_tokens",
-    "prefill_tokens",
-    "prefill_padding",
     "new_tokens",
     "decode_steps",
     "decode_blocks",

@@ -1,8 +1,8 @@
 """The engine's memory by formula, and whether it fits the device.
 
 Known before a weight is read or a program compiled. Weights, and keys and values of all
-slots, are counted; the programs' temporaries come on top, so that an engine that passes
-may still not fit.
+slots and trunks, are counted; the programs' temporaries come on top, so that an engine
+that passes may still not fit.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,15 @@ def engine_dtype(config: EngineConfig) -> str:
 
 
 def cache_bytes(shape: PolicyConfig, config: EngineConfig, dtype: Any) -> int:
-    """2 N K H S C b: keys and values of N layers with K heads of size H.
+    """2 N K H (S U + R T) b: keys and values of N layers with K heads of size H.
 
-    S slots of C positions, b bytes a number; sliding layers keep all positions too.
+    S slots of U positions and R trunks of T; without trunks U is max_length. b bytes a
+    number; sliding layers keep all positions too.
     """
     numbers = shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
-    return 2 * numbers * config.slots * config.max_length * jnp.dtype(dtype).itemsize
+    trunk, tail = config.pool_lengths
+    positions = config.slots * tail + config.trunks * trunk
+    return 2 * numbers * positions * jnp.dtype(dtype).itemsize
 
 
 def weight_bytes(policy: Policy, dtype: Any) -> int:
@@ -71,14 +74,18 @@ def check_engine_fits(
     weights, cache = weight_bytes(policy, dtype), cache_bytes(shape, config, dtype)
     if weights + cache <= limit:
         return
+    trunk, tail = config.pool_lengths
+    held = f"{config.slots} slots x {tail} tokens"
+    if config.trunks:
+        held = f"({held} + {config.trunks} trunks x {trunk} tokens)"
     if weights > limit:
         advice = "take a smaller policy, a narrower dtype or more devices"
     raise InputError(
         f"the engine needs {size_text(weights + cache)}, more than the "
         f"{size_text(limit)} of memory: weights {size_text(weights)}, "
         f"keys and values {size_text(cache)} (2 x {shape.num_hidden_layers} layers x "
-        f"{shape.num_key_value_heads} heads x {shape.head_dim} x {config.slots} slots "
-        f"x {config.max_length} tokens x {dtype.itemsize} bytes); {advice}"
+        f"{shape.num_key_value_heads} heads x {shape.head_dim} x {held} "
+        f"x {dtype.itemsize} bytes); {advice}"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gru_mem_jax.agent.requests import Request
+from gru_mem_jax.agent.requests import Prompt, Request, prompt_ids
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.config import EngineConfig
@@ -20,7 +20,26 @@ class Decoder(Protocol):
         """Text of ids."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Front:
+    """Leading tokens of a prompt that are held as a trunk.
+
+    Attributes:
+      ids: int32[t].
+      document: how many of them end with the document's chunk; 0: it does not come
+        before question and memory.
+    """
+
+    ids: np.ndarray
+    document: int
+
+    @property
+    def key(self) -> bytes:
+        """The ids, to look a trunk up by."""
+        return self.ids.tobytes()
+
+
+@dataclasses.dataclass(slots=True, eq=False)
 class Job:
     """A submitted request."""
 
@@ -28,8 +47,69 @@ class Job:
     request: Request
     prompt: np.ndarray
     submitted: float
+    trunk: Front
+    key: bytes  # of the trunk; empty: it has none
+    ahead: tuple[Front, ...] = ()  # of requests to come
     shared: int = 0
+    passed: int = 0  # later requests that were run before it
     checked: int = 0  # tokens of the completion that were searched for stop strings
+
+    @property
+    def tail_length(self) -> int:
+        """Tokens of the prompt behind the trunk."""
+        return len(self.prompt) - len(self.trunk.ids)
+
+
+def new_job(
+    handle: int, request: Request, prompt: np.ndarray, now: float, config: EngineConfig
+) -> Job:
+    """The job of a request that `check_request` accepts; `prompt` has all its ids."""
+    prompt = prompt.astype(np.int32)
+    trunk = _front(request.prompt, prompt, trunk_tokens(request, config))
+    ahead = []
+    for part in getattr(request, "ahead", ()) if config.trunks else ():
+        ids = np.asarray(prompt_ids(part), np.int32)[: config.pool_lengths[0]]
+        ahead.append(_front(part, ids, len(ids)))
+    fronts = tuple(front for front in ahead if len(front.ids))
+    return Job(handle, request, prompt, now, trunk, trunk.key, fronts)
+
+
+def trunk_tokens(request: Request, config: EngineConfig) -> int:
+    """How many leading tokens of a request's prompt are held as its trunk.
+
+    All before the first memory segment, but for a short front whose rest fits the tail
+    anyway; more where the tail would otherwise be exceeded. The last token of a prompt
+    is always the tail's.
+    """
+    trunk, tail = config.pool_lengths
+    length = sum(len(segment.ids) for segment in request.prompt)
+    whole = length + request.max_new_tokens
+    front = 0
+    for segment in request.prompt:
+        if segment.role == "memory":
+            break
+        front += len(segment.ids)
+    if not config.trunks or (whole <= tail and front < trunk // _SHORT):
+        return 0
+    return max(min(front, length - 1, trunk), whole - tail)
+
+
+# Part of trunk_length from which on a front takes an entry of the pool.
+_SHORT = 4
+
+
+def _front(prompt: Prompt, ids: np.ndarray, length: int) -> Front:
+    document = 0
+    for segment in prompt:
+        if segment.role in ("question", "memory"):
+            document = 0
+            break
+        document += len(segment.ids)
+        if segment.role == "chunk":
+            break
+    else:
+        document = 0
+    return Front(ids[:length], document if document <= length else 0)
 
 
 def check_request(
@@ -50,6 +130,12 @@ def check_request(
             f"the prompt's {length} tokens and a budget of {budget} new ones "
             f"exceed the engine's max_length {config.max_length}: shorten "
             f"the prompt or raise max_length"
+        )
+    tail = config.pool_lengths[1]
+    if config.trunks and budget >= tail:
+        raise InputError(
+            f"a budget of {budget} new tokens needs a tail_length of at least "
+            f"{budget + 1}, and the engine's is {tail}: raise tail_length"
         )
     if prompt.min() < 0 or prompt.max() >= vocab:
         bad = next(int(i) for i in prompt if not 0 <= i < vocab)

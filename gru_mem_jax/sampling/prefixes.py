@@ -6,10 +6,16 @@ place if that slot is free, else by copying. Requests that are assigned together
 share a prefix that no slot holds yet come in *waves*: the first of them is prefilled,
 the others copy from it in the next wave.
 
+Behind a trunk a slot holds only the rest of its prompt (see `trunks`): then only slots
+of the same trunk have something in common. The pool of trunks is kept by the same
+rules, a trunk in place of a prompt, but a new trunk overwrites no other that begins
+like it, as long as there is a free one.
+
 Assignments depend only on the slots' contents and on the order of requests.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,12 +45,14 @@ class Residents:
       tokens: int32[S, C + 1], the token at each position; one more than is cached,
         for the token that was drawn last and is not fed yet.
       filled: int32[S], how many positions of a slot's cache are valid.
+      trunks: int64[S], which trunk precedes a slot's tokens; 0: none.
       last_used: int64[S], number of the assignment that last took the slot.
     """
 
     def __init__(self, slots: int, length: int):
         self.tokens = np.full((slots, length + 1), -1, np.int32)
         self.filled = np.zeros(slots, np.int32)
+        self.trunks = np.zeros(slots, np.int64)
         self.last_used = np.zeros(slots, np.int64)
         self._clock = 0
 
@@ -54,8 +62,19 @@ class Residents:
         self.last_used[:] = 0
         self._clock = 0
 
+    def touch(self, slot: int) -> None:
+        """Makes a slot the most recently used."""
+        self._clock += 1
+        self.last_used[slot] = self._clock
+
     def assign(
-        self, prompts: list[np.ndarray], free: np.ndarray, min_shared: int
+        self,
+        prompts: list[np.ndarray],
+        free: np.ndarray,
+        min_shared: int,
+        trunks: Sequence[int] | None = None,
+        *,
+        keep: bool = False,
     ) -> list[SlotAssignment]:
         """Gives each prompt a free slot, and records it as filled there.
 
@@ -66,33 +85,42 @@ class Residents:
           prompts: int32[n] each, in order of submission; at most free.sum() of them.
           free: bool[S]; taken slots are set to False.
           min_shared: a shorter prefix is not copied.
+          trunks: what precedes each prompt, as in the attribute; None: nothing.
+          keep: a slot is taken in place only if all that it holds is reused.
 
         Returns:
           One assignment per prompt.
         """
-        before, filled_before = self.tokens, self.filled
+        trunks = [0] * len(prompts) if trunks is None else trunks
+        before = self.tokens, self.filled, self.trunks
         if len(prompts) > 1:
-            before, filled_before = before.copy(), filled_before.copy()
+            before = tuple(x.copy() for x in before)
         waves = np.full(len(free), -1)
         assignments = []
-        for prompt in prompts:
+        for prompt, trunk in zip(prompts, trunks, strict=True):
             assignment = self._assign_one(
-                prompt, free, min_shared, before, filled_before, waves
+                prompt, trunk, free, min_shared, before, waves, keep
             )
             slot = assignment.slot
             free[slot] = False
             waves[slot] = assignment.wave
-            self._clock += 1
-            self.last_used[slot] = self._clock
+            self.touch(slot)
             self.tokens[slot, : len(prompt)] = prompt
             self.filled[slot] = len(prompt) - 1
+            self.trunks[slot] = trunk
             assignments.append(assignment)
         return assignments
 
-    def _assign_one(self, prompt, free, min_shared, before, filled_before, waves):
-        held = common_prefix(prompt, before, filled_before)
+    def _assign_one(self, prompt, trunk, free, min_shared, before, waves, keep):
+        held = _held(prompt, trunk, *before)
+        if (
+            keep
+        ):  # what is assigned is read as it will be, so that copies can be ordered
+            held = np.where(waves >= 0, 0, held)
         stalest = int(np.lexsort((self.last_used, ~free))[0])
-        slot = int(np.lexsort((self.last_used, -np.where(free, held, -1)))[0])
+        may = free & (held == before[1]) if keep else free
+        slot = int(np.lexsort((self.last_used, -np.where(may, held, -1)))[0])
+        slot = slot if may[slot] else stalest
         if held[slot] < held[stalest] + min_shared:
             slot = stalest  # too little gain: keep the prefix for later requests
         source, shared, wave = slot, int(held[slot]), 0
@@ -100,7 +128,7 @@ class Residents:
         if held[other] >= shared + min_shared:
             source, shared = other, int(held[other])
         if (waves >= 0).any():
-            placed = common_prefix(prompt, self.tokens, self.filled)
+            placed = _held(prompt, trunk, self.tokens, self.filled, self.trunks)
             placed = np.where(waves >= 0, placed, 0)
             other = int(np.lexsort((waves, -placed))[0])
             if placed[other] >= shared + min_shared:
@@ -108,6 +136,23 @@ class Residents:
         if source != slot:
             slot = stalest
         return SlotAssignment(slot, source if shared else -1, shared, wave)
+
+
+def in_order(assignments: list[SlotAssignment]) -> list[SlotAssignment]:
+    """The copies of a wave: each slot is read before it is overwritten."""
+    left = [p for p in assignments if p.source not in (p.slot, -1)]
+    ordered = []
+    while left:
+        sources = [p.source for p in left]
+        ready = next(p for p in left if p.slot not in sources)
+        left.remove(ready)
+        ordered.append(ready)
+    return ordered
+
+
+def _held(prompt, trunk, tokens, filled, trunks):
+    held = common_prefix(prompt, tokens, filled)
+    return np.where(trunks == trunk, held, 0)
 
 
 def common_prefix(

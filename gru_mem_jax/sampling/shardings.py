@@ -1,7 +1,8 @@
 """Shardings of the sampler's arrays on a mesh of (data, fsdp, tensor).
 
-Weights are split as in training; the cache's slots over data and fsdp, its heads over
-tensor. Axes that do not divide evenly are replicated.
+Weights are split as in training; the cache's slots over data and fsdp (trunks, which
+any slot may see, are replicated there), its heads over tensor. Axes that do not divide
+evenly are replicated.
 """
 
 from typing import Any, NamedTuple
@@ -36,8 +37,10 @@ class SamplerShardings(NamedTuple):
     whole: NamedSharding
 
 
-def sampler_shardings(policy: Policy, mesh: Mesh, slots: int) -> SamplerShardings:
-    """The shardings for an engine of `slots` on `mesh`."""
+def sampler_shardings(
+    policy: Policy, mesh: Mesh, slots: int | None
+) -> SamplerShardings:
+    """The shardings for a pool of `slots` on `mesh`; None: of trunks."""
     axes, stacked = policy.logical_axes(), policy.abstract_params()
 
     def sharding(path, leaf, names):
@@ -51,7 +54,8 @@ def sampler_shardings(policy: Policy, mesh: Mesh, slots: int) -> SamplerSharding
 
     tree = jax.tree_util.tree_map_with_path(sharding, stacked, axes)
     layers = (tree["layers"],) * policy.config.num_hidden_layers
-    rows = (DATA, FSDP) if slots % row_shards(mesh) == 0 else None
+    split = slots is not None and slots % row_shards(mesh) == 0
+    rows = (DATA, FSDP) if split else None
     heads = policy.config.num_key_value_heads
     heads = TENSOR if heads % mesh.shape[TENSOR] == 0 else None
     return SamplerShardings(

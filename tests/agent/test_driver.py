@@ -86,3 +86,21 @@ def test_a_generator_that_does_nothing_is_an_error():
 
 def test_no_recurrences():
     assert list(driver.run(ScriptedGenerator(policy, BYTES), [])) == []
+
+
+@pytest.mark.parametrize(("capacity", "most"), [(1, 4), (4, 7), (6, 9), (30, 20)])
+def test_groups_are_begun_whole(capacity, most):
+    generator = ScriptedGenerator(policy, BYTES, capacity=capacity)
+    begun = []
+
+    def recurrences():
+        for rec in many(20):
+            begun.append(rec)
+            yield rec
+
+    for _ in driver.run(generator, recurrences(), group_size=4):
+        assert len(begun) % 4 == 0
+        assert sum(not rec.done for rec in begun) <= most
+    assert generator.most_submitted == most
+    assert all(rec.done for rec in begun)
+    assert len(begun) == 20

@@ -116,7 +116,7 @@ def test_cached_equals_full(name):
 
 def test_padding_is_not_written():
     policy, params = setup("full")
-    cache = tuple((k + 7, v + 7) for k, v in policy.init_cache(2, 4))
+    cache = jax.tree.map(lambda x: x + 7, policy.init_cache(2, 4))
     tokens = random_tokens(2, 3)
     positions = np.array([[0, 1, -1], [-1, -1, -1]], np.int32)
     _, cache = extend(

@@ -17,7 +17,7 @@ VOCAB = 101
 class Small:
     """A two-layer policy, engines over it, and the slow truth about it."""
 
-    def __init__(self):
+    def __init__(self, **changes):
         self.policy = make_policy(
             PolicyConfig(
                 vocab_size=VOCAB,
@@ -27,6 +27,7 @@ class Small:
                 num_attention_heads=4,
                 num_key_value_heads=2,
                 initializer_range=0.4,  # logits far enough apart to be worth testing
+                **changes,
             )
         )
         self.params = self.policy.init(jax.random.key(0))

@@ -33,6 +33,21 @@ def test_figures_without_a_tokenizer_and_without_a_peer(policy_dir):
     assert any("tokens/s" in line for line in lines)
 
 
+def test_a_group_with_trunks_and_without(policy_dir):
+    sizes = {"groups": 3, "prefix": 40, "memory": 20, "completion": 4, "repeats": 1}
+    config = bench.BenchConfig(policy=policy_dir, **sizes)
+    got = bench.measure(config, lambda line: None)
+    shared, plain = got["shared"], got["unshared"]
+    assert shared["prefill_tokens"] == plain["prefill_tokens"] == 40 + 3 * 19
+    # 2 x 2 layers x 2 heads x 8 numbers of 4 bytes
+    assert plain["cache_bytes"] == 256 * 3 * 64
+    assert shared["cache_bytes"] == 256 * (3 * 24 + 40)
+    assert got["cache_ratio"] == plain["cache_bytes"] / shared["cache_bytes"]
+    for name, key in (("prefill", "prefill_seconds"), ("decode", "decode_seconds")):
+        assert got[f"{name}_ratio"] == pytest.approx(plain[key] / shared[key])
+    assert got["slots_ratio"] == pytest.approx(64 / (24 + 40 / 3))
+
+
 @pytest.mark.torch
 def test_the_peer_runs_on_the_same_weights(policy_dir):
     if importlib.util.find_spec("torch") is None:
@@ -66,6 +81,9 @@ def test_a_peer_that_fails_is_told_in_one_line(policy_dir, tmp_path):
         {"repeats": 1.5},
         {"dtype": "float16"},
         {"peer": "tunix"},
+        {"groups": 0},
+        {"groups": 2, "peer": "huggingface"},
+        {"memory": 0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change):

@@ -101,7 +101,7 @@ def test_every_slot_gives_the_same(small):
         engine = small.engine()
         requests = [*others[:slot], req, *others[slot:]]
         seen.append(run_all(engine, requests)[slot])
-        assert engine._residents.tokens[slot, :50].tolist() == random_ids(0, 50)
+        assert engine._slots.residents.tokens[slot, :50].tolist() == random_ids(0, 50)
     assert len({got.ids for got in seen}) == 1
 
 

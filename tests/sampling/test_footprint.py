@@ -1,5 +1,6 @@
 """The engine's memory by formula, against arrays, and what no machine holds."""
 
+import dataclasses
 import types
 
 import jax
@@ -39,6 +40,37 @@ def test_the_formula_is_what_there_is(more, dtype):
     assert footprint.weight_bytes(policy, dtype) == total(params)
 
 
+def test_trunks_by_the_formula_and_in_an_engine():
+    policy = make_policy(PolicyConfig(**SIZES))
+    config = EngineConfig(
+        slots=3, max_length=40, trunks=2, tail_length=12, dtype="float32"
+    )
+    assert config.pool_lengths == (28, 12)
+    expected = 2 * 3 * 2 * 8 * (3 * 12 + 2 * 28) * 4
+    assert footprint.cache_bytes(policy.config, config, "float32") == expected
+    engine = Engine(policy, policy.init(jax.random.key(0)), config)
+    assert engine.stats()["cache_bytes"] == expected
+
+
+def test_three_times_the_slots_in_the_memory_of_the_papers_run():
+    """gin/hardware/qwen2_5_7b_8x80gb.gin: 24 slots of 9216 positions are 11.8 GiB."""
+    shape = PolicyConfig(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+    )
+    plain = EngineConfig(slots=24, max_length=9216)
+    before = footprint.cache_bytes(shape, plain, "bfloat16")
+    assert before == 57344 * 24 * 9216
+    # 1024 of memory, 1024 of completion, 256 of template and control tokens behind.
+    config = EngineConfig(slots=72, max_length=9216, trunks=8, tail_length=2304)
+    assert config.pool_lengths == (6912, 2304)
+    assert footprint.cache_bytes(shape, config, "bfloat16") <= before
+
+
 @pytest.fixture
 def memory_of(monkeypatch):
     def of(size):
@@ -62,6 +94,11 @@ def test_an_engine_is_refused_before_anything_is_made(memory_of, monkeypatch):
         caught.value
     )
     assert str(caught.value).endswith("that max_length is for")
+    trunks = dataclasses.replace(config, trunks=2, tail_length=300)
+    memory_of(weights)
+    with pytest.raises(InputError) as caught:
+        Engine(policy, None, trunks)
+    assert "x (4 slots x 300 tokens + 2 trunks x 700 tokens) x 4" in str(caught.value)
     memory_of(weights - 1)
     with pytest.raises(InputError, match="take a smaller policy, a narrower dtype"):
         Engine(policy, None, config)

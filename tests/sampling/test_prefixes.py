@@ -4,7 +4,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gru_mem_jax.sampling.prefixes import Residents, SlotAssignment, common_prefix
+from gru_mem_jax.sampling.prefixes import (
+    Residents,
+    SlotAssignment,
+    common_prefix,
+    in_order,
+)
 
 
 def ids(*values):
@@ -76,6 +81,34 @@ def test_the_stalest_slot_is_given_up_first():
     assert residents.assign([ids(8, 8)], free(1, 1, 1), 2)[0].slot == 1
 
 
+def test_tails_behind_different_trunks_have_nothing_in_common():
+    residents = Residents(3, 8)
+    residents.assign([ids(1, 2, 3, 4)], free(1, 1, 1), 2, [7])
+    got = residents.assign(
+        [ids(1, 2, 3, 4), ids(1, 2, 3, 5), ids(1, 2, 3, 6)], free(1, 1, 1), 2, [8, 7, 8]
+    )
+    assert got == [
+        SlotAssignment(1, -1, 0, 0),
+        SlotAssignment(0, 0, 3, 0),
+        SlotAssignment(2, 1, 3, 1),
+    ]
+
+
+def test_a_kept_slot_is_taken_in_place_only_if_all_of_it_is_reused():
+    residents = Residents(3, 8)
+    residents.assign([ids(1, 2, 3, 4)], free(1, 1, 1), 2, keep=True)
+    got = residents.assign([ids(1, 2, 5, 5)], free(1, 1, 1), 2, keep=True)
+    assert got == [SlotAssignment(1, 0, 2, 0)]
+    got = residents.assign([ids(1, 2, 3, 4, 4)], free(1, 1, 1), 2, keep=True)
+    assert got == [SlotAssignment(0, 0, 3, 0)]
+
+
+def test_a_slot_is_read_before_it_is_overwritten():
+    moves = [SlotAssignment(1, 0, 2, 0), SlotAssignment(2, 1, 2, 0)]
+    own = SlotAssignment(3, 3, 2, 0)
+    assert in_order([*moves, own]) == in_order([own, *reversed(moves)]) == moves[::-1]
+
+
 def test_clear_forgets_all():
     residents = Residents(1, 8)
     residents.assign([ids(1, 2, 3)], free(1), 1)
@@ -92,22 +125,30 @@ def test_clear_forgets_all():
     ),
     busy=st.lists(st.booleans(), min_size=4, max_size=4),
     min_shared=st.integers(1, 3),
+    trunks=st.integers(1, 2),
+    keep=st.booleans(),
 )
-def test_copies_and_prefills_leave_each_prompt_in_its_slot(rounds, busy, min_shared):
-    """Plays the plan on a cache of plain tokens, in the engine's order."""
+def test_copies_and_prefills_leave_each_prompt_in_its_slot(
+    rounds, busy, min_shared, trunks, keep
+):
+    """Plays the plan on a cache of plain tokens, in the engine's order.
+
+    A prompt's trunk is put into its cache as 10 or 20, added to every token.
+    """
     residents, cache = Residents(4, 8), np.full((4, 8), -9)
     taken = free(0, 0, 0, 0)
     for prompts in rounds:
         available = ~taken
         prompts = [ids(*p) for p in prompts[: int(available.sum())]]
-        got = residents.assign(prompts, available.copy(), min_shared)
+        before = [len(prompt) % trunks for prompt in prompts]
+        got = residents.assign(prompts, available.copy(), min_shared, before, keep=keep)
+        prompts = [p + 10 * trunk for p, trunk in zip(prompts, before)]
         assert len({p.slot for p in got}) == len(got)
         assert all(not taken[p.slot] for p in got)
         for wave in range(1 + max((p.wave for p in got), default=-1)):
             chosen = [(p, prompt) for p, prompt in zip(got, prompts) if p.wave == wave]
-            for p, _ in reversed(chosen):
-                if p.source not in (-1, p.slot):
-                    cache[p.slot, : p.shared] = cache[p.source, : p.shared]
+            for p in in_order([p for p, _ in chosen]):
+                cache[p.slot, : p.shared] = cache[p.source, : p.shared]
             for p, prompt in chosen:
                 cache[p.slot, p.shared : len(prompt) - 1] = prompt[p.shared : -1]
         for p, prompt in zip(got, prompts):

@@ -8,7 +8,7 @@ from conftest import random_ids, request, run_all
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.engine import Engine
-from gru_mem_jax.sampling.sampler import Programs
+from gru_mem_jax.sampling.programs import Programs
 
 SIZES = EngineConfig(slots=4, max_length=64, prefill_blocks=(32,), prefill_tokens=32)
 
@@ -31,7 +31,7 @@ def test_a_mesh_changes_nothing(small, mesh):
         assert many.ids == one.ids
         assert many.shared_prompt_tokens == one.shared_prompt_tokens
         np.testing.assert_allclose(many.logprobs, one.logprobs, atol=2e-5)
-    key = engine._cache[0][0]
+    key = engine._slots.cache[0].keys
     assert {s.data.shape for s in key.addressable_shards} == {(1, 1, 64, 8)}
 
 
