@@ -82,7 +82,7 @@ class PrefixFiles:
 
     def wants(self, key: Key, size: int) -> bool:
         """Whether a file of about so many bytes would be written."""
-        new = key not in self.keys()  # noqa: SIM118, they may be listed anew
+        new = key not in self.keys()
         return new and self._writes and size <= self._budget
 
     def read(self, key: Key, ids: np.ndarray) -> np.ndarray | None:
