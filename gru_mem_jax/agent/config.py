@@ -53,6 +53,9 @@ class AgentConfig:
       max_chunks: stop reading after so many, and answer.
       deadline_seconds: stop reading when so much time has passed, and answer; checked
         between turns and while waiting for the context.
+      prefill_ahead: of how many chunks to come the engine reads the prompts already
+        while it decodes, where chunks come first in prompts and are known without
+        waiting. Those after an exit are read in vain. It changes the time alone.
       sampling: how tokens are drawn.
     """
 
@@ -65,6 +68,7 @@ class AgentConfig:
     prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
     max_chunks: int | None = None
     deadline_seconds: float | None = None
+    prefill_ahead: int = 0
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -76,6 +80,7 @@ class AgentConfig:
             check_int("max_chunks", self.max_chunks, 1)
         if self.deadline_seconds is not None:
             check_number("deadline_seconds", self.deadline_seconds, 0, 1e9)
+        check_int("prefill_ahead", self.prefill_ahead, 0, 1 << 16)
         for name, cls in (("prompt", PromptConfig), ("sampling", SamplingConfig)):
             if not isinstance(getattr(self, name), cls):
                 raise InputError(
