@@ -9,7 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
+from gru_mem_jax.agent.prompts import (
+    PROMPT_KINDS,
+    PromptBuilder,
+    PromptConfig,
+    PromptKind,
+)
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import (
@@ -88,6 +93,16 @@ class AgentConfig:
                 )
 
     @property
+    def chunk_first(self) -> bool:
+        """Whether prompts begin with the chunk, so that questions can share it."""
+        return self.prompt.order == "chunk_first"
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether requests name the chunks to come."""
+        return self.chunk_first and self.prefill_ahead > 0
+
+    @property
     def memory_kind(self) -> PromptKind:
         """The kind of the memory turns' prompts."""
         return "memagent" if self.mode == "memagent" else "gated"
@@ -119,6 +134,17 @@ def longest_turn(builder: PromptBuilder, config: AgentConfig) -> int:
     )
     content = config.question_tokens + memory + config.completion_tokens
     return max(prompts) + content
+
+
+def trunk_and_tail(builder: PromptBuilder, config: AgentConfig) -> tuple[int, int]:
+    """Most tokens of a chunk_first turn through its question, and of all behind it.
+
+    The completion is behind it. The template is counted in both, in any mode.
+    """
+    overhead = max(map(builder.overhead_tokens, PROMPT_KINDS))
+    memory = max(config.memory_tokens, builder.no_memory_tokens())
+    trunk = overhead + config.chunk_size + config.question_tokens
+    return trunk, overhead + memory + config.completion_tokens
 
 
 def config_to_dict(config: AgentConfig) -> dict[str, Any]:

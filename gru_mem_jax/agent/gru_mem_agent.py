@@ -97,10 +97,10 @@ class GRUMemAgent:
                 raise InputError("cache is for an engine that the agent makes")
             self.generator = policy
             return
-        if cache is None and self.config.prompt.order == "chunk_first":
+        if cache is None and cache_bytes != 0 and self.config.chunk_first:
             cache, self._keep_documents = parts.cache_for_documents(cache_bytes)
         self.generator = parts.make_engine(
-            policy, self.encoder, self.config, slots, cache
+            policy, self._builder, self.config, slots, cache
         )
 
     @classmethod

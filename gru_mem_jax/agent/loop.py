@@ -181,11 +181,9 @@ class Recurrence:
     def _ahead(self) -> tuple[Prompt, ...]:
         """What the prompts of the next chunks have before their memory."""
         config = self._config
-        number = config.prefill_ahead
+        number = config.prefill_ahead if config.reads_ahead else 0
         if config.max_chunks is not None:
             number = min(number, config.max_chunks - len(self._turns) - 1)
-        if number <= 0 or config.prompt.order != "chunk_first":
-            return ()
         prompts = map(self._prompt, self._chunks.ahead(number))
         return tuple(map(_through_question, prompts))
 

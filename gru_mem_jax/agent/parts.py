@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_int, shown
@@ -66,7 +67,7 @@ def check_cache(cache: object, cache_bytes: object, config: AgentConfig) -> None
         check_int("cache_bytes", cache_bytes, 0)
     if cache is None:
         return
-    if config.prompt.order != "chunk_first":
+    if not config.chunk_first:
         raise InputError(
             "cache: nothing of a document can be kept for the next question where "
             "prompts are memory_first; set order to chunk_first, if the policy was "
@@ -106,13 +107,13 @@ def make_cache(
     from gru_mem_jax.sampling.footprint import engine_dtype
     from gru_mem_jax.sampling.prefix_store import PrefixStore, default_memory_bytes
 
-    most = default_memory_bytes() if cache_bytes is None else cache_bytes
-    return PrefixStore.for_policy(files, engine_dtype(EngineConfig()), folder, most)
+    memory = default_memory_bytes() if cache_bytes is None else cache_bytes
+    return PrefixStore.for_policy(files, engine_dtype(EngineConfig()), folder, memory)
 
 
 def make_engine(
     policy: "tuple[Policy, Params]",
-    encoder: Encoder,
+    builder: PromptBuilder,
     config: AgentConfig,
     slots: int,
     store: "PrefixStore | None",
@@ -120,7 +121,10 @@ def make_engine(
     """An engine for prompts and completions within the budgets."""
     from gru_mem_jax.sampling.config import EngineConfig
     from gru_mem_jax.sampling.engine import Engine
+    from gru_mem_jax.sampling.prefix_store import with_trunks
 
     length = config.prompt_tokens + config.completion_tokens
     sizes = EngineConfig(slots=slots, max_length=length)
-    return Engine(*policy, sizes, encoder, store=store)
+    if store is not None or config.reads_ahead:
+        sizes = with_trunks(sizes, builder, config)
+    return Engine(*policy, sizes, builder.encoder, store=store)

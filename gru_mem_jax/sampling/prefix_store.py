@@ -6,6 +6,7 @@ with. It is kept in memory, and in files if there is a folder for them (see
 """
 
 import collections
+import dataclasses
 import hashlib
 import logging
 import os
@@ -17,9 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from gru_mem_jax import machine
+from gru_mem_jax.agent.config import AgentConfig, trunk_and_tail
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.records import check_int
+from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.prefix_files import DTYPES, Key, Note, PrefixFiles
 from gru_mem_jax.sampling.prefix_identity import policy_identity
 
@@ -190,6 +194,27 @@ class PrefixStore:
     def _keep(self, key: Key, arrays: np.ndarray) -> None:
         arrays.flags.writeable = False
         self._memory.put(key, arrays, self.memory_bytes)
+
+
+def with_trunks(
+    sizes: EngineConfig, builder: PromptBuilder, config: AgentConfig
+) -> EngineConfig:
+    """The sizes of an engine that has a store, or reads chunks ahead.
+
+    A slot has a trunk for its chunk, and one for each that it reads ahead. Sizes that
+    have trunks stay as they are.
+    """
+    if sizes.trunks:
+        return sizes
+    trunk, tail = trunk_and_tail(builder, config)
+    tail = min(-(-tail // 64) * 64, sizes.max_length)
+    trunk = max(-(-trunk // 64) * 64, sizes.max_length - tail)
+    return dataclasses.replace(
+        sizes,
+        trunks=sizes.slots * (1 + config.prefill_ahead),
+        trunk_length=min(trunk, sizes.max_length),
+        tail_length=tail,
+    )
 
 
 def default_memory_bytes() -> int:
