@@ -9,6 +9,7 @@ import bisect
 import collections
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -46,7 +47,7 @@ class Chunks(Iterator[Chunk]):
 
     Args:
       batches: the chunks of each block of text that was read.
-      waits: whether the next batch may have to be waited for.
+      waits: whether the next batch may have to be waited for: that of a pipe, say.
     """
 
     def __init__(self, batches: Iterator[tuple[Chunk, ...]], *, waits: bool):
@@ -99,7 +100,8 @@ def iter_chunks(context: Context, encoder: Encoder, chunk_size: int) -> Chunks:
     chunk_size = check_int("chunk_size", chunk_size, 1)
     pieces = context_pieces(context)
     batches = chunk_batches(pieces, encoder, chunk_size)
-    return Chunks(batches, waits=not isinstance(pieces, str))
+    is_file = isinstance(context, os.PathLike) and os.path.isfile(context)
+    return Chunks(batches, waits=not isinstance(pieces, str) and not is_file)
 
 
 def chunk_batches(

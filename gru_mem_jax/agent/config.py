@@ -58,9 +58,9 @@ class AgentConfig:
       max_chunks: stop reading after so many, and answer.
       deadline_seconds: stop reading when so much time has passed, and answer; checked
         between turns and while waiting for the context.
-      prefill_ahead: of how many chunks to come the engine reads the prompts already
-        while it decodes, where chunks come first in prompts and are known without
-        waiting. Those after an exit are read in vain. It changes the time alone.
+      prefill_ahead: so many of the next chunks are prefilled with each chunk, where
+        prompts are chunk_first and the next chunks are known without waiting. It saves
+        time where the text is read to its end; after an exit they were in vain.
       sampling: how tokens are drawn.
     """
 

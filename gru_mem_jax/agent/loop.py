@@ -113,10 +113,9 @@ class Recurrence:
         encoder, size = self._encoder, self._config.chunk_size
         if isinstance(context, Document):
             return context.chunks(encoder, size)
-        context = context_pieces(context)
         limited = self._config.deadline_seconds is not None
         if limited and not isinstance(context, str):
-            context = until_deadline(context, self._seconds_left)
+            context = until_deadline(context_pieces(context), self._seconds_left)
         return iter_chunks(context, encoder, size)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig, longest_turn
+from gru_mem_jax.agent.document import Document
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import INTERRUPTED, Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
@@ -58,11 +59,15 @@ def ask(
             }
             if saved is not None:
                 _check_same_run(saved, metadata)
+            characters = characters_of(args.context)
+            # Of a file any chunk can be read ahead; a stream may have to be waited for.
+            whole = config.reads_ahead and characters is not None
+            context = Document(pieces) if whole else pieces
             recurrence = Recurrence(
                 PromptBuilder(encoder, config.prompt),
                 config,
                 args.question,
-                pieces,
+                context,
                 trace=args.trace,
                 resume=saved,
                 metadata=metadata,
@@ -73,7 +78,7 @@ def ask(
                 policy=args.policy,
                 mode=config.mode,
                 memory_budget=config.memory_tokens,
-                characters=characters_of(args.context),
+                characters=characters,
             )
             read(generator, recurrence, header, view, Recorder(target))
     if not target.is_stdout:

@@ -321,7 +321,7 @@ def test_requests_name_the_beginnings_of_the_next_prompts(mode):
             assert len(prompt_ids(ahead)) < len(whole)
 
 
-def test_nothing_is_named_where_it_cannot_be_shared_or_will_not_be_read():
+def test_nothing_is_named_where_it_cannot_be_shared_or_will_not_be_read(tmp_path):
     def named(context, **settings):
         agent = agent_of(BYTES, replace_settings(FIRST, **settings))
         agent.answer("Who?", context)
@@ -334,6 +334,8 @@ def test_nothing_is_named_where_it_cannot_be_shared_or_will_not_be_read():
     # That the last chunk of a stream is whole is known when the stream has ended.
     assert named(iter(text), prefill_ahead=3) == [2, 1, 0, 0, 0]
     assert named(Document(iter(text)), prefill_ahead=3) == [3, 2, 1, 0, 0]
+    (tmp_path / "a.txt").write_text(text)
+    assert named(tmp_path / "a.txt", prefill_ahead=3) == [3, 2, 1, 0, 0]
     limited = {"prefill_ahead": 3, "deadline_seconds": 60}
     assert named(iter(text), **limited) == [2, 1, 0, 0, 0]
 
