@@ -43,7 +43,7 @@ class Chunk:
 
 
 class Chunks(Iterator[Chunk]):
-    """The chunks of a document in order, and those that come next as far as known.
+    """The chunks of a document in order, with a look at the next ones.
 
     Args:
       batches: the chunks of each block of text that was read.
@@ -63,10 +63,10 @@ class Chunks(Iterator[Chunk]):
         return self._known.popleft()
 
     def ahead(self, number: int) -> tuple[Chunk, ...]:
-        """At most `number` of the chunks to come: those known without waiting.
+        """At most `number` of the next chunks, as far as they are known without waiting.
 
-        Of a stream they are what was read of it and not yet taken. An error of text
-        that is further on is raised when that is reached.
+        Of a stream these are the chunks of what was read of it. A fault in the text is
+        raised when its chunk is taken, not before.
         """
         while len(self._known) < number and not self._waits and self._error is None:
             try:
@@ -122,9 +122,8 @@ def chunk_batches(
         batch = []
         while (cut := _cut(spans, chunk_size, start)) is not None:
             end = spans[cut][0]
-            batch.append(
-                Chunk(index, tuple(ids[:cut]), text[: end - start], start, end)
-            )
+            own = text[: end - start]
+            batch.append(Chunk(index, tuple(ids[:cut]), own, start, end))
             text = text[end - start :]
             del ids[:cut], spans[:cut]
             index, start = index + 1, end

@@ -97,6 +97,11 @@ class GRUMemAgent:
                 raise InputError("cache is for an engine that the agent makes")
             self.generator = policy
             return
+        if isinstance(cache, str | os.PathLike):
+            raise InputError(
+                "cache must be a PrefixStore here: a folder needs the policy's files, "
+                "which from_pretrained has"
+            )
         if cache is None and cache_bytes != 0 and self.config.chunk_first:
             cache, self._keep_documents = parts.cache_for_documents(cache_bytes)
         self.generator = parts.make_engine(

@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=path,
         metavar="DIR",
-        help="folder that keeps what was computed of the context's chunks: the next "
-        "question on it computes them no more (chunk_first prompts)",
+        help="folder that keeps keys and values of the context's chunks, so that the "
+        "next question on it need not compute them (chunk_first prompts)",
     )
     add(
         "--cache_gib",

@@ -191,7 +191,7 @@ def load(
     policy, params = load_policy(directory.root, dtype, form="sampling")
     engine = Engine(policy, params, engine_config, encoder, store=store)
     # What was read ahead must still be there in the next turn.
-    return encoder, engine if config.prefill_ahead else Forgetful(engine), dtype
+    return encoder, engine if config.reads_ahead else Forgetful(engine), dtype
 
 
 class Forgetful:
