@@ -63,7 +63,7 @@ class Chunks(Iterator[Chunk]):
         return self._known.popleft()
 
     def ahead(self, number: int) -> tuple[Chunk, ...]:
-        """At most `number` of the next chunks, as far as they are known without waiting.
+        """The next chunks, at most `number`, as far as known without waiting.
 
         Of a stream these are the chunks of what was read of it. A fault in the text is
         raised when its chunk is taken, not before.
