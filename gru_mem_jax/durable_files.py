@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from gru_mem_jax.errors import InputError, RunError
 
@@ -46,6 +46,36 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             aside.unlink()
         raise
     sync_folder(path.parent)
+
+
+def write_shared(
+    path: str | os.PathLike[str], parts: Iterable[bytes | memoryview]
+) -> None:
+    """Replaces a file of a cache by one that is whole; any processes may do so at once.
+
+    A power cut may lose or damage it, so that readers must check it.
+
+    Args:
+      path: of the file; only this user may read it.
+      parts: its bytes.
+
+    Raises:
+      OSError: as the file system gives it; the old file is as it was.
+    """
+    path = pathlib.Path(path)
+    prefix = f"{short_name(path)}."
+    fd, aside = tempfile.mkstemp(prefix=prefix, suffix=".saving", dir=path.parent)
+    try:
+        with open(fd, "wb", buffering=0) as file:
+            for part in parts:
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[file.write(rest) :]
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise
 
 
 @contextlib.contextmanager
@@ -177,7 +207,7 @@ def write_manifest(
     """
     folder = pathlib.Path(folder)
     names = [name for name in _names(folder) if name != MANIFEST]
-    hashes = _hash_all([folder / name for name in names], rest)
+    hashes = sha256_all([folder / name for name in names], rest)
     text = "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, names))
     write_atomically(folder / MANIFEST, text)
 
@@ -207,7 +237,7 @@ def problems(
                 regular.append(name)
             else:
                 found.append(f"{name} is not a regular file")
-        hashes = _hash_all([folder / name for name in regular], rest)
+        hashes = sha256_all([folder / name for name in regular], rest)
         for name, digest in zip(regular, hashes):
             if digest != listed[name]:
                 size = (folder / name).stat().st_size
@@ -247,9 +277,10 @@ def _read_manifest(path: pathlib.Path) -> dict[str, str]:
     return listed
 
 
-def _hash_all(
+def sha256_all(
     paths: list[pathlib.Path], rest: Callable[[], None] | None = None
 ) -> list[str]:
+    """Hex sha256 of each file; `rest`: see `write_manifest`."""
     if rest is not None:
         hashes = []
         for path in paths:

@@ -33,7 +33,9 @@ LAYERS = [
 ]
 # A convenience for people who start in Python: builds everything below from a folder.
 UPWARD = {
-    ("agent.gru_mem_agent", layer) for layer in ("tokenization", "policy", "sampling")
+    (f"agent.{module}", layer)
+    for module in ("gru_mem_agent", "parts")
+    for layer in ("tokenization", "policy", "sampling")
 }
 
 # What the agent must run without: it is what other code imports.

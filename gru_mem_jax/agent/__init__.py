@@ -2,6 +2,7 @@
 
 from gru_mem_jax.agent.chunking import Chunk, evidence_labels, iter_chunks
 from gru_mem_jax.agent.config import AgentConfig, Mode
+from gru_mem_jax.agent.document import Document
 from gru_mem_jax.agent.gru_mem_agent import GRUMemAgent
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
@@ -23,6 +24,7 @@ __all__ = [
     "AgentConfig",
     "Chunk",
     "Completion",
+    "Document",
     "GRUMemAgent",
     "Generator",
     "Interruptible",

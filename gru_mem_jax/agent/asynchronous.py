@@ -22,6 +22,7 @@ from collections.abc import (
 from typing import Any, TypeVar
 
 from gru_mem_jax.agent import inputs
+from gru_mem_jax.agent.document import share_documents
 from gru_mem_jax.agent.inputs import Pair
 from gru_mem_jax.agent.text import End
 
@@ -111,7 +112,9 @@ async def pairs(
             yield number, inputs.pair(item, f"questions[{number}]")
             number += 1
     else:
-        for numbered in enumerate(inputs.pairs(questions)):
+        at_once = isinstance(questions, list | tuple)
+        found = share_documents(inputs.pairs(questions), at_once=at_once)
+        for numbered in enumerate(found):
             yield numbered
 
 

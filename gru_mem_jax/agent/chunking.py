@@ -6,8 +6,10 @@ which a stream delivers them: a file and a pipe give the same chunks.
 """
 
 import bisect
+import collections
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -40,8 +42,46 @@ class Chunk:
     end: int
 
 
-def iter_chunks(context: Context, encoder: Encoder, chunk_size: int) -> Iterator[Chunk]:
-    """Yields the chunks of a document, or of a stream of its pieces, as they fill.
+class Chunks(Iterator[Chunk]):
+    """The chunks of a document in order, with a look at the next ones.
+
+    Args:
+      batches: the chunks of each block of text that was read.
+      waits: whether the next batch may have to be waited for: that of a pipe, say.
+    """
+
+    def __init__(self, batches: Iterator[tuple[Chunk, ...]], *, waits: bool):
+        self._batches, self._waits = batches, waits
+        self._known: collections.deque[Chunk] = collections.deque()
+        self._error: Exception | None = None  # met while looking ahead
+
+    def __next__(self) -> Chunk:
+        while not self._known:
+            if self._error is not None:
+                raise self._error
+            self._known += next(self._batches)
+        return self._known.popleft()
+
+    def ahead(self, number: int) -> tuple[Chunk, ...]:
+        """The next chunks, at most `number`, as far as known without waiting.
+
+        Of a stream these are the chunks of what was read of it. A fault in the text is
+        raised when its chunk is taken, not before.
+        """
+        while len(self._known) < number and not self._waits and self._error is None:
+            try:
+                batch = next(self._batches, None)
+            except Exception as error:
+                self._error = error
+                break
+            if batch is None:
+                break
+            self._known += batch
+        return tuple(itertools.islice(self._known, number))
+
+
+def iter_chunks(context: Context, encoder: Encoder, chunk_size: int) -> Chunks:
+    """The chunks of a document, or of a stream of its pieces, as they fill.
 
     A chunk has `chunk_size` tokens, the last one what remains. The next chunk begins
     where a token starts a character: a few tokens early if none does at the limit, and
@@ -58,12 +98,16 @@ def iter_chunks(context: Context, encoder: Encoder, chunk_size: int) -> Iterator
         piece is not text or holds a lone surrogate, or the file cannot be read.
     """
     chunk_size = check_int("chunk_size", chunk_size, 1)
-    return _chunks(context_pieces(context), encoder, chunk_size)
+    pieces = context_pieces(context)
+    batches = chunk_batches(pieces, encoder, chunk_size)
+    is_file = isinstance(context, os.PathLike) and os.path.isfile(context)
+    return Chunks(batches, waits=not isinstance(pieces, str) and not is_file)
 
 
-def _chunks(
+def chunk_batches(
     context: str | Iterable[str], encoder: Encoder, chunk_size: int
-) -> Iterator[Chunk]:
+) -> Iterator[tuple[Chunk, ...]]:
+    """As `iter_chunks`, the chunks that are known from each block of text together."""
     index, start = 0, 0  # of the chunk to come; `text` begins at `start`
     ids: list[int] = []
     spans: list[Span] = []  # in characters of the document
@@ -75,14 +119,17 @@ def _chunks(
         ids += block_ids
         spans += [(a + offset, b + offset) for a, b in block_spans]
         text += block
+        batch = []
         while (cut := _cut(spans, chunk_size, start)) is not None:
             end = spans[cut][0]
-            yield Chunk(index, tuple(ids[:cut]), text[: end - start], start, end)
+            own = text[: end - start]
+            batch.append(Chunk(index, tuple(ids[:cut]), own, start, end))
             text = text[end - start :]
             del ids[:cut], spans[:cut]
             index, start = index + 1, end
+        yield tuple(batch)
     if text:
-        yield Chunk(index, tuple(ids), text, start, start + len(text))
+        yield (Chunk(index, tuple(ids), text, start, start + len(text)),)
 
 
 def _cut(spans: Sequence[Span], size: int, start: int) -> int | None:

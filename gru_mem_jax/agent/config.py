@@ -9,7 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, PromptKind
+from gru_mem_jax.agent.prompts import (
+    PROMPT_KINDS,
+    PromptBuilder,
+    PromptConfig,
+    PromptKind,
+)
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import (
@@ -53,6 +58,9 @@ class AgentConfig:
       max_chunks: stop reading after so many, and answer.
       deadline_seconds: stop reading when so much time has passed, and answer; checked
         between turns and while waiting for the context.
+      prefill_ahead: so many of the next chunks are prefilled with each chunk, where
+        prompts are chunk_first and the next chunks are known without waiting. It saves
+        time where the text is read to its end; after an exit they were in vain.
       sampling: how tokens are drawn.
     """
 
@@ -65,6 +73,7 @@ class AgentConfig:
     prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
     max_chunks: int | None = None
     deadline_seconds: float | None = None
+    prefill_ahead: int = 0
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -76,11 +85,22 @@ class AgentConfig:
             check_int("max_chunks", self.max_chunks, 1)
         if self.deadline_seconds is not None:
             check_number("deadline_seconds", self.deadline_seconds, 0, 1e9)
+        check_int("prefill_ahead", self.prefill_ahead, 0, 1 << 16)
         for name, cls in (("prompt", PromptConfig), ("sampling", SamplingConfig)):
             if not isinstance(getattr(self, name), cls):
                 raise InputError(
                     f"{name} must be a {cls.__name__}, got {shown(getattr(self, name))}"
                 )
+
+    @property
+    def chunk_first(self) -> bool:
+        """Whether prompts begin with the chunk, so that questions can share it."""
+        return self.prompt.order == "chunk_first"
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether requests name the chunks to come."""
+        return self.chunk_first and self.prefill_ahead > 0
 
     @property
     def memory_kind(self) -> PromptKind:
@@ -114,6 +134,17 @@ def longest_turn(builder: PromptBuilder, config: AgentConfig) -> int:
     )
     content = config.question_tokens + memory + config.completion_tokens
     return max(prompts) + content
+
+
+def trunk_and_tail(builder: PromptBuilder, config: AgentConfig) -> tuple[int, int]:
+    """Most tokens of a chunk_first turn through its question, and of all behind it.
+
+    The completion is behind it. The template is counted in both, in any mode.
+    """
+    overhead = max(map(builder.overhead_tokens, PROMPT_KINDS))
+    memory = max(config.memory_tokens, builder.no_memory_tokens())
+    trunk = overhead + config.chunk_size + config.question_tokens
+    return trunk, overhead + memory + config.completion_tokens
 
 
 def config_to_dict(config: AgentConfig) -> dict[str, Any]:

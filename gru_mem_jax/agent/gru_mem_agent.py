@@ -12,15 +12,16 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-from gru_mem_jax.agent import driver, inputs
+from gru_mem_jax.agent import driver, inputs, parts
 from gru_mem_jax.agent.config import (
     AgentConfig,
     check_budgets,
     config_or_settings,
     replace_settings,
 )
+from gru_mem_jax.agent.document import Document, share_documents
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.inputs import Context
 from gru_mem_jax.agent.loop import Recurrence
@@ -33,6 +34,7 @@ from gru_mem_jax.records import check_int, shown
 
 if TYPE_CHECKING:
     from gru_mem_jax.policy.functional import Params, Policy
+    from gru_mem_jax.sampling.prefix_store import PrefixStore
 
 AsyncContext = Context | AsyncIterable[str]
 PairLike = tuple[str, Context] | Mapping[str, Any]
@@ -52,8 +54,8 @@ class GRUMemAgent:
     block the event loop.
 
     A context is text; a path (pathlib.Path, any os.PathLike) of a text file in UTF-8;
-    or an iterable of texts, which is read no further than needed. The asynchronous
-    methods take asynchronous iterables too.
+    an iterable of texts, which is read no further than needed; or a `Document`, for
+    several questions. The asynchronous methods take asynchronous iterables too.
 
     Args:
       policy: a generator (an engine, a server's client, a script), or a pair (policy,
@@ -61,6 +63,11 @@ class GRUMemAgent:
       tokenizer: the policy's: an Encoder, or a fast tokenizer of transformers.
       config: budgets, mode, sampling; or a dict of those that are not the defaults.
       slots: how many questions the engine works on at once, if one is made.
+      cache: where that engine keeps keys and values of chunks for further questions, if
+        prompts are chunk_first; None: in memory, those of Documents and of contexts
+        that are equal in `answer_many`.
+      cache_bytes: most bytes of memory for them; 0 keeps none, None stands for an
+        eighth of the machine's.
 
     Raises:
       PolicyError: the tokenizer or its chat template cannot be used.
@@ -74,17 +81,32 @@ class GRUMemAgent:
         config: AgentConfig | Mapping[str, Any] | None = None,
         *,
         slots: int = 4,
+        cache: "PrefixStore | None" = None,
+        cache_bytes: int | None = None,
     ):
         self.config = config_or_settings(config, AgentConfig())
         slots = check_int("slots", slots, 1)
-        _check_policy(policy)
-        self.encoder = _encoder(tokenizer)
+        parts.check_policy(policy)
+        parts.check_cache(cache, cache_bytes, self.config)
+        self.encoder = parts.as_encoder(tokenizer)
         self._builder = PromptBuilder(self.encoder, self.config.prompt)
         self.generator: Generator
-        if isinstance(policy, tuple | list):
-            self.generator = _engine(policy, self.encoder, self.config, slots)
-        else:
+        self._keep_documents: Callable[[], None] = lambda: None
+        if not isinstance(policy, tuple | list):
+            if cache is not None or cache_bytes is not None:
+                raise InputError("cache is for an engine that the agent makes")
             self.generator = policy
+            return
+        if isinstance(cache, str | os.PathLike):
+            raise InputError(
+                "cache must be a PrefixStore here: a folder needs the policy's files, "
+                "which from_pretrained has"
+            )
+        if cache is None and cache_bytes != 0 and self.config.chunk_first:
+            cache, self._keep_documents = parts.cache_for_documents(cache_bytes)
+        self.generator = parts.make_engine(
+            policy, self._builder, self.config, slots, cache
+        )
 
     @classmethod
     def from_pretrained(
@@ -93,6 +115,8 @@ class GRUMemAgent:
         config: AgentConfig | Mapping[str, Any] | None = None,
         *,
         slots: int = 4,
+        cache: "str | os.PathLike[str] | PrefixStore | None" = None,
+        cache_bytes: int | None = None,
         **settings: Any,
     ) -> "GRUMemAgent":
         """Loads a policy from a Hugging Face directory.
@@ -105,6 +129,9 @@ class GRUMemAgent:
           config: used instead of those settings; a dict changes some of them, as
             `settings` does.
           slots: how many questions `answer_many` works on at once.
+          cache: as the class's; or a folder, of at most 16 GiB, that keeps them for
+            other processes too.
+          cache_bytes: as the class's.
           **settings: fields of AgentConfig, PromptConfig or SamplingConfig to change:
             mode="memagent", temperature=0.
 
@@ -131,12 +158,24 @@ class GRUMemAgent:
         tokenizer = TextTokenizer.from_pretrained(files.root)
         # Before the weights, which may take minutes.
         check_budgets(PromptBuilder(tokenizer, config.prompt), config)
+        parts.check_cache(cache, cache_bytes, config)
+        if isinstance(cache, str | os.PathLike):
+            cache, cache_bytes = parts.make_cache(files, cache, cache_bytes), None
         policy, params = load_policy(files.root)
         tokenizer.check_rows(policy.config.vocab_size)
-        return cls((policy, params), tokenizer, config, slots=slots)
+        return cls(
+            (policy, params),
+            tokenizer,
+            config,
+            slots=slots,
+            cache=cache,
+            cache_bytes=cache_bytes,
+        )
 
     def recurrence(self, question: str, context: Context, **kwargs: Any) -> Recurrence:
         """The state machine of one question, for a caller that drives it itself."""
+        if isinstance(context, Document):
+            self._keep_documents()
         return Recurrence(self._builder, self.config, question, context, **kwargs)
 
     def answer(
@@ -146,8 +185,8 @@ class GRUMemAgent:
 
         Args:
           question: text.
-          context: the text, the path of a file that holds it, or an iterable of its
-            pieces (a stream of any length).
+          context: the text, the path of a file that holds it, an iterable of its
+            pieces (a stream of any length), or a Document.
           on_turn: called with each turn as it ends; it may call the agent itself.
 
         Returns:
@@ -180,7 +219,8 @@ class GRUMemAgent:
 
         Args:
           questions: (question, context) pairs, or dicts of the two, each taken when it
-            can be begun. The random seeds of a question depend on its index.
+            can be begun. The random seeds of a question depend on its index. In a list,
+            equal contexts are read and chunked once, see `document.share_documents`.
 
         Returns:
           The trajectories, in the order of the questions.
@@ -188,7 +228,8 @@ class GRUMemAgent:
         Raises:
           InputError: as `answer`, with the index of the question.
         """
-        pairs = inputs.pairs(questions)
+        at_once = isinstance(questions, list | tuple)
+        pairs = share_documents(inputs.pairs(questions), at_once=at_once)
         begun: list[Recurrence] = []
 
         def recurrences() -> Iterator[Recurrence]:
@@ -295,51 +336,3 @@ class GRUMemAgent:
 def _check_callback(on_turn: object) -> None:
     if on_turn is not None and not callable(on_turn):
         raise InputError(f"on_turn must be a function of a turn, got {shown(on_turn)}")
-
-
-def _check_policy(policy: object) -> None:
-    """Raises InputError unless it is a generator, or a policy with its params."""
-    if isinstance(policy, tuple | list):
-        made = len(policy) == 2 and hasattr(policy[0], "sampling_params")
-        if made and isinstance(policy[1], Mapping) and "layers" in policy[1]:
-            return
-        got = f"({', '.join(type(part).__name__ for part in policy)})"
-    else:
-        parts = ("capacity", "submit", "step", "cancel")
-        whole = all(hasattr(policy, name) for name in parts)
-        if whole and not isinstance(policy, type):
-            return
-        got = shown(policy)
-        if isinstance(policy, str | os.PathLike):
-            got += " (GRUMemAgent.from_pretrained loads a directory)"
-    raise InputError(
-        "policy must be a generator, with capacity, submit, step and cancel, or a pair "
-        f"(policy, params) of load_policy; got {got}"
-    )
-
-
-def _is_encoder(tokenizer: object) -> TypeGuard[Encoder]:
-    return hasattr(tokenizer, "encode_control") and not isinstance(tokenizer, type)
-
-
-def _encoder(tokenizer: object) -> Encoder:
-    if _is_encoder(tokenizer):
-        return tokenizer
-    if not hasattr(tokenizer, "special_tokens_map") or isinstance(tokenizer, type):
-        raise InputError(
-            "tokenizer must be an Encoder or a fast tokenizer of transformers, got "
-            f"{shown(tokenizer)}"
-        )
-    from gru_mem_jax.tokenization import TextTokenizer
-
-    return TextTokenizer.from_transformers(tokenizer)
-
-
-def _engine(
-    policy: "tuple[Policy, Params]", encoder: Encoder, config: AgentConfig, slots: int
-) -> Generator:
-    from gru_mem_jax.sampling.config import EngineConfig
-    from gru_mem_jax.sampling.engine import Engine
-
-    length = config.prompt_tokens + config.completion_tokens
-    return Engine(*policy, EngineConfig(slots=slots, max_length=length), encoder)

@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gru_mem_jax.agent.chunking import Chunk, iter_chunks
+from gru_mem_jax.agent.chunking import Chunk, Chunks, iter_chunks
 from gru_mem_jax.agent.completion import interpret, read_completion
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, config_to_dict
+from gru_mem_jax.agent.document import Document
 from gru_mem_jax.agent.inputs import Context, context_pieces, question_text
 from gru_mem_jax.agent.memory import clean_memory, fit_memory, gated_memory
 from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
+from gru_mem_jax.agent.requests import Completion, Prompt, Request, prompt_ids
 from gru_mem_jax.agent.resume import check_resumable
 from gru_mem_jax.agent.text import DeadlineReached, until_deadline
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
@@ -48,8 +49,8 @@ class Recurrence:
       builder: makes the prompts, with the encoder that all else is encoded with.
       config: budgets, mode, sampling; its `prompt` is the builder's.
       question: text.
-      context: text, a path, or an iterable of texts: a stream of any length, read no
-        further than needed.
+      context: text, a path, a Document, or an iterable of texts: a stream of any
+        length, read no further than needed.
       trajectory_id: its seeds depend on it; runs with equal ids draw equal numbers.
       trace: keep ids and logprobs in the turns.
       resume: the trajectory of an earlier run of the same question and context.
@@ -89,10 +90,7 @@ class Recurrence:
         self._started = clock()
         self._finished: float | None = None
         self._seconds_before = 0.0
-        context = context_pieces(context)
-        if config.deadline_seconds is not None and not isinstance(context, str):
-            context = until_deadline(context, self._seconds_left)
-        self._chunks = iter_chunks(context, builder.encoder, config.chunk_size)
+        self._chunks = self._open_chunks(context)
         self._open: _OpenTurn | None = None
         self._memory = ""
         self._memory_ids: tuple[int, ...] = ()
@@ -110,6 +108,15 @@ class Recurrence:
         self._interrupted = False
         if resume is not None:
             self._resume(resume)
+
+    def _open_chunks(self, context: Context) -> Chunks:
+        encoder, size = self._encoder, self._config.chunk_size
+        if isinstance(context, Document):
+            return context.chunks(encoder, size)
+        limited = self._config.deadline_seconds is not None
+        if limited and not isinstance(context, str):
+            context = until_deadline(context_pieces(context), self._seconds_left)
+        return iter_chunks(context, encoder, size)
 
     @property
     def done(self) -> bool:
@@ -148,12 +155,11 @@ class Recurrence:
         if chunk is None:
             prompt = self._builder.answer(self._question_ids, self._memory_ids)
         else:
-            gated = self._config.memory_kind == "gated"
-            make = self._builder.gated if gated else self._builder.memagent
-            prompt = make(self._question_ids, self._memory_ids, chunk.ids)
+            prompt = self._prompt(chunk)
         sampling = self._config.sampling
         request = Request(
             prompt=prompt,
+            ahead=() if chunk is None else self._ahead(),
             max_new_tokens=self._config.completion_tokens,
             stop_ids=self._encoder.stop_ids,
             temperature=sampling.temperature,
@@ -165,6 +171,20 @@ class Recurrence:
         )
         self._open = _OpenTurn(chunk, request)
         return request
+
+    def _prompt(self, chunk: Chunk) -> Prompt:
+        gated = self._config.memory_kind == "gated"
+        make = self._builder.gated if gated else self._builder.memagent
+        return make(self._question_ids, self._memory_ids, chunk.ids)
+
+    def _ahead(self) -> tuple[Prompt, ...]:
+        """What the prompts of the next chunks have before their memory."""
+        config = self._config
+        number = config.prefill_ahead if config.reads_ahead else 0
+        if config.max_chunks is not None:
+            number = min(number, config.max_chunks - len(self._turns) - 1)
+        prompts = map(self._prompt, self._chunks.ahead(number))
+        return tuple(map(_through_question, prompts))
 
     def receive(self, completion: Completion) -> Turn:
         """Takes the completion of the open request, and returns the turn.
@@ -260,7 +280,7 @@ class Recurrence:
 
     def _finish(self) -> None:
         self._finished = self._clock()
-        self._chunks = iter(())  # frees the context
+        self._chunks = Chunks(iter(()), waits=False)  # frees the context
 
     def _next_chunk(self) -> Chunk | None:
         """The chunk to read next; None, after `stop`, if there is none."""
@@ -329,6 +349,10 @@ def request_seed(seed: int, trajectory_id: int, turn: int) -> int:
     """
     key = f"{seed}/{trajectory_id}/{turn}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+
+
+def _through_question(prompt: Prompt) -> Prompt:
+    return prompt[: 1 + [segment.role for segment in prompt].index("question")]
 
 
 def _digest(chunk: Chunk) -> str:

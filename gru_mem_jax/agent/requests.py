@@ -63,6 +63,8 @@ class Request:
 
     Attributes:
       prompt: segments; equal leading segments may share their prefill.
+      ahead: beginnings of prompts that later requests of the same run will probably
+        have; a generator may read them while it works on this one.
       max_new_tokens: the completion's budget, the stop token included.
       stop_ids: a sampled id of these ends the completion and belongs to it.
       stop_strings: the completion ends with the token that completes one of these.
@@ -71,6 +73,7 @@ class Request:
     """
 
     prompt: Prompt
+    ahead: tuple[Prompt, ...] = ()
     max_new_tokens: int
     stop_ids: tuple[int, ...]
     stop_strings: tuple[str, ...] = ()

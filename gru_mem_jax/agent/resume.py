@@ -8,8 +8,8 @@ from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import first_difference, plain
 
-# A resumed run may have other limits; everything else must be as it was.
-_LIMITS = ("max_chunks", "deadline_seconds")
+# A resumed run may have others of these; everything else must be as it was.
+_MAY_DIFFER = ("max_chunks", "deadline_seconds", "prefill_ahead")
 
 
 def check_resumable(saved: Trajectory, new: Trajectory) -> None:
@@ -38,5 +38,5 @@ def _identity(trajectory: Trajectory) -> dict[str, Any]:
     return {
         "question": trajectory.question,
         "trajectory_id": plain(trajectory.trajectory_id),
-        "settings": {k: v for k, v in settings.items() if k not in _LIMITS},
+        "settings": {k: v for k, v in settings.items() if k not in _MAY_DIFFER},
     }

@@ -110,6 +110,11 @@ class Trajectory:
         return sum(turn.prompt_tokens for turn in self.turns)
 
     @property
+    def shared_prompt_tokens(self) -> int:
+        """Those of the prompt tokens whose prefill was reused."""
+        return sum(turn.shared_prompt_tokens for turn in self.turns)
+
+    @property
     def completion_tokens(self) -> int:
         """Sampled tokens of all turns."""
         return sum(turn.completion_tokens for turn in self.turns)
@@ -125,7 +130,13 @@ class Trajectory:
         return tuple(turn.chunk_span for turn in self.turns if turn.chunk_span)
 
 
-_SUMS = ("num_chunks", "prompt_tokens", "completion_tokens", "well_formed")
+_SUMS = (
+    "num_chunks",
+    "prompt_tokens",
+    "shared_prompt_tokens",
+    "completion_tokens",
+    "well_formed",
+)
 
 
 def turn_to_dict(turn: Turn) -> dict[str, Any]:

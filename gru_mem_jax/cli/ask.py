@@ -25,6 +25,7 @@ _SETTINGS = (
     "prompt_tokens",
     "max_chunks",
     "deadline_seconds",
+    "prefill_ahead",
     "order",
     "style",
     "temperature",
@@ -55,6 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="UTF-8 text to read: a file, a named pipe, or - for stdin",
     )
     add("--mode", choices=MODES, help="when to stop reading, or the ungated baseline")
+    add(
+        "--cache",
+        type=path,
+        metavar="DIR",
+        help="folder that keeps keys and values of the context's chunks, so that the "
+        "next question on it need not compute them (chunk_first prompts)",
+    )
+    add(
+        "--cache_gib",
+        type=arguments.number(above=0),
+        metavar="N",
+        help="most GiB of that folder; the least recently used leaves first; "
+        "default 16",
+    )
     arguments.add_json(add, "the trajectory")
     add("--trace", action="store_true", help="with token ids and logprobs in the JSON")
     add(
@@ -83,6 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.number(above=0),
         metavar="S",
         help="read for at most S seconds, even if the context stalls, then answer",
+    )
+    add(
+        "--prefill_ahead",
+        type=arguments.integer(least=0),
+        metavar="N",
+        help="prefill the next N chunks while a memory is written (chunk_first "
+        "prompts)",
     )
     add(
         "--encoding_errors",
@@ -127,9 +149,17 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--resume needs --json FILE, the file of the interrupted run")
     if args.trace and args.json is None:
         raise InputError("--trace needs --json OUT, to write the trace to")
+    if args.cache_gib is not None and args.cache is None:
+        raise InputError("--cache_gib needs --cache DIR, the folder that it limits")
     pieces = open_context(args.context, args.encoding_errors)
     directory = open_policy_dir(args.policy)
     config, engine_config = configure(args, directory)
+    if args.cache is not None and not config.chunk_first:
+        raise InputError(
+            "--cache: nothing of a context can be kept for the next question where "
+            "prompts are memory_first; give --order=chunk_first, if the policy was "
+            "trained so"
+        )
     return ask_session.ask(args, directory, config, engine_config, pieces, target)
 
 

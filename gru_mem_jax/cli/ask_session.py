@@ -5,10 +5,11 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig, longest_turn
+from gru_mem_jax.agent.document import Document
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import INTERRUPTED, Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
@@ -45,7 +46,7 @@ def ask(
         runtime.start()
         with _announced(view):
             encoder, generator, dtype = load(
-                directory, args.question, config, engine_config, view
+                directory, args.question, config, engine_config, view, cache_of(args)
             )
             metadata = {
                 "policy": args.policy,
@@ -58,11 +59,15 @@ def ask(
             }
             if saved is not None:
                 _check_same_run(saved, metadata)
+            characters = characters_of(args.context)
+            # Of a file any chunk can be read ahead; a stream may have to be waited for.
+            whole = config.reads_ahead and characters is not None
+            context = Document(pieces) if whole else pieces
             recurrence = Recurrence(
                 PromptBuilder(encoder, config.prompt),
                 config,
                 args.question,
-                pieces,
+                context,
                 trace=args.trace,
                 resume=saved,
                 metadata=metadata,
@@ -73,7 +78,7 @@ def ask(
                 policy=args.policy,
                 mode=config.mode,
                 memory_budget=config.memory_tokens,
-                characters=characters_of(args.context),
+                characters=characters,
             )
             read(generator, recurrence, header, view, Recorder(target))
     if not target.is_stdout:
@@ -116,12 +121,30 @@ def read(
     view.end(recurrence.trajectory)
 
 
+class Cache(NamedTuple):
+    """--cache and --cache_gib: the folder, and most bytes of it."""
+
+    folder: str
+    most: int
+
+
+def cache_of(args: argparse.Namespace) -> Cache | None:
+    """What the flags say; None: no cache."""
+    if args.cache is None:
+        return None
+    from gru_mem_jax.sampling.prefix_store import DISK_BYTES, GIB
+
+    most = DISK_BYTES if args.cache_gib is None else round(args.cache_gib * GIB)
+    return Cache(args.cache, most)
+
+
 def load(
     directory: PolicyDir,
     question: str,
     config: AgentConfig,
     engine_config: Any,
     view: View,
+    cache: Cache | None = None,
 ) -> tuple[Encoder, Generator, str]:
     """The encoder, the engine on the loaded policy, and its dtype.
 
@@ -137,6 +160,7 @@ def load(
     from gru_mem_jax.policy.hf import load_config, load_policy
     from gru_mem_jax.sampling.engine import Engine
     from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
+    from gru_mem_jax.sampling.prefix_store import PrefixStore, with_trunks
     from gru_mem_jax.tokenization import TextTokenizer
 
     encoder = TextTokenizer.from_pretrained(directory.root)
@@ -148,6 +172,8 @@ def load(
     dtype = engine_dtype(engine_config)
     # Sized by the budgets, not the question: the next one reuses the programs.
     engine_config = engine_config.sized_for(positions)
+    if cache is not None or config.reads_ahead:
+        engine_config = with_trunks(engine_config, builder, config)
     check_engine_fits(make_policy(shape), engine_config, dtype)
     window = shape.max_position_embeddings
     if positions > window:
@@ -155,18 +181,25 @@ def load(
             f"note: a turn may need {positions} positions, the policy was trained for "
             f"{window}; lower --chunk_size"
         )
+    store = None
+    if cache is not None:
+        view.status("comparing the policy with the cache")
+        store = PrefixStore.for_policy(
+            directory, dtype, cache.folder, disk_bytes=cache.most, on_note=view.note
+        )
     view.status("loading the policy")
     policy, params = load_policy(directory.root, dtype, form="sampling")
-    engine = Engine(policy, params, engine_config, encoder)
-    return encoder, Forgetful(engine), dtype
+    engine = Engine(policy, params, engine_config, encoder, store=store)
+    # What was read ahead must still be there in the next turn.
+    return encoder, engine if config.reads_ahead else Forgetful(engine), dtype
 
 
 class Forgetful:
-    """An engine that reuses nothing from one turn to the next.
+    """An engine that reuses nothing from one turn to the next, but what is stored.
 
-    A prefix from an earlier turn may differ in its last bits. Without it a turn's
-    numbers depend only on its request, and a resumed run equals an uninterrupted one
-    bit for bit. A single question loses little speed.
+    A prefix from an earlier turn may differ in its last bits. Without it, and without a
+    cache, a turn's numbers depend only on its request, and a resumed run equals an
+    uninterrupted one bit for bit. A single question loses little speed.
     """
 
     def __init__(self, engine: Any):

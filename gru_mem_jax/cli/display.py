@@ -77,11 +77,13 @@ def summary(trajectory: Trajectory) -> str:
     memory_turns = trajectory.memory_turns
     updates = sum(bool(turn.update) for turn in memory_turns)
     reason = "interrupted" if trajectory.interrupted else trajectory.stop_reason
+    reused = trajectory.shared_prompt_tokens
     text = (
         f"{reason}: {len(memory_turns)} chunks read, "
         f"{updates} memory updates, "
-        f"{trajectory.prompt_tokens} tokens in, {trajectory.completion_tokens} out, "
-        f"{trajectory.seconds:.1f} s"
+        f"{trajectory.prompt_tokens} tokens in"
+        f"{f' ({reused} of them reused)' if reused else ''}, "
+        f"{trajectory.completion_tokens} out, {trajectory.seconds:.1f} s"
     )
     if trajectory.seconds > 0:
         text += f" ({len(trajectory.turns) / trajectory.seconds:.2f} turns/s)"

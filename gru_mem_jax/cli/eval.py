@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             engine,
             list(suite.question_sets()),
             modes or config.modes,
+            config.cache_bytes,
         )
     rows = table_rows(results)
     if args.out:

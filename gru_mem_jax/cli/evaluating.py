@@ -43,6 +43,7 @@ def evaluate_policy(
     engine_config: EngineConfig,
     sets: "Sequence[QuestionSet]",
     modes: Sequence[str],
+    cache_bytes: int | None = None,
 ) -> "list[SetResult]":
     """Loads a policy, compiles its programs, and runs every set in every mode.
 
@@ -53,17 +54,23 @@ def evaluate_policy(
       config: of the agent.
       engine_config: its max_length is set by the budgets.
       sets, modes: see `evaluation.run.evaluate`.
+      cache_bytes: see `EvaluationConfig`.
     """
     from rich import progress
     from rich.console import Console
 
     from gru_mem_jax.evaluation.questions import draw_sets
-    from gru_mem_jax.evaluation.run import count_turns, evaluate
+    from gru_mem_jax.evaluation.run import count_turns, evaluate, share_a_document
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.policy.functional import make_policy
     from gru_mem_jax.policy.hf import load_config, load_policy
     from gru_mem_jax.sampling.engine import Engine
     from gru_mem_jax.sampling.footprint import check_engine_fits
+    from gru_mem_jax.sampling.prefix_store import (
+        PrefixStore,
+        default_memory_bytes,
+        with_trunks,
+    )
     from gru_mem_jax.tokenization import TextTokenizer
 
     directory = open_policy_dir(policy_dir)
@@ -77,7 +84,12 @@ def evaluate_policy(
     for line in (line for each in drawn for line in each.lines()):
         terminal.note(terminal.plain_line(line))
     policy, params = load_policy(directory.root)
-    engine = Engine(policy, params, engine_config, encoder)
+    store = None
+    if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
+        store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
+    if store is not None or config.reads_ahead:
+        engine_config = with_trunks(engine_config, builder, config)
+    engine = Engine(policy, params, engine_config, encoder, store=store)
     terminal.note("compiling the sampling programs")
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]
@@ -95,6 +107,8 @@ def evaluate_policy(
         task = bar.add_task("", total=count_turns(drawn, modes))
 
         def on_sets(group: "Sequence[DrawnSet]", mode: str) -> None:
+            if store is not None:
+                store.clear()  # modes are compared: none has what another computed
             names = ", ".join(each.of.name for each in group)
             labels = [str(label) for label in group[0].of.labels.values()]
             text = " · ".join([mode, *labels, names])

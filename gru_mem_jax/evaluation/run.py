@@ -8,6 +8,7 @@ from typing import Any
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.document import share_documents
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
@@ -62,26 +63,22 @@ def run_sets(
       generator: e.g. a warm `sampling.engine.Engine`; compile time counts otherwise.
       encoder: the policy's tokenizer.
       config: mode, chunk size, budgets and sampling of every trajectory.
-      sets: the sets; their questions take turns in the queue.
+      sets: the sets; their questions take turns in the queue, those on one document
+        next to one another.
       on_turn: called after each turn; what it raises ends the evaluation.
     """
     builder = PromptBuilder(encoder, config.prompt)
+    pairs = ((e.question, e.document) for each in sets for e in each.examples)
+    shared = share_documents(pairs, at_once=True)
     by_set = [
         [
-            Recurrence(
-                builder,
-                config,
-                example.question,
-                example.document,
-                trajectory_id=index,
-            )
-            for index, example in enumerate(questions.examples)
+            Recurrence(builder, config, *next(shared), trajectory_id=index)
+            for index, _ in enumerate(questions.examples)
         ]
         for questions in sets
     ]
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_set))
     start = time.perf_counter()
-    for _ in driver.run(generator, [r for r in in_turn if r is not None]):
+    for _ in driver.run(generator, _queue(sets, by_set)):
         on_turn()
     seconds = time.perf_counter() - start
     held = [
@@ -103,6 +100,31 @@ def run_sets(
             )
         )
     return results
+
+
+def _queue(
+    sets: Sequence[DrawnSet], by_set: Sequence[Sequence[Recurrence]]
+) -> list[Recurrence]:
+    """The first question of each set, the second of each, ..., by document.
+
+    A question comes right after the first on its document, whose prefixes may then
+    still be held.
+    """
+    each_set = [
+        [(example.document, recurrence) for example, recurrence in zip(s.examples, own)]
+        for s, own in zip(sets, by_set, strict=True)
+    ]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*each_set))
+    by_document: dict[str, list[Recurrence]] = {}
+    for document, recurrence in filter(None, in_turn):
+        by_document.setdefault(document, []).append(recurrence)
+    return list(itertools.chain.from_iterable(by_document.values()))
+
+
+def share_a_document(sets: Iterable[DrawnSet]) -> bool:
+    """Whether two questions are on the same document."""
+    documents = [example.document for each in sets for example in each.examples]
+    return len(set(documents)) < len(documents)
 
 
 def evaluate(

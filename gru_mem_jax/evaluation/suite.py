@@ -109,18 +109,24 @@ class EvaluationConfig:
       agent: how contexts are read.
       modes: of the agent; its own is replaced by each of them.
       engine: of the sampler; its max_length becomes what the budgets can need.
+      cache_bytes: most bytes of memory for keys and values of chunks, which the other
+        questions on a document reuse if prompts are chunk_first; 0 keeps none, None
+        stands for an eighth of the machine's. Each mode begins with nothing kept.
     """
 
     suite: Suite
     agent: AgentConfig = dataclasses.field(default_factory=AgentConfig)
     modes: tuple[str, ...] = MODES[::-1]
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.suite, "question_sets", None)):
             raise InputError(
                 f"suite must have a method question_sets(), got {shown(self.suite)}"
             )
+        if self.cache_bytes is not None:
+            check_int("cache_bytes", self.cache_bytes, 0)
         if isinstance(self.modes, str) or not self.modes:
             raise InputError(f"modes must be a tuple of modes, got {self.modes!r}")
         for mode in self.modes:

@@ -8,5 +8,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "config": ["EngineConfig"],
         "engine": ["Engine"],
         "footprint": ["check_engine_fits"],
+        "prefix_store": ["PrefixStore"],
     },
 )

@@ -104,7 +104,7 @@ def test_the_step_before_is_used(copied, kind, which):
     [
         (durable_files, "_read_manifest"),
         (durable_files, "_names"),
-        (durable_files, "_hash_all"),
+        (durable_files, "sha256_all"),
         (checkpoint_step, "read_record"),
         (checkpoint_step, "_check"),
         (checkpoint_step, "_restore"),

@@ -112,3 +112,36 @@ def wait_for(condition, seconds=20.0):
 
 def turns_in(path) -> int:
     return len(json.loads(path.read_text())["turns"]) if path.exists() else 0
+
+
+def random_policy(folder: pathlib.Path, settings: dict) -> pathlib.Path:
+    """A Qwen2-shaped policy with the word tokenizer, as a Hugging Face directory."""
+    import jax
+
+    from gru_mem_jax.agent.config import config_from_dict
+    from gru_mem_jax.policy.config import PolicyConfig
+    from gru_mem_jax.policy.functional import make_policy
+    from gru_mem_jax.policy.hf_export import export_policy
+    from gru_mem_jax.tiny import tokenizer as word_tokenizer
+
+    files = folder / "tokenizer"
+    files.mkdir()
+    names = word_tokenizer.save(files)
+    config = PolicyConfig(
+        vocab_size=word_tokenizer.build().get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+    )
+    made = make_policy(config)
+    export_policy(
+        made,
+        made.init(jax.random.key(0)),
+        folder / "policy",
+        tokenizer_files=[files / name for name in names],
+        agent_settings=config_from_dict(settings),
+    )
+    return folder / "policy"

@@ -60,7 +60,7 @@ def say(request) -> str:
     return f"<think>so</think>{update}<next>{end}</next>"
 
 
-def load(directory, question, config, engine_config, view):
+def load(directory, question, config, engine_config, view, cache):
     """Stands in for ask_session.load."""
     view.status("loading the script")
     return ENCODER, Generator(say, ENCODER), "float32"

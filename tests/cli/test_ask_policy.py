@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from cli_helpers import environment, without_times
+from cli_helpers import environment, random_policy, without_times
 
 from gru_mem_jax.cli.main import main
 
@@ -26,36 +26,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     """A Qwen2-shaped policy with the word tokenizer, as a Hugging Face directory."""
-    import jax
-
-    from gru_mem_jax.agent.config import config_from_dict
-    from gru_mem_jax.policy.config import PolicyConfig
-    from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.hf_export import export_policy
-    from gru_mem_jax.tiny import tokenizer as word_tokenizer
-
-    folder = tmp_path_factory.mktemp("policy")
-    files = folder / "tokenizer"
-    files.mkdir()
-    names = word_tokenizer.save(files)
-    config = PolicyConfig(
-        vocab_size=word_tokenizer.build().get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-    )
-    made = make_policy(config)
-    export_policy(
-        made,
-        made.init(jax.random.key(0)),
-        folder / "policy",
-        tokenizer_files=[files / name for name in names],
-        agent_settings=config_from_dict(SETTINGS),
-    )
-    return folder / "policy"
+    return random_policy(tmp_path_factory.mktemp("policy"), SETTINGS)
 
 
 class Runs:

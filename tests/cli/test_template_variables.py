@@ -83,7 +83,7 @@ def test_what_is_refused(policy, flag, message):
 def test_eval_takes_them_too(policy, monkeypatch, capsys):
     used = []
 
-    def evaluate(policy_dir, config, engine_config, sets, modes):
+    def evaluate(policy_dir, config, engine_config, sets, modes, cache_bytes):
         used.append(config.prompt.template_variables)
         return []
 

@@ -12,11 +12,13 @@ import pytest
 from gru_mem_jax.agent.config import MODES, AgentConfig
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.labels import labels
 from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation import report, run
 from gru_mem_jax.evaluation.figures import mean_memory
-from gru_mem_jax.evaluation.questions import draw_sets
+from gru_mem_jax.evaluation.questions import DrawnSet, draw_sets
+from gru_mem_jax.evaluation.suite import QuestionSet
 from gru_mem_jax.evaluation.table import rich_table
 from gru_mem_jax.runs import columns
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
@@ -215,6 +217,54 @@ def test_sets_that_run_together_share_the_time(results):
             mine, theirs = map(dataclasses.asdict, (result.outcomes, other.outcomes))
             assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
     assert sum(result.seconds for result in together) < passed
+
+
+def sets_on(*documents_of_sets):
+    """Sets whose questions, named a0, a1, ... b0, ..., are on these documents."""
+    sets = []
+    for name, documents in zip("ab", documents_of_sets):
+        examples = tuple(
+            Example(id=f"{name}{i}", question=f"{name}{i}?", answers=("x",), document=d)
+            for i, d in enumerate(documents)
+        )
+        source = ListSource(examples=examples)
+        gold = tuple(labels(e, ENCODER, CONFIG.chunk_size) for e in examples)
+        of = QuestionSet(name=name, source=source)
+        sets.append(DrawnSet(of=of, examples=examples, labels=gold))
+    return sets
+
+
+def test_questions_on_one_document_are_asked_next_to_one_another():
+    class Counting(ByteEncoder):
+        seen = 0
+
+        def encode_with_offsets(self, text):
+            self.seen += len(text) if text[:2].isupper() else 0
+            return super().encode_with_offsets(text)
+
+    def asked(*documents_of_sets):
+        """Questions in order of their first request, and those of the results."""
+        encoder = Counting()
+        generator = ScriptedGenerator(lambda request: "none", encoder, capacity=2)
+        sets = sets_on(*documents_of_sets)
+        results = run.run_sets(generator, encoder, CONFIG, sets)
+        shown = [said_in(r, encoder)["question"].strip() for r in generator.requests]
+        order = [question[:2] for question in dict.fromkeys(shown)]
+        found = [[t.question for t in result.trajectories] for result in results]
+        numbers = [[t.trajectory_id for t in r.trajectories] for r in results]
+        return order, found, numbers, encoder.seen
+
+    one, two, three = ((c * 2 + "word ") * 50 for c in "ABC")
+    order, found, numbers, seen = asked([one, two, one], [two, three, one])
+    assert order == ["a0", "a2", "b2", "b0", "a1", "b1"]
+    assert found == [["a0?", "a1?", "a2?"], ["b0?", "b1?", "b2?"]]
+    assert numbers == [[0, 1, 2]] * 2
+    assert seen == len(one) + len(two) + len(three)  # each is chunked once
+    assert run.share_a_document(sets_on([one, two], [three, one]))
+    # Without a shared document the sets take turns.
+    order, *_ = asked([one, two], [three])
+    assert order == ["a0", "b0", "a1"]
+    assert not run.share_a_document(sets_on([one, two], [three]))
 
 
 def test_pages(results, tmp_path):

@@ -1,0 +1,83 @@
+"""`gru-mem eval` on questions that share documents computes the chunks once."""
+
+import json
+
+import pytest
+from cli_helpers import random_policy
+
+from gru_mem_jax.cli.main import main
+from gru_mem_jax.sampling import engine
+from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
+
+SETTINGS = {
+    "chunk_size": 64,
+    "question_tokens": 32,
+    "memory_tokens": 32,
+    "completion_tokens": 24,
+    "prompt_tokens": 256,
+    "prompt": {"style": "compact", "order": "chunk_first"},
+}
+CONFIG = SyntheticConfig(num_chunks=4, chunk_tokens=60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A policy, and two questions on each of two documents; "apart": on four."""
+    folder = tmp_path_factory.mktemp("eval")
+    random_policy(folder, SETTINGS)
+    examples = [generate(CONFIG, i) for i in range(4)]
+    for name, places in (("shared", (0, 1, 0, 1)), ("apart", (0, 1, 2, 3))):
+        lines = [
+            {
+                "question": example.question,
+                "answers": list(example.answers),
+                "document": examples[place].document,
+            }
+            for example, place in zip(examples, places)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def evaluate(folder, monkeypatch, capsys):
+    """Runs the command on one slot; gives the rows, the engine and its store."""
+    made = []
+
+    class Watched(engine.Engine):
+        def __init__(self, *arguments, store=None, **kwargs):
+            super().__init__(*arguments, store=store, **kwargs)
+            made.append((self, store))
+
+    monkeypatch.setattr(engine, "Engine", Watched)
+
+    def evaluate(name, *flags):
+        words = ["eval", f"--policy={folder / 'policy'}", "--slots=1", "--json=-"]
+        words += [f"--data={folder / name}.jsonl", "--gin.EngineConfig.max_length=320"]
+        assert main([*words, "--modes=without_exit_gate,memagent", *flags]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        for row in rows:
+            del row["seconds"]
+        return rows, *made.pop()
+
+    return evaluate
+
+
+def test_a_shared_document_is_computed_once_in_each_mode(evaluate):
+    rows, own, store = evaluate("shared")
+    chunks = 5  # of a document of 4 blocks, whose marks are tokens too
+    assert store.stats()["stored"] >= 2 * 2 * (chunks - 1)
+    assert store.stats()["found_tokens"] >= 2 * 2 * (chunks - 1) * 50
+    plain, without, none = evaluate("shared", "--gin.EvaluationConfig.cache_bytes=0")
+    assert none is None
+    assert without.config.trunks == 0
+    assert rows == plain
+    assert own.stats()["prefill_tokens"] < 0.8 * without.stats()["prefill_tokens"]
+
+
+def test_no_store_where_nothing_can_be_shared(evaluate):
+    _, own, store = evaluate("apart")
+    assert (own.config.trunks, store) == (0, None)
+    _, own, store = evaluate("shared", "--gin.PromptConfig.order='memory_first'")
+    assert (own.config.trunks, store) == (0, None)
