@@ -1,14 +1,19 @@
-"""Measure tokens per second of the sampling engine, warm, on random prompts.
+"""Measure the sampling engine or the learner's update, warm, on random tokens.
 
-`gru-mem bench sampling` needs no tokenizer; without --policy it takes random weights
-in a Qwen2 shape of 26.75M. `--peer huggingface` runs transformers' generate on the same
-weights in turn, and prints the ratios. `--groups G --prefix P` measures G requests that
-share a prefix, with trunks and without, in turn. The compilation cache is not used, so
-that compile_seconds is the time of compiling.
+`gru-mem bench sampling`: tokens per second of the engine. `--peer huggingface` runs
+transformers' generate on the same weights in turn, and prints the ratios; `--groups G
+--prefix P` measures G requests that share a prefix, with trunks and without.
+`gru-mem bench update`: seconds of the learner's update and score, with prefixes shared
+and without, on a group's turns or on recorded ones.
+
+No tokenizer is needed; without --policy they take random weights in a Qwen2 shape of
+26.75M. The compilation cache is not used: compile_seconds is the time of compiling.
 """
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from gru_mem_jax.cli import arguments
@@ -16,55 +21,89 @@ from gru_mem_jax.cli import arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    add = parser.add_argument
+    kinds = parser.add_subparsers(dest="what", required=True, title="what to measure")
+    _add_sampling(kinds.add_parser("sampling", help="the engine").add_argument)
+    _add_update(kinds.add_parser("update", help="the learner").add_argument)
+
+
+def _add_sampling(add: Callable[..., Any]) -> None:
     count = arguments.integer(least=1)
-    add("what", choices=("sampling",), help="what to measure")
+    _add_policy(add)
+    add("--batch", type=count, metavar="B", help="rows side by side; default 8")
+    add("--prompt_tokens", type=count, metavar="P", help="of every row; default 512")
+    add("--new_tokens", type=count, metavar="N", help="of every row; default 128")
+    add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
+    add("--groups", type=count, metavar="G", help="requests that share a prefix")
+    add("--prefix", type=count, metavar="P", help="tokens they share; default 900")
+    add("--memory", type=count, metavar="M", help="tokens of their own; default 150")
+    add("--completion", type=count, metavar="C", help="tokens each draws; default 60")
+    _add_runs(add)
+
+
+def _add_update(add: Callable[..., Any]) -> None:
+    count = arguments.integer(least=1)
+    _add_policy(add)
+    add("--groups", type=count, metavar="G", help="rollouts of the question; default 8")
+    add("--prefix", type=count, metavar="P", help="tokens they share; default 900")
+    add("--memory", type=count, metavar="M", help="prompt tokens of each; default 150")
+    add("--completion", type=count, metavar="C", help="sampled of each; default 60")
+    add(
+        "--equal_memories",
+        action="store_true",
+        default=None,
+        help="all rollouts have the same memory",
+    )
+    add(
+        "--replay",
+        type=arguments.path,
+        metavar="DIR",
+        help="turns of RUN/rollouts (train --record) instead of random ones",
+    )
+    add("--replay_step", type=count, metavar="N", help="which step; default 1")
+    add("--row_tokens", type=count, metavar="L", help="default: what pads least")
+    add("--rows", type=count, metavar="B", help="of a micro-batch; default 1")
+    add("--logits_chunk", type=count, metavar="N", help="default: what pads least")
+    add(
+        "--remat",
+        action="store_true",
+        default=None,
+        help="compute layers again in the backward pass",
+    )
+    _add_runs(add)
+
+
+def _add_policy(add: Callable[..., Any]) -> None:
     add(
         "--policy",
         type=arguments.path,
         metavar="DIR",
         help="a Hugging Face directory; default: random",
     )
-    add("--batch", type=count, metavar="B", help="rows side by side; default 8")
-    add("--prompt_tokens", type=count, metavar="P", help="of every row; default 512")
-    add("--new_tokens", type=count, metavar="N", help="of every row; default 128")
     add("--dtype", choices=("float32", "bfloat16"), help="default float32")
-    add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
-    add("--groups", type=count, metavar="G", help="requests that share a prefix")
-    add("--prefix", type=count, metavar="P", help="tokens they share; default 900")
-    add("--memory", type=count, metavar="M", help="tokens of their own; default 150")
-    add("--completion", type=count, metavar="C", help="tokens each draws; default 60")
-    add("--repeats", type=count, metavar="N", help="counted runs; default 3")
+
+
+def _add_runs(add: Callable[..., Any]) -> None:
+    add("--repeats", type=arguments.integer(least=1), metavar="N", help="default 3")
     add("--seed", type=arguments.integer(least=0), metavar="N")
     arguments.add_json(add, "the figures")
 
 
-_SETTINGS = (
-    "policy",
-    "batch",
-    "prompt_tokens",
-    "new_tokens",
-    "dtype",
-    "peer",
-    "groups",
-    "prefix",
-    "memory",
-    "completion",
-    "repeats",
-    "seed",
-)
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax.bench import sampling as bench
+    from gru_mem_jax.bench import sampling, update
     from gru_mem_jax.cli import json_output, platforms, terminal
 
-    given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
-    config = bench.BenchConfig(**given)
+    kinds: dict[str, tuple[Any, Any]] = {
+        "sampling": (sampling.BenchConfig, sampling.measure),
+        "update": (update.UpdateBenchConfig, update.measure),
+    }
+    settings, measure = kinds[args.what]
+    names = [field.name for field in dataclasses.fields(settings)]
+    given = {name: getattr(args, name, None) for name in names}
+    config = settings(**{k: v for k, v in given.items() if v is not None})
     target = json_output.open_target(args.json)
     platforms.devices()
-    result = bench.measure(config, log=terminal.note)
+    result = measure(config, log=terminal.note)
     target.write(result)
     if not target.is_stdout:
         sys.stdout.write(table(result))
@@ -76,7 +115,7 @@ def table(result: dict[str, Any]) -> str:
     ours, theirs, name = result, result.get("peer") or {}, ""
     if "shared" in result:
         ours = result | result["shared"]
-        theirs, name = result["unshared"], "without trunks"
+        theirs, name = result["unshared"], "unshared"
     rows = []
     for key, value in ours.items():
         if isinstance(value, dict) or key.endswith("_ratio"):
@@ -84,7 +123,9 @@ def table(result: dict[str, Any]) -> str:
         row = [key, _number(value)]
         if key in theirs:
             row.append(f"{name or theirs['name']} {_number(theirs[key])}")
-            ratio = result.get(key.split("_")[0] + "_ratio")
+            what = key.split("_")[0]
+            singular = result.get(what.removesuffix("s") + "_ratio")
+            ratio = result.get(what + "_ratio", singular)
             row += [f"ratio {ratio:.2f}"] if ratio is not None else []
         rows.append(row)
     width = max(len(row[0]) for row in rows)
@@ -93,5 +134,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
+        if 0 < abs(value) < 1e-3:
+            return f"{value:.1e}"
         return f"{value:.1f}" if value >= 10 else f"{value:.3f}"
     return "-" if value is None else str(value)
