@@ -77,39 +77,36 @@ def new_job(
 def trunk_tokens(request: Request, config: EngineConfig) -> int:
     """How many leading tokens of a request's prompt are held as its trunk.
 
-    All before the first memory segment, but for a short front whose rest fits the tail
-    anyway; more where the tail would otherwise be exceeded. The last token of a prompt
-    is always the tail's.
+    All before the first memory segment, but for a short front of a prompt that fits the
+    tail; more where the tail would otherwise be exceeded. The last token of a prompt is
+    always the tail's.
     """
     trunk, tail = config.pool_lengths
     length = sum(len(segment.ids) for segment in request.prompt)
     whole = length + request.max_new_tokens
-    front = 0
+    # A document is worth an entry of the pool, a template and a question hardly.
+    front, short = 0, trunk // 4
     for segment in request.prompt:
         if segment.role == "memory":
             break
+        if segment.role == "chunk":
+            short = config.min_shared_tokens
         front += len(segment.ids)
-    if not config.trunks or (whole <= tail and front < trunk // _SHORT):
+    if not config.trunks or (whole <= tail and front < short):
         return 0
     return max(min(front, length - 1, trunk), whole - tail)
 
 
-# Part of trunk_length from which on a front takes an entry of the pool.
-_SHORT = 4
-
-
 def _front(prompt: Prompt, ids: np.ndarray, length: int) -> Front:
-    document = 0
+    """The first `length` ids of a prompt, and how many are its document's."""
+    document = seen = 0
     for segment in prompt:
-        if segment.role in ("question", "memory"):
-            document = 0
-            break
-        document += len(segment.ids)
+        seen += len(segment.ids)
         if segment.role == "chunk":
+            document = seen
+        if segment.role != "control":
             break
-    else:
-        document = 0
-    return Front(ids[:length], document if document <= length else 0)
+    return Front(ids[:length], min(document, length))
 
 
 def check_request(

@@ -8,8 +8,8 @@ the others copy from it in the next wave.
 
 Behind a trunk a slot holds only the rest of its prompt (see `trunks`): then only slots
 of the same trunk have something in common. The pool of trunks is kept by the same
-rules, a trunk in place of a prompt, but a new trunk overwrites no other that begins
-like it, as long as there is a free one.
+rules, a trunk in place of a prompt, but a new trunk takes the entry that was used
+least recently, and none in place that holds more than it reuses.
 
 Assignments depend only on the slots' contents and on the order of requests.
 """

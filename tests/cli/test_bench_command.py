@@ -83,3 +83,20 @@ def test_table_shows_the_ratio_beside_both_figures():
         "decode_tokens_per_s  600.0   huggingface 300.0   ratio 2.00",
         "slot_occupancy       0.875",
     ]
+
+
+def test_the_table_of_a_group_has_both_engines():
+    engine = {"prefill_seconds": 0.5, "cache_bytes": 100, "programs": 5}
+    result = {
+        "groups": 8,
+        "shared": engine,
+        "unshared": engine | {"prefill_seconds": 1.5, "cache_bytes": 344},
+        "prefill_ratio": 3.0,
+        "cache_ratio": 3.44,
+    }
+    assert table(result).splitlines() == [
+        "groups           8",
+        "prefill_seconds  0.500   without trunks 1.500   ratio 3.00",
+        "cache_bytes      100   without trunks 344   ratio 3.44",
+        "programs         5   without trunks 5",
+    ]

@@ -33,9 +33,11 @@ def asked(*segments, budget=10):
         ([("control", 3), ("chunk", 40), ("question", 5), ("memory", 9)], 10, 48),
         # Without memory all but the last token.
         ([("chunk", 50)], 10, 49),
-        # A front of less than 20 whose rest fits the tail.
+        # Less than 20, or than 16 of a document, in a prompt that fits the tail.
         ([("question", 19), ("memory", 9)], 10, 0),
         ([("question", 20), ("memory", 9)], 10, 20),
+        ([("chunk", 15), ("memory", 9)], 10, 0),
+        ([("chunk", 16), ("memory", 9)], 10, 16),
         # Memory first: the split is moved right, to what the tail cannot hold.
         ([("question", 9), ("memory", 9), ("chunk", 40)], 10, 28),
         ([("question", 9), ("memory", 9)], 10, 0),

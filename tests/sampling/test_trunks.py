@@ -162,13 +162,19 @@ def test_stop_strings_discard_and_early_returns(small):
         check_equal([done[handles[i]]], [expected[i]])
 
 
-@pytest.mark.parametrize("where", ["decode", "prefill", "copy"])
-@pytest.mark.parametrize("pool", ["_slots", "_trunks"])
+@pytest.mark.parametrize(
+    ("pool", "where"),
+    [
+        ("_slots", "decode"),
+        ("_slots", "prefill"),
+        ("_slots", "copy"),
+        ("_trunks", "prefill"),
+        ("_trunks", "copy"),
+    ],
+)
 def test_an_interrupted_program_does_not_spoil_the_engine(
     small, monkeypatch, pool, where
 ):
-    if (pool, where) == ("_trunks", "decode"):
-        pytest.skip("trunks are not decoded")
     engine = small.engine(**TRUNKS)
     # Equal memories: tails are copied; equal chunks: so are the fronts of trunks.
     requests = [asked(0, n % 2, 7, budget=5, temperature=0.0, seed=n) for n in range(4)]
