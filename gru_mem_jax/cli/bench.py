@@ -17,42 +17,36 @@ from collections.abc import Callable
 from typing import Any
 
 from gru_mem_jax.cli import arguments
+from gru_mem_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    kinds = parser.add_subparsers(dest="what", required=True, title="what to measure")
-    _add_sampling(kinds.add_parser("sampling", help="the engine").add_argument)
-    _add_update(kinds.add_parser("update", help="the learner").add_argument)
-
-
-def _add_sampling(add: Callable[..., Any]) -> None:
+    add = parser.add_argument
     count = arguments.integer(least=1)
-    _add_policy(add)
-    add("--batch", type=count, metavar="B", help="rows side by side; default 8")
-    add("--prompt_tokens", type=count, metavar="P", help="of every row; default 512")
-    add("--new_tokens", type=count, metavar="N", help="of every row; default 128")
-    add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
+    add("what", choices=("sampling", "update"), help="what to measure")
+    add(
+        "--policy",
+        type=arguments.path,
+        metavar="DIR",
+        help="a Hugging Face directory; default: random",
+    )
+    add("--dtype", choices=("float32", "bfloat16"), help="default float32")
     add("--groups", type=count, metavar="G", help="requests that share a prefix")
     add("--prefix", type=count, metavar="P", help="tokens they share; default 900")
     add("--memory", type=count, metavar="M", help="tokens of their own; default 150")
     add("--completion", type=count, metavar="C", help="tokens each draws; default 60")
-    _add_runs(add)
-
-
-def _add_update(add: Callable[..., Any]) -> None:
-    count = arguments.integer(least=1)
-    _add_policy(add)
-    add("--groups", type=count, metavar="G", help="rollouts of the question; default 8")
-    add("--prefix", type=count, metavar="P", help="tokens they share; default 900")
-    add("--memory", type=count, metavar="M", help="prompt tokens of each; default 150")
-    add("--completion", type=count, metavar="C", help="sampled of each; default 60")
-    add(
-        "--equal_memories",
-        action="store_true",
-        default=None,
-        help="all rollouts have the same memory",
-    )
+    add("--repeats", type=count, metavar="N", help="counted runs; default 3")
+    add("--seed", type=arguments.integer(least=0), metavar="N")
+    arguments.add_json(add, "the figures")
+    add = parser.add_argument_group("sampling").add_argument
+    add("--batch", type=count, metavar="B", help="rows side by side; default 8")
+    add("--prompt_tokens", type=count, metavar="P", help="of every row; default 512")
+    add("--new_tokens", type=count, metavar="N", help="of every row; default 128")
+    add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
+    add = parser.add_argument_group("update").add_argument
+    true = {"action": "store_true", "default": None}
+    add("--equal_memories", **true, help="all rollouts have the same memory")
     add(
         "--replay",
         type=arguments.path,
@@ -63,29 +57,7 @@ def _add_update(add: Callable[..., Any]) -> None:
     add("--row_tokens", type=count, metavar="L", help="default: what pads least")
     add("--rows", type=count, metavar="B", help="of a micro-batch; default 1")
     add("--logits_chunk", type=count, metavar="N", help="default: what pads least")
-    add(
-        "--remat",
-        action="store_true",
-        default=None,
-        help="compute layers again in the backward pass",
-    )
-    _add_runs(add)
-
-
-def _add_policy(add: Callable[..., Any]) -> None:
-    add(
-        "--policy",
-        type=arguments.path,
-        metavar="DIR",
-        help="a Hugging Face directory; default: random",
-    )
-    add("--dtype", choices=("float32", "bfloat16"), help="default float32")
-
-
-def _add_runs(add: Callable[..., Any]) -> None:
-    add("--repeats", type=arguments.integer(least=1), metavar="N", help="default 3")
-    add("--seed", type=arguments.integer(least=0), metavar="N")
-    arguments.add_json(add, "the figures")
+    add("--remat", **true, help="compute layers again in the backward pass")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,14 +65,19 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.bench import sampling, update
     from gru_mem_jax.cli import json_output, platforms, terminal
 
-    kinds: dict[str, tuple[Any, Any]] = {
+    kinds: dict[str, tuple[Any, Callable[..., dict[str, Any]]]] = {
         "sampling": (sampling.BenchConfig, sampling.measure),
         "update": (update.UpdateBenchConfig, update.measure),
     }
     settings, measure = kinds[args.what]
-    names = [field.name for field in dataclasses.fields(settings)]
-    given = {name: getattr(args, name, None) for name in names}
-    config = settings(**{k: v for k, v in given.items() if v is not None})
+    own = {field.name for field in dataclasses.fields(settings)}
+    every = {
+        field.name for kind, _ in kinds.values() for field in dataclasses.fields(kind)
+    }
+    given = {n: v for n in every if (v := getattr(args, n, None)) is not None}
+    for name in sorted(given.keys() - own):
+        raise InputError(f"--{name} does not go with bench {args.what}")
+    config = settings(**given)
     target = json_output.open_target(args.json)
     platforms.devices()
     result = measure(config, log=terminal.note)

@@ -30,6 +30,10 @@ KEYS = (
         (["sampling", "--json=no/such/x"], "folder .*no/such does not exist"),
         (["sampling", "--policy=no/such"], "no such policy directory"),
         (["sampling", "--btach=2"], r"did you mean --batch\?"),
+        (["update", "--batch=2"], "--batch does not go with bench update"),
+        (["sampling", "--remat"], "--remat does not go with bench sampling"),
+        (["update", "--groups=0"], "--groups: must be at least 1"),
+        (["update", "--replay=no/such"], "no such folder|does not exist|no rollouts"),
     ],
 )
 def test_mistakes(flags, expected, capsys):
@@ -40,7 +44,8 @@ def test_mistakes(flags, expected, capsys):
     assert err.count("\n") == 1
 
 
-def test_figures_of_a_small_policy(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def policy_dir(tmp_path_factory):
     import jax
 
     from gru_mem_jax.policy.config import PolicyConfig
@@ -56,8 +61,13 @@ def test_figures_of_a_small_policy(tmp_path, capsys):
             num_attention_heads=2,
         )
     )
-    export_policy(policy, policy.init(jax.random.key(0)), tmp_path / "p")
-    flags = [f"--policy={tmp_path / 'p'}", "--batch=2", "--prompt_tokens=40"]
+    directory = tmp_path_factory.mktemp("bench") / "policy"
+    export_policy(policy, policy.init(jax.random.key(0)), directory)
+    return directory
+
+
+def test_figures_of_a_small_policy(policy_dir, tmp_path, capsys):
+    flags = [f"--policy={policy_dir}", "--batch=2", "--prompt_tokens=40"]
     flags += ["--new_tokens=64", "--repeats=1", "--dtype=float32"]
     assert main(["bench", "sampling", *flags, f"--json={tmp_path / 'out.json'}"]) == 0
     out = capsys.readouterr().out
@@ -68,6 +78,19 @@ def test_figures_of_a_small_policy(tmp_path, capsys):
     assert found["slot_occupancy"] <= 1
     assert (found["batch"], found["prompt_tokens"], found["new_tokens"]) == (2, 40, 64)
     assert all(re.search(rf"^{key} +-?[\d.]+$", out, re.MULTILINE) for key in KEYS)
+
+
+def test_figures_of_an_update(policy_dir, tmp_path, capsys):
+    flags = [f"--policy={policy_dir}", "--groups=3", "--prefix=20", "--memory=4"]
+    flags += ["--completion=3", "--repeats=1", f"--json={tmp_path / 'out.json'}"]
+    assert main(["bench", "update", *flags, "--equal_memories"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    # Three times 24 + 3 tokens; 23 of the prompt are shared.
+    assert (found["unshared"]["tokens"], found["shared"]["tokens"]) == (81, 35)
+    assert found["gradient_difference"] < 1e-4
+    assert re.search(r"^tokens +35   unshared 81   ratio 2\.31$", out, re.MULTILINE)
+    assert re.search(r"^update_seconds .* unshared .* ratio [\d.]+$", out, re.MULTILINE)
 
 
 def test_table_shows_the_ratio_beside_both_figures():
@@ -96,7 +119,7 @@ def test_the_table_of_a_group_has_both_engines():
     }
     assert table(result).splitlines() == [
         "groups           8",
-        "prefill_seconds  0.500   without trunks 1.500   ratio 3.00",
-        "cache_bytes      100   without trunks 344   ratio 3.44",
-        "programs         5   without trunks 5",
+        "prefill_seconds  0.500   unshared 1.500   ratio 3.00",
+        "cache_bytes      100   unshared 344   ratio 3.44",
+        "programs         5   unshared 5",
     ]
