@@ -281,8 +281,8 @@ def test_every_turn_of_an_example_is_in_one_batch(tmp_path):
             for tokens, reach, owner in zip(
                 rows.tokens, rows.reach, rows.conversation, strict=True
             ):
-                for end in np.flatnonzero(np.diff(owner, append=-1)):
-                    path = np.flatnonzero(reach[: end + 1] > end)
+                for leaf in np.flatnonzero(np.diff(owner, append=-1)):
+                    path = np.flatnonzero(reach[: leaf + 1] > leaf)
                     seen.append(tuple(tokens[path].tolist()))
     directory = tmp_path / "start"
     encoder = TextTokenizer.from_pretrained(open_policy_dir(directory).root)
