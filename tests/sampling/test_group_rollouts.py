@@ -52,14 +52,14 @@ def policy_of(vocab):
     return policy, policy.init(jax.random.key(0))
 
 
-def examples(number, chunks):
+def examples(number, chunks, size):
     texts = [random.Random(n) for n in range(number)]
     return {
         n: Example(
             id=str(n),
             question=f"which {n}?",
             answers=("x",),
-            document="".join(text.choices("abcdefgh", k=200 * chunks - 20)),
+            document="".join(text.choices("abcdefgh", k=size * chunks - 20)),
             evidence=((0, 1),),
         )
         for n, text in enumerate(texts)
@@ -143,7 +143,13 @@ def simulated(config, say=says, number=8, chunks=6):
         engine._trunks.pool.programs = programs
     builder = PromptBuilder(ENCODER, CONFIG.prompt)
     groups = rollout(
-        engine, builder, CONFIG, examples(number, chunks), GROUP, step=1, seed=0
+        engine,
+        builder,
+        CONFIG,
+        examples(number, chunks, CONFIG.chunk_size),
+        GROUP,
+        step=1,
+        seed=0,
     )
     return engine.stats(), groups
 
@@ -163,11 +169,15 @@ def test_simulated_groups_are_computed_once_in_slots_for_one_and_a_half():
 def test_rollouts_of_a_random_policy_are_computed_once():
     vocab = 1 + max(ENCODER.control_ids)
     builder = PromptBuilder(ENCODER, CONFIG.prompt)
-    config = dataclasses.replace(CONFIG, completion_tokens=20)
+    config = dataclasses.replace(CONFIG, chunk_size=90, completion_tokens=20)
+    plain = dataclasses.replace(SIZES, max_length=256, prefill_blocks=(64,))
+    trunks = dataclasses.replace(plain, trunks=6, trunk_length=160, tail_length=96)
     found = {}
-    for name, sizes in (("trunks", TRUNKS), ("plain", SIZES)):
+    for name, sizes in (("trunks", trunks), ("plain", plain)):
         engine = Engine(*policy_of(vocab), sizes)
-        groups = rollout(engine, builder, config, examples(3, 3), GROUP, step=1, seed=0)
+        groups = rollout(
+            engine, builder, config, examples(3, 3, 90), GROUP, step=1, seed=0
+        )
         found[name] = [[t.completion_ids for t in r.turns] for g in groups for r in g]
         if name == "trunks":
             assert engine.stats()["prefill_tokens"] <= 1.1 * trie_tokens(groups)
