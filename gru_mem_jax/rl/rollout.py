@@ -13,6 +13,7 @@ import numpy as np
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.document import Document
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
@@ -92,12 +93,13 @@ def rollout(
 
     def recurrences() -> Iterator[Recurrence]:
         for question, example in examples.items():
+            document = Document(example.document)  # tokenised once for the group
             for g in range(group_size):
                 recurrence = Recurrence(
                     builder,
                     config,
                     example.question,
-                    example.document,
+                    document,
                     trajectory_id=rollout_id(step, question, g),
                     trace=True,
                     metadata={"example": example.id, "question": question},

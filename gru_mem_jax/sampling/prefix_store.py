@@ -199,19 +199,22 @@ class PrefixStore:
 def with_trunks(
     sizes: EngineConfig, builder: PromptBuilder, config: AgentConfig
 ) -> EngineConfig:
-    """The sizes of an engine that has a store, or reads chunks ahead.
+    """The sizes with trunks that are as long as the budgets need.
 
-    A slot has a trunk for its chunk, and one for each that it reads ahead. Sizes that
-    have trunks stay as they are.
+    Where no number of trunks is set a slot has one for its chunk, and one for each that
+    it reads ahead. Lengths that are set stay as they are. memory_first prompts have
+    nothing before the memory that is worth a trunk: then there are none.
     """
-    if sizes.trunks:
+    if not config.chunk_first:
+        return dataclasses.replace(sizes, trunks=0)
+    if (sizes.trunk_length, sizes.tail_length) != (None, None):
         return sizes
     trunk, tail = trunk_and_tail(builder, config)
     tail = min(-(-tail // 64) * 64, sizes.max_length)
     trunk = max(-(-trunk // 64) * 64, sizes.max_length - tail)
     return dataclasses.replace(
         sizes,
-        trunks=sizes.slots * (1 + config.prefill_ahead),
+        trunks=sizes.trunks or sizes.slots * (1 + config.prefill_ahead),
         trunk_length=min(trunk, sizes.max_length),
         tail_length=tail,
     )

@@ -16,6 +16,7 @@ from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import load_config
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.prefix_store import with_trunks
 from gru_mem_jax.tokenization import TextTokenizer
 from gru_mem_jax.train.config import LoopConfig, SFTConfig, TrainConfig
 from gru_mem_jax.train.footprint import check_memory, memory_estimate
@@ -130,6 +131,8 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
             )
     mesh = make_mesh(config.mesh)
     engine = config.engine.lowered_to(longest) if samples else None
+    if engine is not None and engine.trunks:
+        engine = with_trunks(engine, PromptBuilder(encoder, agent.prompt), agent)
     memory = memory_estimate(
         policy,
         config.learner,
