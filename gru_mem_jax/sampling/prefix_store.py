@@ -203,20 +203,26 @@ def with_trunks(
 
     Where no number of trunks is set a slot has one for its chunk, and one for each that
     it reads ahead. Lengths that are set stay as they are. memory_first prompts have
-    nothing before the memory that is worth a trunk: then there are none.
+    nothing before the memory that is worth a trunk: the engine has none then, and as
+    many slots as fit in the same memory.
     """
-    if not config.chunk_first:
-        return dataclasses.replace(sizes, trunks=0)
-    if (sizes.trunk_length, sizes.tail_length) != (None, None):
-        return sizes
     trunk, tail = trunk_and_tail(builder, config)
     tail = min(-(-tail // 64) * 64, sizes.max_length)
     trunk = max(-(-trunk // 64) * 64, sizes.max_length - tail)
-    return dataclasses.replace(
+    whole = dataclasses.replace(
         sizes,
         trunks=sizes.trunks or sizes.slots * (1 + config.prefill_ahead),
         trunk_length=min(trunk, sizes.max_length),
         tail_length=tail,
+    )
+    if config.chunk_first:
+        lengths = sizes.trunk_length, sizes.tail_length
+        return whole if lengths == (None, None) else sizes
+    if not sizes.trunks:
+        return sizes
+    held = whole.slots * whole.tail_length + whole.trunks * whole.trunk_length
+    return dataclasses.replace(
+        sizes, slots=max(1, held // sizes.max_length), trunks=0
     )
 
 
