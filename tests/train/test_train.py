@@ -28,7 +28,7 @@ def test_a_run_learns_what_is_rewarded(unbroken):
     rewards = [row["reward/outcome"] for row in rows]
     assert len(rewards) == 32
     assert np.mean(rewards[:3]) < 0.6
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.15
+    assert np.mean(rewards[-16:]) > np.mean(rewards[:3]) + 0.1
     assert rows[-1]["kl"] > 10 * rows[0]["kl"] > 0
     for row in rows:
         assert row["largest_logprob_gap"] < 1e-4
