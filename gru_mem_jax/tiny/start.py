@@ -28,7 +28,7 @@ def tiny_agent() -> AgentConfig:
         memory_tokens=64,
         completion_tokens=64,
         prompt_tokens=192,
-        prompt=PromptConfig(style="compact"),
+        prompt=PromptConfig(style="compact", order="chunk_first"),
         sampling=SamplingConfig(temperature=0.0),
     )
 
