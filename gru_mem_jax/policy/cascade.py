@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gru_mem_jax.policy.attention import visible
 from gru_mem_jax.policy.key_values import KeyValues
 
 KEY_BLOCK = 512  # keys of a cell
@@ -112,10 +113,7 @@ def cascade(
     for start in range(0, length, _QUERY_BLOCK):
         end = min(start + _QUERY_BLOCK, length)
         last = end if keys_are_queries else own.length
-        at, keys_at = positions[:, start:end, None], own_positions[:, None, :last]
-        mask = (keys_at >= 0) & (keys_at <= at)
-        if window is not None:
-            mask &= at - keys_at < window
+        mask = visible(positions[:, start:end], own_positions[:, :last], window)
         part = _attention(
             query[:, :, :, start:end].reshape(rows, kv_heads, -1, dim),
             KeyValues(own.keys[:, :, :last], own.values[:, :, :last]),
@@ -161,14 +159,11 @@ def _trunk_part(
         # The last block of a trunk begins earlier where the pool would end before it;
         # keys before `first` belong to the block before.
         start = jnp.minimum(first, pool.length - size)
-        keys_at = (start + jnp.arange(size, dtype=jnp.int32))[None, None]
-        at = positions.at[members].get(mode="clip")[:, :, None]
-        lengths = trunk.lengths.at[members].get(mode="clip")[:, None, None]
-        mask = jnp.broadcast_to(
-            (keys_at >= first) & (keys_at < lengths), (len(members), length, size)
-        )
-        if window is not None:
-            mask &= at + lengths - keys_at < window
+        keys_at = (start + jnp.arange(size, dtype=jnp.int32))[None]
+        lengths = trunk.lengths.at[members].get(mode="clip")[:, None]
+        at = positions.at[members].get(mode="clip") + lengths
+        keys_at = jnp.where((keys_at >= first) & (keys_at < lengths), keys_at, -1)
+        mask = visible(at, keys_at, window)
         chosen = head_first.at[:, members].get(mode="clip")
         part = _attention(
             chosen.reshape(kv_heads, -1, dim),
