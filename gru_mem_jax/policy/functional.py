@@ -23,6 +23,8 @@ from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.key_values import KeyValues
 from gru_mem_jax.policy.model import Ends, Layer
 from gru_mem_jax.policy.row_attention import attend_in_rows, row_layout
+from gru_mem_jax.policy.splash import ATTENTIONS, splash_in_rows, splash_layout
+from gru_mem_jax.records import check_choice
 from gru_mem_jax.shapes import check_shape
 
 Params = dict[str, Any]
@@ -139,6 +141,7 @@ class Policy:
         *,
         remat: bool = False,
         unroll: int = 1,
+        attention: str = "blocks",
     ) -> jax.Array:
         """Final hidden states (after the last norm) of whole rows.
 
@@ -154,12 +157,15 @@ class Policy:
             above its own place. None: each row is one conversation.
           remat: recompute layers in the backward pass instead of storing them.
           unroll: layers per step of the scan.
+          attention: "blocks" (`row_attention`), or "splash" (`policy.splash`) where the
+            program runs on one TPU.
 
         Returns:
           [B, L, D] in the dtype of the params.
         """
         config = self.config
         _check_tokens(tokens, positions, reach)
+        check_choice("attention", attention, ATTENTIONS)
         ends_def, layer_def, _, _ = _definitions(config)
         ends = nnx.merge(ends_def, params["ends"])
         tables = _rope_tables(config, positions)
@@ -169,12 +175,16 @@ class Policy:
             np.array(layout.window_index, np.int32),
         )
 
+        attend_rows = attend_in_rows
+        if attention == "splash":
+            layout, attend_rows = splash_layout(layout), splash_in_rows
+
         def step(x, scanned):
             layer_params, (rope_index, window_index) = scanned
             cos, sin = (table[rope_index] for table in tables)
 
             def attend(query, key, value):
-                out = attend_in_rows(
+                out = attend_rows(
                     query,
                     key,
                     value,

@@ -56,6 +56,12 @@ def block_size(length: int) -> tuple[int, int]:
     return (128, 256) if length <= 8192 else (256, 512)
 
 
+def whole_blocks(length: int) -> int:
+    """`length` rounded up to whole blocks, a multiple of 128."""
+    size = max(block_size(length))
+    return -(-length // size) * size
+
+
 def row_layout(
     positions: jax.Array,
     reach: jax.Array | None,
@@ -72,8 +78,7 @@ def row_layout(
     place = jnp.arange(length, dtype=jnp.int32)
     if reach is None:
         reach = jnp.where(positions >= 0, length, place + 1)
-    size = block_size(length)
-    whole = -(-length // max(size)) * max(size)
+    size, whole = block_size(length), whole_blocks(length)
     positions = _padded(jnp.asarray(positions), whole, 1, -1)
     reach = _padded(jnp.asarray(reach), whole, 1, 0)
     numbers = [NO_WINDOW if w is None else w for w in windows]

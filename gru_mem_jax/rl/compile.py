@@ -18,6 +18,7 @@ from gru_mem_jax.parallelism import (
     row_shards,
 )
 from gru_mem_jax.policy.functional import Params, Policy
+from gru_mem_jax.policy.splash import check_attention
 from gru_mem_jax.rl import learner, lora
 from gru_mem_jax.rl.learner import (
     Batch,
@@ -115,7 +116,7 @@ def compile_learner(
       temperature: that completions are sampled at.
 
     Raises:
-      InputError: the temperature is not above 0.
+      InputError: the temperature is not above 0, or the mesh cannot have the attention.
     """
     if temperature <= 0:
         raise InputError(
@@ -123,6 +124,7 @@ def compile_learner(
         )
     spec = LearnerSpec(policy, objective, config or LearnerConfig(), temperature)
     mesh = mesh or make_mesh()
+    check_attention(spec.config.attention, mesh)
     everywhere: Shardings = replicated(mesh)
     rows_at: Shardings = row_sharding(mesh)
     state_at, full_at = _state_shardings(spec, mesh, everywhere)

@@ -199,6 +199,7 @@ def token_logprobs(
         temperature=spec.temperature,
         remat=spec.config.remat,
         unroll=spec.config.unroll_layers,
+        attention=spec.config.attention,
     )
 
 
@@ -217,6 +218,7 @@ def predicted(spec: LearnerSpec, params: Params, rows: PackedRows) -> jax.Array:
         jnp.asarray(rows.positions),
         jnp.asarray(rows.reach),
         unroll=spec.config.unroll_layers,
+        attention=spec.config.attention,
     )
     return likeliest(
         spec.policy,

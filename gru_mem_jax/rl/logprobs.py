@@ -164,6 +164,7 @@ def row_logprobs(
     temperature: float = 1.0,
     remat: bool = False,
     unroll: int = 1,
+    attention: str = "blocks",
 ) -> tuple[jax.Array, jax.Array]:
     """Logprobs and entropies of the sampled tokens of packed rows.
 
@@ -174,12 +175,15 @@ def row_logprobs(
       chunk, temperature: as in `token_logprobs`.
       remat: compute layers again in the backward pass instead of storing them.
       unroll: layers in one step of the scan over layers.
+      attention: as in `Policy.hidden`.
 
     Returns:
       logprobs and entropy, float32 [B, L], 0 on prompts and padding.
     """
     layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.reach))
-    hidden = policy.hidden(params, *layout, remat=remat, unroll=unroll)
+    hidden = policy.hidden(
+        params, *layout, remat=remat, unroll=unroll, attention=attention
+    )
     return token_logprobs(
         policy,
         params,

@@ -9,7 +9,8 @@ With W the bytes of all params in float32, cut as the mesh cuts them, and AdamW:
     of size H, feed-forward F; b bytes a number):
         layer inputs      R L N D b              with remat; else all that a layer keeps
         one layer         2 R L (5 D + 3 (Q + K) H + 3 F) b
-        scores            3 R Q q k 4, blocks of q queries and k keys
+        scores            3 R Q q k 4, blocks of q queries and k keys; with splash R
+                          times the masks of a row
         logits            3 R chunk V 4
     gathered weights      two layers and the embedding, where weights are cut
 
@@ -27,6 +28,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import FSDP, MeshConfig, partition
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.policy.row_attention import block_size
+from gru_mem_jax.policy.splash import mask_bytes
 from gru_mem_jax.rl import lora
 from gru_mem_jax.rl.optimizer import LearnerConfig, make_optimizer, optimizer_shardings
 from gru_mem_jax.sampling.config import EngineConfig
@@ -155,11 +157,14 @@ def _activations(
     kept = tokens * shape.hidden_size * compute if config.remat else layer
     queries, keys = block_size(config.row_tokens)
     own_heads = max(1, shape.num_attention_heads // mesh.tensor)
+    scores = 3 * queries * keys * own_heads * 4
+    if config.attention == "splash":
+        scores = mask_bytes(config.row_tokens)
     chunk = min(config.logits_chunk, config.row_tokens) * config.rows_per_device
     return {
         "layer_inputs": shape.num_hidden_layers * kept,
         "one_layer": 2 * layer,
-        "scores": 3 * config.rows_per_device * queries * keys * own_heads * 4,
+        "scores": config.rows_per_device * scores,
         "logits": 3 * chunk * shape.vocab_size * 4 // mesh.tensor,
     }
 
