@@ -72,6 +72,13 @@ def test_activations_are_within_a_factor_of_two_of_the_compiler(row_tokens):
     assert formula / 2 < temporary < formula * 2
 
 
+def test_splash_stores_masks():
+    """Rows of 256 tokens are one block of 256: a mask as bool, and twice as int32."""
+    config = dataclasses.replace(CONFIG, attention="splash")
+    estimate = memory_estimate(POLICY, config, MeshConfig())
+    assert estimate["scores"] == 2 * 256**2 * (1 + 4 + 4)
+
+
 def test_a_7b_step_on_eight_and_on_64_devices():
     """Qwen2.5 7B: 7.6e9 numbers; by hand, in GiB, for weights cut over 8 devices."""
     policy = make_policy(

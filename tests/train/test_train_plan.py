@@ -47,6 +47,7 @@ SAMPLING = AGENT.sampling
             "more than the policy's window of 512; lower chunk_size",
         ),
         ("learner", {"row_tokens": 64}, "more than a row of row_tokens 64"),
+        ("learner", {"attention": "splash"}, "for TPUs, and the mesh has devices of c"),
         ("engine", {"max_length": 64}, "more than the engine's max_length 64"),
     ],
 )
