@@ -44,6 +44,7 @@ CONFIG = LearnerConfig(
 
 
 def some_conversations(seed=0, number=12):
+    """Four of a question, whose prompts begin with the same tokens: trees in a row."""
     rng = np.random.default_rng(seed)
 
     def ids(low, high):
@@ -51,12 +52,14 @@ def some_conversations(seed=0, number=12):
 
     result = []
     for i in range(number):
+        if i % 4 == 0:
+            front = ids(3, 9)
         completion = ids(1, 9)
         logprobs = tuple((-4 + 0.5 * rng.normal(size=len(completion))).tolist())
         result.append(
             Conversation(
                 index=(i // 4, i // 2 % 2, i % 2),
-                prompt_ids=ids(3, 20),
+                prompt_ids=front + ids(1, 12),
                 completion_ids=completion,
                 sampler_logprobs=logprobs,
                 advantage=float(rng.normal()),
@@ -109,7 +112,7 @@ def naive_gradients(params, reference, conversations):
     def loss(params, ids, sampled, old, advantage):
         new = logprobs(params, ids)
         ratio = jnp.exp(new - old)
-        gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.28) * advantage)
+        gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
         gain = jnp.where(advantage < 0, jnp.maximum(gain, 1.5 * advantage), gain)
         drift = logprobs(reference, ids) - new
         kl = jnp.exp(drift) - 1 - drift
