@@ -31,9 +31,10 @@ from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
 from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row, new_job
 from gru_mem_jax.sampling.pool import Pool
+from gru_mem_jax.sampling.prefix_store import PrefixStore
 from gru_mem_jax.sampling.programs import programs
 from gru_mem_jax.sampling.stop_strings import first_stop
-from gru_mem_jax.sampling.trunks import Store, Trunks
+from gru_mem_jax.sampling.trunks import Trunks
 
 
 class Engine:
@@ -51,7 +52,7 @@ class Engine:
         config: EngineConfig | None = None,
         decoder: Decoder | None = None,
         mesh: Mesh | None = None,
-        store: Store | None = None,
+        store: PrefixStore | None = None,
     ):
         """Converts the weights to the sampling form and makes an empty cache.
 

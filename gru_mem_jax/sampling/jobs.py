@@ -67,7 +67,7 @@ def new_job(
     prompt = prompt.astype(np.int32)
     trunk = _front(request.prompt, prompt, trunk_tokens(request, config))
     ahead = []
-    for part in getattr(request, "ahead", ()) if config.trunks else ():
+    for part in request.ahead if config.trunks else ():
         ids = np.asarray(prompt_ids(part), np.int32)[: config.pool_lengths[0]]
         ahead.append(_front(part, ids, len(ids)))
     fronts = tuple(front for front in ahead if len(front.ids))

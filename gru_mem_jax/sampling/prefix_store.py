@@ -221,9 +221,7 @@ def with_trunks(
     if not sizes.trunks:
         return sizes
     held = whole.slots * whole.tail_length + whole.trunks * whole.trunk_length
-    return dataclasses.replace(
-        sizes, slots=max(1, held // sizes.max_length), trunks=0
-    )
+    return dataclasses.replace(sizes, slots=max(1, held // sizes.max_length), trunks=0)
 
 
 def default_memory_bytes() -> int:

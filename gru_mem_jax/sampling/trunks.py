@@ -10,7 +10,7 @@ same document under another question), or takes it from a store of prefixes.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,25 +19,9 @@ from gru_mem_jax.sampling.cells import cells, cells_shape
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.jobs import Front, Job
 from gru_mem_jax.sampling.pool import Pool
+from gru_mem_jax.sampling.prefix_store import PrefixStore
 from gru_mem_jax.sampling.prefixes import SlotAssignment, common_prefix
 from gru_mem_jax.sampling.programs import Programs
-
-
-class Store(Protocol):
-    """Keys and values of prefixes outside of the device."""
-
-    def find(self, ids: np.ndarray, least: int) -> Any | None:
-        """The longest stored prefix of int32[n] ids with at least `least` tokens.
-
-        Returns:
-          `length` and `arrays`, [N, 2, K, length, H]; None if there is none.
-        """
-
-    def wants(self, ids: np.ndarray) -> bool:
-        """Whether `put` of this prefix would keep something new."""
-
-    def put(self, ids: np.ndarray, arrays: np.ndarray) -> None:
-        """Keeps a prefix."""
 
 
 class Trunks:
@@ -51,7 +35,7 @@ class Trunks:
     """
 
     def __init__(
-        self, programs: Programs, config: EngineConfig, store: Store | None = None
+        self, programs: Programs, config: EngineConfig, store: PrefixStore | None = None
     ):
         self.pool = None
         if programs.trunks is not None:

@@ -1,4 +1,7 @@
-"""Stored keys and values: found by tokens, within budgets, never used if damaged."""
+"""Stored keys and values: found by tokens, within budgets, never used if damaged.
+
+Fault R22.
+"""
 
 import errno
 import json
