@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from gru_mem_jax import durable_files
 
 FORMAT = 1
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+DTYPES = {name: np.dtype(getattr(jnp, name)) for name in ("float32", "bfloat16")}
 _MAGIC = b"GRU-Mem keys, values\n"
 _START = len(_MAGIC) + 8
 _SHA256 = 32
