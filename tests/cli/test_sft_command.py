@@ -87,9 +87,9 @@ def test_mistakes(trained, flags, expected, capsys):
 def test_a_dry_run_prints_settings_and_what_they_come_to(tmp_path, capsys):
     assert main(["sft", FILE, "--dry_run"]) == 0
     out, err = capsys.readouterr()
-    assert re.search(r"SFTConfig\.rows = 4", out)
+    assert re.search(r"SFTConfig\.rows = 5", out)
     assert "policy: from scratch, qwen2" in err
-    assert "a step: 4 rows of 256 tokens" in err
+    assert "a step: 5 rows of 256 tokens" in err
     assert err.rstrip().endswith("dry run: all checks passed; nothing was trained")
 
 
