@@ -5,7 +5,7 @@
 #
 #   bash launch/quickstart.sh [--out DIR] [--gin.NAME=VALUE ...]
 #
-# 2 CPU cores, at most 20 minutes. Writes into runs/quickstart: warm_start/ and policy/
+# 2 CPU cores, at most 12 minutes. Writes into runs/quickstart: warm_start/ and policy/
 # (Hugging Face directories), rl/ (a run folder), results.json, report.html and plots. A
 # second run does not repeat finished stages.
 set -euo pipefail
