@@ -94,6 +94,18 @@ def test_random_forests(seed, length, window, softcap, size):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("group", [1, 3])
+def test_the_gradient_is_that_of_the_plain_formula(group):
+    arrays = inputs(group, 2, 5, heads=2 * group)
+    place = jnp.broadcast_to(jnp.arange(5), (2, 5))
+    out, grads = out_and_grads(*arrays, place, None, None, scale=0.5)
+    causal = np.tril(np.ones((5, 5), bool))
+    expected, by_formula = by_hand(*arrays[:3], [causal] * 2, arrays[3], 0.5)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    for ours, theirs in zip(grads, by_formula, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
 def test_blocks_that_nobody_sees_are_not_listed():
     """Two conversations of 128 tokens and two that share the first half of 256."""
     place = np.arange(256)

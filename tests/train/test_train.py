@@ -17,8 +17,12 @@ from gru_mem_jax.runs import columns
 from gru_mem_jax.train.rl import RLStep
 
 DOCS = pathlib.Path(gru_mem_jax.__file__).parents[1] / "docs"
-LEARNING = quick_settings(
-    num_steps=32, questions_per_step=4, group_size=8, eval_every=0, save_every=32
+# At 0.03 the last steps are chaotic: rounding decides what they come to.
+LEARNING = changed(
+    quick_settings(
+        num_steps=32, questions_per_step=4, group_size=8, eval_every=0, save_every=32
+    ),
+    learner={"learning_rate": 0.02},
 )
 
 
@@ -28,7 +32,7 @@ def test_a_run_learns_what_is_rewarded(unbroken):
     rewards = [row["reward/outcome"] for row in rows]
     assert len(rewards) == 32
     assert np.mean(rewards[:3]) < 0.6
-    assert np.mean(rewards[-16:]) > np.mean(rewards[:3]) + 0.1
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.15
     assert rows[-1]["kl"] > 10 * rows[0]["kl"] > 0
     for row in rows:
         assert row["largest_logprob_gap"] < 1e-4
@@ -37,7 +41,7 @@ def test_a_run_learns_what_is_rewarded(unbroken):
         assert row["optimizer_steps"] == 2
         assert row["ratio"] == pytest.approx(1, abs=0.2)
     rates = [row["learning_rate"] for row in rows[:2]]
-    assert rates == pytest.approx([0.03, 0.03])  # the second of 2 warm-up steps
+    assert rates == pytest.approx([0.02, 0.02])  # the second of 2 warm-up steps
 
 
 def test_one_optimiser_step_needs_no_pass_of_its_own(make_run, monkeypatch):
