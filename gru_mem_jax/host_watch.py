@@ -84,21 +84,22 @@ class Watch(threading.Thread):
         self.join()
         _forget_abort()
 
-    def leave(self, own: Ended) -> None:
-        """Tells the others of this process's end, and waits until they have heard."""
-        if self.ended is None:
+    def tell(self, own: Ended) -> None:
+        """Tells the others of this process's error; the first one counts."""
+        if self.ended is None and self._own is None:
             self._own = own
+            with contextlib.suppress(Exception):  # the store may be gone
+                self._show()
+
+    def leave(self) -> None:
+        """Says that this process ends; the first one, with the store, ends last."""
         self._left = True
         deadline = time.monotonic() + self.patience
-        with contextlib.suppress(Exception):  # the store may be gone
-            while time.monotonic() < deadline:
-                self._show()
-                others = self._look()
-                left = [other["left"] for other in others.values()]
-                if len(left) == len(self.names) - 1 and all(left):
-                    break
-                # The store ends with process 0; the others need not wait.
-                if self._index != 0:
+        with contextlib.suppress(Exception):
+            self._show()
+            while self._index == 0 and time.monotonic() < deadline:
+                others = self._look().values()
+                if sum(other["left"] for other in others) == len(self.names) - 1:
                     break
                 time.sleep(self._tick / 4)
         self._closed.set()

@@ -19,16 +19,21 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from gru_mem_jax import coordination
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.host_watch import TICK, Ended, StopRequest, Watch
 
+T = TypeVar("T")
 HEARTBEAT_SECONDS = 30.0
 LIMIT_SECONDS = 1800.0
 _PLACE = "gru_mem/call"
+
+
+class Stopped(Exception):
+    """The run was asked to stop; raised between two programs, never in one."""
 
 
 class Hosts:
@@ -105,6 +110,29 @@ class Hosts:
         """Waits until every process is here; raises as `gather`."""
         self.gather(name, None)
 
+    def together(self, name: str, work: Callable[[], T]) -> T:
+        """Does this process's part of some work.
+
+        Args:
+          name: of the call; see the class.
+          work: may raise Stopped.
+
+        Raises:
+          Stopped: on every process, where it was raised on one of them.
+          InputError, RunError: as `gather`.
+        """
+        result: list[T] = []
+        with contextlib.suppress(Stopped):
+            result.append(work())
+        if not all(self.gather(name, bool(result))):
+            raise Stopped
+        return result[0]
+
+    def part(self, count: int) -> range:
+        """Which of so many items are this process's; those of all are in order."""
+        start, end = (-(-count * i // self.count) for i in (self.index, self.index + 1))
+        return range(start, end)
+
     def agree(self, name: str, facts: Mapping[str, Any]) -> None:
         """Refuses processes that differ.
 
@@ -142,17 +170,46 @@ class Hosts:
             raise error(self._watch.told(ended))
 
     def share(
-        self, stop: StopRequest, on_lost: Callable[[str], None] = lambda line: None
+        self,
+        stop: StopRequest,
+        *,
+        on_wait: Callable[[], None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Asks every process to stop as soon as one of them is asked.
 
         Args:
           stop: of this process; asked when another one was.
+          on_wait: called now and then while a call waits for the others.
           on_lost: called with the line that ends this process because another one is
             lost, e.g. to write it to a log.
         """
         if self._watch is not None:
-            self._watch.stop, self._watch.on_lost = stop, on_lost
+            self._watch.on_wait, self._watch.on_lost = on_wait, on_lost
+            self._watch.stop = stop
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tells the others of an error that passes, so that they end with it.
+
+        Raises:
+          InputError, RunError: the error of the process whose end caused this one.
+        """
+        try:
+            yield
+        except Exception as error:
+            cause = self.explain(error)
+            self._tell(getattr(cause, "exit_status", 1), str(cause))
+            if cause is error:
+                raise
+            raise cause from error
+        except BaseException as error:  # e.g. Ctrl-C
+            self._tell(1, type(error).__name__)
+            raise
+
+    def _tell(self, status: int, line: str) -> None:
+        if self._watch is not None:
+            self._watch.tell(Ended(self.index, status, line))
 
     def explain(self, error: BaseException) -> BaseException:
         """The error of the process whose end caused this one, if there is such a one.
@@ -160,7 +217,7 @@ class Hosts:
         A program over the devices of all fails where one of them ends: some time passes
         before it is known which.
         """
-        if self._watch is None or isinstance(error, InputError | RunError):
+        if self._watch is None or isinstance(error, InputError | RunError | Stopped):
             return error
         deadline = time.monotonic() + self._watch.patience + 2 * TICK
         while time.monotonic() < deadline:
@@ -181,15 +238,15 @@ class Hosts:
         """
         if self.count == 1:
             return
-        watch = self._watch
         if status == 0:
             self.barrier("leave")
-            if watch is not None:
-                watch.close()
+            if self._watch is not None:
+                self._watch.close()
             _shutdown()
             return
-        if watch is not None:
-            watch.leave(Ended(self.index, status, line))
+        if self._watch is not None:
+            self._watch.tell(Ended(self.index, status, line))
+            self._watch.leave()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -237,19 +294,15 @@ class Hosts:
                 )
             coordination.get(f"{folder}/{missing[0]}", seconds=TICK / 2)
 
-    def watch(self, seconds: float, on_wait: Callable[[], None] = lambda: None) -> None:
+    def watch(self, seconds: float = HEARTBEAT_SECONDS) -> None:
         """Begins to look after the others; a process that is lost ends this one.
 
         Args:
           seconds: without a sign of life after which a process is taken for lost.
-          on_wait: called now and then while a call waits for the others.
         """
-        if self.count == 1:
-            return
-        if self._watch is None:
+        if self.count > 1 and self._watch is None:
             self._watch = Watch(self.index, self.names, seconds)
             self._watch.start()
-        self._watch.on_wait = on_wait
 
 
 _current: Hosts | None = None
