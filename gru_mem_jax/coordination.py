@@ -1,8 +1,12 @@
-"""The key-value store of jax.distributed's coordination service, in process 0."""
+"""The key-value store of jax.distributed's coordination service, in process 0.
+
+Also what values look like in it.
+"""
 
 import contextlib
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax.errors import InputError, RunError
@@ -82,3 +86,44 @@ def told(first: str) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """Of an error's text."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def encode_arrays(tree: Any) -> bytes:
+    """The arrays of a tree; see `Hosts.gather_arrays`."""
+    import numpy as np
+
+    leaves: list[Any] = []
+    _map(leaves.append, tree)
+    buffer = io.BytesIO()
+    np.savez(buffer, *map(np.asarray, leaves))
+    return buffer.getvalue()
+
+
+def decode_arrays(data: bytes, tree: Any) -> Any:
+    """The arrays of `encode_arrays`, in a tree of the same structure."""
+    import numpy as np
+
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        arrays = iter([file[f"arr_{i}"] for i in range(len(file.files))])
+    return _map(lambda leaf: next(arrays), tree)
+
+
+def _map(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A function of the leaves of a tree, in order."""
+    if isinstance(tree, Mapping):
+        return {key: _map(function, value) for key, value in tree.items()}
+    if isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
+        items = [_map(function, item) for item in tree]
+        if hasattr(tree, "_fields"):
+            return type(tree)(*items)
+        return tuple(items) if isinstance(tree, tuple) else items
+    return function(tree)
+
+
+def differing(first: Any, other: Any, name: str) -> str:
+    """The two values; of long texts the first line that differs."""
+    if isinstance(first, str) and isinstance(other, str) and "\n" in first + other:
+        lines = first.splitlines(), other.splitlines()
+        pairs = zip(*(each + [""] * (len(lines[0]) + len(lines[1])) for each in lines))
+        first, other = next(((a, b) for a, b in pairs if a != b), (first, other))
+    return f"process 0 has {first!r:.200}, {name} has {other!r:.200}"

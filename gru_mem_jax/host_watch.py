@@ -7,13 +7,14 @@ network: the others, which may wait for it in a program on the devices, end at o
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from gru_mem_jax import coordination
 
@@ -32,7 +33,8 @@ class StopRequest(Protocol):
         """Asks it."""
 
 
-class Ended(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Ended:
     """How another process ended.
 
     Attributes:
@@ -144,7 +146,7 @@ class Watch(threading.Thread):
                 "beat": self._beat,
                 "stop": self.stop is not None and self.stop.requested,
                 "left": self._left,
-                "ended": self._own,
+                "ended": self._own and dataclasses.astuple(self._own),
             }
             key = f"{_PLACE}/{self._index}"
             coordination.put(key, json.dumps(record).encode(), again=True)

@@ -12,7 +12,6 @@ Without `jax.distributed` there is one process, and everything here returns at o
 """
 
 import contextlib
-import io
 import json
 import os
 import socket
@@ -93,18 +92,9 @@ class Hosts:
         """
         if self.count == 1:
             return [tree]
-        import numpy as np
-
-        leaves: list[Any] = []
-        _map(leaves.append, tree)
-        buffer = io.BytesIO()
-        np.savez(buffer, *map(np.asarray, leaves))
-        trees = []
-        for data in self._exchange(name, buffer.getvalue()):
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                found = [file[f"arr_{i}"] for i in range(len(leaves))]
-            trees.append(_map(_next_of(found), tree))
-        return trees
+        data = coordination.encode_arrays(tree)
+        given = self._exchange(name, data)
+        return [coordination.decode_arrays(each, tree) for each in given]
 
     def barrier(self, name: str) -> None:
         """Waits until every process is here; raises as `gather`."""
@@ -151,7 +141,7 @@ class Hosts:
                 if each.get(key) != first:
                     raise InputError(
                         f"the processes of the run disagree in {key}: "
-                        f"{_differing(first, each.get(key), self.names[index])}; "
+                        f"{coordination.differing(first, each.get(key), self.names[index])}; "
                         "start all of them with the same command, code and files"
                     )
 
@@ -394,30 +384,3 @@ def _shutdown() -> None:
     _current = None
     with contextlib.suppress(RuntimeError):  # a process that ended since
         jax.distributed.shutdown()
-
-
-def _differing(first: Any, other: Any, name: str) -> str:
-    """The two values; of long texts the first line that differs."""
-    if isinstance(first, str) and isinstance(other, str) and "\n" in first + other:
-        lines = first.splitlines(), other.splitlines()
-        pairs = zip(*(each + [""] * (len(lines[0]) + len(lines[1])) for each in lines))
-        first, other = next(((a, b) for a, b in pairs if a != b), (first, other))
-    return f"process 0 has {first!r:.200}, {name} has {other!r:.200}"
-
-
-def _next_of(values: Sequence[Any]) -> Callable[[Any], Any]:
-    """A function that gives the values one after the other."""
-    rest = iter(values)
-    return lambda _: next(rest)
-
-
-def _map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A function of the leaves of a tree, in order."""
-    if isinstance(tree, Mapping):
-        return {key: _map(function, value) for key, value in tree.items()}
-    if isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
-        items = [_map(function, item) for item in tree]
-        if hasattr(tree, "_fields"):
-            return type(tree)(*items)
-        return tuple(items) if isinstance(tree, tuple) else items
-    return function(tree)
