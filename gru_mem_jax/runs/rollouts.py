@@ -15,13 +15,14 @@
 import dataclasses
 import io
 import json
-import pathlib
+import os
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.packing import Conversation
@@ -31,18 +32,18 @@ FORMAT = 1
 _RECORD = ("problems", "refills", "position", "shared_tokens")
 
 
-def rollout_file(directory: str | pathlib.Path, step: int) -> pathlib.Path:
+def rollout_file(directory: str | os.PathLike[str], step: int) -> Any:
     """The file of a step."""
-    return pathlib.Path(directory) / f"step_{step:08d}.npz"
+    return storage.locate(directory) / f"step_{step:08d}.npz"
 
 
 def save_rollouts(
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike[str],
     step: int,
     batch: RolloutBatch,
     terms: Mapping[str, Array],
     advantages: Array,
-) -> pathlib.Path:
+) -> Any:
     """Writes a step's rollouts; an existing file is replaced.
 
     Args:
@@ -77,12 +78,12 @@ def save_rollouts(
     np.savez(buffer, **arrays)
     path = rollout_file(directory, step)
     with durable_files.writing(path, needed=buffer.getbuffer().nbytes):
-        path.parent.mkdir(exist_ok=True)
+        storage.make_folder(path.parent)
         durable_files.write_atomically(path, buffer.getvalue())
     return path
 
 
-def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
+def load_rollouts(directory: str | os.PathLike[str], step: int) -> RolloutBatch:
     """Reads a step's rollouts back.
 
     Raises:
@@ -90,7 +91,8 @@ def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
     """
     path = rollout_file(directory, step)
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        raw = io.BytesIO(storage.read_bytes(path))
+        with np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(
