@@ -1,4 +1,7 @@
-"""`gru-mem train`: settings from gin, dry runs, a small run, resuming, replaying."""
+"""`gru-mem train`: settings from gin, dry runs, a small run, resuming, a bucket.
+
+Faults R28 and R30.
+"""
 
 import json
 import os
