@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from gru_mem_jax import coordination
 
@@ -84,7 +84,7 @@ class Watch(threading.Thread):
         """Ends the thread."""
         self._closed.set()
         self.join()
-        _forget_abort()
+        forget_abort()
 
     def tell(self, own: Ended) -> None:
         """Tells the others of this process's error; the first one counts."""
@@ -105,11 +105,11 @@ class Watch(threading.Thread):
                     break
                 time.sleep(self._tick / 4)
         self._closed.set()
-        _forget_abort()
+        forget_abort()
 
     def run(self) -> None:
         """The thread."""
-        _on_abort(self._aborted)
+        on_abort(self._aborted)
         seen: dict[int, tuple[int, float]] = {}
         ended_at = 0.0
         while not self._closed.wait(self._tick):
@@ -184,20 +184,26 @@ class Watch(threading.Thread):
     def _end(self, line: str, status: int) -> None:
         with contextlib.suppress(Exception):
             self.on_lost(line)
-        with contextlib.suppress(OSError):
-            os.write(2, f"gru-mem: {line}\n".encode())
-        os._exit(status)
+        end_here(line, status)
+
+
+def end_here(line: str, status: int) -> NoReturn:
+    """Prints a line and ends the process, from any thread."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"gru-mem: {line}\n".encode())
+    os._exit(status)
 
 
 _handler: Any = None  # held, or ctypes would free it
 
 
-def _on_abort(function: Callable[[], None]) -> None:
+def on_abort(function: Callable[[], None]) -> None:
     """Calls a function where the process is about to end by SIGABRT.
 
-    jax ends it so, from a thread of its own, as soon as the coordination service is
-    gone, and has no other way (its missed_heartbeat_callback cannot be a Python
-    function: std::bad_cast). Python's handlers run in the main thread only, too late.
+    jax ends it so where it cannot join the others, and later, from a thread of its own,
+    as soon as the coordination service is gone; it has no other way (its
+    missed_heartbeat_callback cannot be a Python function: std::bad_cast). Python's
+    handlers run in the main thread only, too late.
     """
     global _handler
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
@@ -205,6 +211,7 @@ def _on_abort(function: Callable[[], None]) -> None:
         ctypes.CDLL(None).signal(int(signal.SIGABRT), _handler)
 
 
-def _forget_abort() -> None:
+def forget_abort() -> None:
+    """Ends what `on_abort` began."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).signal(int(signal.SIGABRT), None)

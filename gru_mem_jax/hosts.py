@@ -23,7 +23,14 @@ from typing import Any, TypeVar
 
 from gru_mem_jax import coordination
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.host_watch import TICK, Ended, StopRequest, Watch
+from gru_mem_jax.host_watch import (
+    TICK,
+    Ended,
+    StopRequest,
+    Watch,
+    end_here,
+    on_abort,
+)
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30.0
@@ -333,7 +340,13 @@ def start(
         return _current
     # Its handler of SIGTERM would take the place of ours (runs.signals).
     jax.config.update("jax_enable_preemption_service", False)
-    where = coordinator or "the place that jax finds"
+    which = "this process" if coordinator is None else f"process {process_id}"
+    where = "" if coordinator is None else f" at {coordinator}"
+    line = (
+        f"{which} could not join the others{where} within {start_seconds:g} s; start "
+        "all of them, with the same coordinator and number of processes"
+    )
+    on_abort(lambda: end_here(line, RunError.exit_status))
     try:
         jax.distributed.initialize(
             coordinator,
@@ -350,11 +363,7 @@ def start(
             "--num_processes and --process_id"
         ) from error
     except RuntimeError as error:  # jax's own, too
-        raise RunError(
-            f"process {process_id} of {num_processes} could not join the others at "
-            f"{where} within {start_seconds:g} s: {coordination.first_line(error)}; "
-            "start all of them, with the same coordinator and number of processes"
-        ) from error
+        raise RunError(f"{line} ({coordination.first_line(error)})") from error
     hosts = current()
     hosts.limit_seconds = start_seconds
     hosts.watch(heartbeat_seconds)
