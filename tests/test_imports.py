@@ -27,6 +27,7 @@ LAYERS = [
     {"runs"},
     {"evaluation"},
     {"train"},
+    {"planning"},
     {"tiny"},
     {"bench"},
     {"cli"},
