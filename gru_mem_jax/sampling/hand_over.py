@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -81,19 +82,25 @@ def program(policy: Policy, dtype: Any, groups: Mesh) -> Any:
 
 
 def hand_over(policy: Policy, params: Params, dtype: Any, groups: Mesh) -> Params:
-    """The sampling form on all groups, in new arrays.
+    """The sampling form on all groups, in arrays that no update of params touches.
 
     Args:
       policy: the policy.
       params: either form, any float dtype. On the devices of `groups` in their order:
         one program. Elsewhere, e.g. on one device as they were read: cast there first.
+        What this function has made is returned as it is.
       dtype: of the result.
       groups: of `group_mesh`.
     """
+    at = sampler_shardings(policy, groups).params
+    if jax.tree.structure(params) == jax.tree.structure(at) and all(
+        leaf.dtype == dtype and getattr(leaf, "sharding", None) == sharding
+        for leaf, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(at))
+    ):
+        return params
     if all(_lies_on(leaf, groups) for leaf in jax.tree.leaves(params)):
-        return program(policy, dtype, groups)(params)
-    placed = policy.sampling_params(params, dtype)
-    return jax.device_put(placed, sampler_shardings(policy, groups).params)
+        return program(policy, jnp.dtype(dtype), groups)(params)
+    return jax.device_put(policy.sampling_params(params, dtype), at)
 
 
 def view(policy: Policy, params: Params, group: Mesh) -> Params:
