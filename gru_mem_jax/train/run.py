@@ -128,7 +128,7 @@ class _Run:
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
-        agree_on_files(self._hosts, config, self._directory)
+        agree_on_files(self._hosts, config, self._directory, self._planned.mesh)
 
     def _check(self, source: Any) -> DataCheck | None:
         return check_data(
