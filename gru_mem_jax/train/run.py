@@ -128,7 +128,9 @@ class _Run:
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
-        agree_on_files(self._hosts, config, self._directory, self._planned.mesh)
+        # The KL's reference and the base of adapters; in any case, where a run began.
+        self._weights_sha256 = weights_digest(self._directory)
+        agree_on_files(self._hosts, config, self._weights_sha256, self._planned.mesh)
 
     def _check(self, source: Any) -> DataCheck | None:
         return check_data(
@@ -313,8 +315,7 @@ class _Run:
             identity["lora"] = dataclasses.asdict(lora) | {
                 "targets": list(lora.targets)
             }
-        # The KL's reference and the base of adapters; in any case, where a run began.
-        identity["weights_sha256"] = weights_digest(directory)
+        identity["weights_sha256"] = self._weights_sha256
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
         settings = config_to_dict(_settings_to_use(config, planned, directory))
