@@ -1,4 +1,4 @@
-"""Runs of two processes, on loopback: equal to one, and how they end.
+"""Runs of two processes: equal to one; faults R23, R24, R25, R26 and R27.
 
 What differs from one process: how rows are filled ("rows/padding"), as each packs its
 own, and which prefixes an engine finds again ("tokens/shared").
