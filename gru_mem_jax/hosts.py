@@ -341,7 +341,7 @@ def start(
 
     if _current is not None:
         return _current
-    # Its handler of SIGTERM would take the place of ours (runs.signals).
+    # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
     which = "this process" if coordinator is None else f"process {process_id}"
     where = "" if coordinator is None else f" at {coordinator}"
@@ -355,6 +355,7 @@ def start(
             coordinator,
             num_processes,
             process_id,
+            cluster_detection_method="deactivate" if coordinator else None,
             initialization_timeout=int(start_seconds),
             # Ours comes first: jax's ends a process by SIGABRT.
             heartbeat_timeout_seconds=int(2 * heartbeat_seconds) + 10,
