@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from gru_mem_jax.policy import rope
+from gru_mem_jax.policy import kernels, rope
 from gru_mem_jax.policy.attention import attend_in_blocks
 from gru_mem_jax.policy.cascade import Trunk, cascade
 from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.kernels import AUTO, BLOCKS, ROW_ATTENTIONS
 from gru_mem_jax.policy.key_values import KeyValues
 from gru_mem_jax.policy.model import Ends, Layer
-from gru_mem_jax.policy.row_attention import attend_in_rows, row_layout
-from gru_mem_jax.policy.splash import ATTENTIONS, splash_in_rows, splash_layout
+from gru_mem_jax.policy.rows_on_mesh import row_attention
 from gru_mem_jax.records import check_choice
 from gru_mem_jax.shapes import check_shape
 
@@ -141,7 +142,8 @@ class Policy:
         *,
         remat: bool = False,
         unroll: int = 1,
-        attention: str = "blocks",
+        attention: str = BLOCKS,
+        mesh: Mesh | None = None,
     ) -> jax.Array:
         """Final hidden states (after the last norm) of whole rows.
 
@@ -157,43 +159,33 @@ class Policy:
             above its own place. None: each row is one conversation.
           remat: recompute layers in the backward pass instead of storing them.
           unroll: layers per step of the scan.
-          attention: "blocks" (`row_attention`), or "splash" (`policy.splash`) where the
-            program runs on one TPU.
+          attention: "blocks", "splash" or "auto": see `kernels.row_attention`.
+          mesh: that the program runs on, rows split over data and fsdp; None: one
+            device.
 
         Returns:
           [B, L, D] in the dtype of the params.
         """
         config = self.config
         _check_tokens(tokens, positions, reach)
-        check_choice("attention", attention, ATTENTIONS)
+        check_choice("attention", attention, ROW_ATTENTIONS)
+        if attention == AUTO:
+            attention = kernels.row_attention(attention, mesh).name
         ends_def, layer_def, _, _ = _definitions(config)
         ends = nnx.merge(ends_def, params["ends"])
         tables = _rope_tables(config, positions)
-        layout = row_layout(positions, reach, config.windows)
+        rows = row_attention(attention, config, positions, reach, mesh)
         which = (
             np.array(config.rope_index, np.int32),
-            np.array(layout.window_index, np.int32),
+            np.array(rows.window_index, np.int32),
         )
-
-        attend_rows = attend_in_rows
-        if attention == "splash":
-            layout, attend_rows = splash_layout(layout), splash_in_rows
 
         def step(x, scanned):
             layer_params, (rope_index, window_index) = scanned
             cos, sin = (table[rope_index] for table in tables)
 
             def attend(query, key, value):
-                out = attend_rows(
-                    query,
-                    key,
-                    value,
-                    layout,
-                    window_index,
-                    scale=config.score_scale,
-                    softcap=config.attn_logit_softcapping,
-                )
-                return out, None
+                return rows.attend(query, key, value, window_index), None
 
             return nnx.merge(layer_def, layer_params)(x, cos, sin, attend)
 

@@ -18,7 +18,7 @@ from gru_mem_jax.parallelism import (
     row_shards,
 )
 from gru_mem_jax.policy.functional import Params, Policy
-from gru_mem_jax.policy.splash import check_attention
+from gru_mem_jax.policy.kernels import row_attention
 from gru_mem_jax.rl import learner, lora
 from gru_mem_jax.rl.learner import (
     Batch,
@@ -124,7 +124,7 @@ def compile_learner(
         )
     spec = LearnerSpec(policy, objective, config or LearnerConfig(), temperature)
     mesh = mesh or make_mesh()
-    check_attention(spec.config.attention, mesh)
+    row_attention(spec.config.attention, mesh)  # refuses what cannot be
     everywhere: Shardings = replicated(mesh)
     rows_at: Shardings = row_sharding(mesh)
     state_at, full_at = _state_shardings(spec, mesh, everywhere)

@@ -10,11 +10,11 @@ from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import MeshConfig, device_memory, make_mesh, row_shards
+from gru_mem_jax.policy import kernels
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import load_config
-from gru_mem_jax.policy.splash import check_attention
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.prefix_store import with_trunks
@@ -131,7 +131,7 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
                 f"{advice}lower chunk_size or a budget"
             )
     mesh = make_mesh(config.mesh)
-    check_attention(config.learner.attention, mesh)
+    rows = kernels.row_attention(config.learner.attention, mesh)
     engine = config.engine.lowered_to(longest) if samples else None
     if engine is not None and engine.trunks:
         engine = with_trunks(engine, PromptBuilder(encoder, agent.prompt), agent)
