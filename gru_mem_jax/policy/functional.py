@@ -18,8 +18,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gru_mem_jax.policy import kernels, rope
-from gru_mem_jax.policy.attention import attend_in_blocks
-from gru_mem_jax.policy.cascade import Trunk, cascade
+from gru_mem_jax.policy.cached_attention import attend_to_cache
+from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.kernels import AUTO, BLOCKS, ROW_ATTENTIONS
 from gru_mem_jax.policy.key_values import KeyValues
@@ -241,6 +241,8 @@ class Policy:
         attend: int,
         fresh: bool = False,
         trunk: Trunk | None = None,
+        attention: str = BLOCKS,
+        mesh: Mesh | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Extends the cache by new tokens; prefill and decode alike.
 
@@ -262,6 +264,10 @@ class Policy:
             tokens are all there is to see; indices are 0, 1, 2, ... with padding on the
             right.
           trunk: what the rows see before their own keys.
+          attention: static: "blocks", or a kernel of `kernels.sampler_attention`:
+            "paged" or "cudnn" where each slot has one token, "cudnn" where rows are
+            fresh. Other rows are read by "blocks", and so are all behind a trunk.
+          mesh: static: that slots and heads are split over; None: one device.
 
         Returns:
           Hidden states after the last norm [B, L, D], and the new cache.
@@ -282,27 +288,21 @@ class Policy:
                 layer = cache[index]
                 new = KeyValues(*(x.astype(layer.keys.dtype) for x in (key, value)))
                 layer = layer.extend(*new, at, slots)
-                if fresh:
-                    seen, seen_at = KeyValues(*(x.swapaxes(1, 2) for x in new)), at
-                else:
-                    seen = layer.front(attend, slots)
-                    seen_at = jnp.arange(attend, dtype=jnp.int32)[None]
-                    seen_at = jnp.broadcast_to(seen_at, (len(seen.keys), attend))
-                seen = KeyValues(*(x.astype(query.dtype) for x in seen))
-                settings = {
-                    "scale": config.score_scale,
-                    "softcap": config.attn_logit_softcapping,
-                    "window": config.windows[index],
-                    "keys_are_queries": fresh,
-                }
-                if trunk is None:
-                    out = attend_in_blocks(
-                        query, *seen, at, seen_at, contiguous=fresh, **settings
-                    )
-                else:
-                    out = cascade(
-                        query, seen, at, seen_at, trunk, trunk.pool[index], **settings
-                    )
+                out = attend_to_cache(
+                    query,
+                    new,
+                    layer,
+                    at,
+                    slots,
+                    attend=attend,
+                    fresh=fresh,
+                    scale=config.score_scale,
+                    softcap=config.attn_logit_softcapping,
+                    window=config.windows[index],
+                    trunk=None if trunk is None else (trunk, trunk.pool[index]),
+                    attention=attention,
+                    mesh=mesh,
+                )
                 return out, layer
 
             cos, sin = (table[config.rope_index[index]] for table in tables)

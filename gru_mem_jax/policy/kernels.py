@@ -13,14 +13,16 @@ says why. The platform is that of the devices that a program is for, also where 
 are a topology that nobody holds.
 """
 
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
-
-from jax.sharding import Mesh
+from typing import TYPE_CHECKING, NamedTuple
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import DATA, FSDP, TENSOR, row_shards
-from gru_mem_jax.policy.config import PolicyConfig
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from gru_mem_jax.policy.config import PolicyConfig
 
 AUTO, BLOCKS, SPLASH, PAGED, CUDNN = "auto", "blocks", "splash", "paged", "cudnn"
 ROW_ATTENTIONS = (AUTO, BLOCKS, SPLASH)
@@ -66,8 +68,8 @@ class SamplerAttention(NamedTuple):
     decode: Choice
 
 
-def platform_of(mesh: Mesh | None) -> str:
-    """ "cpu", "tpu" or "gpu": of the mesh's devices; None: of the default device."""
+def platform_of(mesh: "Mesh | None") -> str:
+    """The platform ("cpu", "tpu" or "gpu") of a mesh; None: of the default device."""
     if mesh is not None:
         return str(mesh.devices.flat[0].platform)
     import jax
@@ -76,7 +78,7 @@ def platform_of(mesh: Mesh | None) -> str:
 
 
 def row_attention(
-    asked: str, mesh: Mesh | None, setting: str = "LearnerConfig.attention"
+    asked: str, mesh: "Mesh | None", setting: str = "LearnerConfig.attention"
 ) -> Choice:
     """The attention of rows that are trained on, which are trees (`reach`).
 
@@ -96,9 +98,9 @@ def row_attention(
 
 def sampler_attention(
     asked: str,
-    config: PolicyConfig,
+    config: "PolicyConfig",
     sizes: SamplerSizes,
-    mesh: Mesh | None,
+    mesh: "Mesh | None",
     setting: str = "EngineConfig.attention",
 ) -> SamplerAttention:
     """The attention of the sampler's programs.
@@ -142,7 +144,7 @@ def sampler_attention(
 
 
 def describe(
-    mesh: Mesh | None,
+    mesh: "Mesh | None",
     rows: Choice | None = None,
     sampler: SamplerAttention | None = None,
 ) -> str:
@@ -150,7 +152,10 @@ def describe(
     choices = {} if rows is None else {"rows": rows}
     if sampler is not None:
         choices |= sampler._asdict()
-    parts = (f"{use} {choice.name} ({choice.why})" for use, choice in choices.items())
+    uses: dict[Choice, list[str]] = {}
+    for use, choice in choices.items():
+        uses.setdefault(choice, []).append(use)
+    parts = (f"{' and '.join(use)} by {c.name} ({c.why})" for c, use in uses.items())
     return f"attention on {_device(mesh)}: {', '.join(parts)}"
 
 
@@ -160,23 +165,27 @@ def page_length(length: int) -> int | None:
     return max((n for n in pages if n <= _PAGE), default=None)
 
 
-def heads_axis(mesh: Mesh, heads: int, kv_heads: int) -> str | None:
+def heads_axis(mesh: "Mesh", heads: int, kv_heads: int) -> str | None:
     """The axis that heads are split over; None: each device has all of them.
 
     Query heads follow their key heads: both must divide evenly.
     """
+    from gru_mem_jax.parallelism import TENSOR
+
     ways = mesh.shape[TENSOR]
     return TENSOR if heads % ways == 0 and kv_heads % ways == 0 else None
 
 
-def rows_axes(mesh: Mesh, rows: int) -> tuple[str, str] | None:
+def rows_axes(mesh: "Mesh", rows: int) -> tuple[str, str] | None:
     """The axes that rows or slots are split over; None: each device has them all."""
+    from gru_mem_jax.parallelism import DATA, FSDP, row_shards
+
     return (DATA, FSDP) if rows % row_shards(mesh) == 0 else None
 
 
-def _device(mesh: Mesh | None) -> str:
+def _device(mesh: "Mesh | None") -> str:
     if mesh is not None:
-        return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        return str(mesh.devices.flat[0].device_kind)
     import jax
 
     return str(jax.devices()[0].device_kind)
@@ -217,12 +226,12 @@ def _other_platform(name: str, platform: str) -> str | None:
     return f"it is for {_MADE_FOR[wanted]}, and the devices are of {platform}"
 
 
-def _windows(config: PolicyConfig, length: int) -> bool:
+def _windows(config: "PolicyConfig", length: int) -> bool:
     return any(w is not None and w < length for w in config.windows)
 
 
 def _no_paged(
-    config: PolicyConfig, sizes: SamplerSizes, mesh: Mesh | None, platform: str
+    config: "PolicyConfig", sizes: SamplerSizes, mesh: "Mesh | None", platform: str
 ) -> str | None:
     """Why `paged` cannot decode this; None: it can."""
     if (text := _other_platform(PAGED, platform)) is not None:
@@ -231,25 +240,26 @@ def _no_paged(
         return "paged attention gives no log-sum-exp to merge a trunk with"
     if _windows(config, sizes.length):
         return "paged attention has no window"
+    if sizes.dtype != "bfloat16":
+        return f"paged attention reads bfloat16, here {sizes.dtype}"
     if config.head_dim % LANES:
         return f"paged attention needs heads of {LANES}, here {config.head_dim}"
     page = page_length(sizes.length)
     if page is None:
         return f"slots of {sizes.length} tokens have no pages of {_TILE}"
-    heads, slots = config.num_key_value_heads, sizes.slots
+    pages = sizes.slots * config.num_key_value_heads * (sizes.length // page)
     if mesh is not None:
-        if heads_axis(mesh, config.num_attention_heads, heads) is not None:
-            heads //= mesh.shape[TENSOR]
-        if rows_axes(mesh, slots) is not None:
-            slots //= row_shards(mesh)
-    pages = slots * heads * (sizes.length // page)
+        heads = (config.num_attention_heads, config.num_key_value_heads)
+        for axis in (rows_axes(mesh, sizes.slots), heads_axis(mesh, *heads)):
+            names = (axis,) if isinstance(axis, str) else axis or ()
+            pages //= math.prod(mesh.shape[name] for name in names)
     if pages > _MOST_PAGES:
         return f"a table of {pages} pages is more than {_MOST_PAGES}"
     return None
 
 
 def _no_cudnn(
-    config: PolicyConfig, sizes: SamplerSizes, platform: str, *, decodes: bool
+    config: "PolicyConfig", sizes: SamplerSizes, platform: str, *, decodes: bool
 ) -> str | None:
     """Why cuDNN cannot be taken; None: it can."""
     if (text := _other_platform(CUDNN, platform)) is not None:

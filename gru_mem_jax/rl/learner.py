@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.rl import lora
@@ -56,12 +57,14 @@ class LearnerSpec(NamedTuple):
         completions, as in supervised training.
       config: optimiser and rows.
       temperature: that completions are sampled at; logprobs are those at it.
+      mesh: that rows and heads are split over; None: one device.
     """
 
     policy: Policy
     objective: ObjectiveConfig | None
     config: LearnerConfig
     temperature: float = 1.0
+    mesh: Mesh | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -200,6 +203,7 @@ def token_logprobs(
         remat=spec.config.remat,
         unroll=spec.config.unroll_layers,
         attention=spec.config.attention,
+        mesh=spec.mesh,
     )
 
 
@@ -219,6 +223,7 @@ def predicted(spec: LearnerSpec, params: Params, rows: PackedRows) -> jax.Array:
         jnp.asarray(rows.reach),
         unroll=spec.config.unroll_layers,
         attention=spec.config.attention,
+        mesh=spec.mesh,
     )
     return likeliest(
         spec.policy,

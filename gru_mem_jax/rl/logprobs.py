@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.rl.outcomes import Array
@@ -165,6 +166,7 @@ def row_logprobs(
     remat: bool = False,
     unroll: int = 1,
     attention: str = "blocks",
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Logprobs and entropies of the sampled tokens of packed rows.
 
@@ -175,14 +177,14 @@ def row_logprobs(
       chunk, temperature: as in `token_logprobs`.
       remat: compute layers again in the backward pass instead of storing them.
       unroll: layers in one step of the scan over layers.
-      attention: as in `Policy.hidden`.
+      attention, mesh: as in `Policy.hidden`.
 
     Returns:
       logprobs and entropy, float32 [B, L], 0 on prompts and padding.
     """
     layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.reach))
     hidden = policy.hidden(
-        params, *layout, remat=remat, unroll=unroll, attention=attention
+        params, *layout, remat=remat, unroll=unroll, attention=attention, mesh=mesh
     )
     return token_logprobs(
         policy,
