@@ -16,8 +16,16 @@ from jax.sharding import Mesh, PartitionSpec
 
 from gru_mem_jax.policy.attention import attend_in_blocks
 from gru_mem_jax.policy.cascade import Trunk, cascade
-from gru_mem_jax.policy.kernels import CUDNN, PAGED, heads_axis, page_length, rows_axes
+from gru_mem_jax.policy.kernels import (
+    CUDNN,
+    PAGED,
+    SPLASH,
+    heads_axis,
+    page_length,
+    rows_axes,
+)
 from gru_mem_jax.policy.key_values import KeyValues
+from gru_mem_jax.policy.splash_prefill import splash_prefill
 
 
 def attend_to_cache(
@@ -67,6 +75,8 @@ def attend_to_cache(
         seen_at = jnp.arange(attend, dtype=jnp.int32)[None]
         seen_at = jnp.broadcast_to(seen_at, (len(seen.keys), attend))
     seen = KeyValues(*(x.astype(query.dtype) for x in seen))
+    if trunk is None and attention == SPLASH:
+        return _prefill_on_mesh(query, seen, positions, mesh, window=window, **scores)
     scores |= {"window": window, "keys_are_queries": fresh}
     if trunk is None:
         return attend_in_blocks(
@@ -211,3 +221,23 @@ def fresh_attention(
         local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
     )
     return on_mesh(query, *new)
+
+
+def _prefill_on_mesh(query, seen, positions, mesh: Mesh | None, **scores):
+    """`splash_prefill`; on a mesh each device has its own heads of all rows."""
+    if mesh is None or mesh.size == 1:
+        return splash_prefill(query, seen, positions, **scores)
+
+    def local(query, keys, values, positions):
+        return splash_prefill(query, KeyValues(keys, values), positions, **scores)
+
+    heads = heads_axis(mesh, query.shape[2], seen.keys.shape[1])
+    of_query, of_keys = PartitionSpec(None, None, heads), PartitionSpec(None, heads)
+    on_mesh = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(of_query, of_keys, of_keys, PartitionSpec()),
+        out_specs=of_query,
+        check_vma=False,
+    )
+    return on_mesh(query, *seen, positions)

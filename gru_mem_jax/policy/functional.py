@@ -266,7 +266,8 @@ class Policy:
           trunk: what the rows see before their own keys.
           attention: static: "blocks", or a kernel of `kernels.sampler_attention`:
             "paged" or "cudnn" where each slot has one token, "cudnn" where rows are
-            fresh. Other rows are read by "blocks", and so are all behind a trunk.
+            fresh, "splash" where the positions of a row rise by 1 with padding on the
+            right. Other rows are read by "blocks", and so are all behind a trunk.
           mesh: static: that slots and heads are split over; None: one device.
 
         Returns:

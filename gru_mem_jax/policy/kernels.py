@@ -6,7 +6,7 @@ plain XLA that every device and policy has:
 * rows that are trained on, trees of conversations: `splash` on TPU;
 * decoding, one query a slot: `paged` on TPU, `cudnn` on GPU. Both read true lengths, so
   that one program serves all;
-* prefill: `cudnn` on GPU where a block starts its prompt.
+* prefill: `splash` on TPU; `cudnn` on GPU, for blocks that start their prompts.
 
 A kernel that cannot do what a policy or its sizes ask for is not taken, and the choice
 says why. The platform is that of the devices that a program is for, also where they
@@ -106,8 +106,8 @@ def sampler_attention(
     """The attention of the sampler's programs.
 
     Args:
-      asked: of SAMPLER_ATTENTIONS; a kernel is asked for decoding, and taken for
-        prefill as well where it can.
+      asked: of SAMPLER_ATTENTIONS; a kernel is asked for decoding, and prefill has
+        what its platform has.
       config: of the policy.
       sizes: of the pool of slots.
       mesh: of the sampler; None: the default device.
@@ -118,29 +118,18 @@ def sampler_attention(
         or in these sizes.
     """
     platform = platform_of(mesh)
-    fresh = _no_cudnn(config, sizes, platform, decodes=False)
-    decode = _choose(
-        asked,
-        {
-            PAGED: _no_paged(config, sizes, mesh, platform),
-            CUDNN: _no_cudnn(config, sizes, platform, decodes=True),
-        },
-        platform,
-        setting,
+    decode = {
+        PAGED: _no_paged(config, sizes, mesh, platform),
+        CUDNN: _no_cudnn(config, sizes, platform, decodes=True),
+    }
+    prefill = {
+        SPLASH: _no_splash_prefill(sizes, platform),
+        CUDNN: _no_cudnn(config, sizes, platform, decodes=False),
+    }
+    return SamplerAttention(
+        _choose(BLOCKS if asked == BLOCKS else AUTO, prefill, platform, setting),
+        _choose(asked, decode, platform, setting),
     )
-    if asked == BLOCKS or platform != "gpu":
-        reasons = {"tpu": "splash has no queries that start behind their keys"}
-        return SamplerAttention(
-            _choose(
-                BLOCKS if asked == BLOCKS else AUTO,
-                {},
-                platform,
-                setting,
-                reasons.get(platform),
-            ),
-            decode,
-        )
-    return SamplerAttention(_choose(AUTO, {CUDNN: fresh}, platform, setting), decode)
 
 
 def describe(
@@ -255,6 +244,15 @@ def _no_paged(
             pages //= math.prod(mesh.shape[name] for name in names)
     if pages > _MOST_PAGES:
         return f"a table of {pages} pages is more than {_MOST_PAGES}"
+    return None
+
+
+def _no_splash_prefill(sizes: SamplerSizes, platform: str) -> str | None:
+    """Why `splash` cannot read prompts; None: it can."""
+    if (text := _other_platform(SPLASH, platform)) is not None:
+        return text
+    if sizes.trunks:
+        return "what is behind a trunk is short, and merged with it by blocks"
     return None
 
 
