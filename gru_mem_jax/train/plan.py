@@ -9,7 +9,13 @@ from jax.sharding import Mesh
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import MeshConfig, device_memory, make_mesh, row_shards
+from gru_mem_jax.parallelism import (
+    MeshConfig,
+    device_memory,
+    fsdp_note,
+    make_mesh,
+    row_shards,
+)
 from gru_mem_jax.policy import kernels
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir
@@ -159,6 +165,7 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     )
     doubt = check_memory(memory, device_memory(mesh.devices.flat[0]))
     notes = [] if supervised else _notes(config, agent, mesh)
+    split = fsdp_note(policy.config.hidden_size, mesh)
     return Plan(
         policy=policy,
         encoder=encoder,
@@ -168,7 +175,7 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
         longest=longest,
         memory=memory,
         attention=kernels.describe(mesh, rows, sampler),
-        notes=(*notes, *filter(None, [doubt])),
+        notes=(*notes, *filter(None, [split, doubt])),
     )
 
 
