@@ -36,8 +36,9 @@ def started(folder: pathlib.Path) -> Iterator[dict[str, str]]:
         try:
             end = time.monotonic() + 30
             while time.monotonic() < end and server.poll() is None:
-                with contextlib.suppress(OSError), socket.create_connection(
-                    ("127.0.0.1", port), timeout=1
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection(("127.0.0.1", port), timeout=1),
                 ):
                     break
                 time.sleep(0.02)
