@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from its own layer and from those above it in this list.
 LAYERS = [
     {"errors", "shapes", "version", "records", "durable_files", "machine"},
+    {"coordination", "host_watch", "hosts"},
     {"data.example"},
     {"agent"},
     {"data"},
