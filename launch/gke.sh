@@ -49,10 +49,10 @@ esac
 kubectl=(kubectl --context "gke_${project}_${location}_${cluster}"
   --namespace "$namespace")
 gcluster_flags=(--project "$project" --cluster "$cluster" --location "$location")
-if [ "$submit" = kubectl ]; then
-  run gcloud container clusters get-credentials "$cluster" \
+connect() {
+  [ "$submit" = gcluster ] || run gcloud container clusters get-credentials "$cluster" \
     --location="$location" --project="$project"
-fi
+}
 delete_run() {
   if [ "$submit" = gcluster ]; then
     run gcluster job cancel "$name" "${gcluster_flags[@]}"
@@ -62,6 +62,7 @@ delete_run() {
 }
 
 if [ -n "$logs" ]; then
+  connect
   if [ "$submit" = gcluster ]; then
     run gcluster job logs "$name" --follow "${gcluster_flags[@]}"
   else # of process 0, which writes the run's log
@@ -71,6 +72,7 @@ if [ -n "$logs" ]; then
   exit
 fi
 if [ -n "$delete" ]; then
+  connect
   delete_run
   [ "$submit" = gcluster ] \
     || run "${kubectl[@]}" delete secret "$name-env" --ignore-not-found
@@ -89,10 +91,12 @@ esac
   || refuse "--max_restarts and --grace_seconds are numbers"
 words+=(--run_dir "$run_dir")
 [ "$hosts" = 1 ] || words+=(--distributed)
+[ "$submit" = kubectl ] || [ -z "$env_file" ] \
+  || refuse "gcluster passes no secrets: use --submit kubectl"
+connect
 [ -z "$resume" ] || delete_run
 
 if [ "$submit" = gcluster ]; then
-  [ -z "$env_file" ] || refuse "gcluster passes no secrets: use --submit kubectl"
   more=()
   [ -z "$data" ] || more+=(--mount "$data:/data:ro")
   [ -z "$service_account" ] || more+=(--service-account "$service_account")

@@ -105,32 +105,36 @@ log_dir="${log_dir:-$(mktemp -d "${TMPDIR:-/tmp}/gru_mem_processes.XXXXXX")}"
 mkdir -p "$log_dir"
 say "$SCRIPT: $processes processes of $devices devices; their output: $log_dir"
 
-pids=() statuses=() running=0
+pids=() statuses=() running=0 asked=""
+send() { # to each process that has not ended; KILL to what it has started, too
+  local i group=""
+  [ "$1" != KILL ] || group=-
+  for ((i = 0; i < ${#pids[@]}; i++)); do
+    [ -n "${statuses[$i]}" ] || kill -"$1" -- "$group${pids[$i]}" 2>/dev/null || true
+  done
+}
+trap 'asked=TERM; send TERM' TERM
+trap 'asked=INT; send INT' INT
+trap 'send KILL' EXIT # none is left behind
+
 # Each process has a group of its own: a Ctrl-C reaches it once, by us.
 set -m
-for ((i = 0; i < processes; i++)); do
+for ((i = 0; i < processes && ${#asked} == 0; i++)); do
   command_of "$i" "$@"
   if [ "$i" = 0 ]; then
     "${command[@]}" </dev/null &
   else
     "${command[@]}" </dev/null >"$log_dir/process_$i.log" 2>&1 &
   fi
-  pids+=($!) statuses+=("") running=$((running + 1))
+  statuses+=("") pids+=($!) running=$((running + 1))
   printf '%s\n' "$!" >"$log_dir/process_$i.pid"
   rm -f "$log_dir/process_$i.status"
 done
 set +m
-
-send() { # to each process that has not ended; KILL to what it has started, too
-  local i group=""
-  [ "$1" != KILL ] || group=-
-  for ((i = 0; i < processes; i++)); do
-    [ -n "${statuses[$i]}" ] || kill -"$1" -- "$group${pids[$i]}" 2>/dev/null || true
-  done
-}
-trap 'send TERM' TERM
-trap 'send INT' INT
-trap 'send KILL' EXIT # none is left behind
+if [ "$running" -lt "$processes" ]; then # the others would wait for those in vain
+  say "$SCRIPT: stopped before all processes had been started"
+  exit 143
+fi
 
 failed="" deadline=""
 while [ "$running" -gt 0 ]; do
@@ -149,7 +153,7 @@ while [ "$running" -gt 0 ]; do
     send KILL
     deadline=""
   fi
-  [ "$running" = 0 ] || sleep 0.2
+  [ "$running" = 0 ] || sleep 0.2 || true # a Ctrl-C ends the sleep
 done
 [ -n "$failed" ] || exit 0
 say "$SCRIPT: process $failed failed first, with status ${statuses[$failed]}"
