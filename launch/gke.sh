@@ -178,8 +178,6 @@ spec:
                 app.kubernetes.io/name: gru-mem$annotations
             spec:
               restartPolicy: Never
-              hostNetwork: true
-              dnsPolicy: ClusterFirstWithHostNet
               terminationGracePeriodSeconds: $grace_seconds$account
               nodeSelector:
                 cloud.google.com/gke-tpu-accelerator: $accelerator
