@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from gru_mem_jax import coordination
@@ -139,10 +139,12 @@ class Hosts:
             first = given[0].get(key)
             for index, each in enumerate(given):
                 if each.get(key) != first:
+                    found = coordination.differing(
+                        first, each.get(key), self.names[index]
+                    )
                     raise InputError(
-                        f"the processes of the run disagree in {key}: "
-                        f"{coordination.differing(first, each.get(key), self.names[index])}; "
-                        "start all of them with the same command, code and files"
+                        f"the processes of the run disagree in {key}: {found}; start "
+                        "all of them with the same command, code and files"
                     )
 
     def take_waited(self) -> float:

@@ -150,6 +150,50 @@ def row_shards(mesh: Mesh) -> int:
     return shape[DATA] * shape[FSDP]
 
 
+def local_row_shards(mesh: Mesh) -> int:
+    """The number of parts of rows that this process holds whole.
+
+    Raises:
+      InputError: it holds none, or shares one with another process.
+    """
+    own = jax.process_index()
+    count = 0
+    for devices in mesh.devices.reshape(row_shards(mesh), -1):
+        processes = {device.process_index for device in devices}
+        if processes == {own}:
+            count += 1
+        elif own in processes:
+            raise InputError(
+                f"the mesh cuts {len(devices)} devices of one tensor group over "
+                f"processes {sorted(processes)}: MeshConfig.tensor must divide the "
+                f"{jax.local_device_count()} devices of a process"
+            )
+    if not count:
+        raise InputError(
+            f"the mesh (data, fsdp, tensor) = {tuple(mesh.devices.shape)} has no "
+            f"device of process {own}: raise MeshConfig.data or fsdp until all "
+            f"{jax.device_count()} devices are used"
+        )
+    return count
+
+
+def global_rows(mesh: Mesh, local_rows: Any) -> Any:
+    """Rows of all processes as arrays on the mesh.
+
+    Args:
+      mesh: of `make_mesh`.
+      local_rows: tree of numpy arrays [b, ...] of this process, b the same multiple of
+        its `local_row_shards` everywhere.
+
+    Returns:
+      The same tree of arrays [B, ...].
+    """
+    at = row_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(at, np.asarray(x)), local_rows
+    )
+
+
 def pmap_groups(
     fn: Callable[..., Any],
     *,

@@ -50,6 +50,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume although settings or data differ; the differences are printed",
     )
     add("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
+    arguments.add_host_flags(add)
 
 
 def configurables() -> tuple[type, ...]:
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     check_run_arguments(args)
     if args.record:
         args.gin_bindings.append("RolloutConfig.record = True")
-    runtime.start()
+    runtime.start(args)
     gin = gin_config.load(args, configurables())
     config = settings_from(gin)
     gin.check_all_read()
