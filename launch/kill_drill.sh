@@ -3,7 +3,7 @@
 #
 #   bash launch/kill_drill.sh [--command train|sft] [--kills N] [--signal KILL|TERM]
 #                             [--processes N] [--devices D] [--seed S] [--policy DIR]
-#                             [--out DIR] [--gin_file FILE] [--gin.NAME=VALUE ...]
+#                             [--out DIR] [--gin_file FILE ...] [--gin.NAME=VALUE ...]
 #
 # Trains once without interruption, then again with the process ended at random moments
 # (while compiling, sampling, updating, evaluating, saving, writing rows) and resumed by
@@ -21,7 +21,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
-command=train kills=5 signal=KILL seed=0 out="" gin_file="" policy="" more=()
+command=train kills=5 signal=KILL seed=0 out="" policy="" gin_files=() more=()
 processes=1 devices=1 heartbeat_seconds=5
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -34,7 +34,7 @@ while [ $# -gt 0 ]; do
     --seed) seed="$2"; shift 2 ;;
     --policy) policy="$2"; shift 2 ;;
     --out) out="$2"; shift 2 ;;
-    --gin_file) gin_file="$2"; shift 2 ;;
+    --gin_file) gin_files+=(--gin_file="$2"); shift 2 ;;
     --gin.*) more+=("$1"); shift ;;
     *) say "kill_drill.sh: unknown argument $1"; exit 2 ;;
   esac
@@ -48,17 +48,18 @@ esac
 
 case "$command" in
   train)
-    gin_file="${gin_file:-gin/experiments/tiny.gin}"
+    default=gin/experiments/tiny.gin
     policy="${policy:-runs/quickstart/warm_start}"
     settings=(--gin.NUM_STEPS=12 --gin.SAVE_EVERY=3)
     ;;
   sft)
-    gin_file="${gin_file:-gin/runs/sft.gin}"
+    default=gin/runs/sft.gin
     settings=(--gin.NUM_STEPS=240 --gin.SAVE_EVERY=60 --gin.LoopConfig.eval_every=120
       --gin.SFTConfig.short_steps=100)
     ;;
   *) say "kill_drill.sh: --command is train or sft, not $command"; exit 2 ;;
 esac
+[ ${#gin_files[@]} -gt 0 ] || gin_files=(--gin_file="$default")
 [ -z "$policy" ] || settings+=(--gin.POLICY="\"$policy\"")
 settings+=(${more[@]+"${more[@]}"})
 
@@ -80,7 +81,7 @@ mkdir -p "$out"
 
 # train RUN: `exec`s the command that trains in RUN; logs of processes go to RUN.logs.
 train() {
-  local words=("$command" --gin_file="$gin_file" "${settings[@]}" --run_dir "$1")
+  local words=("$command" "${gin_files[@]}" "${settings[@]}" --run_dir "$1")
   [ "$processes" -gt 1 ] || exec "$GRU_MEM" "${words[@]}"
   export GRU_MEM
   exec bash "$ROOT/launch/local_multi.sh" --processes "$processes" \

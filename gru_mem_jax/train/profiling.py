@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gru_mem_jax import hosts
-from gru_mem_jax.errors import InputError
+from gru_mem_jax import buckets, storage
+from gru_mem_jax.hosts import Hosts
 
 
 class ProfileSteps(NamedTuple):
     """Which steps are traced, and where.
 
     Attributes:
-      first, last: numbers of steps, both traced.
+      first, last: numbers of steps, from 1; both are traced.
       everywhere: on all processes; else on the first alone.
     """
 
@@ -28,42 +28,28 @@ class ProfileSteps(NamedTuple):
     last: int
     everywhere: bool = False
 
-    @classmethod
-    def parse(cls, text: str, everywhere: bool = False) -> "ProfileSteps":
-        """From `A:B`.
-
-        Raises:
-          InputError: it has another form, or holds no step.
-        """
-        first, colon, last = text.partition(":")
-        if not (colon and first.isdecimal() and last.isdecimal()):
-            raise InputError(
-                f"steps to profile: two numbers, such as 10:12, not {text!r}"
-            )
-        if not 1 <= int(first) <= int(last):
-            raise InputError(
-                f"steps to profile: {text} holds no step; the first step is 1"
-            )
-        return cls(int(first), int(last), everywhere)
-
 
 class Profiler:
     """Traces steps of a run into `folder/process_I`.
 
     Args:
       steps: which; None: none.
-      folder: `profile` in the run folder; may be on an object store.
+      folder: `profile` in the run folder, on a disk or in a bucket.
       note: takes a line.
+      hosts: the processes of the run.
     """
 
     def __init__(
-        self, steps: ProfileSteps | None, folder: Any, note: Callable[[str], None]
+        self,
+        steps: ProfileSteps | None,
+        folder: Any,
+        note: Callable[[str], None],
+        hosts: Hosts,
     ):
-        host = hosts.current()
-        if steps is not None and not (steps.everywhere or host.is_first):
+        if steps is not None and not (steps.everywhere or hosts.is_first):
             steps = None
         self._steps, self._note = steps, note
-        self._folder = folder / f"process_{host.index}"
+        self._folder = folder / f"process_{hosts.index}"
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @contextlib.contextmanager
@@ -80,17 +66,21 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is being made, and writes it."""
+        """Ends a trace that is being made, and writes it; a run that stops calls it."""
         if self._scratch is None:
             return
         scratch, self._scratch = self._scratch, None
         with scratch as name:
-            jax.profiler.stop_trace()
-            size = _copy(pathlib.Path(name), self._folder)
-        self._note(f"trace of {size / 2**20:.1f} MiB in {self._folder}; see: xprof")
+            try:
+                jax.profiler.stop_trace()
+                size = _copy(pathlib.Path(name), self._folder)
+            except OSError as error:
+                self._note(f"warning: the trace was not written: {error}")
+                return
+        self._note(f"trace of {size / 2**20:.1f} MiB in {self._folder}")
 
     def _start(self) -> None:
-        # The profiler writes to local disks only.
+        # The profiler writes to disks only.
         self._scratch = tempfile.TemporaryDirectory(prefix="gru_mem_profile_")
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0
@@ -102,8 +92,14 @@ def _copy(source: pathlib.Path, target: Any) -> int:
     size = 0
     for file in sorted(source.rglob("*")):
         if file.is_file():
-            place = target / file.relative_to(source).as_posix()
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(file.read_bytes())
-            size += file.stat().st_size
+            place, data = (
+                target / file.relative_to(source).as_posix(),
+                file.read_bytes(),
+            )
+            storage.make_folder(place.parent)
+            if storage.in_bucket(place):
+                buckets.write(place, data)
+            else:
+                place.write_bytes(data)
+            size += len(data)
     return size
