@@ -13,7 +13,7 @@ from gru_mem_jax.train.profiling import Profiler
 
 
 def events(folder):
-    """Names of what the host did, and numbers of the steps, of the trace in a folder."""
+    """Of the trace in a folder: names of what the host did, and numbers of steps."""
     [file] = pathlib.Path(folder).rglob("*.xplane.pb")
     data = ProfileData.from_file(str(file))
     found = [e for plane in data.planes for line in plane.lines for e in line.events]
