@@ -22,7 +22,8 @@
 #   bash launch/gke.sh --resume ... as at the start: deletes the JobSet, makes it again
 #
 # When a pod ends before the run has, the JobSet ends all pods and starts them again, and
-# the run goes on from its newest checkpoint: nobody has to do anything.
+# the run goes on from its newest checkpoint: nobody has to do anything. Only input that
+# is refused (status 2) ends the JobSet.
 # --resume is for a JobSet that has used up its restarts, or a new image.
 #
 # Needs gcloud with gke-gcloud-auth-plugin, kubectl; the cluster needs a node pool of
@@ -163,6 +164,10 @@ metadata:
 spec:
   failurePolicy:
     maxRestarts: $max_restarts
+    rules:
+      - name: badInput # would be refused again
+        action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
       replicas: 1
@@ -172,6 +177,13 @@ spec:
           completions: $hosts
           completionMode: Indexed
           backoffLimit: 0 # one pod that fails ends all; the JobSet starts them again
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onExitCodes: # usage or input
+                  containerName: gru-mem
+                  operator: In
+                  values: [2]
           template:
             metadata:
               labels:

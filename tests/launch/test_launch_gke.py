@@ -84,8 +84,16 @@ def test_the_jobset_asks_for_the_slice(topology):
 
 def test_the_jobset_starts_again_after_a_failure():
     manifest = manifest_of("--max_restarts=7", "--grace_seconds", "90")
-    assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 7}
+    policy = manifest["spec"]["failurePolicy"]
+    assert policy["maxRestarts"] == 7
     assert job_of(manifest)["backoffLimit"] == 0
+    # Not after input that is refused: status 2.
+    [rule] = policy["rules"]
+    assert rule["action"] == "FailJobSet"
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+    [of_pods] = job_of(manifest)["podFailurePolicy"]["rules"]
+    assert of_pods["action"] == "FailJob"
+    assert of_pods["onExitCodes"]["values"] == [2]
     pod = job_of(manifest)["template"]["spec"]
     assert pod["restartPolicy"] == "Never"
     assert pod["terminationGracePeriodSeconds"] == 90
