@@ -1,4 +1,4 @@
-"""launch/kill_drill.sh with two processes, for real: one of them is killed, or asked."""
+"""launch/kill_drill.sh with two processes, for real: one is killed, or asked to stop."""
 
 import os
 import pathlib
