@@ -28,8 +28,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax import durable_files, machine
+from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.runs import config_text as config_lib
+from gru_mem_jax.runs.agreement import by_first
 from gru_mem_jax.runs.lock import FileLock
 
 FORMAT = 1
@@ -100,6 +102,38 @@ class RunFolder:
           InputError: the folder cannot be written, is in use, is not a run's, or was
             started with other settings (the first is named).
         """
+        hosts = hosts_lib.current()
+        opened: list[RunFolder] = []
+
+        def open_here() -> None:
+            opened.append(
+                cls._open(
+                    path,
+                    command,
+                    config_text,
+                    environment,
+                    may_change,
+                    resume_with_changes,
+                )
+            )
+
+        by_first(hosts, "run folder", open_here)
+        if opened:
+            return opened[0]
+        run = cls.read(path)  # the first process alone writes
+        run._command = tuple(command)
+        return run
+
+    @classmethod
+    def _open(
+        cls,
+        path: str | os.PathLike[str],
+        command: Sequence[str],
+        config_text: str,
+        environment: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+        may_change: Collection[str],
+        resume_with_changes: bool,
+    ) -> "RunFolder":
         run = cls(pathlib.Path(path))
         run._command = tuple(command)
         try:
