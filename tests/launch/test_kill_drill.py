@@ -87,6 +87,7 @@ def test_one_of_two_processes_is_killed(drill):
 @pytest.mark.parametrize(("signal", "status"), [("KILL", "137"), ("TERM", "0")])
 def test_many_signals(drill, signal, status):
     words = ["--kills", "4", "--signal", signal, "--devices", "2"]
+    words += ["--gin.MeshConfig.data=4", "--gin.LoopConfig.eval_every=3"]
     found, _ = drill(*words, steps=8)
     assert {process for process, _ in found} == {"0", "1"}
     assert {each for _, each in found} == {status}
