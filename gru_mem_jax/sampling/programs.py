@@ -59,7 +59,11 @@ class Programs:
         self._compile_seconds = 0.0
 
     def lower_decode(self, attend: int) -> Any:
-        """(params, cache, rows, limits, trunk) -> (cache, results), not compiled."""
+        """`trace_decode`, not compiled."""
+        return self.trace_decode(attend).lower()
+
+    def trace_decode(self, attend: int) -> Any:
+        """(params, cache, rows, limits, trunk) -> (cache, results), traced."""
         config, shardings = self._config, self._shardings
         function = functools.partial(
             sampler.decode,
@@ -72,15 +76,19 @@ class Programs:
         out = None if shardings is None else (shardings.cache, shardings.whole)
         trunk = self._trunk(config.slots, 1)
         arguments = (self.params, self.cache, rows, self._ints(2), trunk)
-        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
+        return jax.jit(function, donate_argnums=1, out_shardings=out).trace(*arguments)
 
     def lower_prefill(self, rows: int, length: int, attend: int) -> Any:
-        """(params, cache, blocks, trunk) -> cache, not compiled."""
+        """`trace_prefill`, not compiled."""
+        return self.trace_prefill(rows, length, attend).lower()
+
+    def trace_prefill(self, rows: int, length: int, attend: int) -> Any:
+        """(params, cache, blocks, trunk) -> cache, traced."""
         function = functools.partial(sampler.prefill, self._policy, attend)
         out = None if self._shardings is None else self._shardings.cache
         blocks, trunk = self._ints(rows, 2 + length), self._trunk(rows, length)
         arguments = (self.params, self.cache, blocks, trunk)
-        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
+        return jax.jit(function, donate_argnums=1, out_shardings=out).trace(*arguments)
 
     def lower_copy(self, length: int) -> Any:
         """(cache, pairs, count) -> cache, not compiled."""
