@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import DATA, FSDP, TENSOR, MeshConfig, make_mesh
 from gru_mem_jax.planning.costs import mean_key_blocks
+from gru_mem_jax.policy import splash
 from gru_mem_jax.policy.cascade import KEY_BLOCK
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.policy.row_attention import block_size, whole_blocks
@@ -71,6 +72,7 @@ class RunPrograms:
       engine: its sizes.
       engines: how many there are.
       tensor: devices of each.
+      host_devices: of the topology's first host, which an engine stays within.
       held: bytes on a device, of what outlives a program, by name.
     """
 
@@ -80,6 +82,7 @@ class RunPrograms:
     engine: EngineConfig
     engines: int
     tensor: int
+    host_devices: int
     held: dict[str, int]
 
 
@@ -104,8 +107,9 @@ def run_programs(
     """
     mesh = _whole_mesh(config.mesh, devices)
     learner = _learner(config, policy, mesh)
-    tensor, own = tensor_group(engine, devices)
-    group = make_mesh(MeshConfig(tensor=tensor), own)
+    own = [d for d in devices if d.process_index == devices[0].process_index]
+    tensor = tensor_size(engine, len(own))
+    group = make_mesh(MeshConfig(tensor=tensor), own[:tensor])
     dtype = jnp.dtype(engine.dtype)
     sampler = Programs(policy, engine, dtype, group)
     held = _held(config, learner, sampler)
@@ -121,26 +125,24 @@ def run_programs(
         engine=engine,
         engines=len(devices) // tensor,
         tensor=tensor,
+        host_devices=len(own),
         held=held,
     )
 
 
-def tensor_group(
-    engine: EngineConfig, devices: Sequence[Any]
-) -> tuple[int, Sequence[Any]]:
-    """Devices of one engine: how many, and the first of them.
+def tensor_size(engine: EngineConfig, devices: int) -> int:
+    """Devices of one engine.
 
     Raises:
-      InputError: they would not be of one host, or some would be left.
+      InputError: they do not divide those of a host.
     """
     tensor = getattr(engine, "tensor", None) or 1
-    own = [d for d in devices if d.process_index == devices[0].process_index]
-    if len(own) % tensor:
+    if devices % tensor:
         raise InputError(
-            f"EngineConfig.tensor {tensor} does not divide the {len(own)} devices of a "
+            f"EngineConfig.tensor {tensor} does not divide the {devices} devices of a "
             "host"
         )
-    return tensor, own[:tensor]
+    return tensor
 
 
 def _whole_mesh(config: MeshConfig, devices: Sequence[Any]) -> Mesh:
@@ -207,9 +209,10 @@ def _learning(
     tensor = learner.mesh.shape[TENSOR]
     alone = _learner(config, policy, make_mesh(MeshConfig(), devices[:1]))
     whole = whole_blocks(length)
+    tile = splash.block_size(whole)
     attention = {
         "loops": (mean_key_blocks(whole, *block_size(length)),),
-        "seen": 0.5,
+        "seen": mean_key_blocks(whole, tile, tile) / (whole // tile),
         "ways": tensor,
         "devices": learner.mesh.size,
         "tokens": learner.packing.rows * length,
