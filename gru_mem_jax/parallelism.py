@@ -150,6 +150,84 @@ def row_shards(mesh: Mesh) -> int:
     return shape[DATA] * shape[FSDP]
 
 
+def local_row_shards(mesh: Mesh) -> int:
+    """The number of parts of rows that this process holds whole.
+
+    Raises:
+      InputError: it holds none, or shares one with another process.
+    """
+    own = jax.process_index()
+    count = 0
+    for devices in mesh.devices.reshape(row_shards(mesh), -1):
+        processes = {device.process_index for device in devices}
+        if processes == {own}:
+            count += 1
+        elif own in processes:
+            raise InputError(
+                f"the mesh cuts {len(devices)} devices of one tensor group over "
+                f"processes {sorted(processes)}: MeshConfig.tensor must divide the "
+                f"{jax.local_device_count()} devices of a process"
+            )
+    if not count:
+        raise InputError(
+            f"the mesh (data, fsdp, tensor) = {tuple(mesh.devices.shape)} has no "
+            f"device of process {own}: raise MeshConfig.data or fsdp until all "
+            f"{jax.device_count()} devices are used"
+        )
+    return count
+
+
+def global_rows(mesh: Mesh, local_rows: Any) -> Any:
+    """Rows of all processes as arrays on the mesh.
+
+    Args:
+      mesh: of `make_mesh`.
+      local_rows: tree of numpy arrays [b, ...] of this process, b the same multiple of
+        its `local_row_shards` everywhere.
+
+    Returns:
+      The same tree of arrays [B, ...].
+    """
+    at = row_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(at, np.asarray(x)), local_rows
+    )
+
+
+def pin(x: jax.Array, mesh: Mesh, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Pins an array in a program to the mesh.
+
+    Args:
+      x: of any shape.
+      mesh: of `make_mesh`.
+      axes: of the mesh, that each dimension is split over; None and what is missing:
+        over none. The array is left alone if they do not divide it.
+    """
+    if mesh.size == 1:
+        return x
+    for size, axis in zip(x.shape, axes):
+        names = (axis,) if isinstance(axis, str) else axis or ()
+        if size % int(np.prod([mesh.shape[name] for name in names])):
+            return x
+    pinned: jax.Array = jax.lax.with_sharding_constraint(
+        x, NamedSharding(mesh, PartitionSpec(*axes))
+    )
+    return pinned
+
+
+def pin_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Pins an activation `[B, ...]` to the devices of its rows.
+
+    Weights that are split over fsdp meet rows that are, too: left to itself, the
+    compiler may split the activations like the weights and copy the rows everywhere.
+
+    Args:
+      x: of any shape.
+      mesh: None: one device, nothing to pin.
+    """
+    return x if mesh is None else pin(x, mesh, (DATA, FSDP))
+
+
 def pmap_groups(
     fn: Callable[..., Any],
     *,

@@ -50,6 +50,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume although settings or data differ; the differences are printed",
     )
     add("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
+    arguments.add_host_flags(add)
 
 
 def configurables() -> tuple[type, ...]:
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     check_run_arguments(args)
     if args.record:
         args.gin_bindings.append("RolloutConfig.record = True")
-    runtime.start()
+    runtime.start(args)
     gin = gin_config.load(args, configurables())
     config = settings_from(gin)
     gin.check_all_read()
@@ -197,7 +198,6 @@ def _planned(config: Any, directory: Any) -> list[str]:
     """The summary of a run, in lines."""
     from gru_mem_jax.train import SFTConfig
     from gru_mem_jax.train.data_check import check_data, make_judge
-    from gru_mem_jax.train.footprint import describe_memory
     from gru_mem_jax.train.plan import plan
     from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 
@@ -223,7 +223,7 @@ def _planned(config: Any, directory: Any) -> list[str]:
         f"devices: {mesh.size} ({axes})",
         f"mode: {planned.agent.mode}; longest turn: {planned.longest} tokens",
         f"a step: {step}",
-        f"memory by formula, {describe_memory(planned.memory)}",
+        *planned.lines,
         *([] if data is None else data.lines()),
         *(f"evaluation: {line}" for each in sets for line in each.lines()),
         *(f"note: {note}" for note in planned.notes),

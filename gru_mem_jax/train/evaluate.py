@@ -54,4 +54,5 @@ class Evaluator:
             self._sets,
             self._modes,
             on_turn,
+            self._monitor.hosts,
         )

@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from gru_mem_jax.errors import RunError
+from gru_mem_jax.hosts import Hosts, Stopped
 from gru_mem_jax.rl.compile import Learner
 from gru_mem_jax.rl.learner import Batch, Carry, Report, TrainState, host_count
 from gru_mem_jax.rl.packing import PackedRows
@@ -29,33 +32,44 @@ from gru_mem_jax.train.plan import Plan
 Columns = Mapping[str, Any]
 
 
-class Stopped(Exception):
-    """The run was asked to stop; raised between two programs, never in one."""
-
-
 class Monitor:
     """What work in a run reports to: stop signal, watchdog, clock and notes.
 
     Args:
       stop, watchdog: entered already.
       note: takes a line for log and screen.
+      hosts: the processes of the run; None: this one alone.
 
     Attributes:
+      hosts: of the run.
       seconds: wall-clock of each stage of the step that runs.
       abandoned: set when the loop ends: what runs beside it stops at its next `look`.
     """
 
     def __init__(
-        self, stop: StopSignal, watchdog: Watchdog, note: Callable[[str], None]
+        self,
+        stop: StopSignal,
+        watchdog: Watchdog,
+        note: Callable[[str], None],
+        hosts: Hosts | None = None,
     ):
         self._stop, self._watchdog, self.note = stop, watchdog, note
+        self.hosts = hosts or Hosts()
         self.seconds: dict[str, float] = {}
         self.abandoned = False
 
     def look(self) -> None:
-        """Raises Stopped if the run was asked to stop."""
+        """Raises Stopped if the run was asked to stop.
+
+        Other processes may not have heard of it yet: to be called in `Hosts.together`.
+        """
+        self.hosts.check()
         if self.abandoned or self._stop.requested:
             raise Stopped
+
+    def look_together(self) -> None:
+        """Raises Stopped on all processes if one was asked to stop; all call it."""
+        self.hosts.together("stop", self.look)
 
     def beat(self, doing: str) -> None:
         """Tells the watchdog that something happens."""
@@ -175,7 +189,7 @@ class Loop:
             if self.at.pending is not None:
                 self._end_of_step()
             while self.at.step < self._config.num_steps:
-                self._monitor.look()
+                self._monitor.look_together()
                 self._step()
                 self._end_of_step()
             self._save()
@@ -258,6 +272,7 @@ def update(
     *,
     old: Sequence[Sequence[Any]] | None = None,
     reference: Sequence[Sequence[Any]] | None = None,
+    counts: Sequence[np.float32] | None = None,
     on_first: Callable[[Carry], None] = lambda carry: None,
 ) -> tuple[TrainState, list[Report]]:
     """Optimiser steps, one on each part of a batch.
@@ -273,6 +288,7 @@ def update(
       monitor: of the run.
       old: logprobs of the policy that sampled, as `parts`; None: it is `state`'s.
       reference: logprobs of the KL's reference, as `parts`; None: there is none.
+      counts: sampled tokens of each part; None: those of `parts`.
       on_first: called with what the first part has added up.
 
     Returns:
@@ -282,10 +298,10 @@ def update(
         return state, []
     carry, reports = learner.begin(), []
     for number, part in enumerate(parts):
-        count = host_count(part)
+        count = host_count(part) if counts is None else counts[number]
         for i, rows in enumerate(part):
             if not reports:
-                monitor.look()
+                monitor.look_together()
             monitor.beat("updating the policy")
             batch = Batch(
                 rows,
