@@ -37,7 +37,9 @@ class Cost(NamedTuple):
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
 
 
-def program_cost(jaxpr: Any, loops: Sequence[float] = (), seen: float = 1.0) -> Cost:
+def program_cost(
+    jaxpr: Any, loops: Sequence[float] = (), seen: float = 1.0, read: float = 1.0
+) -> Cost:
     """The cost of a traced program, such as `jax.jit(f).trace(*args).jaxpr`.
 
     Of the branches of a condition the dearest counts.
@@ -46,11 +48,12 @@ def program_cost(jaxpr: Any, loops: Sequence[float] = (), seen: float = 1.0) -> 
       jaxpr: closed or open.
       loops: mean length of loops whose end only the data decide, the outermost first.
       seen: share of a kernel's grid that is computed, where the data decide.
+      read: share of a kernel's arrays that it moves, where the data decide.
 
     Raises:
       RunError: such a loop has no length in `loops`.
     """
-    return _cost(_open(jaxpr), tuple(loops), seen, {})
+    return _cost(_open(jaxpr), tuple(loops), (seen, read), {})
 
 
 def mean_key_blocks(length: int, queries: int, keys: int) -> float:
@@ -79,7 +82,10 @@ _SAME_NUMBERS = {
 
 
 def _cost(
-    jaxpr: Any, loops: tuple[float, ...], seen: float, widths: dict[Any, int]
+    jaxpr: Any,
+    loops: tuple[float, ...],
+    shares: tuple[float, float],
+    widths: dict[Any, int],
 ) -> Cost:
     """`widths`: bytes a number of variables that were widened."""
 
@@ -88,14 +94,14 @@ def _cost(
         known = None if _is_literal(var) else widths.get(var)
         return own if known is None else min(own, known)
 
-    def inside(inner: Any, operands: Sequence[Any], loops=loops, seen=seen) -> Cost:
+    def inside(inner: Any, operands: Sequence[Any], loops=loops) -> Cost:
         inner = _open(inner)
         known = {}
         if len(inner.invars) == len(operands):
             for var, operand in zip(inner.invars, operands, strict=True):
                 if hasattr(operand.aval, "dtype"):
                     known[var] = width(operand)
-        return _cost(inner, loops, seen, known)
+        return _cost(inner, loops, shares, known)
 
     total = Cost()
     for eqn in jaxpr.eqns:
@@ -119,7 +125,7 @@ def _cost(
             branches = (inside(b, eqn.invars[1:]) for b in params["branches"])
             total = total.plus(max(branches))
         elif name == "pallas_call":
-            total = total.plus(_kernel(eqn, loops, seen))
+            total = total.plus(_kernel(eqn, loops, shares))
         else:
             ways = 1
             if name == "shard_map":
@@ -139,16 +145,17 @@ def _product(eqn: Any, width: Any) -> Cost:
     return Cost(2.0 * math.prod(out.aval.shape) * depth, float(moved))
 
 
-def _kernel(eqn: Any, loops: tuple[float, ...], seen: float) -> Cost:
-    """As the kernel states it, or its body times its grid; its arrays are moved once."""
+def _kernel(eqn: Any, loops: tuple[float, ...], shares: tuple[float, float]) -> Cost:
+    """As the kernel states it, or its body times its grid; arrays are moved once."""
+    seen, read = shares
     arrays = [var.aval for var in (*eqn.invars, *eqn.outvars)]
-    moved = float(sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays))
+    moved = read * sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
     stated = eqn.params.get("cost_estimate")
     if stated is not None and stated.flops:
         return Cost(float(stated.flops), float(stated.bytes_accessed or moved))
     grid = eqn.params["grid_mapping"].grid
     places = math.prod(n for n in grid if isinstance(n, int))
-    body = _cost(_open(eqn.params["jaxpr"]), loops, seen, {})
+    body = _cost(_open(eqn.params["jaxpr"]), loops, shares, {})
     return Cost(body.flops * places * seen, moved)
 
 

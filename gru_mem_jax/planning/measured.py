@@ -100,8 +100,8 @@ def measure(program: Program, chip: Chip) -> Measured:
     That it does not fit is a finding and no error.
     """
     traced = program.trace()
-    flops = program_cost(traced.jaxpr, program.loops, program.seen).flops
-    flops /= program.devices
+    lengths = (program.loops, program.seen, program.read)
+    flops = program_cost(traced.jaxpr, *lengths).flops / program.devices
     started = time.perf_counter()
     try:
         compiled = traced.lower().compile()
@@ -127,7 +127,7 @@ def measure(program: Program, chip: Chip) -> Measured:
     if program.share is None:
         traffic = float(arguments + results)
     else:
-        share = program_cost(program.share().jaxpr, program.loops, program.seen)
+        share = program_cost(program.share().jaxpr, *lengths)
         traffic = share.bytes / program.ways
     received = sum(item.sent for item in found.items)
     return Measured(

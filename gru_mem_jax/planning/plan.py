@@ -1,12 +1,13 @@
 """A run on a topology: does it fit, and how long does a step take?"""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import MeshConfig
+from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.planning.chips import GIB, Chip, chip_of
 from gru_mem_jax.planning.measured import Measured, measure
 from gru_mem_jax.planning.programs import Program, RunPrograms, run_programs
@@ -20,11 +21,12 @@ from gru_mem_jax.planning.work import (
     turns_of_a_step,
 )
 from gru_mem_jax.policy.config import PolicyConfig
-from gru_mem_jax.policy.functional import make_policy
+from gru_mem_jax.policy.functional import Policy, make_policy
+from gru_mem_jax.policy.kernels import row_attention
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.prefix_store import with_trunks
 from gru_mem_jax.train.config import TrainConfig
-from gru_mem_jax.train.footprint import memory_estimate
+from gru_mem_jax.train.footprint import memory_estimate, planned_engine
 
 Measure = Callable[[Program, Chip], Measured]
 
@@ -178,6 +180,8 @@ def plan_run(
         shares=config.learner.share_prefixes,
     )
     policy = make_policy(shape)
+    formula = functools.partial(_formula, config, policy, devices)
+    engine = planned_engine(engine, devices, formula, chip.memory)
     filled = turns.own + turns.completion // 2 + (0 if engine.trunks else turns.shared)
     run = run_programs(config, policy, engine, devices, filled)
     rows = rows_of_a_step(turns, run.learner.packing)
@@ -192,14 +196,23 @@ def plan_run(
         rows=rows,
         measured=measured,
         phases=tuple(phases(run, shape, compiled, turns, rows, chip)),
-        formula=memory_estimate(
-            policy,
-            config.learner,
-            MeshConfig(**run.learner.mesh.shape),
-            engine,
-            reference=config.objective.beta > 0,
-            behaviour=config.rollouts.overlap,
-        ),
+        formula=formula(engine),
+    )
+
+
+def _formula(
+    config: TrainConfig, policy: Policy, devices: Sequence[Any], engine: EngineConfig
+) -> dict[str, int]:
+    """Bytes on a device by the formula that needs none."""
+    mesh = make_mesh(config.mesh, devices)
+    attention = row_attention(config.learner.attention, mesh).name
+    return memory_estimate(
+        policy,
+        dataclasses.replace(config.learner, attention=attention),
+        MeshConfig(**mesh.shape),
+        engine,
+        reference=config.objective.beta > 0,
+        behaviour=config.rollouts.overlap,
     )
 
 

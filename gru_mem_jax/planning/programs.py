@@ -11,17 +11,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import DATA, FSDP, TENSOR, MeshConfig, make_mesh
+from gru_mem_jax.parallelism import TENSOR, MeshConfig, make_mesh
 from gru_mem_jax.planning.costs import mean_key_blocks
 from gru_mem_jax.policy import splash
 from gru_mem_jax.policy.cascade import KEY_BLOCK
 from gru_mem_jax.policy.functional import Policy
+from gru_mem_jax.policy.kernels import TRUE_LENGTHS
 from gru_mem_jax.policy.row_attention import block_size, whole_blocks
 from gru_mem_jax.rl.compile import Learner, compile_learner
 from gru_mem_jax.rl.learner import Batch
+from gru_mem_jax.sampling import hand_over
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least
 from gru_mem_jax.sampling.programs import Programs
-from gru_mem_jax.sampling.shardings import sampler_shardings
 from gru_mem_jax.train.config import TrainConfig
 
 UPDATE, SCORE, APPLY = "update", "score", "apply"
@@ -45,7 +46,7 @@ class Program(NamedTuple):
         products are a device's own; None: the program has no products to speak of.
       ways: devices that the products of `share` are split over.
       held: bytes on each device that are no argument of it and stay while it runs.
-      loops, seen: as of `costs.program_cost`.
+      loops, seen, read: as of `costs.program_cost`.
       key: what decides the program: equal ones need not be compiled twice.
     """
 
@@ -58,6 +59,7 @@ class Program(NamedTuple):
     held: int
     loops: tuple[float, ...]
     seen: float
+    read: float
     key: tuple[Any, ...]
 
 
@@ -107,9 +109,9 @@ def run_programs(
     """
     mesh = _whole_mesh(config.mesh, devices)
     learner = _learner(config, policy, mesh)
-    own = [d for d in devices if d.process_index == devices[0].process_index]
-    tensor = tensor_size(engine, len(own))
-    group = make_mesh(MeshConfig(tensor=tensor), own[:tensor])
+    tensor = engine.tensor or 1
+    groups = hand_over.group_mesh(mesh, tensor)
+    group = Mesh(groups.devices[:1], groups.axis_names)
     dtype = jnp.dtype(engine.dtype)
     sampler = Programs(policy, engine, dtype, group)
     held = _held(config, learner, sampler)
@@ -125,24 +127,9 @@ def run_programs(
         engine=engine,
         engines=len(devices) // tensor,
         tensor=tensor,
-        host_devices=len(own),
+        host_devices=sum(d.process_index == devices[0].process_index for d in devices),
         held=held,
     )
-
-
-def tensor_size(engine: EngineConfig, devices: int) -> int:
-    """Devices of one engine.
-
-    Raises:
-      InputError: they do not divide those of a host.
-    """
-    tensor = getattr(engine, "tensor", None) or 1
-    if devices % tensor:
-        raise InputError(
-            f"EngineConfig.tensor {tensor} does not divide the {devices} devices of a "
-            "host"
-        )
-    return tensor
 
 
 def _whole_mesh(config: MeshConfig, devices: Sequence[Any]) -> Mesh:
@@ -190,11 +177,6 @@ def _besides(held: dict[str, int], *own: str) -> int:
     return sum(size for name, size in held.items() if name not in own)
 
 
-def resident(engine: EngineConfig) -> bool:
-    """Whether an engine keeps weights and cache during the update."""
-    return bool(getattr(engine, "resident", True))
-
-
 def _learning(
     config: TrainConfig,
     policy: Policy,
@@ -203,7 +185,7 @@ def _learning(
     held: dict[str, int],
     engine: EngineConfig,
 ) -> list[Program]:
-    if not resident(engine):
+    if not engine.resident:
         held = {k: v for k, v in held.items() if not k.startswith("sampler_")}
     settings, length = config.learner, config.learner.row_tokens
     tensor = learner.mesh.shape[TENSOR]
@@ -213,6 +195,7 @@ def _learning(
     attention = {
         "loops": (mean_key_blocks(whole, *block_size(length)),),
         "seen": mean_key_blocks(whole, tile, tile) / (whole // tile),
+        "read": 1.0,
         "ways": tensor,
         "devices": learner.mesh.size,
         "tokens": learner.packing.rows * length,
@@ -289,6 +272,7 @@ def _sampling(
     blocks = math.ceil(engine.pool_lengths[0] / KEY_BLOCK)
     cells = float(groups * blocks)
     shared = {"devices": tensor, "ways": tensor, "seen": 0.5}
+    true_lengths = sampler.attention.decode.name in TRUE_LENGTHS
 
     def program(
         name: str,
@@ -298,6 +282,7 @@ def _sampling(
         own: str,
         *loops: float,
         usual: tuple[int, ...] | None = None,
+        read: float = 1.0,
     ) -> Program:
         arguments = ["sampler_params", own]
         if engine.trunks and own == "sampler_cache":
@@ -309,6 +294,7 @@ def _sampling(
             share=functools.partial(trace, *(usual or sizes)),
             held=_besides(held, *arguments),
             loops=loops,
+            read=read,
             key=(name, repr(sampler.params), engine, tensor),
             **shared,
         )
@@ -330,14 +316,17 @@ def _sampling(
             *(DECODE, sampler.trace_decode, tail.decode_attends[-1:]),
             *(engine.decode_block, "sampler_cache"),
             *(float(engine.decode_block), cells),
-            usual=(smallest_at_least(tail.decode_attends, filled),),
+            usual=None
+            if true_lengths
+            else (smallest_at_least(tail.decode_attends, filled),),
+            read=filled / tail.max_length if true_lengths else 1.0,
         )
     )
     return made
 
 
 def _largest_prefill(engine: EngineConfig) -> tuple[int, int, int]:
-    """(rows, block length, attend) of the program with most tokens and longest reads."""
+    """(rows, block length, attend) with most tokens, and of those the longest reads."""
     shapes = engine.prefill_shapes(engine.max_length)
     return max(shapes, key=lambda s: (s[0] * s[1], s[2]))
 
@@ -346,12 +335,8 @@ def _hand_over(
     policy: Policy, learner: Learner, tensor: int, dtype: Any, held: dict[str, int]
 ) -> Program:
     """The learner's params to the form and places of the engines', in one program."""
-    grid = learner.mesh.devices.reshape(-1, 1, tensor)
-    mesh = Mesh(grid, (DATA, FSDP, TENSOR))
-    out = sampler_shardings(policy, mesh, None).params
-    function = jax.jit(
-        lambda params: policy.sampling_params(params, dtype), out_shardings=out
-    )
+    groups = hand_over.group_mesh(learner.mesh, tensor)
+    function = hand_over.program(policy, dtype, groups)
     return Program(
         name=HAND_OVER,
         trace=lambda: function.trace(learner.abstract_params()),
@@ -362,6 +347,7 @@ def _hand_over(
         held=_besides(held, "params", "sampler_params"),
         loops=(),
         seen=1.0,
+        read=1.0,
         key=(HAND_OVER, policy, tuple(learner.mesh.shape.items()), tensor, dtype),
     )
 

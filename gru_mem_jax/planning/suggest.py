@@ -8,7 +8,7 @@ from gru_mem_jax.parallelism import FSDP
 from gru_mem_jax.planning.chips import Chip
 from gru_mem_jax.planning.measured import Measured, measure
 from gru_mem_jax.planning.plan import Lengths, RunPlan, plan_run
-from gru_mem_jax.planning.programs import APPLY, SCORE, UPDATE, Program, resident
+from gru_mem_jax.planning.programs import APPLY, SCORE, UPDATE, Program
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.train.config import TrainConfig
 
@@ -91,15 +91,16 @@ def _of_the_learner(
         size for name, size in planned.run.held.items() if name.startswith("sampler_")
     )
     learns = all(found.name in (SCORE, UPDATE, APPLY) for found in failing)
-    beside = all(f.compiled and f.total - sampler <= planned.chip.memory for f in failing)
-    if resident(config.engine) and learns and beside:
+    memory = planned.chip.memory
+    beside = all(f.compiled and f.total - sampler <= memory for f in failing)
+    if config.engine.resident and learns and beside:
         yield _changed(config, "engine", resident=False)
     if learner.rows_per_device > 1:
         yield _changed(config, "learner", rows_per_device=learner.rows_per_device // 2)
     fsdp = 2 * mesh[FSDP]
     if mesh["data"] % 2 == 0 and shape.hidden_size % (fsdp * _TILE) == 0:
         yield _changed(config, "mesh", data=mesh["data"] // 2, fsdp=fsdp)
-    if resident(config.engine) and learns:
+    if config.engine.resident and learns:
         yield _changed(config, "engine", resident=False)
     if learner.logits_chunk > 128:
         yield _changed(config, "learner", logits_chunk=learner.logits_chunk // 2)

@@ -44,9 +44,7 @@ def topology_devices(name: str) -> tuple[Any, ...]:
     from jax.experimental import topologies
 
     try:
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=match[0]
-        )
+        described = topologies.get_topology_desc(platform="tpu", topology_name=match[0])
     except Exception as error:  # of libtpu, which has classes of its own
         reason = str(error).split(": ", 1)[-1].splitlines()[0][:200]
         raise InputError(

@@ -25,6 +25,7 @@ from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import MetricsWriter
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
+from gru_mem_jax.sampling.footprint import engine_dtype
 from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
@@ -108,7 +109,7 @@ class RunParts(NamedTuple):
       learner: its functions.
       engine: samples, where the run does.
       evaluate: (params where the engine runs, step) to columns; None: no suite.
-      place: puts full params where the engine runs.
+      place: hands full params over to where the engine runs; see `HeldEngine`.
       folder: of the run.
       monitor: of the run.
       frozen: params that LoRA does not train, else {}.
@@ -130,6 +131,14 @@ class RunParts(NamedTuple):
         learner = self.learner
         dtype = learner.config.dtype
         return learner.policy_params(at.state.params, self.frozen, dtype)
+
+    def params_to_place(self, at: RunState) -> Any:
+        """As `policy_params`, to be placed: no copy where that casts them alike."""
+        learner, engine = self.learner, self.planned.engine
+        adapted = learner.config.lora is not None or engine is None
+        if adapted or engine_dtype(engine) != learner.config.dtype.name:
+            return self.policy_params(at)
+        return at.state.params
 
 
 class StepKind(Protocol):

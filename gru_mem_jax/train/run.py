@@ -20,7 +20,6 @@ from gru_mem_jax.runs.checkpoints.store import RunState, RunStore, weights_diges
 from gru_mem_jax.runs.folder import RunFolder, describe_environment
 from gru_mem_jax.runs.metrics import MetricsWriter, start_wandb
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
-from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.agreement import agree_on_files, agree_on_settings
 from gru_mem_jax.train.config import MAY_CHANGE, SFTConfig, TrainConfig, settings_text
 from gru_mem_jax.train.data_check import (
@@ -39,7 +38,6 @@ from gru_mem_jax.train.plan import Plan, open_start, plan
 from gru_mem_jax.train.progress import RunProgress, note_alone
 from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
-from gru_mem_jax.train.several import placer
 from gru_mem_jax.train.sft import SFTStep
 
 
@@ -266,9 +264,7 @@ class _Run:
     ) -> RunParts:
         config, planned = self._config, self._planned
         engine = HeldEngine(
-            lambda params: Engine(
-                planned.policy, params, planned.engine, planned.encoder
-            )
+            planned.policy, planned.engine, planned.encoder, planned.mesh
         )
         evaluator = None
         if self._sets:
@@ -285,7 +281,7 @@ class _Run:
             learner=learner,
             engine=engine,
             evaluate=evaluator,
-            place=placer(self._hosts, planned.mesh),
+            place=engine.place,
             folder=folder,
             monitor=monitor,
             frozen=frozen,
