@@ -203,6 +203,8 @@ def pin(x: jax.Array, mesh: Mesh, *axes: str | tuple[str, ...] | None) -> jax.Ar
       axes: of the mesh, that each dimension is split over; None and what is missing:
         over none. The array is left alone if they do not divide it.
     """
+    if mesh.size == 1:
+        return x
     for size, axis in zip(x.shape, axes):
         names = (axis,) if isinstance(axis, str) else axis or ()
         if size % int(np.prod([mesh.shape[name] for name in names])):

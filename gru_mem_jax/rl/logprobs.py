@@ -276,12 +276,7 @@ def row_logprobs(
     """
     layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.reach))
     hidden = policy.hidden(
-        params,
-        *layout,
-        remat=remat,
-        unroll=unroll,
-        attention=attention,
-        mesh=mesh,
+        params, *layout, remat=remat, unroll=unroll, attention=attention, mesh=mesh
     )
     return token_logprobs(
         policy,

@@ -206,9 +206,8 @@ class _Run:
     ) -> RunResult:
         config, planned, say = self._config, self._planned, monitor.note
         monitor.beat("reading the policy")
-        for note in planned.notes:
-            say(f"note: {note}")
-        say(f"memory by formula, {describe_memory(planned.memory)}")
+        for line in (*(f"note: {note}" for note in planned.notes), *planned.lines):
+            say(line)
         supervised = isinstance(config, SFTConfig)
         learner = compile_learner(
             planned.policy,
