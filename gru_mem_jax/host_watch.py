@@ -86,6 +86,11 @@ class Watch(threading.Thread):
         self.join()
         forget_abort()
 
+    @property
+    def has_told(self) -> bool:
+        """Whether the others were told of an error of this process."""
+        return self._own is not None
+
     def tell(self, own: Ended) -> None:
         """Tells the others of this process's error; the first one counts."""
         if self.ended is None and self._own is None:

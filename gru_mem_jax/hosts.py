@@ -216,16 +216,20 @@ class Hosts:
         A program over the devices of all fails where one of them ends: some time passes
         before it is known which.
         """
-        if self._watch is None or isinstance(error, InputError | RunError | Stopped):
+        watch = self._watch
+        if watch is None or watch.has_told or isinstance(error, InputError | RunError):
             return error
-        deadline = time.monotonic() + self._watch.patience + 2 * TICK
-        while time.monotonic() < deadline:
+        # Errors of jax and of its transport between processes.
+        wait = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
+        deadline = time.monotonic() + wait * (watch.patience + 2 * TICK)
+        while True:
             try:
                 self.check()
             except (InputError, RunError) as found:
                 return found
+            if time.monotonic() >= deadline:
+                return error
             time.sleep(TICK / 10)  # a lost process ends this one from the watch
-        return error
 
     def leave(self, status: int, line: str = "") -> None:
         """Ends the part that this process has in the run; call it last.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from gru_mem_jax.errors import RunError
@@ -25,9 +26,11 @@ from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import MetricsWriter
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
+from gru_mem_jax.sampling.footprint import engine_dtype
 from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
+from gru_mem_jax.train.profiling import Profiler
 
 Columns = Mapping[str, Any]
 
@@ -39,6 +42,7 @@ class Monitor:
       stop, watchdog: entered already.
       note: takes a line for log and screen.
       hosts: the processes of the run; None: this one alone.
+      profiler: traces some of the steps; None: none.
 
     Attributes:
       hosts: of the run.
@@ -52,9 +56,10 @@ class Monitor:
         watchdog: Watchdog,
         note: Callable[[str], None],
         hosts: Hosts | None = None,
+        profiler: Profiler | None = None,
     ):
         self._stop, self._watchdog, self.note = stop, watchdog, note
-        self.hosts = hosts or Hosts()
+        self.hosts, self.profiler = hosts or Hosts(), profiler
         self.seconds: dict[str, float] = {}
         self.abandoned = False
 
@@ -77,11 +82,12 @@ class Monitor:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage of the step."""
+        """Times a stage of the step, and names it in a profiler's trace."""
         self.beat(f"stage {name}")
         started = time.perf_counter()
         try:
-            yield
+            with jax.profiler.TraceAnnotation(f"stage {name}"):
+                yield
         finally:
             seconds = time.perf_counter() - started
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -108,7 +114,7 @@ class RunParts(NamedTuple):
       learner: its functions.
       engine: samples, where the run does.
       evaluate: (params where the engine runs, step) to columns; None: no suite.
-      place: puts full params where the engine runs.
+      place: hands full params over to where the engine runs; see `HeldEngine`.
       folder: of the run.
       monitor: of the run.
       frozen: params that LoRA does not train, else {}.
@@ -130,6 +136,14 @@ class RunParts(NamedTuple):
         learner = self.learner
         dtype = learner.config.dtype
         return learner.policy_params(at.state.params, self.frozen, dtype)
+
+    def params_to_place(self, at: RunState) -> Any:
+        """As `policy_params`, to be placed: no copy where that casts them alike."""
+        learner, engine = self.learner, self.planned.engine
+        adapted = learner.config.lora is not None or engine is None
+        if adapted or engine_dtype(engine) != learner.config.dtype.name:
+            return self.policy_params(at)
+        return at.state.params
 
 
 class StepKind(Protocol):
@@ -199,11 +213,16 @@ class Loop:
             return False
         finally:
             self._monitor.abandoned = True
+            if self._monitor.profiler is not None:
+                self._monitor.profiler.close()
             self._kind.close()
 
     def _step(self) -> None:
-        self._monitor.seconds = {}
-        result = self._kind.step(self.at)
+        monitor = self._monitor
+        monitor.seconds = {}
+        traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
+        with traced or contextlib.nullcontext():
+            result = self._kind.step(self.at)
         at, config = result.at, self._config
         pending = None
         if at.step % config.log_every == 0 or self._is_evaluated(at.step):

@@ -20,7 +20,6 @@ from gru_mem_jax.runs.checkpoints.store import RunState, RunStore, weights_diges
 from gru_mem_jax.runs.folder import RunFolder, describe_environment
 from gru_mem_jax.runs.metrics import MetricsWriter, start_wandb
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
-from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.agreement import agree_on_files, agree_on_settings
 from gru_mem_jax.train.config import MAY_CHANGE, SFTConfig, TrainConfig, settings_text
 from gru_mem_jax.train.data_check import (
@@ -36,10 +35,10 @@ from gru_mem_jax.train.evaluate import Evaluator
 from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
+from gru_mem_jax.train.profiling import Profiler, ProfileSteps
 from gru_mem_jax.train.progress import RunProgress, note_alone
 from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
-from gru_mem_jax.train.several import placer
 from gru_mem_jax.train.sft import SFTStep
 
 
@@ -52,6 +51,7 @@ def train(
     resume_with_changes: bool = False,
     replay: str | None = None,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy by reinforcement learning, or resumes a run.
@@ -68,6 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
+      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
@@ -81,7 +82,7 @@ def train(
     with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
         text = settings_text(config) if config_text is None else config_text
         run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
-        return run.run(command, wandb_project, replay)
+        return run.run(command, wandb_project, replay, profile)
 
 
 def sft(
@@ -92,13 +93,14 @@ def sft(
     config_text: str | None = None,
     resume_with_changes: bool = False,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy on an oracle's turns, or resumes a run; else as `train`."""
     with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
         text = settings_text(config) if config_text is None else config_text
         run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
-        return run.run(command, wandb_project, None)
+        return run.run(command, wandb_project, None, profile)
 
 
 class _Run:
@@ -130,7 +132,7 @@ class _Run:
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
-        agree_on_files(self._hosts, config, self._directory)
+        agree_on_files(self._hosts, config, self._directory, self._planned.mesh)
 
     def _check(self, source: Any) -> DataCheck | None:
         return check_data(
@@ -146,6 +148,7 @@ class _Run:
         command: Sequence[str],
         wandb_project: str | None,
         replay: str | None,
+        profile: ProfileSteps | None,
     ) -> RunResult:
         """See `train`."""
         loop, hosts = self._config.loop, self._hosts
@@ -187,7 +190,8 @@ class _Run:
                     on_wait=lambda: watchdog.beat("waiting for other processes"),
                     on_lost=folder.log,
                 )
-                monitor = Monitor(stop, watchdog, say, hosts)
+                profiler = Profiler(profile, folder.path / "profile", say_alone, hosts)
+                monitor = Monitor(stop, watchdog, say, hosts, profiler)
                 result = self._train(folder, show, monitor, wandb_project, replay)
             say(last_line(result, folder, loop.num_steps))
         return result
@@ -266,9 +270,7 @@ class _Run:
     ) -> RunParts:
         config, planned = self._config, self._planned
         engine = HeldEngine(
-            lambda params: Engine(
-                planned.policy, params, planned.engine, planned.encoder
-            )
+            planned.policy, planned.engine, planned.encoder, planned.mesh
         )
         evaluator = None
         if self._sets:
@@ -285,7 +287,7 @@ class _Run:
             learner=learner,
             engine=engine,
             evaluate=evaluator,
-            place=placer(self._hosts, planned.mesh),
+            place=engine.place,
             folder=folder,
             monitor=monitor,
             frozen=frozen,
