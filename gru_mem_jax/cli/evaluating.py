@@ -97,6 +97,7 @@ def evaluate_policy(
     if store is not None or config.reads_ahead:
         engine_config = with_trunks(engine_config, builder, config)
     engine = Engine(policy, params, engine_config, encoder, store=store)
+    note(engine.attention)
     note("compiling the sampling programs")
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]

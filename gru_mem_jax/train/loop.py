@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from gru_mem_jax.errors import RunError
@@ -29,6 +30,7 @@ from gru_mem_jax.sampling.footprint import engine_dtype
 from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
+from gru_mem_jax.train.profiling import Profiler
 
 Columns = Mapping[str, Any]
 
@@ -40,6 +42,7 @@ class Monitor:
       stop, watchdog: entered already.
       note: takes a line for log and screen.
       hosts: the processes of the run; None: this one alone.
+      profiler: traces some of the steps; None: none.
 
     Attributes:
       hosts: of the run.
@@ -53,9 +56,10 @@ class Monitor:
         watchdog: Watchdog,
         note: Callable[[str], None],
         hosts: Hosts | None = None,
+        profiler: Profiler | None = None,
     ):
         self._stop, self._watchdog, self.note = stop, watchdog, note
-        self.hosts = hosts or Hosts()
+        self.hosts, self.profiler = hosts or Hosts(), profiler
         self.seconds: dict[str, float] = {}
         self.abandoned = False
 
@@ -78,11 +82,12 @@ class Monitor:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage of the step."""
+        """Times a stage of the step, and names it in a profiler's trace."""
         self.beat(f"stage {name}")
         started = time.perf_counter()
         try:
-            yield
+            with jax.profiler.TraceAnnotation(f"stage {name}"):
+                yield
         finally:
             seconds = time.perf_counter() - started
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -204,6 +209,8 @@ class Loop:
             return False
         finally:
             self._monitor.abandoned = True
+            if self._monitor.profiler is not None:
+                self._monitor.profiler.close()
             self._kind.close()
 
     def _run(self) -> None:
@@ -216,9 +223,12 @@ class Loop:
         self._save()
 
     def _step(self) -> None:
-        self._monitor.seconds = {}
-        result = self._kind.step(self.at)
-        at, config, hosts = result.at, self._config, self._monitor.hosts
+        monitor = self._monitor
+        monitor.seconds = {}
+        traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
+        with traced or contextlib.nullcontext():
+            result = self._kind.step(self.at)
+        at, config, hosts = result.at, self._config, monitor.hosts
         pending = None
         if at.step % config.log_every == 0 or self._is_evaluated(at.step):
             columns = result.columns()

@@ -35,6 +35,7 @@ from gru_mem_jax.train.evaluate import Evaluator
 from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
+from gru_mem_jax.train.profiling import Profiler, ProfileSteps
 from gru_mem_jax.train.progress import RunProgress, note_alone
 from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
@@ -50,6 +51,7 @@ def train(
     resume_with_changes: bool = False,
     replay: str | None = None,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy by reinforcement learning, or resumes a run.
@@ -66,6 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
+      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
@@ -79,7 +82,7 @@ def train(
     with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
         text = settings_text(config) if config_text is None else config_text
         run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
-        return run.run(command, wandb_project, replay)
+        return run.run(command, wandb_project, replay, profile)
 
 
 def sft(
@@ -90,13 +93,14 @@ def sft(
     config_text: str | None = None,
     resume_with_changes: bool = False,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy on an oracle's turns, or resumes a run; else as `train`."""
     with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
         text = settings_text(config) if config_text is None else config_text
         run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
-        return run.run(command, wandb_project, None)
+        return run.run(command, wandb_project, None, profile)
 
 
 class _Run:
@@ -146,6 +150,7 @@ class _Run:
         command: Sequence[str],
         wandb_project: str | None,
         replay: str | None,
+        profile: ProfileSteps | None,
     ) -> RunResult:
         """See `train`."""
         loop, hosts = self._config.loop, self._hosts
@@ -187,7 +192,8 @@ class _Run:
                     on_wait=lambda: watchdog.beat("waiting for other processes"),
                     on_lost=folder.log,
                 )
-                monitor = Monitor(stop, watchdog, say, hosts)
+                profiler = Profiler(profile, folder.path / "profile", say_alone, hosts)
+                monitor = Monitor(stop, watchdog, say, hosts, profiler)
                 result = self._train(folder, show, monitor, wandb_project, replay)
             say(last_line(result, folder, loop.num_steps))
         return result
@@ -202,9 +208,8 @@ class _Run:
     ) -> RunResult:
         config, planned, say = self._config, self._planned, monitor.note
         monitor.beat("reading the policy")
-        for note in planned.notes:
-            say(f"note: {note}")
-        say(f"memory by formula, {describe_memory(planned.memory)}")
+        for line in (*(f"note: {note}" for note in planned.notes), *planned.lines):
+            say(line)
         supervised = isinstance(config, SFTConfig)
         learner = compile_learner(
             planned.policy,
