@@ -32,7 +32,6 @@ from gru_mem_jax.train.data_check import (
 from gru_mem_jax.train.endings import RunResult, last_line, runtime_told
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.evaluate import Evaluator
-from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
 from gru_mem_jax.train.profiling import Profiler, ProfileSteps
@@ -68,7 +67,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
-      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
+      profile: steps of which a profiler's trace is kept, in RUN/profile.
       quiet: show nothing on stderr.
 
     Returns:
