@@ -18,7 +18,7 @@ from typing import Any
 from gru_mem_jax.errors import InputError
 
 _REQUEST_SECONDS = 60.0
-_PROBE_SECONDS = 20.0
+_PROBE_SECONDS = 10.0
 _EMULATOR = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
 
 
@@ -226,8 +226,8 @@ def _told(path: Any) -> Iterator[None]:
         fsspec.exceptions.FSTimeoutError,
         requests.exceptions.RequestException,
     ) as error:
-        reason = f"the storage service does not answer ({_line(error)})"
-        raise OSError(errno.ETIMEDOUT, reason, name) from error
+        text = f"the storage service does not answer ({_line(error)})"
+        raise OSError(errno.ETIMEDOUT, text, name) from error
     except OSError as error:
         if str(error).startswith("Forbidden"):
             raise _denied(error, name) from error
@@ -247,4 +247,4 @@ def _denied(error: BaseException, name: str) -> PermissionError:
 
 def _line(error: BaseException) -> str:
     text = urllib.parse.unquote(str(error)).strip()
-    return " ".join(text.split())[:200] or type(error).__name__
+    return " ".join(text.split())[:200] or "no answer in time"

@@ -194,6 +194,38 @@ def global_rows(mesh: Mesh, local_rows: Any) -> Any:
     )
 
 
+def pin(x: jax.Array, mesh: Mesh, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Pins an array in a program to the mesh.
+
+    Args:
+      x: of any shape.
+      mesh: of `make_mesh`.
+      axes: of the mesh, that each dimension is split over; None and what is missing:
+        over none. The array is left alone if they do not divide it.
+    """
+    for size, axis in zip(x.shape, axes):
+        names = (axis,) if isinstance(axis, str) else axis or ()
+        if size % int(np.prod([mesh.shape[name] for name in names])):
+            return x
+    pinned: jax.Array = jax.lax.with_sharding_constraint(
+        x, NamedSharding(mesh, PartitionSpec(*axes))
+    )
+    return pinned
+
+
+def pin_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Pins an activation `[B, ...]` to the devices of its rows.
+
+    Weights that are split over fsdp meet rows that are, too: left to itself, the
+    compiler may split the activations like the weights and copy the rows everywhere.
+
+    Args:
+      x: of any shape.
+      mesh: None: one device, nothing to pin.
+    """
+    return x if mesh is None else pin(x, mesh, (DATA, FSDP))
+
+
 def pmap_groups(
     fn: Callable[..., Any],
     *,

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from gru_mem_jax.parallelism import DATA, FSDP, pin, pin_rows
 from gru_mem_jax.policy import rope
 from gru_mem_jax.policy.attention import attend_in_blocks
 from gru_mem_jax.policy.cascade import Trunk, cascade
@@ -142,6 +144,7 @@ class Policy:
         remat: bool = False,
         unroll: int = 1,
         attention: str = "blocks",
+        mesh: Mesh | None = None,
     ) -> jax.Array:
         """Final hidden states (after the last norm) of whole rows.
 
@@ -159,6 +162,8 @@ class Policy:
           unroll: layers per step of the scan.
           attention: "blocks" (`row_attention`), or "splash" (`policy.splash`) where the
             program runs on one TPU.
+          mesh: that the program runs on, rows split over data and fsdp; None: one
+            device.
 
         Returns:
           [B, L, D] in the dtype of the params.
@@ -182,6 +187,7 @@ class Policy:
         def step(x, scanned):
             layer_params, (rope_index, window_index) = scanned
             cos, sin = (table[rope_index] for table in tables)
+            x = pin_rows(x, mesh)
 
             def attend(query, key, value):
                 out = attend_rows(
@@ -195,14 +201,14 @@ class Policy:
                 )
                 return out, None
 
-            return nnx.merge(layer_def, layer_params)(x, cos, sin, attend)
+            x, none = nnx.merge(layer_def, layer_params)(x, cos, sin, attend)
+            return pin_rows(x, mesh), none
 
         if remat:
             step = jax.checkpoint(step, prevent_cse=False)
-        x, _ = jax.lax.scan(
-            step, ends.embed(tokens), (params["layers"], which), unroll=unroll
-        )
-        return ends.final_norm(x)
+        x = pin_rows(_embed(ends, tokens, mesh), mesh)
+        x, _ = jax.lax.scan(step, x, (params["layers"], which), unroll=unroll)
+        return pin_rows(ends.final_norm(x), mesh)
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Output logits, soft-capped where the config says so.
@@ -359,6 +365,17 @@ def _unstack(depth: int, dtype: Any, params: Params) -> Params:
             jax.tree_util.tree_map_with_path(lay_out, layer(i)) for i in range(depth)
         ),
     }
+
+
+def _embed(ends: Ends, tokens: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Embeddings [B, L, D] of tokens [B, L].
+
+    Where D is split over fsdp, each device looks its part of D up, for the rows of all:
+    then activations are exchanged, and not the table and its gradient.
+    """
+    if mesh is None or ends.embedding.shape[1] % mesh.shape[FSDP]:
+        return ends.embed(tokens)
+    return pin(ends.embed(pin(tokens, mesh, DATA)), mesh, DATA, None, FSDP)
 
 
 def _rope_tables(

@@ -122,8 +122,14 @@ def compile_learner(
         raise InputError(
             f"rollouts at temperature {temperature} have no logprobs to learn from"
         )
-    spec = LearnerSpec(policy, objective, config or LearnerConfig(), temperature)
     mesh = mesh or make_mesh()
+    spec = LearnerSpec(
+        policy,
+        objective,
+        config or LearnerConfig(),
+        temperature,
+        mesh if mesh.size > 1 else None,
+    )
     check_attention(spec.config.attention, mesh)
     everywhere: Shardings = replicated(mesh)
     rows_at: Shardings = row_sharding(mesh)

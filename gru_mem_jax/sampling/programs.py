@@ -1,5 +1,10 @@
-"""The engine's programs, compiled ahead of time for the few shapes that occur."""
+"""The engine's programs, compiled ahead of time for the few shapes that occur.
 
+Engines of the same sizes share them: on the same devices the programs themselves, on
+other devices what was compiled, loaded once more (see `rebinding`).
+"""
+
+import collections
 import functools
 import threading
 import time
@@ -9,18 +14,27 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.parallelism import DATA, FSDP
 from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.functional import Cache, Policy
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.cells import cells_shape
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.rebinding import Portable
 from gru_mem_jax.sampling.shardings import sampler_shardings
 
 
 class Programs:
     """Compiles each program of a pool of slots once, on abstract arguments.
 
+    Args:
+      policy, config, dtype: that decide the shapes.
+      mesh: one tensor group; None: the default device.
+      of_trunks: whether `config` is of a pool of trunks.
+
     Attributes:
+      portable: what was compiled for any group of this size; engines share it.
       params: abstract sampling form, with shardings if there is a mesh.
       cache: the same of the cache.
       trunks: the programs of the pool of trunks, if the slots hold tails.
@@ -35,7 +49,14 @@ class Programs:
         *,
         of_trunks: bool = False,
     ):
+        if mesh is not None and mesh.shape[DATA] * mesh.shape[FSDP] > 1:
+            raise InputError(
+                f"an engine runs on one tensor group, a mesh of (1, 1, T) devices, not "
+                f"on {tuple(mesh.shape.values())}: EnginePool has an engine for each"
+            )
         self._policy = policy
+        self._devices = None if mesh is None else list(mesh.devices.flat)
+        self.portable = dict[tuple, Portable]()
         self._config = config.tail_pool
         self._shardings = None
         self.trunks = None
@@ -48,8 +69,7 @@ class Programs:
         size = (self._config.slots, self._config.max_length)
         self.cache = jax.eval_shape(lambda: policy.init_cache(*size, dtype))
         if mesh is not None:
-            slots = None if of_trunks else config.slots
-            self._shardings = sampler_shardings(policy, mesh, slots)
+            self._shardings = sampler_shardings(policy, mesh)
             self.params = jax.tree.map(_placed, self.params, self._shardings.params)
             self.cache = jax.tree.map(
                 functools.partial(_placed, sharding=self._shardings.cache), self.cache
@@ -66,7 +86,7 @@ class Programs:
             self._policy,
             config.decode_block,
             attend,
-            None if shardings is None else shardings.logits,
+            shardings,
         )
         rows = self._ints(config.slots, sampler.STOP_IDS + config.max_stop_ids)
         out = None if shardings is None else (shardings.cache, shardings.whole)
@@ -162,9 +182,20 @@ class Programs:
         with self._lock:
             if key not in self._compiled:
                 start = time.perf_counter()
-                self._compiled[key] = lower(*sizes).compile()
+                self._compiled[key] = self._make(key, lower, sizes)
                 self._compile_seconds += time.perf_counter() - start
             return self._compiled[key]
+
+    def _make(self, key: tuple, lower: Any, sizes: tuple[int, ...]) -> Any:
+        """Loads what was compiled for another group, or compiles."""
+        if self._devices is None:
+            return lower(*sizes).compile()
+        portable = self.portable.get(key)
+        program = None if portable is None else portable.on(self._devices)
+        if program is None:
+            program = lower(*sizes).compile()
+            self.portable[key] = Portable(program, self._devices)
+        return program
 
     def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
         sharding = None if self._shardings is None else self._shardings.whole
@@ -185,12 +216,26 @@ class Programs:
         return Trunk(pool, self._ints(rows), cells, self._ints())
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def programs(
     policy: Policy, config: EngineConfig, dtype: Any, mesh: Mesh | None = None
 ) -> Programs:
-    """The programs that all engines of these sizes share."""
-    return Programs(policy, config, dtype, mesh)
+    """The programs that all engines of these sizes on this mesh share."""
+    made = Programs(policy, config, dtype, mesh)
+    if mesh is not None:
+        shared = _portable(policy, config, dtype, mesh.size)
+        made.portable = shared["slots"]
+        if made.trunks is not None:
+            made.trunks.portable = shared["trunks"]
+    return made
+
+
+@functools.lru_cache(maxsize=16)
+def _portable(
+    policy: Policy, config: EngineConfig, dtype: Any, devices: int
+) -> dict[str, dict[tuple, Portable]]:
+    """What was compiled for engines of these sizes on any group of so many devices."""
+    return collections.defaultdict(dict)
 
 
 def _placed(

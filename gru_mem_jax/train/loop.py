@@ -26,6 +26,7 @@ from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import MetricsWriter
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
+from gru_mem_jax.sampling.footprint import engine_dtype
 from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
@@ -113,7 +114,7 @@ class RunParts(NamedTuple):
       learner: its functions.
       engine: samples, where the run does.
       evaluate: (params where the engine runs, step) to columns; None: no suite.
-      place: puts full params where the engine runs.
+      place: hands full params over to where the engine runs; see `HeldEngine`.
       folder: of the run.
       monitor: of the run.
       frozen: params that LoRA does not train, else {}.
@@ -135,6 +136,14 @@ class RunParts(NamedTuple):
         learner = self.learner
         dtype = learner.config.dtype
         return learner.policy_params(at.state.params, self.frozen, dtype)
+
+    def params_to_place(self, at: RunState) -> Any:
+        """As `policy_params`, to be placed: no copy where that casts them alike."""
+        learner, engine = self.learner, self.planned.engine
+        adapted = learner.config.lora is not None or engine is None
+        if adapted or engine_dtype(engine) != learner.config.dtype.name:
+            return self.policy_params(at)
+        return at.state.params
 
 
 class StepKind(Protocol):
@@ -191,13 +200,9 @@ class Loop:
           RunError: see `train`.
         """
         try:
-            if self.at.pending is not None:
-                self._end_of_step()
-            while self.at.step < self._config.num_steps:
-                self._monitor.look_together()
-                self._step()
-                self._end_of_step()
-            self._save()
+            # Told at once: `close` waits for what other processes may wait in, too.
+            with self._monitor.hosts.telling():
+                self._run()
             return True
         except Stopped:
             self._save()
@@ -208,8 +213,17 @@ class Loop:
                 self._monitor.profiler.close()
             self._kind.close()
 
+    def _run(self) -> None:
+        if self.at.pending is not None:
+            self._end_of_step()
+        while self.at.step < self._config.num_steps:
+            self._monitor.look_together()
+            self._step()
+            self._end_of_step()
+        self._save()
+
     def _step(self) -> None:
-        monitor = self._monitor
+        monitor, hosts = self._monitor, self._monitor.hosts
         monitor.seconds = {}
         traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
         with traced or contextlib.nullcontext():
@@ -219,7 +233,8 @@ class Loop:
         if at.step % config.log_every == 0 or self._is_evaluated(at.step):
             columns = result.columns()
             self._check_skipped(at)
-            pending = self._present(columns)
+            # Of the first process: times differ, and a checkpoint is of one row.
+            pending = hosts.gather("row", self._present(columns))[0]
         self.at = dataclasses.replace(at, pending=pending)
 
     def _check_skipped(self, at: RunState) -> None:

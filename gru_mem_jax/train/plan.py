@@ -17,10 +17,15 @@ from gru_mem_jax.policy.hf import load_config
 from gru_mem_jax.policy.splash import check_attention
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.hand_over import group_mesh
 from gru_mem_jax.sampling.prefix_store import with_trunks
 from gru_mem_jax.tokenization import TextTokenizer
 from gru_mem_jax.train.config import LoopConfig, SFTConfig, TrainConfig
-from gru_mem_jax.train.footprint import check_memory, memory_estimate
+from gru_mem_jax.train.footprint import (
+    check_memory,
+    memory_estimate,
+    planned_engine,
+)
 
 
 class Plan(NamedTuple):
@@ -135,16 +140,32 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     engine = config.engine.lowered_to(longest) if samples else None
     if engine is not None and engine.trunks:
         engine = with_trunks(engine, PromptBuilder(encoder, agent.prompt), agent)
-    memory = memory_estimate(
-        policy,
-        config.learner,
-        MeshConfig(**mesh.shape),
-        engine,
-        reference=not supervised and config.objective.beta > 0,
-        behaviour=not supervised and config.rollouts.overlap,
-    )
-    doubt = check_memory(memory, device_memory(mesh.devices.flat[0]))
-    notes = [] if supervised else _notes(config, agent, mesh)
+    overlap = not supervised and config.rollouts.overlap
+    if overlap and not config.engine.resident:
+        raise InputError(
+            "overlap samples while the policy is updated, and an engine that is not "
+            "resident is freed then: set RolloutConfig.overlap or "
+            "EngineConfig.resident otherwise"
+        )
+
+    def estimate(engine: EngineConfig | None) -> dict[str, int]:
+        return memory_estimate(
+            policy,
+            config.learner,
+            MeshConfig(**mesh.shape),
+            engine,
+            reference=not supervised and config.objective.beta > 0,
+            behaviour=overlap,
+        )
+
+    devices = list(mesh.devices.flat)
+    limit = device_memory(devices[0])
+    if engine is not None:
+        engine = planned_engine(engine, devices, estimate, limit)
+        group_mesh(mesh, engine.tensor)  # raises where devices are no whole groups
+    memory = estimate(engine)
+    doubt = check_memory(memory, limit)
+    notes = [] if supervised else _notes(config, agent, mesh, engine)
     return Plan(
         policy=policy,
         encoder=encoder,
@@ -170,15 +191,18 @@ def _longest_turn(
     return longest
 
 
-def _notes(config: TrainConfig, agent: AgentConfig, mesh: Mesh) -> list[str]:
+def _notes(
+    config: TrainConfig, agent: AgentConfig, mesh: Mesh, engine: EngineConfig
+) -> list[str]:
     notes = []
+    engines = mesh.size // engine.tensor
     rewards = config.rewards
     rollouts = config.rollouts.questions_per_step * config.rollouts.group_size
-    if rollouts < config.engine.slots:
-        notes.append(
-            f"{rollouts} rollouts of a step leave some of the engine's "
-            f"{config.engine.slots} slots idle"
-        )
+    if rollouts < engines * engine.slots:
+        slots = f"the engine's {engine.slots} slots"
+        if engines > 1:
+            slots = f"the {engine.slots} slots of each of {engines} engines"
+        notes.append(f"{rollouts} rollouts of a step leave some of {slots} idle")
     if rewards.overlong_weight > 0 and rewards.overlong_limit > agent.completion_tokens:
         notes.append(
             f"overlong_limit {rewards.overlong_limit} is above completion_tokens "

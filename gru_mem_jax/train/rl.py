@@ -162,7 +162,7 @@ class RLStep:
         if self._parts.evaluate is None:
             return {}
         self._hosts.together("engine", self._wait_for_engine)
-        params = self._parts.place(self._parts.policy_params(at))
+        params = self._parts.place(self._parts.params_to_place(at))
         return self._parts.evaluate(params, at.step)
 
     def _wait_for_engine(self) -> None:
@@ -186,7 +186,8 @@ class RLStep:
         if self._next is None:
             params = at.behaviour
             with self._monitor.stage("place"):
-                params = self._parts.policy_params(at) if params is None else params
+                if params is None:
+                    params = self._parts.params_to_place(at)
                 params = self._parts.place(params)
             rollouts = self._sample(step, at.position, params)
         else:
@@ -203,6 +204,7 @@ class RLStep:
             self._monitor.look()
 
         rollouts = self._stage.sample(step, position, params, on_turn)
+        self._parts.engine.release()
         return rollouts._replace(seconds=time.perf_counter() - started)
 
     def _begin_next(self, step: int, position: int, behaviour: Any) -> None:

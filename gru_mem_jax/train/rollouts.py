@@ -126,7 +126,7 @@ class RolloutStage:
         Args:
           step: of training.
           position: of the first question in the source.
-          params: full params to sample from.
+          params: to sample from, of `HeldEngine.place`.
           on_turn: called after each turn; what it raises ends the rollouts.
         """
         config = self._config

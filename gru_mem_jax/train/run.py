@@ -20,7 +20,6 @@ from gru_mem_jax.runs.checkpoints.store import RunState, RunStore, weights_diges
 from gru_mem_jax.runs.folder import RunFolder, describe_environment
 from gru_mem_jax.runs.metrics import MetricsWriter, start_wandb
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
-from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train.agreement import agree_on_files, agree_on_settings
 from gru_mem_jax.train.config import MAY_CHANGE, SFTConfig, TrainConfig, settings_text
 from gru_mem_jax.train.data_check import (
@@ -40,7 +39,6 @@ from gru_mem_jax.train.profiling import Profiler, ProfileSteps
 from gru_mem_jax.train.progress import RunProgress, note_alone
 from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
-from gru_mem_jax.train.several import placer
 from gru_mem_jax.train.sft import SFTStep
 
 
@@ -134,7 +132,9 @@ class _Run:
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
-        agree_on_files(self._hosts, config, self._directory)
+        # The KL's reference and the base of adapters; in any case, where a run began.
+        self._weights_sha256 = weights_digest(self._directory)
+        agree_on_files(self._hosts, config, self._weights_sha256, self._planned.mesh)
 
     def _check(self, source: Any) -> DataCheck | None:
         return check_data(
@@ -273,9 +273,7 @@ class _Run:
     ) -> RunParts:
         config, planned = self._config, self._planned
         engine = HeldEngine(
-            lambda params: Engine(
-                planned.policy, params, planned.engine, planned.encoder
-            )
+            planned.policy, planned.engine, planned.encoder, planned.mesh
         )
         evaluator = None
         if self._sets:
@@ -292,7 +290,7 @@ class _Run:
             learner=learner,
             engine=engine,
             evaluate=evaluator,
-            place=placer(self._hosts, planned.mesh),
+            place=engine.place,
             folder=folder,
             monitor=monitor,
             frozen=frozen,
@@ -323,8 +321,7 @@ class _Run:
             identity["lora"] = dataclasses.asdict(lora) | {
                 "targets": list(lora.targets)
             }
-        # The KL's reference and the base of adapters; in any case, where a run began.
-        identity["weights_sha256"] = weights_digest(directory)
+        identity["weights_sha256"] = self._weights_sha256
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
         settings = config_to_dict(_settings_to_use(config, planned, directory))

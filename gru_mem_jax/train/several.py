@@ -8,12 +8,11 @@ Then every process decides the same, and runs the same programs as often as the 
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
 
 from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.parallelism import (
@@ -171,20 +170,3 @@ def fetched(hosts: Hosts, learner: Learner, array: jax.Array) -> np.ndarray:
         copy = jax.jit(lambda x: x, out_shardings=replicated(learner.mesh))
         array = copy(array)
     return np.asarray(array)
-
-
-def placer(hosts: Hosts, mesh: Mesh) -> Callable[[Any], Any]:
-    """A function that puts params where this process samples: on its first device.
-
-    With several processes it is a program over the devices of all: each calls it in the
-    order of the other programs.
-    """
-    if hosts.count == 1:
-        device = SingleDeviceSharding(mesh.devices.flat[0])
-        return lambda params: jax.device_put(params, device)
-    copied = jax.jit(lambda params: params, out_shardings=replicated(mesh))
-
-    def place(params: Any) -> Any:
-        return jax.tree.map(lambda x: x.addressable_data(0), copied(params))
-
-    return place

@@ -1,10 +1,10 @@
 """One of several processes that train: several_train.py POLICY RUN OPTIONS FLAGS.
 
 OPTIONS is JSON: "settings" are fields of `quick_settings`, "parts" fields of its parts,
-"mesh" the sizes of the mesh, "heartbeat" its seconds, "sft" a supervised run, "replay" a
-folder. "fault": {PROCESS: [PLACE, NUMBER, WHAT]} does WHAT at the NUMBER-th time that
-the process comes to PLACE of `killed_train.PLACES`: "kill", "term", "slow", "fail",
-"full" or "nan". FLAGS are those of the command line.
+"own" parts of one process alone, "heartbeat" its seconds, "sft" whether the run is a
+supervised one, "replay" a folder. "fault": {PROCESS: [PLACE, NUMBER, WHAT]} does WHAT
+at the NUMBER-th time that the process comes to PLACE of PLACES: "kill", "term", "slow",
+"fail", "full" or "nan". FLAGS are those of the command line.
 """
 
 import argparse
@@ -20,6 +20,15 @@ import killed_train
 
 from gru_mem_jax.cli import arguments, failures
 from gru_mem_jax.errors import RunError
+from gru_mem_jax.sampling.engine_pool import EnginePool
+from gru_mem_jax.train import rl, rollouts, several
+
+PLACES = killed_train.PLACES | {
+    "sampling": (EnginePool, "step_until"),
+    "samples": (rollouts, "write_samples"),
+    "recording": (rl, "save_rollouts"),
+    "packing": (several, "widened"),
+}
 
 
 def do(what):
@@ -36,14 +45,17 @@ def do(what):
 
 
 def fault_at(place, number, what):
-    owner, name = killed_train.PLACES[place]
+    owner, name = PLACES[place]
     original, count = getattr(owner, name), [0]
 
     def counted(*args, **kwargs):
         count[0] += 1
         if count[0] == number:
             do(what)
-        return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        if count[0] == number and what == "nan":
+            result.advantages[:] = float("nan")
+        return result
 
     setattr(owner, name, counted)
 
