@@ -68,7 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
-      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
+      profile: steps to keep a profiler's trace of, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
