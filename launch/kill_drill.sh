@@ -59,6 +59,8 @@ case "$command" in
     ;;
   *) say "kill_drill.sh: --command is train or sft, not $command"; exit 2 ;;
 esac
+# All devices of all processes.
+[ "$processes" = 1 ] || settings+=(--gin.MeshConfig.data=$((processes * devices)))
 [ ${#gin_files[@]} -gt 0 ] || gin_files=(--gin_file="$default")
 [ -z "$policy" ] || settings+=(--gin.POLICY="\"$policy\"")
 settings+=(${more[@]+"${more[@]}"})
@@ -133,6 +135,7 @@ for i in $(seq "$kills"); do
     # Before a run has started there is nothing to save, and no other process to end.
     waits=1 from=0
     rm -f "$out/ended/lock" # of a process that was killed
+    touch "$out/began"
   fi
   moment=$(awk -v r="$RANDOM" -v f="$from" -v w="$whole" -v s="$first" -v i="$i" \
     'BEGIN { r /= 32768; print i % 3 == 0 ? 0.2 + s * r : f + 0.7 * (w - s) * r }')
@@ -140,6 +143,10 @@ for i in $(seq "$kills"); do
   pid=$!
   if [ -n "$waits" ]; then
     while kill -0 "$pid" 2>/dev/null && [ ! -e "$out/ended/lock" ]; do sleep 0.1; done
+    # Of several processes every third is met at its start, the others after a row.
+    while [ "$processes" -gt 1 ] && [ $((i % 3)) != 0 ] && kill -0 "$pid" 2>/dev/null \
+      && ! { [ -s "$out/ended/metrics.jsonl" ] \
+        && [ "$out/ended/metrics.jsonl" -nt "$out/began" ]; }; do sleep 0.1; done
   fi
   sleep "$moment"
   target="$pid" hit=""

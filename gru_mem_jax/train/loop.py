@@ -223,12 +223,12 @@ class Loop:
         self._save()
 
     def _step(self) -> None:
-        monitor = self._monitor
+        monitor, hosts = self._monitor, self._monitor.hosts
         monitor.seconds = {}
         traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
         with traced or contextlib.nullcontext():
             result = self._kind.step(self.at)
-        at, config, hosts = result.at, self._config, monitor.hosts
+        at, config = result.at, self._config
         pending = None
         if at.step % config.log_every == 0 or self._is_evaluated(at.step):
             columns = result.columns()

@@ -32,6 +32,7 @@ from gru_mem_jax.train.data_check import (
 from gru_mem_jax.train.endings import RunResult, last_line, runtime_told
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.evaluate import Evaluator
+from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
 from gru_mem_jax.train.profiling import Profiler, ProfileSteps
@@ -67,7 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
-      profile: steps of which a profiler's trace is kept, in RUN/profile.
+      profile: steps to keep a profiler's trace of, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
@@ -207,8 +208,9 @@ class _Run:
     ) -> RunResult:
         config, planned, say = self._config, self._planned, monitor.note
         monitor.beat("reading the policy")
-        for line in (*(f"note: {note}" for note in planned.notes), *planned.lines):
-            say(line)
+        for note in planned.notes:
+            say(f"note: {note}")
+        say(f"memory by formula, {describe_memory(planned.memory)}")
         supervised = isinstance(config, SFTConfig)
         learner = compile_learner(
             planned.policy,
