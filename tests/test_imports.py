@@ -29,6 +29,7 @@ LAYERS = [
     {"runs"},
     {"evaluation"},
     {"train"},
+    {"planning"},
     {"tiny"},
     {"bench"},
     {"cli"},

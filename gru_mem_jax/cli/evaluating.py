@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gru_mem_jax.evaluation.questions import DrawnSet
     from gru_mem_jax.evaluation.run import SetResult
     from gru_mem_jax.evaluation.suite import QuestionSet
+    from gru_mem_jax.hosts import Hosts
+    from gru_mem_jax.policy.files import PolicyDir
 
 
 _PIPE_WIDTH = 200  # of the table, where no terminal has a width
@@ -59,13 +61,18 @@ def evaluate_policy(
     from rich import progress
     from rich.console import Console
 
+    from gru_mem_jax import hosts as hosts_lib
     from gru_mem_jax.evaluation.questions import draw_sets
     from gru_mem_jax.evaluation.run import count_turns, evaluate, share_a_document
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.policy.functional import make_policy
     from gru_mem_jax.policy.hf import load_config, load_policy
-    from gru_mem_jax.sampling.engine import Engine
-    from gru_mem_jax.sampling.footprint import check_engine_fits
+    from gru_mem_jax.sampling import engine_pool
+    from gru_mem_jax.sampling.footprint import (
+        check_engine_fits,
+        engine_dtype,
+        with_tensor,
+    )
     from gru_mem_jax.sampling.prefix_store import (
         PrefixStore,
         default_memory_bytes,
@@ -73,27 +80,46 @@ def evaluate_policy(
     )
     from gru_mem_jax.tokenization import TextTokenizer
 
+    hosts = hosts_lib.current()
+    note = terminal.note if hosts.is_first else _unsaid
     directory = open_policy_dir(policy_dir)
     encoder = TextTokenizer.from_pretrained(directory.root)
     shape = load_config(directory)
     encoder.check_rows(shape.vocab_size)
     builder = PromptBuilder(encoder, config.prompt)
     engine_config = engine_config.sized_for(_longest_turn(builder, config, modes))
-    check_engine_fits(make_policy(shape), engine_config)
+    mesh, policy = engine_pool.local_mesh(), make_policy(shape)
+    devices = list(mesh.devices.flat)
+    engine_config = with_tensor(policy, engine_config, devices)
+    check_engine_fits(
+        policy, engine_config, devices=devices, tensor=engine_config.tensor
+    )
     drawn = draw_sets(sets, builder, config)
+    if hosts.count > 1:
+        _agree(hosts, directory, (config, engine_config, modes, cache_bytes), drawn)
     for line in (line for each in drawn for line in each.lines()):
-        terminal.note(terminal.plain_line(line))
-    policy, params = load_policy(directory.root)
+        note(terminal.plain_line(line))
     store = None
     if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
         store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
     if store is not None or config.reads_ahead:
         engine_config = with_trunks(engine_config, builder, config)
-    engine = Engine(policy, params, engine_config, encoder, store=store)
-    terminal.note("compiling the sampling programs")
+    # Cut over the devices, and let go of where that was no engine's own.
+    loaded = load_policy(
+        directory.root,
+        engine_dtype(engine_config),
+        mesh=mesh if mesh.size > 1 else None,
+        form="sampling",
+    )
+    engine = engine_pool.make(*loaded, engine_config, encoder, mesh, store)
+    del loaded
+    first = engine.engines[0] if isinstance(engine, engine_pool.EnginePool) else engine
+    note(first.attention)
+    note("compiling the sampling programs")
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]
-    terminal.note(f"{programs} programs ready after {seconds:.1f} s")
+    note(f"{programs} programs ready after {seconds:.1f} s")
+    hosts.barrier("warm")  # else one would count what another compiles
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
@@ -101,7 +127,7 @@ def evaluate_policy(
         progress.TextColumn("turns"),
         progress.TimeElapsedColumn(),
         console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
-        disable=not terminal.is_live(sys.stderr),
+        disable=not (hosts.is_first and terminal.is_live(sys.stderr)),
     )
     with bar:
         task = bar.add_task("", total=count_turns(drawn, modes))
@@ -114,7 +140,11 @@ def evaluate_policy(
             text = " · ".join([mode, *labels, names])
             bar.update(task, description=text)
             if bar.disable:
-                terminal.note(text)
+                note(text)
+
+        def advance(task: "progress.TaskID") -> None:
+            hosts.check()
+            bar.advance(task)
 
         results = evaluate(
             engine,
@@ -123,10 +153,30 @@ def evaluate_policy(
             drawn,
             modes,
             on_sets,
-            lambda: bar.advance(task),
+            lambda: advance(task),
+            hosts,
         )
         bar.update(task, completed=count_turns(drawn, modes))
     return results
+
+
+def _unsaid(line: str) -> None:
+    """What the first of several processes alone says."""
+
+
+def _agree(
+    hosts: "Hosts", directory: "PolicyDir", settings: Any, sets: "Sequence[DrawnSet]"
+) -> None:
+    """Refuses processes that would answer other questions, or with other weights."""
+    from gru_mem_jax.runs.checkpoints.store import weights_digest
+
+    asked = [[example.id for example in each.examples] for each in sets]
+    facts = {
+        "weights (sha256)": weights_digest(directory),
+        "settings": repr(settings),
+        "questions": asked,
+    }
+    hosts.agree("evaluation", facts)
 
 
 def _longest_turn(

@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.functional import Cache, Policy
+from gru_mem_jax.policy.kernels import BLOCKS
 from gru_mem_jax.sampling.draw import draw
 
 # Columns of the int32[S, 8 + M] array that describes the rows of a decode block.
@@ -65,20 +67,24 @@ def decode(
     policy: Policy,
     block: int,
     attend: int,
-    logits_sharding,
+    shardings,
     params,
     cache,
     rows,
     limits,
     trunk: Trunk | None = None,
+    *,
+    attention: str = BLOCKS,
+    mesh: Mesh | None = None,
 ):
     """Draws up to `block` tokens for every row.
 
     Args:
       policy: the policy.
       block: T, static.
-      attend: static, more than every index of the cache that is reached.
-      logits_sharding: static, of [S, V]; None on one device.
+      attend: static, more than every index of the cache that is reached; all of them
+        where `attention` reads true lengths.
+      shardings: static, of `sampler_shardings`; None on one device.
       params: sampling form.
       cache: donated.
       rows: int32[S, 8 + M], columns as named above; unused stop ids are -1, and idle
@@ -86,6 +92,7 @@ def decode(
       limits: int32[2]: most steps (<= T), and the number of ended rows that ends the
         block.
       trunk: of the rows, if the slots hold tails.
+      attention, mesh: static, as in `Policy.extend`.
 
     Returns:
       The cache and int32[3 + 3 T, S]: counts, stopped, steps; then ids, logprobs and
@@ -113,10 +120,14 @@ def decode(
             None,
             attend=attend,
             trunk=trunk,
+            attention=attention,
+            mesh=mesh,
         )
         logits = policy.logits(params, hidden[:, 0])
-        if logits_sharding is not None:
-            logits = jax.lax.with_sharding_constraint(logits, logits_sharding)
+        if shardings is not None:
+            # The head stays split: what is gathered is [S, V], once, for the draw.
+            logits = jax.lax.with_sharding_constraint(logits, shardings.logits)
+            logits = jax.lax.with_sharding_constraint(logits, shardings.whole)
         drawn = draw(logits, seeds, state.positions + 1, *settings)
         stop = active & (drawn.tokens[:, None] == stop_ids).any(-1)
         going = active & ~stop & (state.budgets > 1)
@@ -166,7 +177,15 @@ def decode(
 
 
 def prefill(
-    policy: Policy, attend: int, params, cache, blocks, trunk: Trunk | None = None
+    policy: Policy,
+    attend: int,
+    params,
+    cache,
+    blocks,
+    trunk: Trunk | None = None,
+    *,
+    attention: str = BLOCKS,
+    mesh: Mesh | None = None,
 ):
     """Writes keys and values of blocks of prompts.
 
@@ -180,6 +199,7 @@ def prefill(
         right. A slot may have several blocks here: all keys of a layer are written
         before any is read.
       trunk: of the rows, if the slots hold tails.
+      attention, mesh: static, as in `Policy.extend`.
 
     Returns:
       The cache.
@@ -197,6 +217,8 @@ def prefill(
         attend=attend or tokens.shape[1],
         fresh=attend == 0,
         trunk=trunk,
+        attention=attention,
+        mesh=mesh,
     )
     return cache
 
