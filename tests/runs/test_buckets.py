@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import gcs_emulator
@@ -247,6 +248,18 @@ def test_lock(bucket, monkeypatch):
     ]
     first.release()
     assert storage.exists(path)  # it is another's
+    # Removed by hand while it is held, and while it is watched.
+    buckets.remove(path)
+    held = lease.Lease(path)
+    buckets.remove(path)
+    time.sleep(0.4)
+    assert json.loads(buckets.read(path))["id"] == held._id
+    buckets.write(path, holder())
+    held.release()
+    threading.Timer(0.2, buckets.remove, [path]).start()
+    last = lease.Lease(path)
+    assert "taken over" not in last.note
+    last.release()
     # Very old, or of a dead process of this machine: taken at once.
     monkeypatch.setattr(lease, "WATCH_SECONDS", 60)
     for left in (
