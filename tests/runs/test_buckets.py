@@ -190,6 +190,8 @@ def test_run_folder(bucket, monkeypatch):
         assert "kept apart by the file lock, which its holder writes" in run.notes[0]
         with pytest.raises(InputError, match=f"run: in use by pid {os.getpid()} on"):
             RunFolder.open(path, **OPTIONS)
+        # The first line is written at once, others with it some seconds later.
+        assert b"two writers are" in buckets.read(storage.locate(path) / "log.txt")
         run.log("a line")
         with MetricsWriter(
             run.metrics, cut_to=-1, tensorboard=run.tensorboard
