@@ -138,6 +138,7 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
             directory = config.policy or stack.enter_context(_exported(policy, params))
             peer = stack.enter_context(_peer(directory, config))
         del params
+        log(bench.engine.attention)
         log(f"compiling and warming up, {config.batch} rows")
         bench.rates()
         if peer:

@@ -113,10 +113,13 @@ def evaluate_policy(
     )
     engine = engine_pool.make(*loaded, engine_config, encoder, mesh, store)
     del loaded
+    first = engine.engines[0] if isinstance(engine, engine_pool.EnginePool) else engine
+    note(first.attention)
     note("compiling the sampling programs")
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]
     note(f"{programs} programs ready after {seconds:.1f} s")
+    hosts.barrier("warm")  # else one would count what another compiles
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),

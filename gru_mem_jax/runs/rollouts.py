@@ -18,13 +18,14 @@ the outcomes of all, and the turns of its own questions.
 import dataclasses
 import io
 import json
-import pathlib
+import os
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.packing import Conversation
@@ -34,23 +35,21 @@ FORMAT = 1
 _RECORD = ("problems", "refills", "position", "shared_tokens")
 
 
-def rollout_file(
-    directory: str | pathlib.Path, step: int, process: int = 0
-) -> pathlib.Path:
+def rollout_file(directory: str | os.PathLike[str], step: int, process: int = 0) -> Any:
     """The file of a step, as a process has written it."""
     own = f".{process}" if process else ""
-    return pathlib.Path(directory) / f"step_{step:08d}{own}.npz"
+    return storage.locate(directory) / f"step_{step:08d}{own}.npz"
 
 
 def save_rollouts(
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike[str],
     step: int,
     batch: RolloutBatch,
     terms: Mapping[str, Array],
     advantages: Array,
     *,
     part: tuple[int, int] = (0, 1),
-) -> pathlib.Path:
+) -> Any:
     """Writes a step's rollouts; an existing file is replaced.
 
     Args:
@@ -87,13 +86,13 @@ def save_rollouts(
     np.savez(buffer, **arrays)
     path = rollout_file(directory, step, part[0])
     with durable_files.writing(path, needed=buffer.getbuffer().nbytes):
-        path.parent.mkdir(exist_ok=True)
+        storage.make_folder(path.parent)
         durable_files.write_atomically(path, buffer.getvalue())
     return path
 
 
 def load_rollouts(
-    directory: str | pathlib.Path, step: int, part: tuple[int, int] = (0, 1)
+    directory: str | os.PathLike[str], step: int, part: tuple[int, int] = (0, 1)
 ) -> RolloutBatch:
     """Reads a step's rollouts back, whichever processes have written them.
 
@@ -116,12 +115,13 @@ def load_rollouts(
 
 
 def _load(
-    directory: str | pathlib.Path, step: int, process: int
+    directory: str | os.PathLike[str], step: int, process: int
 ) -> tuple[RolloutBatch, int]:
     """What a process has written, and how many did."""
     path = rollout_file(directory, step, process)
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        raw = io.BytesIO(storage.read_bytes(path))
+        with np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(

@@ -230,11 +230,10 @@ class Checkpoints:
     def _give_up(self, saving: Writing) -> None:
         """Cleans up after a failed save, as far as possible."""
         saving.give_up()
-        with contextlib.suppress(RunError, InputError):  # another process is gone
-            self._hosts.barrier(f"checkpoint {saving.step}: given up")
-        if self._hosts.is_first:
-            with contextlib.suppress(OSError):
-                self._places.remove_leftovers()
+        name = f"checkpoint {saving.step}: give up"
+        with contextlib.suppress(Exception):  # e.g. another process is gone
+            self._hosts.barrier(name)  # none writes any more
+            by_first(self._hosts, f"{name}, clean", self._places.remove_leftovers)
 
     def _prune(self) -> None:
         """Deletes good steps beyond `keep`; damaged ones are not counted."""
