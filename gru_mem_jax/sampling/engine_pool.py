@@ -9,6 +9,7 @@ and whose results are awaited next, follow from the state and the order of reque
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -143,6 +144,11 @@ class EnginePool:
         """The number of slots of all engines."""
         return self.config.slots * len(self.engines)
 
+    @property
+    def attention(self) -> str:
+        """As `Engine.attention`, the same for all."""
+        return self.engines[0].attention
+
     def submit(self, request: Request) -> int:
         """Queues a request at its engine; raises as `Engine.submit`."""
         number = self._engine_of(request.pin)
@@ -235,8 +241,16 @@ class EnginePool:
         self._pins.clear()
 
     def warm_up(self, max_tokens: int | None = None) -> int:
-        """Compiles every program that requests may need; see `Engine.warm_up`."""
-        return max(engine.warm_up(max_tokens) for engine in self.engines)
+        """Compiles every program that requests may need; see `Engine.warm_up`.
+
+        The first engine's programs first, since others may have them from there; then
+        those of the others side by side.
+        """
+        first, *others = self.engines
+        programs = first.warm_up(max_tokens)
+        with ThreadPoolExecutor(max(1, len(others))) as threads:
+            list(threads.map(lambda engine: engine.warm_up(max_tokens), others))
+        return programs
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, of all engines together; see `Engine.stats`.
