@@ -9,6 +9,7 @@ and whose results are awaited next, follow from the state and the order of reque
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -67,9 +68,17 @@ def make(
     return Engine(policy, params, config, decoder, None if alone else groups, store)
 
 
-def local_mesh() -> Mesh:
-    """All devices of this process, for weights that are loaded cut over them."""
-    return make_mesh(MeshConfig(fsdp=-1), jax.local_devices())
+def local_mesh(devices: int | None = None) -> Mesh:
+    """The first devices of this process, for weights that are loaded cut over them.
+
+    Args:
+      devices: how many; None: all.
+
+    Raises:
+      InputError: there are not so many.
+    """
+    config = MeshConfig(fsdp=-1 if devices is None else devices)
+    return make_mesh(config, jax.local_devices())
 
 
 class EnginePool:
@@ -134,6 +143,11 @@ class EnginePool:
     def capacity(self) -> int:
         """The number of slots of all engines."""
         return self.config.slots * len(self.engines)
+
+    @property
+    def attention(self) -> str:
+        """As `Engine.attention`, the same for all."""
+        return self.engines[0].attention
 
     def submit(self, request: Request) -> int:
         """Queues a request at its engine; raises as `Engine.submit`."""
@@ -227,8 +241,16 @@ class EnginePool:
         self._pins.clear()
 
     def warm_up(self, max_tokens: int | None = None) -> int:
-        """Compiles every program that requests may need; see `Engine.warm_up`."""
-        return max(engine.warm_up(max_tokens) for engine in self.engines)
+        """Compiles every program that requests may need; see `Engine.warm_up`.
+
+        The first engine's programs first, since others may have them from there; then
+        those of the others side by side.
+        """
+        first, *others = self.engines
+        programs = first.warm_up(max_tokens)
+        with ThreadPoolExecutor(max(1, len(others))) as threads:
+            list(threads.map(lambda engine: engine.warm_up(max_tokens), others))
+        return programs
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, of all engines together; see `Engine.stats`.
