@@ -78,11 +78,22 @@ def names(folder: Any) -> list[str]:
     return [posixpath.basename(n.rstrip("/")) for n in found if n.rstrip("/") != own]
 
 
+def listing(folder: Any) -> dict[str, tuple[int, int]]:
+    """Size and generation of all objects in a folder, by path below it, in order."""
+    with _told(folder):
+        found = _system().find(_name(folder), detail=True)
+    return {
+        posixpath.relpath(name, _name(folder)): (
+            int(info["size"]),
+            int(info["generation"]),
+        )
+        for name, info in sorted(found.items())
+    }
+
+
 def files(folder: Any) -> list[str]:
     """Paths below a folder of all objects in it, in order."""
-    with _told(folder):
-        found = _system().find(_name(folder))
-    return sorted(posixpath.relpath(name, _name(folder)) for name in found)
+    return sorted(listing(folder))
 
 
 def size(path: Any) -> int:

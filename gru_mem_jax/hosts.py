@@ -142,17 +142,11 @@ class Hosts:
           RunError: as `gather`.
         """
         given = self.gather(name, dict(facts))
-        for key in dict.fromkeys(key for each in given for key in each):
-            first = given[0].get(key)
-            for index, each in enumerate(given):
-                if each.get(key) != first:
-                    found = coordination.differing(
-                        first, each.get(key), self.names[index]
-                    )
-                    raise InputError(
-                        f"the processes of the run disagree in {key}: {found}; start "
-                        "all of them with the same command, code and files"
-                    )
+        if (found := coordination.disagreement(given, self.names)) is not None:
+            raise InputError(
+                f"the processes of the run disagree in {found}; start all of them with "
+                "the same command, code and files"
+            )
 
     def take_waited(self) -> float:
         """Seconds that calls waited for other processes, since this was last asked."""
@@ -163,7 +157,7 @@ class Hosts:
     # The others' ends
 
     def check(self) -> None:
-        """Raises the error of another process that has ended; as `gather`."""
+        """Raises the error that one of the processes has told; as `gather`."""
         if self._watch is not None and (ended := self._watch.ended) is not None:
             error = InputError if ended.status == InputError.exit_status else RunError
             raise error(self._watch.told(ended))
@@ -196,6 +190,8 @@ class Hosts:
         """
         try:
             yield
+        except Stopped:
+            raise
         except Exception as error:
             cause = self.explain(error)
             self._tell(getattr(cause, "exit_status", 1), str(cause))
@@ -216,16 +212,20 @@ class Hosts:
         A program over the devices of all fails where one of them ends: some time passes
         before it is known which.
         """
-        if self._watch is None or isinstance(error, InputError | RunError | Stopped):
+        watch = self._watch
+        if watch is None or watch.has_told or isinstance(error, InputError | RunError):
             return error
-        deadline = time.monotonic() + self._watch.patience + 2 * TICK
-        while time.monotonic() < deadline:
+        # Errors of jax and of its transport between processes.
+        wait = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
+        deadline = time.monotonic() + wait * (watch.patience + 2 * TICK)
+        while True:
             try:
                 self.check()
             except (InputError, RunError) as found:
                 return found
+            if time.monotonic() >= deadline:
+                return error
             time.sleep(TICK / 10)  # a lost process ends this one from the watch
-        return error
 
     def leave(self, status: int, line: str = "") -> None:
         """Ends the part that this process has in the run; call it last.
@@ -283,6 +283,9 @@ class Hosts:
             self.check()
             if self._watch is not None:
                 self._watch.on_wait()
+                if gone := self._watch.left.intersection(missing):
+                    who = self.names[min(gone)]
+                    raise RunError(f"{who} has ended, and was waited for at {name!r}")
             waited = time.monotonic() - started
             if waited > self.limit_seconds:
                 who = ", ".join(self.names[i] for i in missing)
@@ -338,7 +341,7 @@ def start(
 
     if _current is not None:
         return _current
-    # Its handler of SIGTERM would take the place of ours (runs.signals).
+    # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
     which = "this process" if coordinator is None else f"process {process_id}"
     where = "" if coordinator is None else f" at {coordinator}"
@@ -352,6 +355,7 @@ def start(
             coordinator,
             num_processes,
             process_id,
+            cluster_detection_method="deactivate" if coordinator else None,
             initialization_timeout=int(start_seconds),
             # Ours comes first: jax's ends a process by SIGABRT.
             heartbeat_timeout_seconds=int(2 * heartbeat_seconds) + 10,

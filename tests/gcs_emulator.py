@@ -1,6 +1,6 @@
 """Google Cloud Storage in a process: gcp-storage-emulator, and what it lacks.
 
-It lacks conditions on generations, permissions, and writers that are killed between two
+It lacks generations of what is read, conditions on them, permissions, and writers that are killed between two
 objects; they are put around its handlers here. `started` is for tests; as a program
 this module is the server.
 """
@@ -36,8 +36,9 @@ def started(folder: pathlib.Path) -> Iterator[dict[str, str]]:
         try:
             end = time.monotonic() + 30
             while time.monotonic() < end and server.poll() is None:
-                with contextlib.suppress(OSError), socket.create_connection(
-                    ("127.0.0.1", port), timeout=1
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection(("127.0.0.1", port), timeout=1),
                 ):
                     break
                 time.sleep(0.02)
@@ -74,6 +75,9 @@ def serve(port: int, orders: pathlib.Path) -> None:
                 response.status = HTTPStatus.PRECONDITION_FAILED
                 response.json({"error": {"code": 412, "message": "conditionNotMet"}})
                 return None
+            if verb == "GET" and name:  # tensorstore writes only over what it has read
+                generation = _generation(storage, bucket, name)
+                response["x-goog-generation"] = generation
             found = handler(request, response, storage, *args, **kwargs)
             if verb in ("POST", "PUT") and name:
                 _written(orders, name)

@@ -14,7 +14,7 @@ import numpy as np
 from gru_mem_jax import coordination
 from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.cli import failures
-from gru_mem_jax.errors import RunError
+from gru_mem_jax.errors import InputError, RunError
 
 
 class Stop:
@@ -93,19 +93,25 @@ def slow(hosts):
     say(waited=hosts.take_waited())
 
 
-def wait_too_long(hosts):
-    hosts.barrier("here")
-    hosts.limit_seconds = 1.0
-    if hosts.index == 1:
-        while True:  # it lives, and is busy with something else
-            time.sleep(0.1)
-            hosts.check()
-    hosts.barrier("elsewhere")
-
-
 def disagree(hosts):
     text = "\n".join(["a = 1", f"rate = 0.{hosts.index}", "b = 2"])
-    hosts.agree("settings", {"same": 1, "settings": text})
+    try:
+        hosts.agree("settings", {"same": 1, "settings": text})
+    except InputError as error:
+        say(refused=str(error))
+
+
+def late(hosts):
+    hosts.barrier("here")
+    if hosts.index == 1:
+        time.sleep(2.0)
+    else:
+        hosts.limit_seconds = 1.0
+    try:
+        hosts.barrier("elsewhere")
+    except RunError as error:
+        say(late=str(error))
+    hosts.limit_seconds = 60.0
 
 
 def fail(hosts):
@@ -124,9 +130,7 @@ def kill(hosts, index):
 
 
 CASES = {
-    "talk": [exchange, stop, slow],
-    "wait_too_long": [wait_too_long],
-    "disagree": [disagree],
+    "talk": [exchange, stop, slow, disagree, late],
     "fail": [fail],
     "kill_last": [lambda hosts: kill(hosts, 1)],
     "kill_first": [lambda hosts: kill(hosts, 0)],

@@ -1,4 +1,4 @@
-"""Processes that talk, and that end: two of them for real, on loopback."""
+"""Faults R23, R25 and R26: two real processes that talk, and that end, on loopback."""
 
 import json
 import pathlib
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gru_mem_jax import coordination
+from gru_mem_jax.cli import arguments
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.hosts import Hosts, Stopped, current
 from gru_mem_jax.testing.processes import free_port, running
 
@@ -85,17 +87,17 @@ def test_two_processes_talk(tmp_path):
     assert a["stopped"]
     assert a["done"] == "done"
     assert a["asked"]
+    # They differ in a setting: both are refused, with the same words.
+    assert a["refused"] == b["refused"]
+    line = a["refused"]
+    assert "disagree in settings: process 0 has 'rate = 0.0', process 1 (" in line
+    assert "has 'rate = 0.1'" in line
+    # The second came too late to one, and the first says so.
+    assert "process 1 (" in a["late"]
+    assert "did not answer for 1 s at 'elsewhere'" in a["late"]
     # The second was slow, and the first waited.
     assert 0.9 < a["waited"] < 5
     assert b["waited"] < 0.9
-
-
-def test_two_processes_that_disagree(tmp_path):
-    for process in two("disagree", tmp_path):
-        assert process.status == 2
-        line = process.last_line
-        assert "disagree in settings: process 0 has 'rate = 0.0', process 1 (" in line
-        assert "has 'rate = 0.1'" in line
 
 
 def test_an_error_ends_the_others(tmp_path):
@@ -121,17 +123,45 @@ def test_a_killed_process_ends_the_others(tmp_path, killed):
     assert "last checkpoint" in line
 
 
-def test_a_process_that_does_not_answer(tmp_path):
-    first, second = two("wait_too_long", tmp_path)
-    assert (first.status, second.status) == (1, 1)
-    assert "process 1 (" in first.last_line
-    assert "did not answer for 1 s at 'elsewhere'" in first.last_line
-    # The other is told why its run ends.
-    assert "process 0 (" in second.last_line
-    assert "did not answer" in second.last_line
-
-
 def test_a_process_that_never_comes(tmp_path):
     (alone,) = two("talk", tmp_path, present=(1,), START="2")
     assert alone.status == 1, alone.err
     assert "process 1 could not join the others at 127.0.0.1:" in alone.last_line
+
+
+def parsed(*words):
+    parser = arguments.Parser(prog="gru-mem train")
+    arguments.add_host_flags(parser.add_argument)
+    return arguments.check_host_flags(parser.parse(words))
+
+
+def test_flags_of_processes():
+    assert not parsed()
+    assert parsed("--distributed", "--heartbeat_seconds=5")
+    whole = ("--coordinator=10.0.0.1:1234", "--num_processes=2", "--process_id=1")
+    assert parsed(*whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num_processes=2"], "--num_processes needs --coordinator HOST:PORT"),
+        (["--process_id=1"], "--process_id needs --coordinator HOST:PORT"),
+        (["--heartbeat_seconds=9"], "needs --distributed or --coordinator"),
+        (["--coordinator=h:1"], "--coordinator needs --num_processes"),
+        (["--coordinator=h:1", "--num_processes=2"], "needs --process_id"),
+        (
+            ["--coordinator=h:1", "--num_processes=2", "--process_id=2"],
+            "numbered from 0 to 1",
+        ),
+        (["--coordinator=h"], "expected HOST:PORT, got 'h'"),
+        (["--coordinator=h:0"], "expected HOST:PORT"),
+        (["--coordinator=h:x"], "expected HOST:PORT"),
+        (["--coordinator=h:1", "--distributed"], "leave out --coordinator"),
+        (["--distributed", "--heartbeat_seconds=0"], "must be above 0"),
+        (["--coordinator=h:1", "--num_processes=0"], "must be at least 1"),
+    ],
+)
+def test_flags_that_do_not_go_together(words, message):
+    with pytest.raises(InputError, match=message):
+        parsed(*words)

@@ -71,6 +71,16 @@ def integer(*, least: int | None = None):
     return convert
 
 
+def steps(text: str) -> tuple[int, int]:
+    """A flag type: numbers of steps, `A:B`, both included."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected A:B, such as 5:6, got {text!r}")
+    if not 1 <= int(first) <= int(last):
+        raise argparse.ArgumentTypeError(f"{text!r} holds no step; the first step is 1")
+    return int(first), int(last)
+
+
 def number(*, above: float | None = None):
     """A flag type: a finite number, greater than `above`."""
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from gru_mem_jax.errors import RunError
@@ -29,6 +30,7 @@ from gru_mem_jax.sampling.footprint import engine_dtype
 from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
+from gru_mem_jax.train.profiling import Profiler
 
 Columns = Mapping[str, Any]
 
@@ -40,6 +42,7 @@ class Monitor:
       stop, watchdog: entered already.
       note: takes a line for log and screen.
       hosts: the processes of the run; None: this one alone.
+      profiler: traces some of the steps; None: none.
 
     Attributes:
       hosts: of the run.
@@ -53,9 +56,10 @@ class Monitor:
         watchdog: Watchdog,
         note: Callable[[str], None],
         hosts: Hosts | None = None,
+        profiler: Profiler | None = None,
     ):
         self._stop, self._watchdog, self.note = stop, watchdog, note
-        self.hosts = hosts or Hosts()
+        self.hosts, self.profiler = hosts or Hosts(), profiler
         self.seconds: dict[str, float] = {}
         self.abandoned = False
 
@@ -78,11 +82,12 @@ class Monitor:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage of the step."""
+        """Times a stage of the step, and names it in a profiler's trace."""
         self.beat(f"stage {name}")
         started = time.perf_counter()
         try:
-            yield
+            with jax.profiler.TraceAnnotation(f"stage {name}"):
+                yield
         finally:
             seconds = time.perf_counter() - started
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -195,30 +200,41 @@ class Loop:
           RunError: see `train`.
         """
         try:
-            if self.at.pending is not None:
-                self._end_of_step()
-            while self.at.step < self._config.num_steps:
-                self._monitor.look_together()
-                self._step()
-                self._end_of_step()
-            self._save()
+            # Told at once: `close` waits for what other processes may wait in, too.
+            with self._monitor.hosts.telling():
+                self._run()
             return True
         except Stopped:
             self._save()
             return False
         finally:
             self._monitor.abandoned = True
+            if self._monitor.profiler is not None:
+                self._monitor.profiler.close()
             self._kind.close()
 
+    def _run(self) -> None:
+        if self.at.pending is not None:
+            self._end_of_step()
+        while self.at.step < self._config.num_steps:
+            self._monitor.look_together()
+            self._step()
+            self._end_of_step()
+        self._save()
+
     def _step(self) -> None:
-        self._monitor.seconds = {}
-        result = self._kind.step(self.at)
+        monitor, hosts = self._monitor, self._monitor.hosts
+        monitor.seconds = {}
+        traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
+        with traced or contextlib.nullcontext():
+            result = self._kind.step(self.at)
         at, config = result.at, self._config
         pending = None
         if at.step % config.log_every == 0 or self._is_evaluated(at.step):
             columns = result.columns()
             self._check_skipped(at)
-            pending = self._present(columns)
+            # Of the first process: times differ, and a checkpoint is of one row.
+            pending = hosts.gather("row", self._present(columns))[0]
         self.at = dataclasses.replace(at, pending=pending)
 
     def _check_skipped(self, at: RunState) -> None:

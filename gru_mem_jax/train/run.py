@@ -35,6 +35,7 @@ from gru_mem_jax.train.evaluate import Evaluator
 from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
+from gru_mem_jax.train.profiling import Profiler, ProfileSteps
 from gru_mem_jax.train.progress import RunProgress, note_alone
 from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
@@ -50,6 +51,7 @@ def train(
     resume_with_changes: bool = False,
     replay: str | None = None,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy by reinforcement learning, or resumes a run.
@@ -66,6 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
+      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
@@ -79,7 +82,7 @@ def train(
     with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
         text = settings_text(config) if config_text is None else config_text
         run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
-        return run.run(command, wandb_project, replay)
+        return run.run(command, wandb_project, replay, profile)
 
 
 def sft(
@@ -90,13 +93,14 @@ def sft(
     config_text: str | None = None,
     resume_with_changes: bool = False,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy on an oracle's turns, or resumes a run; else as `train`."""
     with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
         text = settings_text(config) if config_text is None else config_text
         run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
-        return run.run(command, wandb_project, None)
+        return run.run(command, wandb_project, None, profile)
 
 
 class _Run:
@@ -128,7 +132,9 @@ class _Run:
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
-        agree_on_files(self._hosts, config, self._directory)
+        # The KL's reference and the base of adapters; in any case, where a run began.
+        self._weights_sha256 = weights_digest(self._directory)
+        agree_on_files(self._hosts, config, self._weights_sha256, self._planned.mesh)
 
     def _check(self, source: Any) -> DataCheck | None:
         return check_data(
@@ -144,6 +150,7 @@ class _Run:
         command: Sequence[str],
         wandb_project: str | None,
         replay: str | None,
+        profile: ProfileSteps | None,
     ) -> RunResult:
         """See `train`."""
         loop, hosts = self._config.loop, self._hosts
@@ -185,7 +192,8 @@ class _Run:
                     on_wait=lambda: watchdog.beat("waiting for other processes"),
                     on_lost=folder.log,
                 )
-                monitor = Monitor(stop, watchdog, say, hosts)
+                profiler = Profiler(profile, folder.path / "profile", say_alone, hosts)
+                monitor = Monitor(stop, watchdog, say, hosts, profiler)
                 result = self._train(folder, show, monitor, wandb_project, replay)
             say(last_line(result, folder, loop.num_steps))
         return result
@@ -312,8 +320,7 @@ class _Run:
             identity["lora"] = dataclasses.asdict(lora) | {
                 "targets": list(lora.targets)
             }
-        # The KL's reference and the base of adapters; in any case, where a run began.
-        identity["weights_sha256"] = weights_digest(directory)
+        identity["weights_sha256"] = self._weights_sha256
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
         settings = config_to_dict(_settings_to_use(config, planned, directory))

@@ -159,9 +159,7 @@ def test_discarding_while_a_block_runs_leaves_the_others(small, two):
     assert pool._handles == pool._places == {}
 
 
-def test_a_failure_drops_all_requests_and_the_pool_works_again(
-    small, two, monkeypatch
-):
+def test_a_failure_drops_all_requests_and_the_pool_works_again(small, two, monkeypatch):
     pool = EnginePool(small.policy, small.params, PAIR, mesh=two)
     expected = [c.ids for c in run_all(pool, groups(3))]
     with monkeypatch.context() as patch:
@@ -197,7 +195,9 @@ def test_trunks_are_held_by_the_engine_of_their_group(small, two):
 
 def test_one_program_is_compiled_for_all_groups(two):
     """The second engine loads what the first compiled: no engine lowers it again."""
-    small = Small(max_position_embeddings=777)  # a policy that no other test has compiled
+    small = Small(
+        max_position_embeddings=777
+    )  # a policy that no other test has compiled
     pool = EnginePool(small.policy, small.params, PAIR, mesh=two)
     first, second = (engine._programs for engine in pool.engines)
     first.decode(64)
