@@ -9,7 +9,13 @@ from jax.sharding import Mesh
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import MeshConfig, device_memory, make_mesh, row_shards
+from gru_mem_jax.parallelism import (
+    MeshConfig,
+    device_memory,
+    fsdp_note,
+    make_mesh,
+    row_shards,
+)
 from gru_mem_jax.policy import kernels
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir
@@ -175,12 +181,13 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     if engine is not None:
         engine = planned_engine(engine, devices, estimate, limit)
         # Raises where devices are no whole groups.
-        groups = group_mesh(mesh, engine.tensor).devices.flat
-        group = make_mesh(MeshConfig(tensor=engine.tensor), list(groups))
-        sampler = engine_attention(policy, engine, engine_dtype(engine), group)
+        groups = group_mesh(mesh, engine.tensor)
+        one = Mesh(groups.devices[:1], groups.axis_names)
+        sampler = engine_attention(policy, engine, engine_dtype(engine), one)
     memory = estimate(engine)
     doubt = check_memory(memory, limit)
     notes = [] if supervised else _notes(config, agent, mesh, engine)
+    split = fsdp_note(policy.config.hidden_size, mesh)
     return Plan(
         policy=policy,
         encoder=encoder,
@@ -190,7 +197,7 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
         longest=longest,
         memory=memory,
         attention=kernels.describe(mesh, rows, sampler),
-        notes=(*notes, *filter(None, [doubt])),
+        notes=(*notes, *filter(None, [split, doubt])),
     )
 
 
