@@ -21,6 +21,8 @@ from gru_mem_jax.rl.compile import compile_learner
 from gru_mem_jax.rl.learner import Batch
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
+from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.programs import Programs
 
 SHAPE = PolicyConfig(
     vocab_size=1024,
@@ -202,3 +204,19 @@ def test_the_kernel_of_rows_costs_what_it_computes():
     found = cost(attend, query, key, key, seen=3 / 4)
     assert found.flops == 3 / 4 * 2 * 2 * heads * dim * length**2
     np.testing.assert_array_less(found.bytes, 4 * 2 * heads * dim * length * 4)
+
+
+def test_a_step_of_decoding_reads_weights_and_keys():
+    """And little else: scores, logits and a few activations."""
+    sizes = EngineConfig(slots=64, max_length=512, dtype="bfloat16", decode_block=8)
+    sampler = Programs(make_policy(SHAPE), sizes, jnp.dtype("bfloat16"))
+    weights = sum(x.size for x in jax.tree.leaves(sampler.params))  # the head is tied
+    cache = 64 * 512 * 3 * 2 * 2 * 128
+    logits = 4 * 64 * 1024
+    scores = (4 + 2) * 64 * 3 * 4 * 512  # float32, and again in bfloat16
+    found = program_cost(sampler.trace_decode(512).jaxpr, (8,))
+    moved = 2 * (weights + cache) + scores + logits
+    assert found.bytes / 8 == pytest.approx(moved, rel=0.05)
+    assert found.flops / 8 == pytest.approx(
+        2 * 64 * weights + 4 * 64 * 3 * 512 * 512, rel=0.05
+    )
