@@ -51,7 +51,13 @@ def records() -> dict[str, dict[str, Any]]:
 def tables(plans: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Lines of Markdown: what each run takes, and where its time goes."""
     heads = "file of gin/hardware", "slice", "learner", "engines", "memory, GiB"
-    heads += "by formula", "step at 100%", "at 40%", "chip-hours a step", "compiled"
+    heads += (
+        "by formula",
+        "step at 100%",
+        "at 40%",
+        "chip-hours a step",
+        "compiled, CPU",
+    )
     yield from _markdown([heads, *(_of_run(*item) for item in plans.items())])
     yield ""
     phases = list(dict.fromkeys(p["name"] for r in plans.values() for p in r["phases"]))
@@ -114,7 +120,7 @@ def _of_run(name: str, record: Mapping[str, Any]) -> tuple[str, ...]:
     verdict = "" if record["fits"] else ": does not fit"
     step, least = record["step_seconds"], record["roofline_seconds"]
     hours = record["chip_hours_per_step"]
-    compiled = sum(program["compile_seconds"] for program in record["programs"])
+    compiled = sum(program["compile_cpu_seconds"] for program in record["programs"])
     return (
         f"`{name}`",
         record["topology"],

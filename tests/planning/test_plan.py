@@ -106,6 +106,7 @@ def said(name, peak=0.1):
             flops=1e9,
             seconds=seconds,
             compile_seconds=1.0,
+            compile_cpu_seconds=1.5,
         )
 
     return of

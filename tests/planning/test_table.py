@@ -20,7 +20,7 @@ RECORD = {
     "roofline_seconds": 100.0,
     "step_seconds": 250.0,
     "chip_hours_per_step": 1.111,
-    "programs": [{"compile_seconds": 30.0}, {"compile_seconds": 12.4}],
+    "programs": [{"compile_cpu_seconds": 30.0}, {"compile_cpu_seconds": 12.4}],
     "phases": [
         {"name": "decode", "roofline_seconds": 40.0, "binds": "memory"},
         {"name": "update", "roofline_seconds": 60.0, "binds": "compute"},
