@@ -113,6 +113,7 @@ def measure(
         "shared": _Case(config, policy, turns, shared, share=True),
     }
     repacked = _Case(config, policy, turns, other, share=False)
+    log(cases["shared"].attention)
     grads = {name: case.update(params) for name, case in cases.items()}
     packing_difference = difference(grads["unshared"], repacked.update(params))
     gradient_difference = difference(grads["unshared"], grads["shared"])
@@ -203,6 +204,7 @@ class _Case:
             ObjectiveConfig(beta=1e-3),
             dataclasses.replace(settings, logits_chunk=chunk),
         )
+        self.attention = self._learner.attention
         self._programs = self._compiled()
 
     def _batch(self, rows: "PackedRows") -> Any:

@@ -217,7 +217,6 @@ def _planned(config: Any, directory: Any) -> list[str]:
     """The summary of a run, in lines."""
     from gru_mem_jax.train import SFTConfig
     from gru_mem_jax.train.data_check import check_data, make_judge
-    from gru_mem_jax.train.footprint import describe_memory
     from gru_mem_jax.train.plan import plan
     from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 
@@ -243,7 +242,7 @@ def _planned(config: Any, directory: Any) -> list[str]:
         f"devices: {mesh.size} ({axes})",
         f"mode: {planned.agent.mode}; longest turn: {planned.longest} tokens",
         f"a step: {step}",
-        f"memory by formula, {describe_memory(planned.memory)}",
+        *planned.lines,
         *([] if data is None else data.lines()),
         *(f"evaluation: {line}" for each in sets for line in each.lines()),
         *(f"note: {note}" for note in planned.notes),

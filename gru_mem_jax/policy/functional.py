@@ -18,14 +18,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gru_mem_jax.parallelism import DATA, FSDP, pin, pin_rows
-from gru_mem_jax.policy import rope
-from gru_mem_jax.policy.attention import attend_in_blocks
-from gru_mem_jax.policy.cascade import Trunk, cascade
+from gru_mem_jax.policy import kernels, rope
+from gru_mem_jax.policy.cached_attention import attend_to_cache
+from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.config import PolicyConfig
+from gru_mem_jax.policy.kernels import AUTO, BLOCKS, ROW_ATTENTIONS
 from gru_mem_jax.policy.key_values import KeyValues
 from gru_mem_jax.policy.model import Ends, Layer
-from gru_mem_jax.policy.row_attention import attend_in_rows, row_layout
-from gru_mem_jax.policy.splash import ATTENTIONS, splash_in_rows, splash_layout
+from gru_mem_jax.policy.rows_on_mesh import row_attention
 from gru_mem_jax.records import check_choice
 from gru_mem_jax.shapes import check_shape
 
@@ -143,7 +143,7 @@ class Policy:
         *,
         remat: bool = False,
         unroll: int = 1,
-        attention: str = "blocks",
+        attention: str = BLOCKS,
         mesh: Mesh | None = None,
     ) -> jax.Array:
         """Final hidden states (after the last norm) of whole rows.
@@ -160,8 +160,7 @@ class Policy:
             above its own place. None: each row is one conversation.
           remat: recompute layers in the backward pass instead of storing them.
           unroll: layers per step of the scan.
-          attention: "blocks" (`row_attention`), or "splash" (`policy.splash`) where the
-            program runs on one TPU.
+          attention: "blocks", "splash" or "auto": see `kernels.row_attention`.
           mesh: that the program runs on, rows split over data and fsdp; None: one
             device.
 
@@ -170,19 +169,17 @@ class Policy:
         """
         config = self.config
         _check_tokens(tokens, positions, reach)
-        check_choice("attention", attention, ATTENTIONS)
+        check_choice("attention", attention, ROW_ATTENTIONS)
+        if attention == AUTO:
+            attention = kernels.row_attention(attention, mesh).name
         ends_def, layer_def, _, _ = _definitions(config)
         ends = nnx.merge(ends_def, params["ends"])
         tables = _rope_tables(config, positions)
-        layout = row_layout(positions, reach, config.windows)
+        rows = row_attention(attention, config, positions, reach, mesh)
         which = (
             np.array(config.rope_index, np.int32),
-            np.array(layout.window_index, np.int32),
+            np.array(rows.window_index, np.int32),
         )
-
-        attend_rows = attend_in_rows
-        if attention == "splash":
-            layout, attend_rows = splash_layout(layout), splash_in_rows
 
         def step(x, scanned):
             layer_params, (rope_index, window_index) = scanned
@@ -190,16 +187,7 @@ class Policy:
             x = pin_rows(x, mesh)
 
             def attend(query, key, value):
-                out = attend_rows(
-                    query,
-                    key,
-                    value,
-                    layout,
-                    window_index,
-                    scale=config.score_scale,
-                    softcap=config.attn_logit_softcapping,
-                )
-                return out, None
+                return rows.attend(query, key, value, window_index), None
 
             x, none = nnx.merge(layer_def, layer_params)(x, cos, sin, attend)
             return pin_rows(x, mesh), none
@@ -255,6 +243,8 @@ class Policy:
         attend: int,
         fresh: bool = False,
         trunk: Trunk | None = None,
+        attention: str = BLOCKS,
+        mesh: Mesh | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Extends the cache by new tokens; prefill and decode alike.
 
@@ -276,6 +266,11 @@ class Policy:
             tokens are all there is to see; indices are 0, 1, 2, ... with padding on the
             right.
           trunk: what the rows see before their own keys.
+          attention: static: "blocks", or a kernel of `kernels.sampler_attention`:
+            "paged" or "cudnn" where each slot has one token, "cudnn" where rows are
+            fresh, "splash" where the positions of a row rise by 1 with padding on the
+            right. Other rows are read by "blocks", and so are all behind a trunk.
+          mesh: static: that slots and heads are split over; None: one device.
 
         Returns:
           Hidden states after the last norm [B, L, D], and the new cache.
@@ -296,27 +291,21 @@ class Policy:
                 layer = cache[index]
                 new = KeyValues(*(x.astype(layer.keys.dtype) for x in (key, value)))
                 layer = layer.extend(*new, at, slots)
-                if fresh:
-                    seen, seen_at = KeyValues(*(x.swapaxes(1, 2) for x in new)), at
-                else:
-                    seen = layer.front(attend, slots)
-                    seen_at = jnp.arange(attend, dtype=jnp.int32)[None]
-                    seen_at = jnp.broadcast_to(seen_at, (len(seen.keys), attend))
-                seen = KeyValues(*(x.astype(query.dtype) for x in seen))
-                settings = {
-                    "scale": config.score_scale,
-                    "softcap": config.attn_logit_softcapping,
-                    "window": config.windows[index],
-                    "keys_are_queries": fresh,
-                }
-                if trunk is None:
-                    out = attend_in_blocks(
-                        query, *seen, at, seen_at, contiguous=fresh, **settings
-                    )
-                else:
-                    out = cascade(
-                        query, seen, at, seen_at, trunk, trunk.pool[index], **settings
-                    )
+                out = attend_to_cache(
+                    query,
+                    new,
+                    layer,
+                    at,
+                    slots,
+                    attend=attend,
+                    fresh=fresh,
+                    scale=config.score_scale,
+                    softcap=config.attn_logit_softcapping,
+                    window=config.windows[index],
+                    trunk=None if trunk is None else (trunk, trunk.pool[index]),
+                    attention=attention,
+                    mesh=mesh,
+                )
                 return out, layer
 
             cos, sin = (table[config.rope_index[index]] for table in tables)

@@ -10,6 +10,7 @@ On CPU both passes run at the speed of the matrix products alone. Dimensions: B 
 tokens, Q query heads, K key/value heads, G = Q / K, H head dimension.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,26 +24,32 @@ NO_WINDOW = 2**31 - 1
 _NOT_SEEN = -1e30  # a score; finite, so that a row of them gives no NaN
 
 
-class RowLayout(NamedTuple):
+def _static():
+    return dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowLayout:
     """Who sees whom in packed rows, for all layers. Made by `row_layout`.
 
     Attributes:
       positions, reach: int32 [B, N], N tokens: L rounded up to whole blocks.
       windows: int32 [W], the distinct windows of layers, or None if there is no window.
-      window_index: for each layer, which of `windows`.
+      window_index: static; for each layer, which of `windows`.
       key_blocks: int32 [W, I, J]: for each of I blocks of queries the blocks of keys,
         those first that some query of some row sees.
       counts: int32 [W, I], how many these are.
-      size: queries of a block, keys of a block.
+      size: static; queries of a block, keys of a block.
     """
 
     positions: jax.Array
     reach: jax.Array
     windows: jax.Array | None
-    window_index: tuple[int, ...]
+    window_index: tuple[int, ...] = _static()
     key_blocks: jax.Array
     counts: jax.Array
-    size: tuple[int, int]
+    size: tuple[int, int] = _static()
 
 
 def block_size(length: int) -> tuple[int, int]:

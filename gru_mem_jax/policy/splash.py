@@ -25,9 +25,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as mask_info,
 )
-from jax.sharding import Mesh
 
-from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.attention import visible
 from gru_mem_jax.policy.row_attention import (
     NO_WINDOW,
@@ -35,8 +33,6 @@ from gru_mem_jax.policy.row_attention import (
     attend_in_rows,
     whole_blocks,
 )
-
-ATTENTIONS = ("blocks", "splash")
 
 _EMPTY, _PARTIAL, _FULL = 0, 1, 2  # the kernel's numbers
 # Blocks of a row up to which all masks take less memory than a second branch does: for
@@ -80,23 +76,6 @@ class SplashLayout(NamedTuple):
     rows: RowLayout
     masks: _Masks
     fits: jax.Array | None
-
-
-def check_attention(attention: str, mesh: Mesh) -> None:
-    """Raises InputError if a learner on this mesh cannot have this attention."""
-    if attention == "blocks":
-        return
-    platform = mesh.devices.flat[0].platform
-    if platform != "tpu":
-        raise InputError(
-            f'attention "splash" is for TPUs, and the mesh has devices of {platform}; '
-            'set LearnerConfig.attention to "blocks"'
-        )
-    if mesh.size > 1:
-        raise InputError(
-            f'attention "splash" is for a mesh of one device, and this one has '
-            f'{mesh.size}; set LearnerConfig.attention to "blocks"'
-        )
 
 
 def block_size(length: int) -> int:
@@ -210,16 +189,14 @@ def splash_in_rows(
     query = (query.astype(jnp.float32) * scale).astype(query.dtype)
     missing = ((0, 0), (0, layout.rows.reach.shape[1] - length), (0, 0), (0, 0))
     arrays = (jnp.pad(x, missing).swapaxes(1, 2) for x in (query, key, value))
-    spec = _Spec(softcap, interpret, layout.rows.size)
-    only_arrays = layout._replace(rows=layout.rows._replace(size=(), window_index=()))
-    out = _attention(spec, *arrays, only_arrays, window_index)
+    spec = _Spec(softcap, interpret)
+    out = _attention(spec, *arrays, layout, window_index)
     return out.swapaxes(1, 2)[:, :length].reshape(rows, length, heads * dim)
 
 
 class _Spec(NamedTuple):
     softcap: float | None
     interpret: bool
-    row_attention_size: tuple[int, int]
 
 
 # Its own rule for gradients: that of a condition keeps what either branch needs.
@@ -267,12 +244,11 @@ def _if_it_fits(layout: SplashLayout, kernel: Callable, other: Callable, *arrays
 
 def _row_attention(spec: _Spec, layout: SplashLayout, window_index) -> Callable:
     """`attend_in_rows` of arrays as `_attention` has them."""
-    rows = layout.rows._replace(size=spec.row_attention_size)
 
     def attend(query, key, value):
         swapped = (x.swapaxes(1, 2) for x in (query, key, value))
         out = attend_in_rows(
-            *swapped, rows, window_index, scale=1.0, softcap=spec.softcap
+            *swapped, layout.rows, window_index, scale=1.0, softcap=spec.softcap
         )
         batch, heads, length, dim = query.shape
         return out.reshape(batch, length, heads, dim).swapaxes(1, 2)

@@ -18,7 +18,7 @@ from gru_mem_jax.parallelism import (
     row_shards,
 )
 from gru_mem_jax.policy.functional import Params, Policy
-from gru_mem_jax.policy.splash import check_attention
+from gru_mem_jax.policy.kernels import describe, row_attention
 from gru_mem_jax.rl import learner, lora
 from gru_mem_jax.rl.learner import (
     Batch,
@@ -46,6 +46,7 @@ class Learner:
 
     Attributes:
       spec, mesh: what it was made of.
+      attention: a line on the kernel that was chosen for its rows.
       packing: size of its rows.
       init: params -> TrainState.
       freeze: params -> frozen.
@@ -61,6 +62,7 @@ class Learner:
 
     spec: LearnerSpec
     mesh: Mesh
+    attention: str
     packing: PackConfig
     init: Callable[[Params], TrainState]
     freeze: Callable[[Params], Params]
@@ -123,14 +125,8 @@ def compile_learner(
             f"rollouts at temperature {temperature} have no logprobs to learn from"
         )
     mesh = mesh or make_mesh()
-    spec = LearnerSpec(
-        policy,
-        objective,
-        config or LearnerConfig(),
-        temperature,
-        mesh if mesh.size > 1 else None,
-    )
-    check_attention(spec.config.attention, mesh)
+    spec = LearnerSpec(policy, objective, config or LearnerConfig(), temperature, mesh)
+    attention = row_attention(spec.config.attention, mesh)
     everywhere: Shardings = replicated(mesh)
     rows_at: Shardings = row_sharding(mesh)
     state_at, full_at = _state_shardings(spec, mesh, everywhere)
@@ -157,6 +153,7 @@ def compile_learner(
     return Learner(
         spec=spec,
         mesh=mesh,
+        attention=describe(mesh, rows=attention),
         packing=spec.config.packing(row_shards(mesh)),
         init=jax.jit(of(learner.init), out_shardings=state_at),
         freeze=jax.jit(of(learner.freeze), out_shardings=frozen_at),

@@ -58,7 +58,7 @@ class LearnerSpec(NamedTuple):
         completions, as in supervised training.
       config: optimiser and rows.
       temperature: that completions are sampled at; logprobs are those at it.
-      mesh: of the devices; None: one.
+      mesh: that rows and heads are split over; None: one device.
     """
 
     policy: Policy
@@ -314,7 +314,7 @@ def host_count(batches: Sequence[PackedRows]) -> np.float32:
 def _compute_params(spec: LearnerSpec, params: Params) -> Params:
     """In the compute dtype; cast where they lie: the cast is what is gathered."""
     cast: Params = jax.tree.map(lambda x: x.astype(spec.config.dtype), params)
-    if spec.mesh is not None:
+    if spec.mesh is not None and spec.mesh.size > 1:
         axes, shapes = spec.policy.logical_axes(), spec.policy.abstract_params()
         at = param_shardings(spec.mesh, axes, shapes)
         cast = jax.lax.with_sharding_constraint(cast, at)

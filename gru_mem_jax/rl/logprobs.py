@@ -114,9 +114,10 @@ def _over_rows(
     check_shape("hidden", hidden, (*tokens.shape, None))
     wanted = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask) > 0
     check_shape("mask", wanted, tokens.shape)
-    rows = (hidden, jnp.asarray(tokens), wanted)
+    tokens = jnp.asarray(tokens)
     if mesh is None or row_shards(mesh) == 1 or len(hidden) % row_shards(mesh):
-        return _over_blocks(functools.partial(of_block, params), *rows, chunk)
+        under = functools.partial(of_block, params)
+        return _over_blocks(under, hidden, tokens, wanted, chunk)
 
     name = "embedding" if policy.config.tie_word_embeddings else "head"
     axes = policy.logical_axes()["ends"][name]
@@ -124,10 +125,12 @@ def _over_rows(
     # The other weights are not looked at.
     others = policy.abstract_params()["ends"]
 
-    def of_device(head: Any, *rows: jax.Array) -> tuple[jax.Array, ...]:
+    def of_device(
+        head: Any, hidden: jax.Array, tokens: jax.Array, wanted: jax.Array
+    ) -> tuple[jax.Array, ...]:
         ends = others | {name: jax.tree.map(lambda x: x[0], head)}
-        own = {"ends": ends, "layers": {}}
-        return _over_blocks(functools.partial(of_block, own), *rows, chunk)
+        under = functools.partial(of_block, {"ends": ends, "layers": {}})
+        return _over_blocks(under, hidden, tokens, wanted, chunk)
 
     outputs: tuple[jax.Array, ...] = jax.shard_map(
         of_device,
@@ -136,7 +139,7 @@ def _over_rows(
         out_specs=PartitionSpec((DATA, FSDP)),
         axis_names={DATA, FSDP},  # the compiler splits the vocabulary over tensor
         check_vma=False,
-    )(head, *rows)
+    )(head, hidden, tokens, wanted)
     return outputs
 
 
@@ -276,12 +279,7 @@ def row_logprobs(
     """
     layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.reach))
     hidden = policy.hidden(
-        params,
-        *layout,
-        remat=remat,
-        unroll=unroll,
-        attention=attention,
-        mesh=mesh,
+        params, *layout, remat=remat, unroll=unroll, attention=attention, mesh=mesh
     )
     return token_logprobs(
         policy,

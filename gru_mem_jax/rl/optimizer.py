@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy.splash import ATTENTIONS
+from gru_mem_jax.policy.kernels import AUTO, ROW_ATTENTIONS
 from gru_mem_jax.records import (
     check_bool,
     check_choice,
@@ -50,9 +50,8 @@ class LearnerConfig:
       remat: compute layers again in the backward pass instead of storing them.
       unroll_layers: layers in one step of the scan over layers: all of a shallow policy
         are quicker on CPU (by a third for two layers), many take long to compile.
-      attention: "blocks" on any device; "splash", the TPU kernel of `policy.splash`,
-        where the learner's mesh is one TPU. A mesh of several devices is not yet
-        supported with it.
+      attention: "blocks" on any device; "splash", the TPU kernel of `policy.splash`;
+        "auto": the kernel where there is one (see `policy.kernels`).
       logits_chunk: tokens of a row whose logits exist at a time.
       compute_dtype: "float32" or "bfloat16" of the forward and backward pass; None:
         float32 on CPU, bfloat16 elsewhere. Params and optimiser are float32.
@@ -79,7 +78,7 @@ class LearnerConfig:
     share_prefixes: bool = True
     remat: bool = True
     unroll_layers: int = 1
-    attention: str = "blocks"
+    attention: str = AUTO
     logits_chunk: int = 512
     compute_dtype: str | None = None
     lora: LoraConfig | None = None
@@ -114,7 +113,7 @@ class LearnerConfig:
         check_int("rows_per_device", self.rows_per_device, 1)
         check_int("logits_chunk", self.logits_chunk, 1)
         check_int("unroll_layers", self.unroll_layers, 1)
-        check_choice("attention", self.attention, ATTENTIONS)
+        check_choice("attention", self.attention, ROW_ATTENTIONS)
         for name in ("remat", "drop_cut"):
             check_bool(name, getattr(self, name))
         if self.compute_dtype is not None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.policy.kernels import AUTO, SAMPLER_ATTENTIONS
 from gru_mem_jax.records import check_choice, check_int, plain, plain_numbers
 
 FRESH_LENGTH = 256
@@ -29,6 +30,8 @@ class EngineConfig:
         and completion; None: what a trunk lacks to max_length, or a quarter of it.
       dtype: "float32" or "bfloat16", of weights and cache; None: float32 on CPU,
         bfloat16 elsewhere.
+      attention: "blocks" on any device; "paged", the TPU kernel for decoding; "cudnn"
+        on GPUs; "auto": a kernel where there is one that can (see `policy.kernels`).
       decode_block: most tokens that a row decodes before the host sees them.
       prefill_tokens: most tokens of one prefill program, padding included.
       prefill_blocks: prompts are read in blocks of these lengths, largest first.
@@ -48,6 +51,7 @@ class EngineConfig:
     trunk_length: int | None = None
     tail_length: int | None = None
     dtype: str | None = None
+    attention: str = AUTO
     decode_block: int = 32
     prefill_tokens: int = 2048
     prefill_blocks: tuple[int, ...] = (32, 512)
@@ -73,6 +77,7 @@ class EngineConfig:
             raise InputError(f"resident must be True or False, got {self.resident!r}")
         if self.dtype is not None:
             check_choice("dtype", self.dtype, DTYPES)
+        check_choice("attention", self.attention, SAMPLER_ATTENTIONS)
         blocks = tuple(map(plain, self.prefill_blocks))
         for block in blocks:
             check_int("prefill_blocks", block, 1)
@@ -141,7 +146,8 @@ class EngineConfig:
     def decode_attends(self) -> tuple[int, ...]:
         """Numbers of cache positions that decode programs read: 128, 256, 512, ..., C.
 
-        Of a pool: see `tail_pool`.
+        Of a pool: see `tail_pool`. A kernel that reads true lengths needs the last
+        alone: `Programs.decode_attends`.
 
         Reading a part of the cache copies it first: parts of more than half do not pay.
         """

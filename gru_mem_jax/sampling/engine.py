@@ -273,7 +273,8 @@ class Engine:
         """
         longest = min(max_tokens or self.config.max_length, self.config.max_length)
         tails = self._slots.config
-        for attend in up_to(tails.decode_attends, min(longest, tails.max_length)):
+        attends = self._programs.decode_attends
+        for attend in up_to(attends, min(longest, tails.max_length)):
             self._programs.decode(attend)
         self._slots.warm_up(longest)
         if self._trunks.pool is not None:
@@ -309,6 +310,11 @@ class Engine:
             **(self._trunks.stats() if self.config.trunks else {}),
             "slot_occupancy": self._counts["new_tokens"] / rows if rows else 0.0,
         }
+
+    @property
+    def attention(self) -> str:
+        """A line on the kernels that were chosen."""
+        return self._programs.attention_line
 
     # -- inside ---------------------------------------------------------------------
 
@@ -359,9 +365,8 @@ class Engine:
         budgets = np.minimum(rows[active, sampler.BUDGET], config.decode_block)
         # A shorter block that reads less of the cache pays, unless it is very short.
         short = np.minimum(budgets, 1 + config.decode_block // 4)
-        attend = smallest_at_least(
-            config.decode_attends, int((positions + short).max())
-        )
+        attends = self._programs.decode_attends
+        attend = smallest_at_least(attends, int((positions + short).max()))
         steps = int(budgets.max())
         if (positions + budgets).max() > attend:
             steps = attend - int(positions.max())

@@ -68,8 +68,8 @@ def make(
 
 
 def local_mesh() -> Mesh:
-    """All devices of this process."""
-    return make_mesh(MeshConfig(data=-1), jax.local_devices())
+    """All devices of this process, for weights that are loaded cut over them."""
+    return make_mesh(MeshConfig(fsdp=-1), jax.local_devices())
 
 
 class EnginePool:

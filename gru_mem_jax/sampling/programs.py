@@ -1,7 +1,7 @@
 """The engine's programs, compiled ahead of time for the few shapes that occur.
 
 Engines of the same sizes share them: on the same devices the programs themselves, on
-other devices what was compiled, loaded once more (see `rebinding`).
+other devices what was compiled, loaded once more where it can be (see `rebinding`).
 """
 
 import collections
@@ -18,6 +18,13 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import DATA, FSDP
 from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.functional import Cache, Policy
+from gru_mem_jax.policy.kernels import (
+    TRUE_LENGTHS,
+    SamplerAttention,
+    SamplerSizes,
+    describe,
+    sampler_attention,
+)
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.cells import cells_shape
 from gru_mem_jax.sampling.config import EngineConfig
@@ -37,6 +44,7 @@ class Programs:
       portable: what was compiled for any group of this size; engines share it.
       params: abstract sampling form, with shardings if there is a mesh.
       cache: the same of the cache.
+      attention: what prefill and decode attend by, and why.
       trunks: the programs of the pool of trunks, if the slots hold tails.
     """
 
@@ -58,7 +66,9 @@ class Programs:
         self._devices = None if mesh is None else list(mesh.devices.flat)
         self.portable = dict[tuple, Portable]()
         self._config = config.tail_pool
+        self._mesh = mesh
         self._shardings = None
+        self.attention = engine_attention(policy, config, dtype, mesh)
         self.trunks = None
         if config.trunks:
             pool = config.trunk_pool
@@ -79,7 +89,11 @@ class Programs:
         self._compile_seconds = 0.0
 
     def lower_decode(self, attend: int) -> Any:
-        """(params, cache, rows, limits, trunk) -> (cache, results), not compiled."""
+        """`trace_decode`, not compiled."""
+        return self.trace_decode(attend).lower()
+
+    def trace_decode(self, attend: int) -> Any:
+        """(params, cache, rows, limits, trunk) -> (cache, results), traced."""
         config, shardings = self._config, self._shardings
         function = functools.partial(
             sampler.decode,
@@ -87,20 +101,32 @@ class Programs:
             config.decode_block,
             attend,
             shardings,
+            attention=self.attention.decode.name,
+            mesh=self._mesh,
         )
         rows = self._ints(config.slots, sampler.STOP_IDS + config.max_stop_ids)
         out = None if shardings is None else (shardings.cache, shardings.whole)
         trunk = self._trunk(config.slots, 1)
         arguments = (self.params, self.cache, rows, self._ints(2), trunk)
-        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
+        return jax.jit(function, donate_argnums=1, out_shardings=out).trace(*arguments)
 
     def lower_prefill(self, rows: int, length: int, attend: int) -> Any:
-        """(params, cache, blocks, trunk) -> cache, not compiled."""
-        function = functools.partial(sampler.prefill, self._policy, attend)
+        """`trace_prefill`, not compiled."""
+        return self.trace_prefill(rows, length, attend).lower()
+
+    def trace_prefill(self, rows: int, length: int, attend: int) -> Any:
+        """(params, cache, blocks, trunk) -> cache, traced."""
+        function = functools.partial(
+            sampler.prefill,
+            self._policy,
+            attend,
+            attention=self.attention.prefill.name,
+            mesh=self._mesh,
+        )
         out = None if self._shardings is None else self._shardings.cache
         blocks, trunk = self._ints(rows, 2 + length), self._trunk(rows, length)
         arguments = (self.params, self.cache, blocks, trunk)
-        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
+        return jax.jit(function, donate_argnums=1, out_shardings=out).trace(*arguments)
 
     def lower_copy(self, length: int) -> Any:
         """(cache, pairs, count) -> cache, not compiled."""
@@ -162,6 +188,18 @@ class Programs:
         return jax.jit(make, out_shardings=self._shardings.cache)()
 
     @property
+    def attention_line(self) -> str:
+        """What was chosen, and why."""
+        return describe(self._mesh, sampler=self.attention)
+
+    @property
+    def decode_attends(self) -> tuple[int, ...]:
+        """The sizes of `decode`: one, where the kernel reads true lengths."""
+        if self.attention.decode.name in TRUE_LENGTHS:
+            return (self._config.max_length,)
+        return self._config.decode_attends
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The compiled programs, in order of compilation; those of trunks behind."""
         own = tuple(" ".join(map(str, key)) for key in list(self._compiled))
@@ -214,6 +252,24 @@ class Programs:
         entries, _, longest, _ = pool[0].keys.shape
         cells = self._ints(*cells_shape(rows, length, entries, longest))
         return Trunk(pool, self._ints(rows), cells, self._ints())
+
+
+def engine_attention(
+    policy: Policy, config: EngineConfig, dtype: Any, mesh: Mesh | None = None
+) -> SamplerAttention:
+    """What an engine of these sizes attends by, and why.
+
+    Raises:
+      InputError: EngineConfig.attention is not to be had.
+    """
+    pool = config.tail_pool
+    sizes = SamplerSizes(
+        slots=pool.slots,
+        length=pool.max_length,
+        dtype=jnp.dtype(dtype).name,
+        trunks=config.trunks > 0,
+    )
+    return sampler_attention(config.attention, policy.config, sizes, mesh)
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.functional import Cache, Policy
+from gru_mem_jax.policy.kernels import BLOCKS
 from gru_mem_jax.sampling.draw import draw
 
 # Columns of the int32[S, 8 + M] array that describes the rows of a decode block.
@@ -71,13 +73,17 @@ def decode(
     rows,
     limits,
     trunk: Trunk | None = None,
+    *,
+    attention: str = BLOCKS,
+    mesh: Mesh | None = None,
 ):
     """Draws up to `block` tokens for every row.
 
     Args:
       policy: the policy.
       block: T, static.
-      attend: static, more than every index of the cache that is reached.
+      attend: static, more than every index of the cache that is reached; all of them
+        where `attention` reads true lengths.
       shardings: static, of `sampler_shardings`; None on one device.
       params: sampling form.
       cache: donated.
@@ -86,6 +92,7 @@ def decode(
       limits: int32[2]: most steps (<= T), and the number of ended rows that ends the
         block.
       trunk: of the rows, if the slots hold tails.
+      attention, mesh: static, as in `Policy.extend`.
 
     Returns:
       The cache and int32[3 + 3 T, S]: counts, stopped, steps; then ids, logprobs and
@@ -113,6 +120,8 @@ def decode(
             None,
             attend=attend,
             trunk=trunk,
+            attention=attention,
+            mesh=mesh,
         )
         logits = policy.logits(params, hidden[:, 0])
         if shardings is not None:
@@ -168,7 +177,15 @@ def decode(
 
 
 def prefill(
-    policy: Policy, attend: int, params, cache, blocks, trunk: Trunk | None = None
+    policy: Policy,
+    attend: int,
+    params,
+    cache,
+    blocks,
+    trunk: Trunk | None = None,
+    *,
+    attention: str = BLOCKS,
+    mesh: Mesh | None = None,
 ):
     """Writes keys and values of blocks of prompts.
 
@@ -182,6 +199,7 @@ def prefill(
         right. A slot may have several blocks here: all keys of a layer are written
         before any is read.
       trunk: of the rows, if the slots hold tails.
+      attention, mesh: static, as in `Policy.extend`.
 
     Returns:
       The cache.
@@ -199,6 +217,8 @@ def prefill(
         attend=attend or tokens.shape[1],
         fresh=attend == 0,
         trunk=trunk,
+        attention=attention,
+        mesh=mesh,
     )
     return cache
 

@@ -9,20 +9,29 @@ from jax.sharding import Mesh
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import MeshConfig, device_memory, make_mesh, row_shards
+from gru_mem_jax.parallelism import (
+    MeshConfig,
+    device_memory,
+    fsdp_note,
+    make_mesh,
+    row_shards,
+)
+from gru_mem_jax.policy import kernels
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir
 from gru_mem_jax.policy.functional import Policy, make_policy
 from gru_mem_jax.policy.hf import load_config
-from gru_mem_jax.policy.splash import check_attention
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.footprint import engine_dtype
 from gru_mem_jax.sampling.hand_over import group_mesh
 from gru_mem_jax.sampling.prefix_store import with_trunks
+from gru_mem_jax.sampling.programs import engine_attention
 from gru_mem_jax.tokenization import TextTokenizer
 from gru_mem_jax.train.config import LoopConfig, SFTConfig, TrainConfig
 from gru_mem_jax.train.footprint import (
     check_memory,
+    describe_memory,
     memory_estimate,
     planned_engine,
 )
@@ -39,6 +48,7 @@ class Plan(NamedTuple):
       mesh: of the learner.
       longest: tokens of the longest turn within the budgets.
       memory: bytes on the fullest device, by what they are for.
+      attention: a line on the kernels that were chosen.
       notes: lines worth reading before a long run.
     """
 
@@ -49,7 +59,13 @@ class Plan(NamedTuple):
     mesh: Mesh
     longest: int
     memory: dict[str, int]
+    attention: str
     notes: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is said of memory and kernels at the start of a run."""
+        return (f"memory by formula, {describe_memory(self.memory)}", self.attention)
 
 
 def open_start(
@@ -136,7 +152,8 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
                 f"{advice}lower chunk_size or a budget"
             )
     mesh = make_mesh(config.mesh)
-    check_attention(config.learner.attention, mesh)
+    rows = kernels.row_attention(config.learner.attention, mesh)
+    learner = dataclasses.replace(config.learner, attention=rows.name)
     engine = config.engine.lowered_to(longest) if samples else None
     if engine is not None and engine.trunks:
         engine = with_trunks(engine, PromptBuilder(encoder, agent.prompt), agent)
@@ -151,7 +168,7 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     def estimate(engine: EngineConfig | None) -> dict[str, int]:
         return memory_estimate(
             policy,
-            config.learner,
+            learner,
             MeshConfig(**mesh.shape),
             engine,
             reference=not supervised and config.objective.beta > 0,
@@ -159,13 +176,18 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
         )
 
     devices = list(mesh.devices.flat)
+    sampler = None
     limit = device_memory(devices[0])
     if engine is not None:
         engine = planned_engine(engine, devices, estimate, limit)
-        group_mesh(mesh, engine.tensor)  # raises where devices are no whole groups
+        # Raises where devices are no whole groups.
+        groups = group_mesh(mesh, engine.tensor).devices.flat
+        group = make_mesh(MeshConfig(tensor=engine.tensor), list(groups))
+        sampler = engine_attention(policy, engine, engine_dtype(engine), group)
     memory = estimate(engine)
     doubt = check_memory(memory, limit)
     notes = [] if supervised else _notes(config, agent, mesh, engine)
+    split = fsdp_note(policy.config.hidden_size, mesh)
     return Plan(
         policy=policy,
         encoder=encoder,
@@ -174,7 +196,8 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
         mesh=mesh,
         longest=longest,
         memory=memory,
-        notes=(*notes, *filter(None, [doubt])),
+        attention=kernels.describe(mesh, rows, sampler),
+        notes=(*notes, *filter(None, [split, doubt])),
     )
 
 

@@ -20,7 +20,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy import functional, splash
 from gru_mem_jax.policy.config import FULL, SLIDING, PolicyConfig
 from gru_mem_jax.policy.row_attention import attend_in_rows, row_layout
-from gru_mem_jax.policy.splash import check_attention, splash_in_rows, splash_layout
+from gru_mem_jax.policy.splash import splash_in_rows, splash_layout
 from gru_mem_jax.rl.optimizer import LearnerConfig
 
 
