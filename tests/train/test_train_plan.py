@@ -69,6 +69,12 @@ def test_meshes(policy_dir):
     assert "micro-batches of 32 rows are partly empty with 8 rollouts" in note
 
 
+def test_a_mesh_that_does_not_split_the_weights(policy_dir):
+    settings = changed(quick_settings(), mesh={"fsdp": 5})
+    notes = plan(settings, open_policy_dir(policy_dir)).notes
+    assert any("fsdp 5 does not divide the hidden size 16" in note for note in notes)
+
+
 def test_notes(policy_dir):
     settings = changed(
         quick_settings("memagent"),
