@@ -65,7 +65,8 @@ def test_meshes(policy_dir):
     settings = dataclasses.replace(quick_settings(), mesh=MeshConfig(data=2, fsdp=-1))
     planned = plan(settings, directory)
     assert dict(planned.mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
-    (note,) = planned.notes
+    idle, note = planned.notes
+    assert "8 rollouts of a step leave some of the 8 slots of each of 8 eng" in idle
     assert "micro-batches of 32 rows are partly empty with 8 rollouts" in note
 
 
