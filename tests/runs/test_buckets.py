@@ -1,4 +1,7 @@
-"""Runs in a bucket: what makes a step whole, who may write, what is refused."""
+"""Runs in a bucket: what makes a step whole, who may write, what is refused.
+
+Faults R28, R29 and R30.
+"""
 
 import json
 import multiprocessing
