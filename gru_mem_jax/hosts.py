@@ -341,8 +341,7 @@ def start(
 
     if _current is not None:
         return _current
-    # Its handler of SIGTERM would take the place of ours.
-    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM
     which = "this process" if coordinator is None else f"process {process_id}"
     where = "" if coordinator is None else f" at {coordinator}"
     line = (

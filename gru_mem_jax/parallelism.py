@@ -141,8 +141,8 @@ def fsdp_note(width: int, mesh: Mesh) -> str | None:
         problem = f"does not divide the hidden size {width}: weights are not split"
     else:
         problem = (
-            f"leaves a device {width // fsdp} of the hidden size {width}, no multiple of "
-            f"{tile}, the tile of a TPU: weights are exchanged padded"
+            f"leaves a device {width // fsdp} of the hidden size {width}, no multiple "
+            f"of {tile}, the tile of a TPU: weights are exchanged padded"
         )
     return f"fsdp {fsdp} {problem}; prefer data {data * fsdp // best}, fsdp {best}"
 

@@ -39,8 +39,6 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory):
     """A folder for orders to an emulator of Google Cloud Storage, which is running."""
-    pytest.importorskip("gcsfs")
-    pytest.importorskip("gcp_storage_emulator")
     import gcs_emulator
 
     folder = tmp_path_factory.mktemp("emulator")

@@ -68,7 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
-      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
+      profile: steps to keep a profiler's trace of, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
@@ -208,8 +208,9 @@ class _Run:
     ) -> RunResult:
         config, planned, say = self._config, self._planned, monitor.note
         monitor.beat("reading the policy")
-        for line in (*(f"note: {note}" for note in planned.notes), *planned.lines):
-            say(line)
+        for note in planned.notes:
+            say(f"note: {note}")
+        say(f"memory by formula, {describe_memory(planned.memory)}")
         supervised = isinstance(config, SFTConfig)
         learner = compile_learner(
             planned.policy,

@@ -1,4 +1,7 @@
-"""Runs in a bucket: what makes a step whole, who may write, what is refused."""
+"""Runs in a bucket: what makes a step whole, who may write, what is refused.
+
+Faults R28, R29 and R30.
+"""
 
 import json
 import multiprocessing
@@ -133,13 +136,15 @@ def test_killed_after_each_number_of_objects(emulator, bucket):
         process = context.Process(target=save_twice, args=(str(folder), ready, go))
         process.start()
         assert ready.wait(60)
-        whole = len(buckets.files(folder / "1"))
         prefix = f"{folder}/2/{name}".removeprefix("gs://bucket/")
         gcs_emulator.kill_after(emulator, process.pid, number, prefix)
         go.set()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-        counts.append(len(buckets.files(folder / "2")))
+        left = buckets.files(folder / "2")
+        counts.append(len(left))
+        assert not name or name in left
+        assert name == "SHA256SUMS" or "SHA256SUMS" not in left
         with Checkpoints(folder, create=False) as checkpoints:
             found = checkpoints.restore_latest(ABSTRACT)
         expected = 2 if name == "SHA256SUMS" else 1
@@ -153,9 +158,8 @@ def test_killed_after_each_number_of_objects(emulator, bucket):
                 checkpoints.save(2, trees(2))
                 assert checkpoints.steps() == (2,)
                 assert storage.names(folder) == ["2"]
-    assert counts == sorted(counts)
     assert counts[0] == 1
-    assert counts[-2:] == [whole - 1, whole]
+    assert max(counts[1:3]) < min(counts[3:])
 
 
 def test_a_step_that_is_removed_counts_no_more_from_its_first_object_on(
