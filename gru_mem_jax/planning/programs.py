@@ -337,7 +337,7 @@ def _hand_over(
 ) -> Program:
     """The learner's params to the form and places of the engines', in one program."""
     groups = hand_over.group_mesh(learner.mesh, tensor)
-    function = hand_over.program(policy, dtype, groups)
+    function = hand_over.program(policy, dtype, learner.mesh, groups)
     return Program(
         name=HAND_OVER,
         trace=lambda: function.trace(learner.abstract_params()),
