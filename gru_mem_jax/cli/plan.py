@@ -161,6 +161,7 @@ def _plan(
     """Plans, with a line on each program as it is compiled."""
     from rich.console import Console
 
+    from gru_mem_jax.planning.chips import GIB
     from gru_mem_jax.planning.measured import Measured, measure
     from gru_mem_jax.planning.plan import plan_run
     from gru_mem_jax.planning.suggest import suggest
@@ -170,8 +171,10 @@ def _plan(
     def measured(program: Any, chip: Any) -> Measured:
         with console.status(f"compiling {program.name}"):
             found = measure(program, chip)
-        end = "" if found.compiled else ": the compiler finds no room for it"
-        terminal.note(f"compiled {found.name}: {found.compile_seconds:.0f} s{end}")
+        size = f"{found.peak / GIB:.2f} + {found.held / GIB:.2f} GiB"
+        if not found.compiled:
+            size = "the compiler finds no room for it"
+        terminal.note(f"compiled {found.name}: {found.compile_seconds:.0f} s, {size}")
         return found
 
     planned = plan_run(config, shape, devices, lengths, measured)

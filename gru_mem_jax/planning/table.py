@@ -1,7 +1,7 @@
 """Plans the hardware files for TPU slices, and writes the tables of docs/pods.md.
 
-    python -m gru_mem_jax.planning.table                 # compile all, write
-    python -m gru_mem_jax.planning.table --only v6e      # compile some, write
+    python -m gru_mem_jax.planning.table                  # plan what has none, write
+    python -m gru_mem_jax.planning.table --again v5e_4x4  # plan some again, write
     python -m gru_mem_jax.planning.table --write_only
 
 Each plan is a process of its own, `gru-mem plan --json docs/plans/NAME.json`: minutes
@@ -90,15 +90,17 @@ def write(page: pathlib.Path, lines: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compiles what is asked for, and writes the tables."""
+    """Plans what has no plan or is asked for, and writes the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="in a file's name")
+    parser.add_argument("--again", metavar="TEXT", help="in the name of a file")
     parser.add_argument("--write_only", action="store_true", help="compile nothing")
     args = parser.parse_args(argv)
-    if not args.write_only:
-        for name, file in files().items():
-            if args.only in name:
-                _plan(name, command(file))
+    known = records()
+    for name, file in files().items():
+        again = args.again is not None and args.again in name
+        if not args.write_only and (again or name not in known):
+            _plan(name, command(file))
+            write(PAGE, list(tables(records())))
     plans = records()
     for name in files().keys() - plans.keys():
         print(f"no plan of {name} yet", file=sys.stderr)
