@@ -183,7 +183,6 @@ def plan_run(
         lengths.document,
         lengths.completion,
         lengths.template,
-        shares=config.learner.share_prefixes,
     )
     policy = make_policy(shape)
     formula = functools.partial(_formula, config, policy, devices)

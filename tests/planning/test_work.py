@@ -31,9 +31,9 @@ SHAPE = {
 }
 
 
-def turns(order, **settings):
+def turns(order):
     agent = AgentConfig(prompt=PromptConfig(order=order))
-    return turns_of_a_step(agent, 128, 16, 28000, 200, 250, **settings)
+    return turns_of_a_step(agent, 128, 16, 28000, 200, 250)
 
 
 def test_turns_of_the_papers_step():
@@ -41,7 +41,7 @@ def test_turns_of_the_papers_step():
     assert (found.chunks, found.prompt, found.shared, found.own) == (6, 5500, 0, 5500)
     assert found.sampled == 128 * 16 * 7 * 200
     assert list(found.prefilled()) == [(12288, 5500, 0), (2048, 500, 0)]
-    assert list(found.learned()) == [(12288, 5700, 0), (2048, 700, 0)]
+    assert list(found.learned(True)) == [(12288, 5700, 0), (2048, 700, 0)]
 
 
 def test_chunk_first_turns_share_all_before_the_memory():
@@ -52,7 +52,12 @@ def test_chunk_first_turns_share_all_before_the_memory():
         (12288, 200, 5300),
         (2048, 500, 0),
     ]
-    assert turns("chunk_first", shares=False).shared == 0
+    assert list(found.learned(True)) == [
+        (768, 5300, 0),
+        (12288, 400, 5300),
+        (2048, 700, 0),
+    ]
+    assert list(found.learned(False)) == [(12288, 5700, 0), (2048, 700, 0)]
 
 
 def test_a_rollout_reads_no_more_chunks_than_it_may():
@@ -74,6 +79,8 @@ def test_rows_hold_whole_trees():
     rows = rows_of_a_step(turns("memory_first"), PackConfig(row_tokens=9216, rows=64))
     assert (rows.length, rows.count) == (6912, 12288)
     assert rows.micro_batches(PackConfig(rows=64), 2) == 192
+    alone = PackConfig(row_tokens=9216, share_prefixes=False)
+    assert rows_of_a_step(turns("chunk_first"), alone) == rows
     with pytest.raises(InputError, match="longer than row_tokens 4096"):
         rows_of_a_step(turns("chunk_first"), PackConfig(row_tokens=4096))
 
