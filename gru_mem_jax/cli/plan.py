@@ -10,6 +10,7 @@ Times are the least that the chips' figures allow, and those at --efficiency of 
 
 import argparse
 import os
+import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(gin: Any, model: str | None) -> tuple["TrainConfig", Any]:
     """The run's settings and the shape of its policy."""
-    import pathlib
-
     from gru_mem_jax.agent.config import AgentConfig, SamplingConfig
     from gru_mem_jax.cli.train import settings_from
     from gru_mem_jax.planning.models import model_shape, shipped
@@ -141,18 +140,27 @@ def _lengths(args: argparse.Namespace, config: "TrainConfig") -> "Lengths":
             "the source's settings do not tell how long documents are: give "
             "--document_tokens"
         )
-    completion = args.completion_tokens
-    budget = config.agent.completion_tokens
+    completion, budget = args.completion_tokens, config.agent.completion_tokens
     if completion is not None and completion > budget:
         raise InputError(
             f"--completion_tokens {completion} is more than the budget of {budget}"
         )
+    template, whose = TEMPLATE, "as Qwen2.5 has it"
+    directory = args.model or config.loop.policy
+    if pathlib.Path(directory, "tokenizer.json").is_file():
+        from gru_mem_jax.agent.prompts import PROMPT_KINDS, PromptBuilder
+        from gru_mem_jax.tokenization import TextTokenizer
+
+        encoder = TextTokenizer.from_pretrained(directory)
+        builder = PromptBuilder(encoder, config.agent.prompt)
+        template = max(map(builder.overhead_tokens, PROMPT_KINDS))
+        whose = "by its tokenizer"
     terminal.note(
         f"documents of {document} tokens, completions of {completion or budget}"
-        f"{'' if completion else ' (the budget)'}, a template of {TEMPLATE}; no early "
-        "exit"
+        f"{'' if completion else ' (the budget)'}, a template of {template} ({whose}); "
+        "no early exit"
     )
-    return Lengths(document=document, completion=completion)
+    return Lengths(document=document, completion=completion, template=template)
 
 
 def _plan(
