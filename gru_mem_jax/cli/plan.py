@@ -145,7 +145,7 @@ def _lengths(args: argparse.Namespace, config: "TrainConfig") -> "Lengths":
         raise InputError(
             f"--completion_tokens {completion} is more than the budget of {budget}"
         )
-    template, whose = TEMPLATE, "as Qwen2.5 has it"
+    template, whose = TEMPLATE, "no tokenizer is at hand"
     directory = args.model or config.loop.policy
     if pathlib.Path(directory, "tokenizer.json").is_file():
         from gru_mem_jax.agent.prompts import PROMPT_KINDS, PromptBuilder

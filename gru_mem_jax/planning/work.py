@@ -15,8 +15,8 @@ from gru_mem_jax.rl.packing import PackConfig
 
 # Tokens of a paragraph of Wikipedia in HotpotQA: 28 thousand in MemAgent's 200.
 _PARAGRAPH = 140
-# Of a chat template and the longest of our prompts around what is inserted, in the
-# tokens of Qwen2.5; taken where there is no tokenizer.
+# Of a chat template and the longest of our prompts around what is inserted, taken where
+# there is no tokenizer: 227 in the tokens of Qwen2.5, and room for a system prompt.
 TEMPLATE = 290
 _QUESTION = 50  # of a question, on average
 
