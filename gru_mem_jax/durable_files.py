@@ -1,7 +1,9 @@
 """Files and folders that are written whole or not at all, and their sha256 lists.
 
-The list of a folder has the format of `sha256sum`, so that `sha256sum -c SHA256SUMS`
-checks it without this package.
+On a disk a file or folder is written aside and renamed; in a bucket an object is
+written whole by the service, and a folder is whole when it has its list. The list of a
+folder has the format of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks it
+without this package.
 """
 
 import concurrent.futures
@@ -14,14 +16,18 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+from gru_mem_jax import buckets, storage
 from gru_mem_jax.errors import InputError, RunError
 
 MANIFEST = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S(?:.*\S)?)")
 _MAX_MANIFEST = 1 << 26
 _WORTH_THREADS = 1 << 24
+Part = tuple[int, int]
+WHOLE: Part = (0, 1)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -31,9 +37,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     Raises:
       OSError: as the file system gives it; the old file is as it was.
     """
-    path = pathlib.Path(path)
+    path = storage.locate(path)
     if isinstance(data, str):
         data = data.encode()
+    if storage.in_bucket(path):
+        buckets.write(path, data)
+        return
     aside = path.with_name(f"{short_name(path)}.saving")
     try:
         with open(aside, "wb") as file:
@@ -86,9 +95,14 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       path: does not exist yet, or is an empty folder. After an error it is as before.
 
     Raises:
-      InputError: it is something else.
+      InputError: it is something else, or in a bucket.
       RunError: a file cannot be written.
     """
+    if storage.in_bucket(path):
+        raise InputError(
+            f"{path}: a folder can only be made whole on a disk; give one there, and "
+            "copy it (gcloud storage cp -r)"
+        )
     target = pathlib.Path(os.path.abspath(path))
     _check_new(target)
     with writing(target):
@@ -142,7 +156,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 def drop_cached(folder: str | os.PathLike[str]) -> None:
     """Drops a folder's files from the page cache: the next read comes from disk."""
-    if not hasattr(os, "posix_fadvise"):
+    if not hasattr(os, "posix_fadvise") or storage.in_bucket(folder):
         return
     for name in _names(pathlib.Path(folder)):
         with contextlib.suppress(OSError), open(pathlib.Path(folder) / name, "rb") as f:
@@ -173,6 +187,8 @@ def storage_error(
     size = "" if needed is None else f" ({needed} bytes to write)"
     if is_full(error):
         free = ""
+        if storage.in_bucket(path):
+            return RunError(f"{path}: no space left to write{size}: {error}")
         with contextlib.suppress(OSError):
             folder = next(
                 p
@@ -205,42 +221,64 @@ def write_manifest(
       folder: of the files.
       rest: called after each file; without it they are read in parallel.
     """
-    folder = pathlib.Path(folder)
-    names = [name for name in _names(folder) if name != MANIFEST]
-    hashes = sha256_all([folder / name for name in names], rest)
-    text = "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, names))
-    write_atomically(folder / MANIFEST, text)
+    write_list(folder, digests(folder, rest))
+
+
+def write_list(folder: str | os.PathLike[str], found: Mapping[str, str]) -> None:
+    """Writes the SHA256SUMS of a folder from `digests`."""
+    text = "".join(f"{found[name]}  {name}\n" for name in sorted(found))
+    write_atomically(storage.locate(folder) / MANIFEST, text)
+
+
+def digests(
+    folder: str | os.PathLike[str],
+    rest: Callable[[], None] | None = None,
+    part: Part = WHOLE,
+) -> dict[str, str]:
+    """Sha256 of the files below a folder by name, without its SHA256SUMS.
+
+    Args:
+      folder: of the files.
+      rest: see `write_manifest`.
+      part: (i, n): the files i, i + n, ... alone, in the order of their names.
+    """
+    folder = storage.locate(folder)
+    names = [name for name in _names(folder) if name != MANIFEST][part[0] :: part[1]]
+    return dict(zip(names, sha256_all([folder / name for name in names], rest)))
 
 
 def problems(
-    folder: str | os.PathLike[str], rest: Callable[[], None] | None = None
+    folder: str | os.PathLike[str],
+    rest: Callable[[], None] | None = None,
+    part: Part = WHOLE,
 ) -> tuple[str, ...]:
     """What is wrong with a folder that `write_manifest` has seen; empty: nothing.
 
     Every file must be present, regular, listed and equal to its sha256, so that no
     byte can change unnoticed, the list's own included. Files that another process
-    deletes meanwhile count as missing. `rest`: see `write_manifest`.
+    deletes meanwhile count as missing. `rest` and `part`: see `digests`; the bytes of
+    other files are not read.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.locate(folder)
     try:
-        listed = _read_manifest(folder / MANIFEST)
+        known = _read_manifest(folder / MANIFEST)
         present = set(_names(folder)) - {MANIFEST}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return (f"{MANIFEST}: {reason}",)
-    found = [f"{name} is missing" for name in sorted(listed.keys() - present)]
-    found += [f"{name} is not listed" for name in sorted(present - listed.keys())]
+    found = [f"{name} is missing" for name in sorted(known.keys() - present)]
+    found += [f"{name} is not listed" for name in sorted(present - known.keys())]
     regular = []
     try:
-        for name in sorted(listed.keys() & present):
-            if stat.S_ISREG(os.lstat(folder / name).st_mode):
+        for name in sorted(known.keys() & present)[part[0] :: part[1]]:
+            if storage.in_bucket(folder) or _is_regular(folder / name):
                 regular.append(name)
             else:
                 found.append(f"{name} is not a regular file")
         hashes = sha256_all([folder / name for name in regular], rest)
         for name, digest in zip(regular, hashes):
-            if digest != listed[name]:
-                size = (folder / name).stat().st_size
+            if digest != known[name]:
+                size = storage.size(folder / name)
                 found.append(
                     f"{name} differs from its sha256: "
                     + ("it is empty" if size == 0 else f"cut or changed ({size} bytes)")
@@ -250,8 +288,19 @@ def problems(
     return tuple(found)
 
 
-def _names(folder: pathlib.Path) -> list[str]:
+def listed(folder: Any) -> list[str]:
+    """Names of the files in a folder's SHA256SUMS.
+
+    Raises:
+      OSError, ValueError: it cannot be read.
+    """
+    return sorted(_read_manifest(storage.locate(folder) / MANIFEST))
+
+
+def _names(folder: Any) -> list[str]:
     """All files and links below a folder; links are not followed."""
+    if storage.in_bucket(folder):
+        return buckets.files(folder)
     found = []
     for base, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(base, name))]
@@ -260,11 +309,15 @@ def _names(folder: pathlib.Path) -> list[str]:
     return sorted(found)
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, str]:
-    info = os.lstat(path)
-    if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_MANIFEST:
+def _is_regular(path: pathlib.Path) -> bool:
+    return stat.S_ISREG(os.lstat(path).st_mode)
+
+
+def _read_manifest(path: Any) -> dict[str, str]:
+    regular = storage.in_bucket(path) or _is_regular(path)
+    if not regular or storage.size(path) > _MAX_MANIFEST:
         raise ValueError("not a list of sha256 sums")
-    text = path.read_bytes().decode("utf-8", errors="replace")
+    text = storage.read_bytes(path).decode("utf-8", errors="replace")
     lines = text.split("\n")
     if len(lines) < 2 or lines[-1]:
         raise ValueError("empty, or cut in a line")
@@ -278,7 +331,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, str]:
 
 
 def sha256_all(
-    paths: list[pathlib.Path], rest: Callable[[], None] | None = None
+    paths: Sequence[Any], rest: Callable[[], None] | None = None
 ) -> list[str]:
     """Hex sha256 of each file; `rest`: see `write_manifest`."""
     if rest is not None:
@@ -287,7 +340,7 @@ def sha256_all(
             hashes.append(sha256(path))
             rest()
         return hashes
-    if sum(path.stat().st_size for path in paths) < _WORTH_THREADS:
+    if sum(map(storage.size, paths)) < _WORTH_THREADS:
         return [sha256(path) for path in paths]
     workers = max(1, min(8, os.cpu_count() or 1, len(paths)))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -296,5 +349,5 @@ def sha256_all(
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with storage.reader(storage.locate(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gru_mem_jax import machine
@@ -15,6 +16,7 @@ from gru_mem_jax.records import plain_numbers
 
 ROLLOUTS = "rollouts"
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+_TILE = 16  # rows of a tile of bfloat16 on TPU
 
 # Axis of a parameter to axis of the mesh; axes not listed are replicated.
 PARAM_RULES = {
@@ -33,7 +35,9 @@ class MeshConfig:
     Attributes:
       data: rows are split, weights are replicated.
       fsdp: rows are split, and weights too, gathered when they are needed.
-      tensor: heads, feed-forward and vocabulary are split.
+      tensor: heads, feed-forward and vocabulary are split; what it does not divide is
+        whole on each of its devices, as the attention of a policy whose query or key
+        heads it does not divide.
       One of them may be -1: all devices that the others leave.
     """
 
@@ -57,12 +61,18 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of axes (data, fsdp, tensor).
 
+    Process by process, so that the rows of a process follow one another and no tensor
+    group crosses processes; within a process by `mesh_utils`, which knows how the chips
+    of a TPU host are wired. Groups over fsdp are boxes of the slice, as `mesh_utils`
+    would make them of the whole slice; tensor groups there may cross hosts.
+
     Args:
       config: its sizes.
-      devices: e.g. of a topology; None: all of the process.
+      devices: e.g. of a topology; None: those of all processes.
 
     Raises:
-      InputError: there are not enough devices.
+      InputError: there are not enough devices, or tensor does not divide those of a
+        process.
     """
     sizes = list(dataclasses.astuple(config or MeshConfig()))
     devices = list(jax.devices() if devices is None else devices)
@@ -75,8 +85,66 @@ def make_mesh(
             f"the mesh (data, fsdp, tensor) = {tuple(sizes)} needs {needed} devices, "
             f"there are {len(devices)}"
         )
-    grid = np.asarray(devices[:needed], dtype=object).reshape(sizes)
-    return Mesh(grid, (DATA, FSDP, TENSOR))
+    owned: dict[tuple[int, int], list[Any]] = {}
+    for device in sorted(devices, key=_owner)[:needed]:
+        owned.setdefault(_owner(device), []).append(device)
+    parts = [
+        _neighbours(tuple(sizes) if len(owned) == 1 else (-1, sizes[2]), own)
+        for own in owned.values()
+    ]
+    grid = np.concatenate([part.reshape(-1, sizes[2]) for part in parts])
+    return Mesh(grid.reshape(sizes), (DATA, FSDP, TENSOR))
+
+
+def _owner(device: Any) -> tuple[int, int]:
+    """Slice and process of a device; slices first, as they are far from each other."""
+    return getattr(device, "slice_index", None) or 0, device.process_index
+
+
+def _neighbours(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of a process as an array of `sizes`; -1: what the rest leaves."""
+    tensor = sizes[-1]
+    if len(devices) % tensor:
+        raise InputError(
+            f"MeshConfig.tensor {tensor} does not divide the {len(devices)} devices of "
+            f"process {devices[0].process_index} in the mesh, and a tensor group must "
+            "lie in one process: lower tensor, and raise fsdp or data instead"
+        )
+    if -1 in sizes:
+        sizes = (len(devices) // tensor, tensor)
+    try:
+        grid: np.ndarray = mesh_utils.create_device_mesh(
+            sizes, devices, allow_split_physical_axes=True
+        )
+    except (AssertionError, NotImplementedError, ValueError):  # no box of chips
+        grid = np.asarray(devices, dtype=object).reshape(sizes)
+    return grid
+
+
+def fsdp_note(width: int, mesh: Mesh) -> str | None:
+    """A line where weights do not split well over the mesh's fsdp; None: they do.
+
+    TPUs hold bfloat16 in tiles of 16 rows. Parts that are no whole tiles are gathered
+    by adding up padded weights, and their gradients added up whole, in bfloat16.
+
+    Args:
+      width: D of the policy.
+      mesh: of `make_mesh`.
+    """
+    data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
+    tile = _TILE if mesh.devices.flat[0].platform == "tpu" else 1
+    good = [n for n in range(1, fsdp + 1) if fsdp % n == 0 and width % (n * tile) == 0]
+    best = max(good, default=1)
+    if best == fsdp:
+        return None
+    if width % fsdp:
+        problem = f"does not divide the hidden size {width}: weights are not split"
+    else:
+        problem = (
+            f"leaves a device {width // fsdp} of the hidden size {width}, no multiple "
+            f"of {tile}, the tile of a TPU: weights are exchanged padded"
+        )
+    return f"fsdp {fsdp} {problem}; prefer data {data * fsdp // best}, fsdp {best}"
 
 
 def device_memory(device: Any = None) -> int | None:
@@ -148,6 +216,75 @@ def row_shards(mesh: Mesh) -> int:
     """The number of parts that rows are split into; B must be a multiple of it."""
     shape: Mapping[str, int] = mesh.shape
     return shape[DATA] * shape[FSDP]
+
+
+def local_row_shards(mesh: Mesh) -> int:
+    """The number of parts of rows that this process holds.
+
+    Raises:
+      InputError: it holds none.
+    """
+    own = jax.process_index()
+    groups = mesh.devices.reshape(row_shards(mesh), -1)
+    count = sum(int(group[0].process_index == own) for group in groups)
+    if not count:
+        raise InputError(
+            f"the mesh (data, fsdp, tensor) = {tuple(mesh.devices.shape)} has no "
+            f"device of process {own}: raise MeshConfig.data or fsdp until all "
+            f"{jax.device_count()} devices are used"
+        )
+    return count
+
+
+def global_rows(mesh: Mesh, local_rows: Any) -> Any:
+    """Rows of all processes as arrays on the mesh.
+
+    Args:
+      mesh: of `make_mesh`.
+      local_rows: tree of numpy arrays [b, ...] of this process, b the same multiple of
+        its `local_row_shards` everywhere.
+
+    Returns:
+      The same tree of arrays [B, ...].
+    """
+    at = row_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(at, np.asarray(x)), local_rows
+    )
+
+
+def pin(x: jax.Array, mesh: Mesh, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Pins an array in a program to the mesh.
+
+    Args:
+      x: of any shape.
+      mesh: of `make_mesh`.
+      axes: of the mesh, that each dimension is split over; None and what is missing:
+        over none. The array is left alone if they do not divide it.
+    """
+    if mesh.size == 1:
+        return x
+    for size, axis in zip(x.shape, axes):
+        names = (axis,) if isinstance(axis, str) else axis or ()
+        if size % int(np.prod([mesh.shape[name] for name in names])):
+            return x
+    pinned: jax.Array = jax.lax.with_sharding_constraint(
+        x, NamedSharding(mesh, PartitionSpec(*axes))
+    )
+    return pinned
+
+
+def pin_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Pins an activation `[B, ...]` to the devices of its rows.
+
+    Weights that are split over fsdp meet rows that are, too: left to itself, the
+    compiler may split the activations like the weights and copy the rows everywhere.
+
+    Args:
+      x: of any shape.
+      mesh: None: one device, nothing to pin.
+    """
+    return x if mesh is None else pin(x, mesh, (DATA, FSDP))
 
 
 def pmap_groups(

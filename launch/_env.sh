@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Sourced by the other launch scripts: makes a virtual environment in .venv if it is
 # missing, and installs the package into it if its recipe has changed.
 #

@@ -2,8 +2,8 @@
 # Compares a run that is killed at N random moments with an uninterrupted one.
 #
 #   bash launch/kill_drill.sh [--command train|sft] [--kills N] [--signal KILL|TERM]
-#                             [--seed S] [--policy DIR] [--out DIR] [--gin_file FILE]
-#                             [--gin.NAME=VALUE ...]
+#                             [--processes N] [--devices D] [--seed S] [--policy DIR]
+#                             [--out DIR] [--gin_file FILE ...] [--gin.NAME=VALUE ...]
 #
 # Trains once without interruption, then again with the process ended at random moments
 # (while compiling, sampling, updating, evaluating, saving, writing rows) and resumed by
@@ -11,21 +11,30 @@
 # bit for bit. Ends with status 0 and "equal: ..." or with the first difference. With
 # TERM, each ended process must have status 0 too.
 #
+# With --processes both runs are of several processes (launch/local_multi.sh) of D devices
+# (default 1), and the signal goes to one of them, chosen at random, once the run has
+# started. After KILL the others must end by themselves with status 1, within three times
+# --heartbeat_seconds (default 5); after TERM all must end with 0.
+#
 # 2 CPU cores, about (N / 2 + 2) times a whole run. `train` begins with the warm start
 # that launch/quickstart.sh leaves, unless --policy names another; `sft` from scratch.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
-command=train kills=5 signal=KILL seed=0 out="" gin_file="" policy="" more=()
+command=train kills=5 signal=KILL seed=0 out="" policy="" gin_files=() more=()
+processes=1 devices=1 heartbeat_seconds=5
 while [ $# -gt 0 ]; do
   case "$1" in
     --command) command="$2"; shift 2 ;;
     --kills) kills="$2"; shift 2 ;;
     --signal) signal="$2"; shift 2 ;;
+    --processes) processes="$2"; shift 2 ;;
+    --devices) devices="$2"; shift 2 ;;
+    --heartbeat_seconds) heartbeat_seconds="$2"; shift 2 ;;
     --seed) seed="$2"; shift 2 ;;
     --policy) policy="$2"; shift 2 ;;
     --out) out="$2"; shift 2 ;;
-    --gin_file) gin_file="$2"; shift 2 ;;
+    --gin_file) gin_files+=(--gin_file="$2"); shift 2 ;;
     --gin.*) more+=("$1"); shift ;;
     *) say "kill_drill.sh: unknown argument $1"; exit 2 ;;
   esac
@@ -34,20 +43,23 @@ case "$signal" in
   KILL | TERM) ;;
   *) say "kill_drill.sh: --signal is KILL or TERM, not $signal"; exit 2 ;;
 esac
+[[ $processes =~ ^[1-9][0-9]*$ ]] \
+  || { say "kill_drill.sh: --processes is a whole number from 1"; exit 2; }
 
 case "$command" in
   train)
-    gin_file="${gin_file:-gin/experiments/tiny.gin}"
+    default=gin/experiments/tiny.gin
     policy="${policy:-runs/quickstart/warm_start}"
     settings=(--gin.NUM_STEPS=12 --gin.SAVE_EVERY=3)
     ;;
   sft)
-    gin_file="${gin_file:-gin/runs/sft.gin}"
+    default=gin/runs/sft.gin
     settings=(--gin.NUM_STEPS=240 --gin.SAVE_EVERY=60 --gin.LoopConfig.eval_every=120
       --gin.SFTConfig.short_steps=100)
     ;;
   *) say "kill_drill.sh: --command is train or sft, not $command"; exit 2 ;;
 esac
+[ ${#gin_files[@]} -gt 0 ] || gin_files=(--gin_file="$default")
 [ -z "$policy" ] || settings+=(--gin.POLICY="\"$policy\"")
 settings+=(${more[@]+"${more[@]}"})
 
@@ -67,13 +79,38 @@ if [ -e "$out" ]; then
 fi
 mkdir -p "$out"
 
+# train RUN: `exec`s the command that trains in RUN; logs of processes go to RUN.logs.
 train() {
-  exec "$GRU_MEM" "$command" --gin_file="$gin_file" "${settings[@]}" --run_dir "$1"
+  local words=("$command" "${gin_files[@]}" "${settings[@]}" --run_dir "$1")
+  [ "$processes" -gt 1 ] || exec "$GRU_MEM" "${words[@]}"
+  export GRU_MEM
+  exec bash "$ROOT/launch/local_multi.sh" --processes "$processes" \
+    --devices "$devices" --log_dir "$1.logs" "${words[@]}" \
+    --heartbeat_seconds "$heartbeat_seconds"
+}
+
+# one_ended_well VICTIM SECONDS: whether the other processes ended as they must after
+# KILL, SECONDS after it.
+one_ended_well() {
+  local i status
+  for ((i = 0; i < processes; i++)); do
+    status="$(cat "$out/ended.logs/process_$i.status")"
+    if [ "$i" != "$1" ] && [ "$status" != 1 ]; then
+      say "kill_drill.sh: process $i must end with status 1 after process $1 was killed," \
+        "not with $status"
+      return 1
+    fi
+  done
+  awk -v s="$2" -v h="$heartbeat_seconds" 'BEGIN { exit !(s <= 3 * h) }' || {
+    say "kill_drill.sh: the others ended $2 s after the kill, with a heartbeat of" \
+      "$heartbeat_seconds s"
+    return 1
+  }
 }
 
 say "kill_drill.sh: the uninterrupted run"
 start=$(date +%s.%N)
-since() { awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { print b - a }'; }
+since() { awk -v a="${1:-$start}" -v b="$(date +%s.%N)" 'BEGIN { print b - a }'; }
 (train "$out/whole") >"$out/whole.log" 2>&1 &
 pid=$!
 while kill -0 "$pid" 2>/dev/null && [ ! -s "$out/whole/metrics.jsonl" ]; do sleep 0.1; done
@@ -91,25 +128,47 @@ RANDOM=$seed
 for i in $(seq "$kills"); do
   # Every third signal comes during start-up, the others later.
   from="$first"
-  [ "$signal" = TERM ] && from=0 # it waits below until the run has started
+  waits="" victim=0
+  if [ "$signal" = TERM ] || [ "$processes" -gt 1 ]; then
+    # Before a run has started there is nothing to save, and no other process to end.
+    waits=1 from=0
+    rm -f "$out/ended/lock" # of a process that was killed
+  fi
   moment=$(awk -v r="$RANDOM" -v f="$from" -v w="$whole" -v s="$first" -v i="$i" \
     'BEGIN { r /= 32768; print i % 3 == 0 ? 0.2 + s * r : f + 0.7 * (w - s) * r }')
   (train "$out/ended") >"$out/ended.$i.log" 2>&1 &
   pid=$!
-  if [ "$signal" = TERM ]; then # before a run has started there is nothing to save
+  if [ -n "$waits" ]; then
     while kill -0 "$pid" 2>/dev/null && [ ! -e "$out/ended/lock" ]; do sleep 0.1; done
   fi
   sleep "$moment"
-  if { [ "$signal" = KILL ] || [ -e "$out/ended/lock" ]; } \
-    && kill -"$signal" "$pid" 2>/dev/null; then
-    ended=$((ended + 1))
+  target="$pid" hit=""
+  if [ "$processes" -gt 1 ]; then
+    victim=$((RANDOM % processes))
+    target="$(cat "$out/ended.logs/process_$victim.pid")"
+  fi
+  sent=$(date +%s.%N)
+  if { [ -z "$waits" ] || [ -e "$out/ended/lock" ]; } \
+    && kill -"$signal" "$target" 2>/dev/null; then
+    ended=$((ended + 1)) hit=1
   fi
   status=0
   wait "$pid" 2>/dev/null || status=$?
-  newest=$(ls "$out/ended/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' \
-    | sort -n | tail -n 1) || newest=none
-  say "kill_drill.sh: SIG$signal $i after $moment s: status $status," \
-    "newest checkpoint: $newest"
+  seconds=$(since "$sent")
+  newest=none
+  for folder in "$out"/ended/checkpoints/*; do
+    step="${folder##*/}"
+    [[ $step =~ ^[0-9]+$ ]] || continue
+    if [ "$newest" = none ] || [ "$step" -gt "$newest" ]; then newest="$step"; fi
+  done
+  whom=""
+  [ "$processes" = 1 ] || whom=" to process $victim"
+  say "kill_drill.sh: SIG$signal $i$whom after $moment s: status $status" \
+    "$seconds s later, newest checkpoint: $newest"
+  if [ "$processes" -gt 1 ] && [ "$signal$hit" = KILL1 ] \
+    && ! one_ended_well "$victim" "$seconds"; then
+    exit 1
+  fi
   if [ "$signal" = TERM ] && [ "$status" -ne 0 ]; then
     say "kill_drill.sh: a run that is asked to stop must end with status 0:"
     tail -n 5 "$out/ended.$i.log" >&2

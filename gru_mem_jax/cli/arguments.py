@@ -71,6 +71,16 @@ def integer(*, least: int | None = None):
     return convert
 
 
+def steps(text: str) -> tuple[int, int]:
+    """A flag type: numbers of steps, `A:B`, both included."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected A:B, such as 5:6, got {text!r}")
+    if not 1 <= int(first) <= int(last):
+        raise argparse.ArgumentTypeError(f"{text!r} holds no step; the first step is 1")
+    return int(first), int(last)
+
+
 def number(*, above: float | None = None):
     """A flag type: a finite number, greater than `above`."""
 
@@ -216,6 +226,64 @@ def add_gin_bindings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
         "--gin.LoopConfig.seed=1; wins over files",
     )
     return group
+
+
+def add_host_flags(add: Callable[..., object]) -> None:
+    """Adds the flags of a command that runs in several processes, one for each host."""
+    add(
+        "--distributed",
+        action="store_true",
+        help="one process of several: TPU metadata, Kubernetes or Slurm say which",
+    )
+    add(
+        "--coordinator",
+        type=_address,
+        metavar="HOST:PORT",
+        help="one process of several, of which the first can be reached here",
+    )
+    add("--num_processes", type=integer(least=1), metavar="N", help="how many they are")
+    add("--process_id", type=integer(least=0), metavar="I", help="this one's, from 0")
+    add(
+        "--heartbeat_seconds",
+        type=number(above=0),
+        metavar="S",
+        help="a process that shows no sign of life for so long is lost, and ends the "
+        "others (default 30)",
+    )
+
+
+def check_host_flags(args: argparse.Namespace) -> bool:
+    """Whether this process is one of several.
+
+    Raises:
+      InputError: flags of `add_host_flags` do not go together.
+    """
+    given = {"--num_processes": args.num_processes, "--process_id": args.process_id}
+    if args.coordinator is None:
+        for flag, value in given.items():
+            if value is not None:
+                raise InputError(f"{flag} needs --coordinator HOST:PORT")
+        if args.heartbeat_seconds is not None and not args.distributed:
+            raise InputError("--heartbeat_seconds needs --distributed or --coordinator")
+        return bool(args.distributed)
+    if args.distributed:
+        raise InputError("--distributed finds the coordinator: leave out --coordinator")
+    for flag, value in given.items():
+        if value is None:
+            raise InputError(f"--coordinator needs {flag}")
+    if args.process_id >= args.num_processes:
+        raise InputError(
+            f"--process_id {args.process_id}: processes are numbered from 0 to "
+            f"{args.num_processes - 1} (--num_processes {args.num_processes})"
+        )
+    return True
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}")
+    return text
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:

@@ -64,11 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=arguments.integer(least=0), metavar="N", help="of the questions")
     add("--slots", type=count, metavar="N", help="trajectories that run side by side")
     arguments.add_template_variables(add)
+    arguments.add_host_flags(add)
     arguments.add_gin_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from gru_mem_jax import hosts
     from gru_mem_jax.agent.config import MODES, replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.cli.train import listed_if_bad
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     agent = greedy(policy_settings(open_policy_dir(args.policy)))
     if args.out is not None:
         arguments.check_folder("--out", args.out)
-    runtime.start()
+    runtime.start(args)
     gin = gin_config.load(args, evaluating.configurables())
     suite = _suite(args, gin, agent.chunk_size)
     config = gin.build(EvaluationConfig(agent=agent, suite=suite))
@@ -104,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
             modes or config.modes,
             config.cache_bytes,
         )
+    if not hosts.current().is_first:
+        return 0
     rows = table_rows(results)
     if args.out:
         write_pages(args.out, results, title=f"Evaluation of {args.policy}")

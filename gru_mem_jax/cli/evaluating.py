@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gru_mem_jax.evaluation.questions import DrawnSet
     from gru_mem_jax.evaluation.run import SetResult
     from gru_mem_jax.evaluation.suite import QuestionSet
+    from gru_mem_jax.hosts import Hosts
+    from gru_mem_jax.policy.files import PolicyDir
 
 
 _PIPE_WIDTH = 200  # of the table, where no terminal has a width
@@ -59,6 +61,7 @@ def evaluate_policy(
     from rich import progress
     from rich.console import Console
 
+    from gru_mem_jax import hosts as hosts_lib
     from gru_mem_jax.evaluation.questions import draw_sets
     from gru_mem_jax.evaluation.run import count_turns, evaluate, share_a_document
     from gru_mem_jax.policy.files import open_policy_dir
@@ -73,6 +76,8 @@ def evaluate_policy(
     )
     from gru_mem_jax.tokenization import TextTokenizer
 
+    hosts = hosts_lib.current()
+    note = terminal.note if hosts.is_first else _unsaid
     directory = open_policy_dir(policy_dir)
     encoder = TextTokenizer.from_pretrained(directory.root)
     shape = load_config(directory)
@@ -81,8 +86,10 @@ def evaluate_policy(
     engine_config = engine_config.sized_for(_longest_turn(builder, config, modes))
     check_engine_fits(make_policy(shape), engine_config)
     drawn = draw_sets(sets, builder, config)
+    if hosts.count > 1:
+        _agree(hosts, directory, (config, engine_config, modes, cache_bytes), drawn)
     for line in (line for each in drawn for line in each.lines()):
-        terminal.note(terminal.plain_line(line))
+        note(terminal.plain_line(line))
     policy, params = load_policy(directory.root)
     store = None
     if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
@@ -90,11 +97,11 @@ def evaluate_policy(
     if store is not None or config.reads_ahead:
         engine_config = with_trunks(engine_config, builder, config)
     engine = Engine(policy, params, engine_config, encoder, store=store)
-    terminal.note(engine.attention)
-    terminal.note("compiling the sampling programs")
+    note(engine.attention)
+    note("compiling the sampling programs")
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]
-    terminal.note(f"{programs} programs ready after {seconds:.1f} s")
+    note(f"{programs} programs ready after {seconds:.1f} s")
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
@@ -102,7 +109,7 @@ def evaluate_policy(
         progress.TextColumn("turns"),
         progress.TimeElapsedColumn(),
         console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
-        disable=not terminal.is_live(sys.stderr),
+        disable=not (hosts.is_first and terminal.is_live(sys.stderr)),
     )
     with bar:
         task = bar.add_task("", total=count_turns(drawn, modes))
@@ -115,7 +122,11 @@ def evaluate_policy(
             text = " · ".join([mode, *labels, names])
             bar.update(task, description=text)
             if bar.disable:
-                terminal.note(text)
+                note(text)
+
+        def advance(task: "progress.TaskID") -> None:
+            hosts.check()
+            bar.advance(task)
 
         results = evaluate(
             engine,
@@ -124,10 +135,30 @@ def evaluate_policy(
             drawn,
             modes,
             on_sets,
-            lambda: bar.advance(task),
+            lambda: advance(task),
+            hosts,
         )
         bar.update(task, completed=count_turns(drawn, modes))
     return results
+
+
+def _unsaid(line: str) -> None:
+    """What the first of several processes alone says."""
+
+
+def _agree(
+    hosts: "Hosts", directory: "PolicyDir", settings: Any, sets: "Sequence[DrawnSet]"
+) -> None:
+    """Refuses processes that would answer other questions, or with other weights."""
+    from gru_mem_jax.runs.checkpoints.store import weights_digest
+
+    asked = [[example.id for example in each.examples] for each in sets]
+    facts = {
+        "weights (sha256)": weights_digest(directory),
+        "settings": repr(settings),
+        "questions": asked,
+    }
+    hosts.agree("evaluation", facts)
 
 
 def _longest_turn(

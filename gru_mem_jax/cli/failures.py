@@ -1,6 +1,8 @@
 """Errors that end a command, in one line: their cause, and what to do."""
 
 import errno
+import sys
+from typing import Any
 
 from gru_mem_jax.cli import platforms, terminal
 from gru_mem_jax.errors import GRUMemError
@@ -42,6 +44,46 @@ def one_line(error: BaseException) -> str:
             f"{text}: the system allows no more (`ulimit -u`, or a container's limit)"
         )
     return " ".join([f"{name}:", *text[:500].split(), f"({_REPORT})"])
+
+
+def process_name() -> str:
+    """Which process this is, to begin a line with; "" if it is the only one."""
+    hosts = _hosts()
+    return "" if hosts is None else f"process {hosts.index}: "
+
+
+def cause(error: Exception) -> Exception:
+    """The error, or that of another process of the run that caused it."""
+    hosts = _hosts()
+    return error if hosts is None else hosts.explain(error)
+
+
+def leave_hosts(status: int, line: str) -> int:
+    """Ends this process's part in a run of several, whose others end with it.
+
+    Args:
+      status: exit status of the command; this process ends here if it is not 0.
+      line: what went wrong.
+
+    Returns:
+      The status.
+    """
+    hosts = _hosts()
+    if hosts is None:
+        return status
+    try:
+        hosts.leave(status, line)
+    except GRUMemError as error:
+        terminal.note(f"gru-mem: {process_name()}{error}")
+        hosts.leave(error.exit_status, str(error))
+    return status
+
+
+def _hosts() -> Any:
+    """The processes of the run, if it has several; loads nothing."""
+    module = sys.modules.get("gru_mem_jax.hosts")
+    hosts = None if module is None else module.current()
+    return hosts if hosts is not None and hosts.count > 1 else None
 
 
 def _system_error(error: OSError) -> str:

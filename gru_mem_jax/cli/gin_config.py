@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 import gin
@@ -41,6 +41,7 @@ class GinConfig:
         files: Sequence[str] = (),
         bindings: Sequence[str] = (),
         search_paths: Sequence[str] = (),
+        stand_ins: Mapping[str, Any] | None = None,
     ):
         """Parses all files and bindings.
 
@@ -50,6 +51,7 @@ class GinConfig:
           bindings: statements "NAME = VALUE", after the files.
           search_paths: folders to search for files and includes, after the working
             directory.
+          stand_ins: values of macros that are required and not set.
 
         Raises:
           InputError: a missing file, a syntax error, an unknown name.
@@ -71,7 +73,7 @@ class GinConfig:
         for binding in bindings:
             with self._explained(f"--gin.{binding.replace(' = ', '=', 1)}: "):
                 self._parse(binding)
-        self._check_macros()
+        self._check_macros(stand_ins or {})
 
     def build(self, default: T) -> T:
         """`default`, a dataclass instance, with gin's bindings of its class.
@@ -199,7 +201,7 @@ class GinConfig:
             if key[1] in kept:  # of the same class, but without these bindings
                 self._unlinked.add(key)
 
-    def _check_macros(self) -> None:
+    def _check_macros(self, stand_ins: Mapping[str, Any]) -> None:
         """Checks that all macros in use are set, and none to %gin.REQUIRED."""
         bindings = gin_private.bindings()
         missing = set()
@@ -212,6 +214,9 @@ class GinConfig:
                         raise InputError(f"gin: %{scope} is used but never set{hint}")
                     if (scope, selector) == ("gin.REQUIRED", "gin.constant"):
                         missing.add(_name_of(*key, parameter))
+        for name in sorted(missing & stand_ins.keys()):
+            self._bind("", name, "", stand_ins[name])
+        missing -= stand_ins.keys()
         if missing:
             flags = " ".join(f"--gin.{name}=..." for name in sorted(missing))
             raise InputError(f"gin: required settings are missing: {flags}")
@@ -263,9 +268,14 @@ class GinConfig:
         return ""
 
 
-def load(args: argparse.Namespace, classes: Iterable[type]) -> GinConfig:
-    """The GinConfig of a command's parsed flags."""
-    return GinConfig(classes, args.gin_file, args.gin_bindings, args.gin_search_paths)
+def load(
+    args: argparse.Namespace,
+    classes: Iterable[type],
+    stand_ins: Mapping[str, Any] | None = None,
+) -> GinConfig:
+    """The GinConfig of a command's parsed flags; see `GinConfig`."""
+    flags = (args.gin_file, args.gin_bindings, args.gin_search_paths)
+    return GinConfig(classes, *flags, stand_ins)
 
 
 def _start(classes: Iterable[type]) -> None:

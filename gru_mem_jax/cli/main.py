@@ -17,6 +17,7 @@ COMMANDS = {
     "ask": "answer a question from a text of any length",
     "sft": "train a policy on an oracle's turns: the warm start",
     "train": "train the gates of a policy by reinforcement learning",
+    "plan": "say what a training run takes of a TPU slice, without one",
     "eval": "score a policy on questions whose answers are known",
     "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",
     "plot": "draw a training run's metrics",
@@ -78,12 +79,14 @@ def _dispatch(argv: Sequence[str]) -> int:
     return module.run(args)
 
 
-def _report(error: BaseException, debug: bool) -> None:
+def _report(error: BaseException, debug: bool) -> str:
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    terminal.note(f"gru-mem: {failures.one_line(error)}")
+    line = failures.one_line(error)
+    terminal.note(f"gru-mem: {failures.process_name()}{line}")
+    return line
 
 
 def _flush() -> bool:
@@ -115,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     terminal.prepare_streams()
+    line = "ended"
     try:
         with signals.Handlers(on_wait=_say_stopping):
             status = _dispatch(argv)
@@ -124,17 +128,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.silence(sys.stdout)
         status = 1
     except KeyboardInterrupt as e:
+        line = "interrupted"
         terminal.note("gru-mem: interrupted" + (f": {e}" if e.args else ""))
         status = 130
     except signals.Terminated as e:
+        line = "terminated"
         terminal.note("gru-mem: terminated" + (f": {e}" if e.args else ""))
         status = 143
     except Exception as e:
-        _report(e, debug)
+        e = failures.cause(e)
+        line = _report(e, debug)
         status = e.exit_status if isinstance(e, GRUMemError) else 1
     if not _flush() and status == 0:
         status = 1
-    return status
+    return failures.leave_hosts(status, line)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """JAX for the command line: the compilation cache, and notices of compilation."""
 
+import argparse
 import ctypes
 import os
 import pathlib
@@ -7,7 +8,8 @@ import tempfile
 import threading
 from collections.abc import Callable
 
-from gru_mem_jax.cli import platforms
+from gru_mem_jax.cli import arguments, platforms
+from gru_mem_jax.errors import InputError
 
 _OFF = ("", "0", "off", "none")
 
@@ -41,12 +43,19 @@ def _usable(path: pathlib.Path) -> pathlib.Path | None:
         return None
 
 
-def start() -> None:
+def start(args: argparse.Namespace | None = None) -> None:
     """Sets JAX up for a command: starts its devices, and caches programs on disk.
 
+    Args:
+      args: with the flags of `arguments.add_host_flags`; None: the command has none.
+
     Raises:
-      InputError: JAX, or the platform that is set, is not available.
+      InputError: JAX, or the platform that is set, is not available; or the processes
+        of the run do not go together.
+      RunError: they did not all arrive.
     """
+    if args is not None and arguments.check_host_flags(args):
+        _join(args)
     platforms.devices()
     import jax
 
@@ -55,6 +64,24 @@ def start() -> None:
         jax.config.update("jax_compilation_cache_dir", str(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _join(args: argparse.Namespace) -> None:
+    try:
+        import jax
+    except Exception as error:  # of jax, or of any plug-in
+        raise InputError(platforms.explain(error)) from error
+    from gru_mem_jax import hosts
+
+    # Programs of several virtual devices that wait for one another at once can stop one
+    # another on few cores.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    hosts.start(
+        coordinator=args.coordinator,
+        num_processes=args.num_processes,
+        process_id=args.process_id,
+        heartbeat_seconds=args.heartbeat_seconds or hosts.HEARTBEAT_SECONDS,
+    )
 
 
 def keep_freed_memory() -> None:

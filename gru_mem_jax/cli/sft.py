@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.cli.train import check_run_arguments, dry_run, start_run
 
     check_run_arguments(args)
-    runtime.start()
+    runtime.start(args)
     runtime.keep_freed_memory()
     gin = gin_config.load(args, configurables())
     config = settings_from(gin)

@@ -50,6 +50,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume although settings or data differ; the differences are printed",
     )
     add("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
+    add(
+        "--profile_steps",
+        type=arguments.steps,
+        metavar="A:B",
+        help="keep a profiler's trace of steps A to B in RUN/profile",
+    )
+    add(
+        "--profile_everywhere",
+        action="store_true",
+        help="on each of several processes; else on the first",
+    )
+    arguments.add_host_flags(add)
 
 
 def configurables() -> tuple[type, ...]:
@@ -125,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     check_run_arguments(args)
     if args.record:
         args.gin_bindings.append("RolloutConfig.record = True")
-    runtime.start()
+    runtime.start(args)
     gin = gin_config.load(args, configurables())
     config = settings_from(gin)
     gin.check_all_read()
@@ -139,15 +151,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_run_arguments(args: argparse.Namespace) -> None:
-    """Raises InputError if a run has no folder."""
+    """Raises InputError if a run has no folder, or flags do not go together."""
     if not args.dry_run and args.run_dir is None:
         raise InputError("--run_dir RUN is needed (or --dry_run)")
+    if args.profile_everywhere and args.profile_steps is None:
+        raise InputError("--profile_everywhere needs --profile_steps A:B")
 
 
 def start_run(
     function: Any, args: argparse.Namespace, config: Any, text: str, **more: Any
 ) -> None:
     """Calls `train` or `sft` with the command line's settings."""
+    from gru_mem_jax.train import ProfileSteps
+
+    profile = None
+    if args.profile_steps is not None:
+        profile = ProfileSteps(*args.profile_steps, args.profile_everywhere)
     with listed_if_bad(20):
         function(
             config,
@@ -156,6 +175,7 @@ def start_run(
             config_text=text,
             resume_with_changes=args.resume_with_changes,
             wandb_project=args.wandb,
+            profile=profile,
             **more,
         )
 

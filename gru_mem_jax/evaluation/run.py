@@ -13,8 +13,13 @@ from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Generator
-from gru_mem_jax.agent.trajectory import Trajectory
+from gru_mem_jax.agent.trajectory import (
+    Trajectory,
+    trajectory_from_dict,
+    trajectory_to_dict,
+)
 from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.rl.outcomes import Outcomes, concatenate, outcomes
 from gru_mem_jax.rl.summary import Summary, summarize
 
@@ -53,6 +58,7 @@ def run_sets(
     config: AgentConfig,
     sets: Sequence[DrawnSet],
     on_turn: Callable[[], None] = lambda: None,
+    hosts: Hosts | None = None,
 ) -> list[SetResult]:
     """Answers all questions of some sets together, all of the generator's slots busy.
 
@@ -66,7 +72,10 @@ def run_sets(
       sets: the sets; their questions take turns in the queue, those on one document
         next to one another.
       on_turn: called after each turn; what it raises ends the evaluation.
+      hosts: processes that each answer a part of the questions, with equal arguments,
+        and have the results of all; None: this one alone.
     """
+    hosts = hosts or Hosts()
     builder = PromptBuilder(encoder, config.prompt)
     pairs = ((e.question, e.document) for each in sets for e in each.examples)
     shared = share_documents(pairs, at_once=True)
@@ -78,18 +87,31 @@ def run_sets(
         for questions in sets
     ]
     start = time.perf_counter()
-    for _ in driver.run(generator, _queue(sets, by_set)):
-        on_turn()
+    queue = _queue(sets, by_set)
+    own = [queue[i] for i in hosts.part(len(queue))]
+
+    def answer() -> None:
+        for _ in driver.run(generator, own):
+            on_turn()
+
+    hosts.together("answers", answer)
+    done = _of_all(hosts, [recurrence.trajectory for recurrence in own])
     seconds = time.perf_counter() - start
-    held = [
-        sum(turn.seconds for r in recurrences for turn in r.trajectory.turns)
+    place = {id(recurrence): i for i, recurrence in enumerate(queue)}
+    trajectories_by_set = [
+        tuple(done[place[id(recurrence)]] for recurrence in recurrences)
         for recurrences in by_set
     ]
+    held = [
+        sum(turn.seconds for trajectory in own for turn in trajectory.turns)
+        for own in trajectories_by_set
+    ]
     results = []
-    for questions, recurrences, own in zip(sets, by_set, held, strict=True):
-        trajectories = tuple(recurrence.trajectory for recurrence in recurrences)
+    for questions, trajectories, busy in zip(
+        sets, trajectories_by_set, held, strict=True
+    ):
         groups = [[trajectory] for trajectory in trajectories]
-        share = own / sum(held) if sum(held) else 1 / len(sets)
+        share = busy / sum(held) if sum(held) else 1 / len(sets)
         results.append(
             SetResult(
                 questions=questions,
@@ -100,6 +122,15 @@ def run_sets(
             )
         )
     return results
+
+
+def _of_all(hosts: Hosts, trajectories: list[Trajectory]) -> list[Trajectory]:
+    """The trajectories of all processes, in order."""
+    if hosts.count == 1:
+        return trajectories
+    records = [trajectory_to_dict(trajectory) for trajectory in trajectories]
+    given = hosts.gather("trajectories", records)
+    return [trajectory_from_dict(record) for each in given for record in each]
 
 
 def _queue(
@@ -135,6 +166,7 @@ def evaluate(
     modes: Sequence[str],
     on_sets: Callable[[Sequence[DrawnSet], str], None] = lambda sets, mode: None,
     on_turn: Callable[[], None] = lambda: None,
+    hosts: Hosts | None = None,
 ) -> list[SetResult]:
     """Runs every set in every mode.
 
@@ -149,6 +181,7 @@ def evaluate(
       modes: of the agent.
       on_sets: called before each run.
       on_turn: called after each turn.
+      hosts: as of `run_sets`.
 
     Returns:
       Results in the order of a table: by context, then mode, then set.
@@ -164,7 +197,9 @@ def evaluate(
             mode_config = dataclasses.replace(config, mode=mode)
             for group in filter(None, [mixed, *alone]):
                 on_sets(group, mode)
-                results += run_sets(generator, encoder, mode_config, group, on_turn)
+                results += run_sets(
+                    generator, encoder, mode_config, group, on_turn, hosts
+                )
     return results
 
 
@@ -222,6 +257,7 @@ def evaluation_columns(
     sets: Sequence[DrawnSet],
     modes: Sequence[str] = (),
     on_turn: Callable[[], None] = lambda: None,
+    hosts: Hosts | None = None,
 ) -> Summary:
     """An evaluation during training, as columns of a row.
 
@@ -232,6 +268,7 @@ def evaluation_columns(
       sets: questions; they run together.
       modes: agent modes; empty: the agent's own.
       on_turn: called after each turn; what it raises ends the evaluation.
+      hosts: as of `run_sets`.
 
     Returns:
       "eval/NAME" of `summarize` over all sets, and "eval/exact/SET"; with more than one
@@ -241,7 +278,7 @@ def evaluation_columns(
     modes = tuple(modes) or (agent.mode,)
     for mode in modes:
         config = dataclasses.replace(greedy(agent), mode=mode)
-        results = run_sets(generator, encoder, config, sets, on_turn)
+        results = run_sets(generator, encoder, config, sets, on_turn, hosts)
         prefix = "eval" if len(modes) == 1 else f"eval/{mode}"
         columns |= {f"{prefix}/{name}": n for name, n in _summary(results).items()}
         by_name: dict[str, list[SetResult]] = {}

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from gru_mem_jax.parallelism import DATA, FSDP, pin, pin_rows
 from gru_mem_jax.policy import kernels, rope
 from gru_mem_jax.policy.cached_attention import attend_to_cache
 from gru_mem_jax.policy.cascade import Trunk
@@ -183,18 +184,19 @@ class Policy:
         def step(x, scanned):
             layer_params, (rope_index, window_index) = scanned
             cos, sin = (table[rope_index] for table in tables)
+            x = pin_rows(x, mesh)
 
             def attend(query, key, value):
                 return rows.attend(query, key, value, window_index), None
 
-            return nnx.merge(layer_def, layer_params)(x, cos, sin, attend)
+            x, none = nnx.merge(layer_def, layer_params)(x, cos, sin, attend)
+            return pin_rows(x, mesh), none
 
         if remat:
             step = jax.checkpoint(step, prevent_cse=False)
-        x, _ = jax.lax.scan(
-            step, ends.embed(tokens), (params["layers"], which), unroll=unroll
-        )
-        return ends.final_norm(x)
+        x = pin_rows(_embed(ends, tokens, mesh), mesh)
+        x, _ = jax.lax.scan(step, x, (params["layers"], which), unroll=unroll)
+        return pin_rows(ends.final_norm(x), mesh)
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Output logits, soft-capped where the config says so.
@@ -352,6 +354,17 @@ def _unstack(depth: int, dtype: Any, params: Params) -> Params:
             jax.tree_util.tree_map_with_path(lay_out, layer(i)) for i in range(depth)
         ),
     }
+
+
+def _embed(ends: Ends, tokens: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Embeddings [B, L, D] of tokens [B, L].
+
+    Where D is split over fsdp, each device looks its part of D up, for the rows of all:
+    then activations are exchanged, and not the table and its gradient.
+    """
+    if mesh is None or ends.embedding.shape[1] % mesh.shape[FSDP]:
+        return ends.embed(tokens)
+    return pin(ends.embed(pin(tokens, mesh, DATA)), mesh, DATA, None, FSDP)
 
 
 def _rope_tables(

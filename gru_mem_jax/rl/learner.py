@@ -28,6 +28,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from gru_mem_jax.parallelism import param_shardings
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.rl import lora
 from gru_mem_jax.rl.logprobs import likeliest, row_logprobs
@@ -196,7 +197,7 @@ def token_logprobs(
     """Logprobs and entropies of sampled tokens, float32 [B, L], under full params."""
     return row_logprobs(
         spec.policy,
-        jax.tree.map(lambda x: x.astype(spec.config.dtype), params),
+        _compute_params(spec, params),
         rows,
         chunk=spec.config.logits_chunk,
         temperature=spec.temperature,
@@ -216,8 +217,9 @@ def logprobs(spec: LearnerSpec, params: Params, rows: PackedRows) -> RowLogprobs
 
 def predicted(spec: LearnerSpec, params: Params, rows: PackedRows) -> jax.Array:
     """bool [B, L]: completion tokens that are the most likely ones, teacher-forced."""
+    params = _compute_params(spec, params)
     hidden = spec.policy.hidden(
-        jax.tree.map(lambda x: x.astype(spec.config.dtype), params),
+        params,
         jnp.asarray(rows.tokens),
         jnp.asarray(rows.positions),
         jnp.asarray(rows.reach),
@@ -232,6 +234,7 @@ def predicted(spec: LearnerSpec, params: Params, rows: PackedRows) -> jax.Array:
         rows.tokens,
         rows.completion_mask,
         chunk=spec.config.logits_chunk,
+        mesh=spec.mesh,
     )
 
 
@@ -306,6 +309,16 @@ def apply(
 def host_count(batches: Sequence[PackedRows]) -> np.float32:
     """Sampled tokens of one optimiser step, float32 []: what a loss is divided by."""
     return np.float32(sum(float(np.sum(rows.completion_mask)) for rows in batches))
+
+
+def _compute_params(spec: LearnerSpec, params: Params) -> Params:
+    """In the compute dtype; cast where they lie: the cast is what is gathered."""
+    cast: Params = jax.tree.map(lambda x: x.astype(spec.config.dtype), params)
+    if spec.mesh is not None and spec.mesh.size > 1:
+        axes, shapes = spec.policy.logical_axes(), spec.policy.abstract_params()
+        at = param_shardings(spec.mesh, axes, shapes)
+        cast = jax.lax.with_sharding_constraint(cast, at)
+    return cast
 
 
 def _copied(params: Params, dtype: Any) -> Params:

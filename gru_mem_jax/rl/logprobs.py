@@ -5,12 +5,15 @@ again in the backward pass. Here they exist for one block of tokens at a time, i
 passes, and are not computed for prompts at all.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
+from gru_mem_jax.parallelism import DATA, FSDP, TENSOR, partition, pin, row_shards
 from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.rl.outcomes import Array
 from gru_mem_jax.rl.packing import PackedRows
@@ -26,6 +29,7 @@ def token_logprobs(
     *,
     chunk: int = 512,
     temperature: float = 1.0,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Logprob of each token given those before it, and the entropy that it came from.
 
@@ -41,16 +45,21 @@ def token_logprobs(
         of each row. The first of a row has none in any case.
       chunk: tokens of a row in a block: `[B, chunk, V]` float32 logits exist at a time.
       temperature: logits are divided by it, as when sampling.
+      mesh: that the program runs on, rows split over data and fsdp; None: one device.
 
     Returns:
       logprobs and entropy, float32 [B, L], 0 outside the mask; the entropy carries no
       gradient.
     """
 
-    def of_block(states: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_block(
+        params: Params, states: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         return _of_logits(policy.logits(params, states) / temperature, targets)
 
-    logprobs, entropy = _over_blocks(of_block, hidden, tokens, mask, chunk)
+    logprobs, entropy = _over_rows(
+        policy, of_block, params, hidden, tokens, mask, chunk, mesh
+    )
     return logprobs, jax.lax.stop_gradient(entropy)
 
 
@@ -62,41 +71,127 @@ def likeliest(
     mask: Array | None = None,
     *,
     chunk: int = 512,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Whether each token is the most likely one, given those before it.
 
     Args:
-      policy, params, hidden, tokens, mask, chunk: as in `token_logprobs`.
+      policy, params, hidden, tokens, mask, chunk, mesh: as in `token_logprobs`.
 
     Returns:
       bool [B, L], false outside the mask.
     """
 
-    def of_block(states: jax.Array, targets: jax.Array) -> tuple[jax.Array]:
+    def of_block(
+        params: Params, states: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array]:
         logits = policy.logits(params, states)
         return ((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),)
 
-    (right,) = _over_blocks(of_block, hidden, tokens, mask, chunk)
+    (right,) = _over_rows(policy, of_block, params, hidden, tokens, mask, chunk, mesh)
     return right > 0
+
+
+# Params, states [B, chunk, D] and targets int32 [B, chunk] to float32 [B, chunk] each.
+OfBlock = Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, ...]]
+
+
+def _over_rows(
+    policy: Policy,
+    of_block: OfBlock,
+    params: Params,
+    hidden: jax.Array,
+    tokens: Array,
+    mask: Array | None,
+    chunk: int,
+    mesh: Mesh | None,
+) -> tuple[jax.Array, ...]:
+    """What `of_block` says of wanted tokens; float32 [B, L] each.
+
+    On a mesh each device goes through the blocks of its own rows. It gathers the head
+    once for all of them, and adds their gradients up before they are exchanged.
+    """
+    check_shape("hidden", hidden, (*tokens.shape, None))
+    wanted = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask) > 0
+    check_shape("mask", wanted, tokens.shape)
+    tokens = jnp.asarray(tokens)
+    if mesh is None or row_shards(mesh) == 1 or len(hidden) % row_shards(mesh):
+        under = functools.partial(of_block, params)
+        return _over_blocks(under, hidden, tokens, wanted, chunk)
+
+    name = "embedding" if policy.config.tie_word_embeddings else "head"
+    axes = policy.logical_axes()["ends"][name]
+    head = jax.tree.map(functools.partial(_copies, mesh), params["ends"][name], axes)
+    # The other weights are not looked at.
+    others = policy.abstract_params()["ends"]
+
+    def of_device(
+        head: Any, hidden: jax.Array, tokens: jax.Array, wanted: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        ends = others | {name: jax.tree.map(lambda x: x[0], head)}
+        under = functools.partial(of_block, {"ends": ends, "layers": {}})
+        return _over_blocks(under, hidden, tokens, wanted, chunk)
+
+    outputs: tuple[jax.Array, ...] = jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=PartitionSpec((DATA, FSDP)),
+        out_specs=PartitionSpec((DATA, FSDP)),
+        axis_names={DATA, FSDP},  # the compiler splits the vocabulary over tensor
+        check_vma=False,
+    )(head, hidden, tokens, wanted)
+    return outputs
+
+
+def _copies(mesh: Mesh, x: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """A parameter once for each part of the rows, where that part is.
+
+    Its gradients are added up in float32, to where the parameter is.
+
+    Args:
+      mesh: that the program runs on.
+      x: [...], split by the rules of parameters.
+      names: of its axes.
+
+    Returns:
+      [parts, ...] in the dtype of `x`.
+    """
+    axes = partition(x.shape, names, mesh.shape)
+    own = [axis if axis == TENSOR else None for axis in axes]
+
+    @jax.custom_vjp
+    def copies(x: jax.Array) -> jax.Array:
+        whole = pin(x, mesh, *own)
+        whole = jnp.broadcast_to(whole, (row_shards(mesh), *x.shape))
+        return pin(whole, mesh, (DATA, FSDP), *own)
+
+    def forward(x: jax.Array) -> tuple[jax.Array, None]:
+        return copies(x), None
+
+    def backward(_: None, grads: jax.Array) -> tuple[jax.Array]:
+        # The barrier keeps the compiler from adding them up in their own dtype.
+        wide = jax.lax.optimization_barrier(grads.astype(jnp.float32))
+        total = jnp.sum(wide, axis=0)
+        return (pin(total, mesh, *axes).astype(x.dtype),)
+
+    copies.defvjp(forward, backward)
+    return copies(x)
 
 
 def _over_blocks(
     of_block: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]],
     hidden: jax.Array,
-    tokens: Array,
-    mask: Array | None,
+    tokens: jax.Array,
+    wanted: jax.Array,
     chunk: int,
 ) -> tuple[jax.Array, ...]:
-    """What `of_block` says of wanted tokens, block by block; float32 [B, L] each.
+    """The same on one device, block by block.
 
     Args:
-      of_block: ([B, chunk, D] states, int32 [B, chunk] targets) to float32 [B, chunk].
-      hidden, tokens, mask, chunk: as in `token_logprobs`.
+      of_block: states [B, chunk, D] and targets int32 [B, chunk] to float32 [B, chunk].
+      hidden, tokens, wanted, chunk: as in `token_logprobs`; `wanted` is bool.
     """
-    check_shape("hidden", hidden, (*tokens.shape, None))
     rows, length = tokens.shape
-    wanted = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask) > 0
-    check_shape("mask", wanted, tokens.shape)
     wanted = wanted.at[:, 0].set(False)
     chunk = min(chunk, length)
     blocks = -(-length // chunk)
@@ -111,7 +206,7 @@ def _over_blocks(
 
     scanned = (
         blocked(jnp.take_along_axis(hidden, source[..., None], axis=1), 0),
-        blocked(jnp.take_along_axis(jnp.asarray(tokens), order, axis=1), 0),
+        blocked(jnp.take_along_axis(tokens, order, axis=1), 0),
         blocked(jnp.take_along_axis(wanted, order, axis=1), False),
     )
 
@@ -194,4 +289,5 @@ def row_logprobs(
         rows.completion_mask,
         chunk=chunk,
         temperature=temperature,
+        mesh=mesh,
     )

@@ -163,18 +163,23 @@ def conversations(
 
 
 def mini_batches(
-    conversations: Sequence[Conversation], count: int
+    conversations: Sequence[Conversation],
+    count: int,
+    questions: Sequence[int] | None = None,
 ) -> list[list[Conversation]]:
     """Splits a batch for several optimiser steps; a question's turns stay together.
 
     Args:
       conversations: of one batch of rollouts.
       count: how many parts, with as equal numbers of questions as can be.
+      questions: of the whole batch, ascending, where `conversations` are a part of it;
+        None: those of `conversations`.
 
     Raises:
       InputError: there are fewer questions than parts.
     """
-    questions = sorted({item.index[0] for item in conversations})
+    if questions is None:
+        questions = sorted({item.index[0] for item in conversations})
     if not 1 <= count <= len(questions):
         raise InputError(
             f"{len(questions)} questions cannot be split into {count} mini-batches"

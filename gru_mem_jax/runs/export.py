@@ -1,11 +1,12 @@
 """Exports a run's checkpoint as a Hugging Face directory, with a model card."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.agent.config import SETTINGS_FILE
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.config import PolicyConfig
@@ -24,7 +25,7 @@ _CARD_ROWS = 6
 
 
 def export_run(
-    run_dir: str | pathlib.Path,
+    run_dir: str | os.PathLike[str],
     out: str | pathlib.Path,
     *,
     step: int | None = None,
@@ -144,7 +145,7 @@ def model_card(
 
 
 def _rows(run: RunFolder, step: int) -> list[dict[str, Any]]:
-    if not run.metrics.is_file():
+    if not storage.is_file(run.metrics):
         return []
     return [row for row in read_metrics(run.metrics) if row["step"] <= step]
 

@@ -12,7 +12,8 @@
     lock                while a process writes
 
 No absolute path is stored, so that a folder can be moved, copied or linked. Readers
-(`RunFolder.read`) take no lock and write nothing.
+(`RunFolder.read`) take no lock and write nothing. It may be in a bucket
+(gs://bucket/path), and of several processes: the first one writes.
 """
 
 import contextlib
@@ -20,23 +21,29 @@ import datetime
 import json
 import os
 import pathlib
-import secrets
 import shlex
 import socket
-import stat
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from gru_mem_jax import durable_files, machine
+from gru_mem_jax import buckets, durable_files, machine, storage
+from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.runs import config_text as config_lib
+from gru_mem_jax.runs.agreement import by_all, by_first
+from gru_mem_jax.runs.appended import Appended, open_appended
+from gru_mem_jax.runs.environment_file import (
+    ENVIRONMENT,
+    environment_record,
+    read_environment,
+    read_text,
+)
 from gru_mem_jax.runs.lock import FileLock
 
-FORMAT = 1
 FOLDERS = ("checkpoints", "trajectories", "plots", "tensorboard")
 _FILES = ("command.txt", "operative.gin", "metrics.jsonl", "log.txt", "lock")
-_ENVIRONMENT = "environment.json"
-_MAX_TEXT = 1 << 24
+_SEEN_SECONDS = 30.0  # a shared file system shows new files late
 _FLAGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",
@@ -50,17 +57,21 @@ class RunFolder:
     """One run's folder; use as a context manager. Made by `open` or `read`.
 
     Attributes:
-      path: the folder, as given.
+      path: the folder, as given; in a bucket, an epath.Path.
       id: names the run for external services; unchanged by a move.
       is_resumed: whether it had been started before.
-      notes: a line for the user on each difference from the previous start.
+      notes: a line for the user on each difference from the previous start, and on how
+        writers are kept apart where there are no locks; in the first process.
       metrics: file of the rows.
       checkpoints, trajectories, plots, tensorboard: folders.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: Any):
         """Private: use `open` or `read`."""
         self.path = path
+        self._hosts = hosts_lib.Hosts()
+        self._config_text: str | None = None
+        self._log: Appended | None = None
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.trajectories = path / "trajectories"
@@ -82,8 +93,12 @@ class RunFolder:
         environment: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         may_change: Collection[str] = (),
         resume_with_changes: bool = False,
+        hosts: hosts_lib.Hosts | None = None,
     ) -> "RunFolder":
         """Starts a run, or resumes the one in the folder.
+
+        All processes of a run call this. The first one takes the lock and writes; the
+        folders of the others log nothing.
 
         Args:
           path: the folder; created if it does not exist. One that is neither empty nor
@@ -95,31 +110,25 @@ class RunFolder:
           may_change: last parts of names of settings that may differ, e.g. "num_steps".
           resume_with_changes: resume although settings differ, and list the differences
             in `notes`.
+          hosts: the processes of the run; None: those of `hosts.current`.
 
         Raises:
           InputError: the folder cannot be written, is in use, is not a run's, or was
-            started with other settings (the first is named).
+            started with other settings (the first is named), or is not the same for
+            all processes. All of them raise it.
         """
-        run = cls(pathlib.Path(path))
-        run._command = tuple(command)
+        run = cls(storage.locate(path))
+        run._hosts = hosts = hosts or hosts_lib.current()
+        run._command, run._config_text = tuple(command), config_text
         try:
-            _make(run.path)
-            _check_kind(run.path)
-            run._lock = FileLock(run.path / "lock")
-        except OSError as error:
-            raise InputError(
-                f"{run.path}: cannot be written ({error.strerror}); give another "
-                "--run_dir, or make it writable"
-            ) from error
-        try:
-            if callable(environment):
+            by_first(hosts, "run folder", run._take)
+            if callable(environment):  # of all: JAX starts in all at once
                 environment = environment()
-            run._start(config_text, environment, may_change, resume_with_changes)
-        except OSError as error:
-            run.close()
-            raise InputError(
-                f"{error.filename or run.path}: cannot be written ({error.strerror})"
-            ) from error
+            given = config_text, environment, may_change, resume_with_changes
+            run.id, run.is_resumed = by_first(
+                hosts, "run folder: start", lambda: run._start(*given)
+            )
+            by_all(hosts, "run folder: seen", run._see)
         except BaseException:
             run.close()
             raise
@@ -132,12 +141,14 @@ class RunFolder:
         Raises:
           InputError: it is not a run folder.
         """
-        run = cls(pathlib.Path(path))
-        if not run.path.is_dir():
+        run = cls(storage.locate(path))
+        if storage.in_bucket(run.path):
+            buckets.check(run.path)
+        if not storage.is_folder(run.path):
             raise InputError(f"{run.path}: no such run folder")
-        if not (run.path / _ENVIRONMENT).is_file():
-            raise InputError(f"{run.path}: not a run folder (no {_ENVIRONMENT})")
-        run.id = str(_read_environment(run.path).get("run_id", ""))
+        if not storage.is_file(run.path / ENVIRONMENT):
+            raise InputError(f"{run.path}: not a run folder (no {ENVIRONMENT})")
+        run.id = str(read_environment(run.path).get("run_id", ""))
         run.is_resumed = True
         return run
 
@@ -149,6 +160,10 @@ class RunFolder:
 
     def close(self) -> None:
         """Releases the lock."""
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.close()
+            self._log = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -156,7 +171,9 @@ class RunFolder:
     @property
     def config_text(self) -> str:
         """The settings, as text: to show and to compare, never to run."""
-        return _read_text(self.path / "operative.gin")
+        if self._config_text is not None:
+            return self._config_text
+        return read_text(self.path / "operative.gin")
 
     @property
     def resume_command(self) -> str:
@@ -165,11 +182,58 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """Appends a line to log.txt; errors of writing are ignored."""
+        if not self._hosts.is_first:
+            return
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with contextlib.suppress(OSError), _appending(self.path / "log.txt") as file:
-            file.write(f"{now} {line}\n")
+        text = f"{now} {line}\n"
+        path = self.path / "log.txt"
+        with contextlib.suppress(OSError):
+            if not storage.in_bucket(path):
+                with _appending(path) as file:
+                    file.write(text)
+                return
+            if self._log is None:
+                self._log = open_appended(path)
+            self._log.append(text.encode(errors="backslashreplace"))
 
-    def _start(
+    def _take(self) -> None:
+        try:
+            if storage.in_bucket(self.path):
+                buckets.check(self.path)
+            _make(self.path)
+            _check_kind(self.path)
+            self._lock = FileLock(self.path / "lock")
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); give another "
+                "--run_dir, or make it writable"
+            ) from error
+
+    def _start(self, *given: Any) -> tuple[str, bool]:
+        try:
+            self._write_start(*given)
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or self.path}: cannot be written ({error.strerror})"
+            ) from error
+        return self.id, self.is_resumed
+
+    def _see(self) -> None:
+        """Checks that this process has the folder of the first one."""
+        started = time.monotonic()
+        while True:
+            with contextlib.suppress(InputError):
+                if read_environment(self.path).get("run_id") == self.id:
+                    return
+            if time.monotonic() - started > _SEEN_SECONDS:
+                raise InputError(
+                    f"{self.path}: is not the folder that {self._hosts.names[0]} "
+                    "writes; all processes of a run need the same one, on a shared "
+                    "file system or in a bucket (gs://)"
+                )
+            time.sleep(0.2)
+
+    def _write_start(
         self,
         config_text: str,
         environment: Mapping[str, Any],
@@ -177,45 +241,39 @@ class RunFolder:
         resume_with_changes: bool,
     ) -> None:
         notes = []
+        if self._lock is not None and self._lock.note is not None:
+            notes.append(self._lock.note)
         saved: dict[str, Any] = {}
-        self.is_resumed = (self.path / _ENVIRONMENT).exists()
+        self.is_resumed = storage.exists(self.path / ENVIRONMENT)
         if self.is_resumed:
-            saved = _read_environment(self.path)
-        for name in (*FOLDERS, *_FILES, _ENVIRONMENT):
-            inner = self.path / name
-            kind = pathlib.Path.is_dir if name in FOLDERS else pathlib.Path.is_file
-            if inner.exists() and not kind(inner):
-                wanted = "a folder" if name in FOLDERS else "a file"
-                raise InputError(f"{inner}: expected {wanted}")
-            if inner.exists() and not os.access(inner, os.W_OK):
-                raise InputError(f"{inner}: is not writable")
+            saved = read_environment(self.path)
+        if not storage.in_bucket(self.path):
+            _check_inner(self.path)
         operative = self.path / "operative.gin"
-        if operative.exists():
-            notes += self._compare(config_text, may_change, resume_with_changes)
-        record, changed = _environment_record(saved, environment)
+        before = read_text(operative) if storage.exists(operative) else None
+        if before is not None:
+            notes += self._compare(before, config_text, may_change, resume_with_changes)
+        record, changed = environment_record(saved, environment)
         notes += changed
         self.id = record["run_id"]
         # The file that marks a run folder comes first: the others can be made again.
         durable_files.write_atomically(
-            self.path / _ENVIRONMENT, json.dumps(record, indent=1) + "\n"
+            self.path / ENVIRONMENT, json.dumps(record, indent=1) + "\n"
         )
         for name in FOLDERS:
-            (self.path / name).mkdir(exist_ok=True)
-        if not operative.exists() or self.config_text != config_text:
+            storage.make_folder(self.path / name)
+        if before != config_text:
             _put_aside(operative)
             durable_files.write_atomically(operative, config_text)
-        with _appending(self.path / "command.txt") as file:
-            file.write(f"{shlex.join(self._command)}\n")
+        _append(self.path / "command.txt", f"{shlex.join(self._command)}\n")
         self.notes = tuple(notes)
         for note in notes:
             self.log(note)
 
     def _compare(
-        self, config_text: str, may_change: Collection[str], accept: bool
+        self, before: str, now: str, may_change: Collection[str], accept: bool
     ) -> list[str]:
-        found = config_lib.differences(
-            self.config_text, config_text, may_change=may_change
-        )
+        found = config_lib.differences(before, now, may_change=may_change)
         if found and not accept:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise InputError(
@@ -250,16 +308,16 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _make(path: pathlib.Path) -> None:
-    if path.exists() and not path.is_dir():
+def _make(path: Any) -> None:
+    if storage.is_file(path):
         raise InputError(f"{path}: is a file; give another --run_dir")
-    path.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(path)
 
 
-def _check_kind(path: pathlib.Path) -> None:
+def _check_kind(path: Any) -> None:
     """Refuses folders of anything else."""
-    names = set(os.listdir(path))
-    if _ENVIRONMENT in names:
+    names = set(storage.names(path))
+    if ENVIRONMENT in names:
         return
     strange = {n for n in names if n != "lock" and not n.endswith(".saving")}
     if strange:
@@ -269,69 +327,38 @@ def _check_kind(path: pathlib.Path) -> None:
         )
 
 
-def _read_environment(path: pathlib.Path) -> dict[str, Any]:
-    path = path / _ENVIRONMENT
-    text = _read_text(path)
-    try:
-        record = json.loads(text)
-        number = record["run_folder_format"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: not a run folder's record ({error})") from error
-    if number != FORMAT:
-        raise InputError(
-            f"{path.parent}: is a run folder of format {number}, this version of "
-            f"gru_mem_jax reads {FORMAT}; use the version that wrote it"
-        )
-    return record
+def _check_inner(path: pathlib.Path) -> None:
+    """Checks the kinds of what is in a folder on a disk, and that it can be written."""
+    for name in (*FOLDERS, *_FILES, ENVIRONMENT):
+        inner = path / name
+        kind = pathlib.Path.is_dir if name in FOLDERS else pathlib.Path.is_file
+        if inner.exists() and not kind(inner):
+            wanted = "a folder" if name in FOLDERS else "a file"
+            raise InputError(f"{inner}: expected {wanted}")
+        if inner.exists() and not os.access(inner, os.W_OK):
+            raise InputError(f"{inner}: is not writable")
 
 
-def _read_text(path: pathlib.Path) -> str:
-    """A small regular file's text; the folder is untrusted."""
-    try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_TEXT:
-            raise InputError(f"{path}: expected a regular file of at most 16 MiB")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start})") from error
-
-
-def _environment_record(
-    saved: Mapping[str, Any], environment: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """The record to write, and a note on differences from the saved one."""
-    now = json.loads(json.dumps(dict(environment)))
-    before = saved.get("environment")
-    earlier = list(saved.get("earlier", []))
-    notes = []
-    if isinstance(before, dict) and before != now:
-        earlier.append(before)
-        changed = [
-            k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)
-        ]
-        notes = [
-            f"another environment than before ({', '.join(changed)}): the numbers may "
-            f"differ from an uninterrupted run's; see {_ENVIRONMENT}"
-        ]
-    record = {
-        "run_folder_format": FORMAT,
-        "run_id": str(saved.get("run_id") or secrets.token_hex(8)),
-        "environment": now,
-        "earlier": earlier,
-    }
-    return record, notes
-
-
-def _put_aside(path: pathlib.Path) -> None:
+def _put_aside(path: Any) -> None:
     """Renames NAME.EXT to the first free NAME.1.EXT, NAME.2.EXT, ..."""
-    if not path.exists():
+    if not storage.exists(path):
         return
     number = 1
-    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+    while True:
+        aside = path.with_name(f"{path.stem}.{number}{path.suffix}")
+        if not storage.exists(aside):
+            break
         number += 1
-    path.rename(aside)
+    storage.move_file(path, aside)
+
+
+def _append(path: Any, text: str) -> None:
+    if not storage.in_bucket(path):
+        with _appending(path) as file:
+            file.write(text)
+        return
+    before = buckets.read(path) if storage.exists(path) else b""
+    buckets.write(path, before + text.encode(errors="backslashreplace"))
 
 
 def _appending(path: pathlib.Path):

@@ -8,7 +8,8 @@ import pathlib
 import socket
 from typing import Any
 
-from gru_mem_jax.errors import InputError
+from gru_mem_jax import storage
+from gru_mem_jax.runs.lease import Lease, in_use
 
 
 # The filelock package (4.3) does not do all of this: its lock names no holder for a
@@ -19,10 +20,13 @@ class FileLock:
 
     The kernel releases the lock when the process ends, however it ends, and no process
     holds a copy of the file: its contents only serve the message. Where the file system
-    has no locks, its contents decide.
+    has no locks, and in a bucket, it is a `Lease`.
+
+    Attributes:
+      note: where it is a lease, a line that says so; else None.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: Any):
         """Takes the lock.
 
         Raises:
@@ -30,11 +34,22 @@ class FileLock:
           OSError: the file cannot be created.
         """
         self._path = path
+        self._lease: Lease | None = None
+        self._fd = -1
+        if storage.in_bucket(path) or not self._take():
+            self._lease = Lease(path)
+        self.note = None if self._lease is None else self._lease.note
+
+    def _take(self) -> bool:
+        """Whether the file system has locks."""
         while True:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            self._fd = os.open(self._path, flags, 0o666)
             try:
-                self._take()
-                held = os.stat(path)
+                if not self._flock():
+                    os.close(self._fd)
+                    return False
+                held = os.stat(self._path)
                 mine = os.fstat(self._fd)
                 if (held.st_dev, held.st_ino) == (mine.st_dev, mine.st_ino):
                     break
@@ -47,16 +62,16 @@ class FileLock:
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(holder).encode(), 0)
+        return True
 
-    def _take(self) -> None:
+    def _flock(self) -> bool:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise self._in_use() from None
+            raise in_use(self._path, self._holder()) from None
         except OSError:
-            holder = self._holder()
-            if holder.get("host") == socket.gethostname() and _lives(holder.get("pid")):
-                raise self._in_use() from None
+            return False
+        return True
 
     def _holder(self) -> dict[str, Any]:
         try:
@@ -65,28 +80,11 @@ class FileLock:
             return {}
         return holder if isinstance(holder, dict) else {}
 
-    def _in_use(self) -> InputError:
-        holder = self._holder()
-        return InputError(
-            f"{self._path.parent}: in use by pid {holder.get('pid', 'unknown')} on "
-            f"host {holder.get('host', 'unknown')}; wait for it, stop it, or give "
-            "another --run_dir"
-        )
-
     def release(self) -> None:
         """Releases the lock and removes the file."""
+        if self._lease is not None:
+            self._lease.release()
+            return
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            pathlib.Path(self._path).unlink()
         os.close(self._fd)
-
-
-def _lives(pid: Any) -> bool:
-    if not isinstance(pid, int) or pid <= 0 or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -9,12 +9,12 @@ import json
 import math
 import numbers
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from gru_mem_jax import durable_files
-from gru_mem_jax.errors import InputError
+from gru_mem_jax import durable_files, storage
+from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.runs.appended import Appended, open_appended
 from gru_mem_jax.runs.tensorboard import EventWriter
 
 Value = float | int | str | bool | None
@@ -23,7 +23,8 @@ Value = float | int | str | bool | None
 class MetricsWriter:
     """Appends rows to a JSONL file; use as a context manager.
 
-    A row is written by one call, whole or not at all. Numbers that JSON cannot hold
+    A row is written by one call, whole or not at all; in a bucket the file is written
+    again, at most every few seconds and at each `sync`. Numbers that JSON cannot hold
     (NaN, infinities) become strings. Write a step's row before its checkpoint is saved:
     a resumed run continues after the checkpoint's step.
 
@@ -42,15 +43,15 @@ class MetricsWriter:
 
     def __init__(
         self,
-        path: str | pathlib.Path,
+        path: str | os.PathLike[str],
         *,
         enabled: bool = True,
         cut_to: int | None = None,
-        tensorboard: str | pathlib.Path | None = None,
+        tensorboard: str | os.PathLike[str] | None = None,
         wandb: Any = None,
     ):
-        self.path = pathlib.Path(path)
-        self._fd = -1
+        self.path = storage.locate(path)
+        self._file: Appended | None = None
         self.last_step = -1
         self._events: EventWriter | None = None
         self._wandb = wandb if enabled else None
@@ -59,7 +60,7 @@ class MetricsWriter:
         if cut_to is not None:
             self.last_step = cut_metrics(self.path, cut_to)
         try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._file = open_appended(self.path)
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror}") from error
         if tensorboard is not None:
@@ -69,17 +70,28 @@ class MetricsWriter:
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *unused) -> None:
-        self.close()
+    def __exit__(self, kind, *unused) -> None:
+        try:
+            self.close()
+        except RunError:
+            if kind is None:  # else the first error is raised
+                raise
 
     def close(self) -> None:
-        """Closes the files."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """Closes the files.
+
+        Raises:
+          RunError: in a bucket, the last rows cannot be written.
+        """
+        file, events, self._file, self._events = self._file, self._events, None, None
+        try:
+            if file is not None:
+                with durable_files.writing(self.path):
+                    file.close()
+        finally:
+            if events is not None:
+                with durable_files.writing(events.path):
+                    events.close()
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Appends one row.
@@ -91,38 +103,27 @@ class MetricsWriter:
         Raises:
           RunError: the file cannot be written; a half-written line is removed.
         """
-        if self._fd < 0:
+        if self._file is None:
             return
         row: dict[str, Value] = {"step": int(step)}
         row.update({k: _plain(v) for k, v in values.items() if v is not None})
         data = (json.dumps(row, allow_nan=False) + "\n").encode()
         with durable_files.writing(self.path, needed=len(data)):
-            _append(self._fd, data)
+            self._file.append(data)
             if self._events is not None:
                 self._events.write(int(step), row)
         if self._wandb is not None:
             self._wandb.log(row, step=int(step))
 
     def sync(self) -> None:
-        """Syncs the rows to disk, before a checkpoint that relies on them.
+        """Syncs the rows to storage, before a checkpoint that relies on them.
 
         Raises:
           RunError: they cannot be written.
         """
-        if self._fd >= 0:
+        if self._file is not None:
             with durable_files.writing(self.path):
-                os.fsync(self._fd)
-
-
-def _append(fd: int, data: bytes) -> None:
-    """Writes all of it or nothing."""
-    start = os.fstat(fd).st_size
-    try:
-        while data:
-            data = data[os.write(fd, data) :]
-    except OSError:
-        os.ftruncate(fd, start)
-        raise
+                self._file.sync()
 
 
 def _plain(value: Any) -> float | int | str:
@@ -134,16 +135,16 @@ def _plain(value: Any) -> float | int | str:
     return number if math.isfinite(number) else str(number)
 
 
-def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Rows of a metrics file, without an incomplete last line.
 
     Raises:
       InputError: the file cannot be read, or a line is not a JSON object.
     """
-    return [row for row, _ in _rows(pathlib.Path(path))]
+    return [row for row, _ in _rows(storage.locate(path))]
 
 
-def cut_metrics(path: str | pathlib.Path, step: int) -> int:
+def cut_metrics(path: str | os.PathLike[str], step: int) -> int:
     """Removes rows of steps after `step`, and an incomplete last line.
 
     The file is replaced at once, and untouched if there is nothing to remove.
@@ -155,22 +156,22 @@ def cut_metrics(path: str | pathlib.Path, step: int) -> int:
       InputError: the file cannot be read or replaced, or a line before its end is not
         a row.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
+    path = storage.locate(path)
+    if not storage.exists(path):
         return -1
     kept = [(row, line) for row, line in _rows(path) if row["step"] <= step]
     data = b"".join(line for _, line in kept)
     try:
-        if data != path.read_bytes():
+        if data != storage.read_bytes(path):
             durable_files.write_atomically(path, data)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     return max((row["step"] for row, _ in kept), default=-1)
 
 
-def _rows(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
+def _rows(path: Any) -> list[tuple[dict[str, Any], bytes]]:
     try:
-        data = path.read_bytes()
+        data = storage.read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     rows = []

@@ -8,12 +8,12 @@ pattern a column.
 import dataclasses
 import io
 import math
-import pathlib
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.runs.columns import Panel, declared, panel_columns
 
@@ -31,8 +31,8 @@ _SMOOTH_SHARE = 30  # the mean is over this part of a line's points
 
 
 def plot_training(
-    runs: Mapping[str, Rows], folder: str | pathlib.Path
-) -> list[pathlib.Path]:
+    runs: Mapping[str, Rows], folder: str | os.PathLike[str]
+) -> list[Any]:
     """Draws each panel that has numbers, and all panels in one picture.
 
     Args:
@@ -45,7 +45,7 @@ def plot_training(
     Raises:
       InputError: no panel has a number, or the folder cannot be written.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.locate(folder)
     names = dict.fromkeys(k for rows in runs.values() for row in rows for k in row)
     lines = {p.name: list(_lines(p, runs, names)) for p in declared().panels}
     shown = [panel for panel in declared().panels if lines[panel.name]]
@@ -53,7 +53,7 @@ def plot_training(
         raise InputError(f"{', '.join(runs)}: no numbers to plot yet")
     paths = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(folder)
         for name, panels in [(OVERVIEW, shown), *((p.name, [p]) for p in shown)]:
             paths.append(folder / f"{name}.png")
             picture = _draw(panels, lines, list(runs))

@@ -10,18 +10,22 @@
     reward_NAME                   [P, G] and [P, G, K], each term before its weight
     advantages [P, G, K + 1]      for readers; a replay recomputes them
     questions [P], record         numbers of the questions; JSON of the rest
+
+A run of several processes has a file of each, `step_00000012.1.npz` of the second: with
+the outcomes of all, and the turns of its own questions.
 """
 
 import dataclasses
 import io
 import json
-import pathlib
+import os
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.packing import Conversation
@@ -31,18 +35,21 @@ FORMAT = 1
 _RECORD = ("problems", "refills", "position", "shared_tokens")
 
 
-def rollout_file(directory: str | pathlib.Path, step: int) -> pathlib.Path:
-    """The file of a step."""
-    return pathlib.Path(directory) / f"step_{step:08d}.npz"
+def rollout_file(directory: str | os.PathLike[str], step: int, process: int = 0) -> Any:
+    """The file of a step, as a process has written it."""
+    own = f".{process}" if process else ""
+    return storage.locate(directory) / f"step_{step:08d}{own}.npz"
 
 
 def save_rollouts(
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike[str],
     step: int,
     batch: RolloutBatch,
     terms: Mapping[str, Array],
     advantages: Array,
-) -> pathlib.Path:
+    *,
+    part: tuple[int, int] = (0, 1),
+) -> Any:
     """Writes a step's rollouts; an existing file is replaced.
 
     Args:
@@ -51,6 +58,7 @@ def save_rollouts(
       batch: the rollouts.
       terms: of `rewards`.
       advantages: float32 [P, G, K + 1].
+      part: number of this process, and of all.
 
     Raises:
       RunError: it cannot be written.
@@ -71,26 +79,49 @@ def save_rollouts(
     arrays |= {f"reward_{name}": np.asarray(term) for name, term in terms.items()}
     record = {name: getattr(batch, name) for name in _RECORD}
     record |= {"format": FORMAT, "step": step, "skipped": batch.skipped}
+    record |= {"processes": part[1]}
     text = json.dumps(record)
     arrays["record"] = np.frombuffer(text.encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    path = rollout_file(directory, step)
+    path = rollout_file(directory, step, part[0])
     with durable_files.writing(path, needed=buffer.getbuffer().nbytes):
-        path.parent.mkdir(exist_ok=True)
+        storage.make_folder(path.parent)
         durable_files.write_atomically(path, buffer.getvalue())
     return path
 
 
-def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
-    """Reads a step's rollouts back.
+def load_rollouts(
+    directory: str | os.PathLike[str], step: int, part: tuple[int, int] = (0, 1)
+) -> RolloutBatch:
+    """Reads a step's rollouts back, whichever processes have written them.
+
+    Args:
+      directory: of `save_rollouts`.
+      step: of training.
+      part: number of this process, and of all: it has the turns of its part of the
+        groups, and the outcomes of all.
 
     Raises:
-      InputError: the file does not exist, or holds something else; names it.
+      InputError: a file does not exist, or holds something else; names it.
     """
-    path = rollout_file(directory, step)
+    first, processes = _load(directory, step, 0)
+    others = [_load(directory, step, i)[0] for i in range(1, processes)]
+    turns = [turn for batch in (first, *others) for turn in batch.turns]
+    groups, (index, count) = len(first.questions), part
+    own = {p for p in range(groups) if p * count // max(groups, 1) == index}
+    turns = sorted((t for t in turns if t.index[0] in own), key=lambda t: t.index)
+    return dataclasses.replace(first, turns=tuple(turns))
+
+
+def _load(
+    directory: str | os.PathLike[str], step: int, process: int
+) -> tuple[RolloutBatch, int]:
+    """What a process has written, and how many did."""
+    path = rollout_file(directory, step, process)
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        raw = io.BytesIO(storage.read_bytes(path))
+        with np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(
@@ -106,13 +137,14 @@ def load_rollouts(directory: str | pathlib.Path, step: int) -> RolloutBatch:
         if record["format"] != FORMAT:
             raise ValueError(f"has format {record['format']}, expected {FORMAT}")
         fields = dataclasses.fields(Outcomes)
-        return RolloutBatch(
+        batch = RolloutBatch(
             questions=tuple(arrays["questions"].tolist()),
             outcomes=Outcomes(**{f.name: arrays[f"outcome_{f.name}"] for f in fields}),
             turns=tuple(_turns(arrays)),
             **{name: record[name] for name in _RECORD},
             skipped=record.get("skipped", 0),  # absent in earlier files
         )
+        return batch, int(record.get("processes", 1))
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{path}: no rollouts of a step: {error}") from error
 

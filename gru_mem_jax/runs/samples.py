@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
+import os
 import re
 from collections.abc import Sequence
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.agent.trajectory import (
     Trajectory,
     trajectory_from_dict,
@@ -59,31 +59,31 @@ class TrainingSample:
             check_number(f"sample.rewards.{name}", value, -1e9, 1e9)
 
 
-def sample_steps(folder: str | pathlib.Path) -> list[int]:
+def sample_steps(folder: str | os.PathLike[str]) -> list[int]:
     """Steps that have samples, in order.
 
     Args:
       folder: RUN/trajectories; need not exist.
     """
-    folder = pathlib.Path(folder)
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    folder = storage.locate(folder)
+    names = storage.names(folder) if storage.is_folder(folder) else []
     return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
 
 def read_samples(
-    folder: str | pathlib.Path, step: int, limit: int | None = None
+    folder: str | os.PathLike[str], step: int, limit: int | None = None
 ) -> list[TrainingSample]:
     """The samples of a step, the first `limit`.
 
     Raises:
       InputError: they cannot be read; names the file, the line and the field.
     """
-    path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
+    path = storage.locate(folder) / f"step_{step:08d}.jsonl"
     samples = []
     try:
-        if not path.is_file():  # e.g. a pipe: the folder is untrusted
+        if not storage.is_file(path):  # e.g. a pipe: the folder is untrusted
             raise InputError(f"{path}: expected a file")
-        with open(path, "rb") as file:
+        with storage.reader(path) as file:
             while limit is None or len(samples) < limit:
                 line = file.readline(_LONGEST_LINE)
                 if not line:
@@ -95,7 +95,7 @@ def read_samples(
 
 
 def write_samples(
-    folder: str | pathlib.Path, step: int, samples: Sequence[TrainingSample]
+    folder: str | os.PathLike[str], step: int, samples: Sequence[TrainingSample]
 ) -> None:
     """Writes the samples of a step, one a line, without token ids.
 
@@ -111,7 +111,7 @@ def write_samples(
         trajectory = dataclasses.replace(sample.trajectory, turns=turns)
         record = to_record(sample) | {"trajectory": trajectory_to_dict(trajectory)}
         lines.append(json.dumps(record))
-    path = pathlib.Path(folder) / f"step_{step:08d}.jsonl"
+    path = storage.locate(folder) / f"step_{step:08d}.jsonl"
     with durable_files.writing(path):
         durable_files.write_atomically(path, "\n".join(lines) + "\n")
 

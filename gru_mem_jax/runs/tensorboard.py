@@ -8,15 +8,17 @@ would bring more code than the sixty lines below. Columns have their description
 
 import math
 import os
-import pathlib
 import struct
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gru_mem_jax import storage
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.runs import columns
+from gru_mem_jax.runs.appended import open_appended
 
+_NAME = "events.out.tfevents."
 _SCALAR = 1  # DataClass
 _STATUS_START = 1  # SessionLog: TensorBoard forgets rows from this step on
 
@@ -32,21 +34,21 @@ class EventWriter:
 
     def __init__(
         self,
-        folder: str | pathlib.Path,
+        folder: str | os.PathLike[str],
         *,
         first_step: int | None = None,
         clock=time.time,
     ):
-        folder = pathlib.Path(folder)
+        folder = storage.locate(folder)
         self._clock = clock
         self._described: set[str] = set()
         try:
-            folder.mkdir(exist_ok=True)
-            number = len(list(folder.glob("events.out.tfevents.*")))
+            storage.make_folder(folder)
+            names = storage.names(folder)
+            number = sum(name.startswith(_NAME) for name in names)
             # TensorBoard reads the files of a folder in the order of their names.
-            name = f"events.out.tfevents.{int(clock()):010d}.{number:06d}"
-            self.path = folder / name
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self.path = folder / f"{_NAME}{int(clock()):010d}.{number:06d}"
+            self._file = open_appended(self.path)
             self._put(0, _bytes(3, b"brain.Event:2"))
             if first_step is not None:
                 self._put(first_step, _bytes(7, _integer(1, _STATUS_START)))
@@ -89,11 +91,7 @@ class EventWriter:
 
     def _put(self, step: int, content: bytes) -> None:
         event = _double(1, self._clock()) + _integer(2, step) + content
-        record = frame(event)
-        start = os.fstat(self._file.fileno()).st_size
-        if self._file.write(record) != len(record):
-            os.ftruncate(self._file.fileno(), start)
-            raise OSError(28, "No space left on device", str(self.path))
+        self._file.append(frame(event))
 
 
 def frame(data: bytes) -> bytes:

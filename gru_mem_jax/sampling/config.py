@@ -14,10 +14,13 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """Sizes of the engine; the compiled programs follow from them.
+    """Sizes of an engine; the compiled programs follow from them.
+
+    A run or an evaluation on n devices has n / `tensor` engines of these sizes: see
+    `engine_pool`.
 
     Attributes:
-      slots: S, requests that decode together.
+      slots: S, requests that decode together in one engine.
       max_length: C, longest prompt and completion together, in tokens.
       trunks: R, how many trunks are held: the tokens that prompts begin with, before
         their memory, are stored once and not in each slot (see `trunks`); 0: each slot
@@ -36,6 +39,10 @@ class EngineConfig:
       refill_after: a decode block ends when this many rows have ended, whose slots are
         then refilled together; None: one for each 16 active rows, at least one.
       max_stop_ids: most stop ids that a request may have.
+      tensor: devices of one engine, which its weights and heads are split over; a power
+        of two. None: as few as hold it, see `footprint.choose_tensor`.
+      resident: false frees weights and cache while a training step updates the policy,
+        for devices that do not hold both.
     """
 
     slots: int = 32
@@ -51,6 +58,8 @@ class EngineConfig:
     min_shared_tokens: int = 16
     refill_after: int | None = None
     max_stop_ids: int = 8
+    tensor: int | None = None
+    resident: bool = True
 
     def __post_init__(self):
         plain_numbers(self)
@@ -59,9 +68,13 @@ class EngineConfig:
         for name in numbers:
             check_int(name, getattr(self, name), 2 if name == "max_length" else 1)
         check_int("trunks", self.trunks, 0)
-        for name in ("refill_after", "trunk_length", "tail_length"):
+        for name in ("refill_after", "trunk_length", "tail_length", "tensor"):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), 1)
+        if self.tensor is not None and self.tensor & (self.tensor - 1):
+            raise InputError(f"tensor must be a power of two, got {self.tensor}")
+        if not isinstance(self.resident, bool):
+            raise InputError(f"resident must be True or False, got {self.resident!r}")
         if self.dtype is not None:
             check_choice("dtype", self.dtype, DTYPES)
         check_choice("attention", self.attention, SAMPLER_ATTENTIONS)

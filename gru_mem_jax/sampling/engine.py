@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -29,11 +30,12 @@ from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.admission import PATIENCE, choose
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
-from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, job_row, new_job
+from gru_mem_jax.sampling.hand_over import hand_over
+from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, new_job
 from gru_mem_jax.sampling.pool import Pool
 from gru_mem_jax.sampling.prefix_store import PrefixStore
 from gru_mem_jax.sampling.programs import programs
-from gru_mem_jax.sampling.stop_strings import first_stop
+from gru_mem_jax.sampling.rows import Rows
 from gru_mem_jax.sampling.trunks import Trunks
 
 
@@ -62,16 +64,16 @@ class Engine:
             in the engine's dtype is not copied.
           config: sizes.
           decoder: only for requests with stop strings.
-          mesh: of `parallelism.make_mesh`, to shard weights and cache over; None: the
-            default device. On several hosts all make the same calls.
+          mesh: of (1, 1, T) devices of this process, which weights and cache are split
+            over; None: the default device. `engine_pool.make` takes any mesh.
           store: keeps the keys of documents beyond this engine; of the same weights.
 
         Raises:
-          InputError: weights and cache take more memory than there is, or a store is
-            given to an engine without trunks.
+          InputError: weights and cache take more memory than there is, a store is given
+            to an engine without trunks, or the mesh is more than one tensor group.
         """
         self.config = config or EngineConfig()
-        self._policy = policy
+        self._policy, self._mesh = policy, mesh
         self._decoder = decoder
         if store is not None and not self.config.trunks:
             raise InputError(
@@ -82,18 +84,17 @@ class Engine:
         check_engine_fits(policy, self.config, self.dtype, devices)
         self._programs = programs(policy, self.config, self.dtype, mesh)
         self._compiled_before = self._programs.compile_seconds
-        slots, length = self.config.slots, self.config.pool_lengths[1]
         self._slots = Pool(self._programs, self.config.tail_pool)
         self._trunks = Trunks(self._programs, self.config)
-        self._logprobs = np.zeros((2, slots, length + 1), np.float32)
-        self._rows = np.zeros((slots, sampler.STOP_IDS + self.config.max_stop_ids))
-        self._rows = self._rows.astype(np.int32)
-        self._rows[:, sampler.POSITION] = -1
-        self._jobs: list[Job | None] = [None] * slots
+        self._rows = Rows(
+            self.config, self._slots.residents, self._trunks.lengths, decoder
+        )
+        self._block: tuple[jax.Array, np.ndarray] | None = None  # not fetched yet
         self._waiting: deque[Job] = deque()
         self._next_handle = 0
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._seconds = 0.0
+        self._params: Any = None
         self.set_params(params)
         self._trunks.store = store
 
@@ -136,47 +137,119 @@ class Engine:
         start = time.perf_counter()
         ended: list[tuple[int, Completion]] = []
         try:
-            while self._waiting or self._running:
-                self._admit()
-                ended = self._decode()
+            while self.begin():
+                ended = self.finish()
                 if ended or called():
                     break
         except BaseException:
-            self._renew()
+            self.renew()
             raise
         finally:
             self._seconds += time.perf_counter() - start
-        return sorted(ended, key=lambda pair: pair[0])
+        return ended
 
     def cancel(self) -> None:
         """Drops all requests, waiting or running."""
-        self.discard(job.handle for job in (*self._waiting, *self._jobs) if job)
+        self.discard(job.handle for job in (*self._waiting, *self._rows.jobs) if job)
 
     def discard(self, handles: Iterable[int]) -> None:
         """Drops these requests, waiting or running."""
         dropped = set(handles)
         self._waiting = deque(j for j in self._waiting if j.handle not in dropped)
-        for slot, job in enumerate(self._jobs):
+        for slot, job in enumerate(self._rows.jobs):
             if job is not None and job.handle in dropped:
                 self._release(slot)
+        if not self._rows.running:
+            self._block = None
+
+    # -- the two halves of a step, for a pool of engines -------------------------------
+
+    def begin(self) -> bool:
+        """Admits requests, and dispatches their prefill and one decode block.
+
+        Waits for nothing. Once more only after `finish`; if either raises, `renew`.
+
+        Returns:
+          False if there is nothing to do.
+
+        Raises:
+          RunError: the engine has no weights.
+        """
+        if not (self._waiting or self._rows.running):
+            return False
+        if self._params is None:
+            raise RunError("the engine's weights were freed: call set_params first")
+        self._admit()
+        self._block = self._decode()
+        return True
+
+    def finish(self) -> list[tuple[int, Completion]]:
+        """Waits for the block of `begin`; the requests that ended, by submission.
+
+        Raises:
+          RunError: the policy gave NaN as a log-probability.
+        """
+        if self._block is None:  # its requests were dropped
+            return []
+        (result, active), self._block = self._block, None
+        block = self._rows.take(np.asarray(result), active)
+        for slot, _, _ in block.ended:
+            self._release(slot)
+        self._counts["decode_blocks"] += 1
+        self._counts["decode_steps"] += block.steps
+        self._counts["new_tokens"] += block.new_tokens
+        self._counts["requests"] += len(block.ended)
+        ended = [(handle, completion) for _, handle, completion in block.ended]
+        return sorted(ended, key=lambda pair: pair[0])
+
+    def renew(self) -> None:
+        """Drops all requests, and makes new caches.
+
+        The old ones may be gone with a program that failed.
+        """
+        self.cancel()
+        self.reset()
+        for pool in self._pools:
+            pool.renew()
 
     # -- beyond the protocol --------------------------------------------------------
 
     def set_params(self, params: Any) -> None:
         """Takes new weights; resident prefixes are forgotten, and a store is dropped.
 
+        The old weights are freed first.
+
+        Args:
+          params: in either form; on the engine's mesh, or on any one device.
+
         Raises:
           RunError: requests are running.
         """
-        if self._running:
-            raise RunError(
-                "set_params while requests run: step to their end, or cancel"
-            )
-        if isinstance(params["layers"], dict):
+        self._check_idle("set_params")
+        self._params = self._trunks.store = None
+        self.reset()
+        if self._mesh is not None:
+            params = hand_over(self._policy, params, self.dtype, self._mesh)
+        elif isinstance(params["layers"], dict):
             params = self._policy.sampling_params(params, self.dtype)
         self._params = self._programs.place(params)
-        self._trunks.store = None
+        for pool in self._pools:
+            if pool.cache is None:
+                pool.renew()
+
+    def free(self, *, cache: bool = True) -> None:
+        """Frees the weights, and the cache; `set_params` makes it again.
+
+        Compiled programs are kept.
+
+        Raises:
+          RunError: requests are running.
+        """
+        self._check_idle("free")
+        self._params = self._trunks.store = None
         self.reset()
+        for pool in self._pools if cache else ():
+            pool.cache = None
 
     def reset(self) -> None:
         """Forgets resident prefixes: later results depend on no earlier request.
@@ -184,8 +257,7 @@ class Engine:
         Raises:
           RunError: requests are running.
         """
-        if self._running:
-            raise RunError("reset while requests run: step to their end, or cancel")
+        self._check_idle("reset")
         self._slots.residents.clear()
         self._trunks.clear()
 
@@ -225,7 +297,7 @@ class Engine:
           tokens that came from the store).
         """
         rows = self._counts["decode_steps"] * self.config.slots
-        pools = [pool for pool in (self._slots, self._trunks.pool) if pool is not None]
+        pools = self._pools
         return {
             "programs": len(self._programs.names),
             "program_names": self._programs.names,
@@ -247,12 +319,16 @@ class Engine:
     # -- inside ---------------------------------------------------------------------
 
     @property
-    def _running(self) -> bool:
-        return any(job is not None for job in self._jobs)
+    def _pools(self) -> list[Pool]:
+        return [pool for pool in (self._slots, self._trunks.pool) if pool is not None]
+
+    def _check_idle(self, call: str) -> None:
+        if self._rows.running:
+            raise RunError(f"{call} while requests run: step to their end, or cancel")
 
     def _admit(self) -> None:
         """Gives free slots to waiting requests, and reads their prompts."""
-        free = np.asarray([job is None for job in self._jobs])
+        free = np.asarray([job is None for job in self._rows.jobs])
         jobs = choose(
             self._waiting,
             int(free.sum()),
@@ -272,17 +348,17 @@ class Engine:
         )
         for job, assignment in zip(jobs, assignments):
             slot = assignment.slot
-            self._jobs[slot] = job
-            self._rows[slot] = job_row(job, self._rows.shape[1])
+            self._rows.give(slot, job)
             self._trunks.see(slot, job)
             job.shared += assignment.shared
             self._counts["prompt_tokens"] += len(job.prompt)
             self._counts["shared_tokens"] += job.shared
         self._slots.fill(self._params, assignments, self._trunks.seen_by)
 
-    def _decode(self) -> list[tuple[int, Completion]]:
-        """One block of the decode loop; returns the requests that ended in it."""
-        config, rows = self._slots.config, self._rows
+    def _decode(self) -> tuple[jax.Array, np.ndarray]:
+        """Dispatches a block of the decode loop; its result, and the rows in it."""
+        # A copy: it is read later, and a row may be released before.
+        config, rows = self._slots.config, self._rows.array.copy()
         active = np.flatnonzero(rows[:, sampler.POSITION] >= 0)
         # Counted from the end of the slot's trunk, as the cache is.
         positions = rows[active, sampler.POSITION] - self._trunks.lengths[active]
@@ -299,85 +375,11 @@ class Engine:
         trunk = self._trunks.seen_by(range(config.slots), 1)
         program, pool = self._programs.decode(attend), self._slots
         pool.cache, result = program(self._params, pool.cache, rows, limits, trunk)
-        return self._take(np.asarray(result), active)
-
-    def _take(self, result: np.ndarray, active: np.ndarray):
-        """Stores the tokens of a block; returns the requests that ended in it."""
-        block = self.config.decode_block
-        counts, stopped = result[sampler.COUNT], result[sampler.STOPPED]
-        steps = int(result[sampler.STEPS, 0])
-        ids, *logprobs = result[sampler.HEADER :].reshape(3, block, -1)[:, :steps]
-        residents, before = self._slots.residents, self._trunks.lengths
-        step, slot = np.nonzero(np.arange(steps)[:, None] < counts[None])
-        position = self._rows[slot, sampler.POSITION] + 1 + step - before[slot]
-        residents.tokens[slot, position] = ids[step, slot]
-        for kept, new in zip(self._logprobs, logprobs):
-            kept[slot, position] = new.view(np.float32)[step, slot]
-        if np.isnan(self._logprobs[:, slot, position]).any():
-            raise RunError(
-                "the policy's logits are not numbers (NaN): its weights are "
-                f"damaged, or overflow in {self.dtype}"
-            )
-        self._counts["decode_blocks"] += 1
-        self._counts["decode_steps"] += steps
-        self._counts["new_tokens"] += len(slot)
-        self._rows[active, sampler.POSITION] += counts[active]
-        self._rows[active, sampler.BUDGET] -= counts[active]
-        reached = self._rows[active, sampler.POSITION] - before[active]
-        residents.filled[active] = reached
-        self._rows[active, sampler.TOKEN] = residents.tokens[active, reached]
-        ended = []
-        for slot in active.tolist():
-            job, reason = self._jobs[slot], None
-            if stopped[slot]:
-                reason = "stop"
-            elif self._rows[slot, sampler.BUDGET] == 0:
-                reason = "length"
-            end = int(residents.filled[slot]) + 1
-            if job.request.stop_strings:
-                found = self._search(job, slot, end)
-                if found is not None:
-                    end, reason = found, "stop"
-            if reason is not None:
-                ended.append((job.handle, self._completion(job, slot, end, reason)))
-                residents.filled[slot] = end - 1
-                self._release(slot)
-        self._counts["requests"] += len(ended)
-        return ended
-
-    def _search(self, job: Job, slot: int, end: int) -> int | None:
-        """The end of the completion by a stop string; None: none was found."""
-        start = job.tail_length
-        ids = self._slots.residents.tokens[slot, start:end].tolist()
-        strings = job.request.stop_strings
-        found = first_stop(self._decoder.decode, ids, job.checked, strings)
-        job.checked = len(ids)
-        return None if found is None else start + found
-
-    def _completion(self, job: Job, slot: int, end: int, reason) -> Completion:
-        start = job.tail_length
-        plain, sampling = self._logprobs[:, slot, start:end].tolist()
-        return Completion(
-            ids=tuple(self._slots.residents.tokens[slot, start:end].tolist()),
-            logprobs=tuple(plain),
-            sampling_logprobs=tuple(sampling),
-            finish_reason=reason,
-            seconds=time.perf_counter() - job.submitted,
-            shared_prompt_tokens=job.shared,
-        )
-
-    def _renew(self) -> None:
-        """Makes new caches: the old ones may be gone with a program that failed."""
-        self.cancel()
-        self.reset()
-        self._slots.renew()
-        if self._trunks.pool is not None:
-            self._trunks.pool.renew()
+        return result, active
 
     def _release(self, slot: int) -> None:
-        self._jobs[slot] = None
+        self._rows.release(slot)
         self._trunks.release(slot)
-        self._rows[slot, sampler.POSITION] = -1
 
 
 _COUNTERS = (

@@ -1,18 +1,21 @@
-"""The engine's memory by formula, and whether it fits the device.
+"""The engine's memory by formula, whether it fits, and on how many devices.
 
 Known before a weight is read or a program compiled. Weights, and keys and values of all
 slots and trunks, are counted; the programs' temporaries come on top, so that an engine
 that passes may still not fit.
 """
 
-from collections.abc import Sequence
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import device_memory
+from gru_mem_jax.parallelism import DATA, FSDP, TENSOR, device_memory, partition
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling.config import EngineConfig
@@ -25,22 +28,80 @@ def engine_dtype(config: EngineConfig) -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def cache_bytes(shape: PolicyConfig, config: EngineConfig, dtype: Any) -> int:
+def cache_bytes(
+    shape: PolicyConfig, config: EngineConfig, dtype: Any, tensor: int = 1
+) -> int:
     """2 N K H (S U + R T) b: keys and values of N layers with K heads of size H.
 
     S slots of U positions and R trunks of T; without trunks U is max_length. b bytes a
-    number; sliding layers keep all positions too.
+    number; sliding layers keep all positions too. On each of `tensor` devices, which
+    the heads are split over where they divide.
     """
-    numbers = shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+    heads = shape.num_key_value_heads
+    heads = heads // tensor if heads % tensor == 0 else heads
+    numbers = shape.num_hidden_layers * heads * shape.head_dim
     trunk, tail = config.pool_lengths
     positions = config.slots * tail + config.trunks * trunk
     return 2 * numbers * positions * jnp.dtype(dtype).itemsize
 
 
-def weight_bytes(policy: Policy, dtype: Any) -> int:
-    """Bytes of all params in one dtype."""
-    leaves = jax.tree.leaves(policy.abstract_params())
-    return sum(leaf.size for leaf in leaves) * jnp.dtype(dtype).itemsize
+def weight_bytes(policy: Policy, dtype: Any, tensor: int = 1) -> int:
+    """Bytes of all params in one dtype, on each of `tensor` devices."""
+    sizes = {DATA: 1, FSDP: 1, TENSOR: tensor}
+    shapes = policy.abstract_params()
+    numbers = jax.tree.leaves(shard_sizes(shapes, policy.logical_axes(), sizes))
+    return sum(numbers) * jnp.dtype(dtype).itemsize
+
+
+def shard_sizes(shapes: Any, axes: Any, sizes: Mapping[str, int]) -> Any:
+    """Numbers of each parameter that one device holds.
+
+    Args:
+      shapes: tree of jax.ShapeDtypeStruct.
+      axes: the same tree of names, as of `Policy.logical_axes`.
+      sizes: of each axis of the mesh.
+    """
+
+    def size(leaf: Any, names: Sequence[str]) -> int:
+        split = partition(leaf.shape, names, sizes)
+        return leaf.size // math.prod(sizes[axis] for axis in split if axis)
+
+    return jax.tree.map(size, shapes, axes)
+
+
+def choose_tensor(devices: Sequence[Any], fits: Callable[[int], bool]) -> int:
+    """The devices of one engine: as few as hold it, for engines run side by side.
+
+    Args:
+      devices: that engines are to run on.
+      fits: whether an engine of so many devices fits each of them.
+
+    Returns:
+      The smallest power of two that divides every process's number of devices and fits;
+      the largest that divides them if none fits.
+    """
+    counts = collections.Counter(device.process_index for device in devices)
+    common = math.gcd(*counts.values())
+    sizes = [1 << i for i in range(common.bit_length()) if common % (1 << i) == 0]
+    return next(filter(fits, sizes), sizes[-1])
+
+
+def with_tensor(
+    policy: Policy, config: EngineConfig, devices: Sequence[Any]
+) -> EngineConfig:
+    """The configuration with its `tensor`, for engines that have the devices alone."""
+    if config.tensor is not None:
+        return config
+    dtype, limit = engine_dtype(config), device_memory(devices[0])
+    if limit is not None and devices[0].platform == "cpu":
+        limit //= len(devices)
+
+    def fits(tensor: int) -> bool:
+        need = weight_bytes(policy, dtype, tensor)
+        need += cache_bytes(policy.config, config, dtype, tensor)
+        return limit is None or need <= limit
+
+    return dataclasses.replace(config, tensor=choose_tensor(devices, fits))
 
 
 def check_engine_fits(
@@ -49,30 +110,33 @@ def check_engine_fits(
     dtype: Any = None,
     devices: Sequence[Any] | None = None,
     *,
+    tensor: int | None = None,
     advice: str = "lower slots, or chunk_size and the budgets that max_length is for",
 ) -> None:
-    """Refuses an engine that cannot fit.
+    """Refuses engines that cannot fit.
 
     Args:
       policy: without weights.
-      config: sizes.
+      config: sizes of an engine.
       dtype: of weights and cache; None: the configuration's.
-      devices: that it is sharded over; None: the first.
+      devices: that engines run on; None: the first.
+      tensor: devices of each engine; None: all.
       advice: for the message.
 
     Raises:
       InputError: weights and cache exceed the memory.
     """
     dtype = jnp.dtype(engine_dtype(config) if dtype is None else dtype)
-    devices = jax.devices()[:1] if devices is None else devices
+    devices = jax.local_devices()[:1] if devices is None else devices
     limit = device_memory(devices[0])
     if limit is None:
         return
-    if devices[0].platform != "cpu":
-        limit *= len(devices)
+    ways = len(devices) if tensor is None else tensor
     shape = policy.config
-    weights, cache = weight_bytes(policy, dtype), cache_bytes(shape, config, dtype)
-    if weights + cache <= limit:
+    weights = weight_bytes(policy, dtype, ways)
+    cache = cache_bytes(shape, config, dtype, ways)
+    shared = devices[0].platform == "cpu"  # one memory for all
+    if (weights + cache) * (len(devices) if shared else 1) <= limit:
         return
     trunk, tail = config.pool_lengths
     held = f"{config.slots} slots x {tail} tokens"
@@ -80,12 +144,14 @@ def check_engine_fits(
         held = f"({held} + {config.trunks} trunks x {trunk} tokens)"
     if weights > limit:
         advice = "take a smaller policy, a narrower dtype or more devices"
+    each = " on each device" if len(devices) > 1 else ""
+    split = f", split over {ways} devices" if ways > 1 else ""
     raise InputError(
-        f"the engine needs {size_text(weights + cache)}, more than the "
+        f"the engine needs {size_text(weights + cache)}{each}, more than the "
         f"{size_text(limit)} of memory: weights {size_text(weights)}, "
         f"keys and values {size_text(cache)} (2 x {shape.num_hidden_layers} layers x "
         f"{shape.num_key_value_heads} heads x {shape.head_dim} x {held} "
-        f"x {dtype.itemsize} bytes); {advice}"
+        f"x {dtype.itemsize} bytes{split}); {advice}"
     )
 
 

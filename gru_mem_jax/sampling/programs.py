@@ -1,5 +1,10 @@
-"""The engine's programs, compiled ahead of time for the few shapes that occur."""
+"""The engine's programs, compiled ahead of time for the few shapes that occur.
 
+Engines of the same sizes share them: on the same devices the programs themselves, on
+other devices what was compiled, loaded once more (see `rebinding`).
+"""
+
+import collections
 import functools
 import threading
 import time
@@ -9,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.parallelism import DATA, FSDP
 from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.functional import Cache, Policy
 from gru_mem_jax.policy.kernels import (
@@ -21,13 +28,20 @@ from gru_mem_jax.policy.kernels import (
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.cells import cells_shape
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.rebinding import Portable
 from gru_mem_jax.sampling.shardings import sampler_shardings
 
 
 class Programs:
     """Compiles each program of a pool of slots once, on abstract arguments.
 
+    Args:
+      policy, config, dtype: that decide the shapes.
+      mesh: one tensor group; None: the default device.
+      of_trunks: whether `config` is of a pool of trunks.
+
     Attributes:
+      portable: what was compiled for any group of this size; engines share it.
       params: abstract sampling form, with shardings if there is a mesh.
       cache: the same of the cache.
       attention: what prefill and decode attend by, and why.
@@ -43,7 +57,14 @@ class Programs:
         *,
         of_trunks: bool = False,
     ):
+        if mesh is not None and mesh.shape[DATA] * mesh.shape[FSDP] > 1:
+            raise InputError(
+                f"an engine runs on one tensor group, a mesh of (1, 1, T) devices, not "
+                f"on {tuple(mesh.shape.values())}: EnginePool has an engine for each"
+            )
         self._policy = policy
+        self._devices = None if mesh is None else list(mesh.devices.flat)
+        self.portable = dict[tuple, Portable]()
         self._config = config.tail_pool
         self._mesh = mesh
         self._shardings = None
@@ -58,8 +79,7 @@ class Programs:
         size = (self._config.slots, self._config.max_length)
         self.cache = jax.eval_shape(lambda: policy.init_cache(*size, dtype))
         if mesh is not None:
-            slots = None if of_trunks else config.slots
-            self._shardings = sampler_shardings(policy, mesh, slots)
+            self._shardings = sampler_shardings(policy, mesh)
             self.params = jax.tree.map(_placed, self.params, self._shardings.params)
             self.cache = jax.tree.map(
                 functools.partial(_placed, sharding=self._shardings.cache), self.cache
@@ -69,14 +89,18 @@ class Programs:
         self._compile_seconds = 0.0
 
     def lower_decode(self, attend: int) -> Any:
-        """(params, cache, rows, limits, trunk) -> (cache, results), not compiled."""
+        """`trace_decode`, not compiled."""
+        return self.trace_decode(attend).lower()
+
+    def trace_decode(self, attend: int) -> Any:
+        """(params, cache, rows, limits, trunk) -> (cache, results), traced."""
         config, shardings = self._config, self._shardings
         function = functools.partial(
             sampler.decode,
             self._policy,
             config.decode_block,
             attend,
-            None if shardings is None else shardings.logits,
+            shardings,
             attention=self.attention.decode.name,
             mesh=self._mesh,
         )
@@ -84,10 +108,14 @@ class Programs:
         out = None if shardings is None else (shardings.cache, shardings.whole)
         trunk = self._trunk(config.slots, 1)
         arguments = (self.params, self.cache, rows, self._ints(2), trunk)
-        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
+        return jax.jit(function, donate_argnums=1, out_shardings=out).trace(*arguments)
 
     def lower_prefill(self, rows: int, length: int, attend: int) -> Any:
-        """(params, cache, blocks, trunk) -> cache, not compiled."""
+        """`trace_prefill`, not compiled."""
+        return self.trace_prefill(rows, length, attend).lower()
+
+    def trace_prefill(self, rows: int, length: int, attend: int) -> Any:
+        """(params, cache, blocks, trunk) -> cache, traced."""
         function = functools.partial(
             sampler.prefill,
             self._policy,
@@ -98,7 +126,7 @@ class Programs:
         out = None if self._shardings is None else self._shardings.cache
         blocks, trunk = self._ints(rows, 2 + length), self._trunk(rows, length)
         arguments = (self.params, self.cache, blocks, trunk)
-        return jax.jit(function, donate_argnums=1, out_shardings=out).lower(*arguments)
+        return jax.jit(function, donate_argnums=1, out_shardings=out).trace(*arguments)
 
     def lower_copy(self, length: int) -> Any:
         """(cache, pairs, count) -> cache, not compiled."""
@@ -192,9 +220,20 @@ class Programs:
         with self._lock:
             if key not in self._compiled:
                 start = time.perf_counter()
-                self._compiled[key] = lower(*sizes).compile()
+                self._compiled[key] = self._make(key, lower, sizes)
                 self._compile_seconds += time.perf_counter() - start
             return self._compiled[key]
+
+    def _make(self, key: tuple, lower: Any, sizes: tuple[int, ...]) -> Any:
+        """Loads what was compiled for another group, or compiles."""
+        if self._devices is None:
+            return lower(*sizes).compile()
+        portable = self.portable.get(key)
+        program = None if portable is None else portable.on(self._devices)
+        if program is None:
+            program = lower(*sizes).compile()
+            self.portable[key] = Portable(program, self._devices)
+        return program
 
     def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
         sharding = None if self._shardings is None else self._shardings.whole
@@ -233,12 +272,26 @@ def engine_attention(
     return sampler_attention(config.attention, policy.config, sizes, mesh)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def programs(
     policy: Policy, config: EngineConfig, dtype: Any, mesh: Mesh | None = None
 ) -> Programs:
-    """The programs that all engines of these sizes share."""
-    return Programs(policy, config, dtype, mesh)
+    """The programs that all engines of these sizes on this mesh share."""
+    made = Programs(policy, config, dtype, mesh)
+    if mesh is not None:
+        shared = _portable(policy, config, dtype, mesh.size)
+        made.portable = shared["slots"]
+        if made.trunks is not None:
+            made.trunks.portable = shared["trunks"]
+    return made
+
+
+@functools.lru_cache(maxsize=16)
+def _portable(
+    policy: Policy, config: EngineConfig, dtype: Any, devices: int
+) -> dict[str, dict[tuple, Portable]]:
+    """What was compiled for engines of these sizes on any group of so many devices."""
+    return collections.defaultdict(dict)
 
 
 def _placed(

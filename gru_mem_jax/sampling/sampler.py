@@ -67,7 +67,7 @@ def decode(
     policy: Policy,
     block: int,
     attend: int,
-    logits_sharding,
+    shardings,
     params,
     cache,
     rows,
@@ -84,7 +84,7 @@ def decode(
       block: T, static.
       attend: static, more than every index of the cache that is reached; all of them
         where `attention` reads true lengths.
-      logits_sharding: static, of [S, V]; None on one device.
+      shardings: static, of `sampler_shardings`; None on one device.
       params: sampling form.
       cache: donated.
       rows: int32[S, 8 + M], columns as named above; unused stop ids are -1, and idle
@@ -124,8 +124,10 @@ def decode(
             mesh=mesh,
         )
         logits = policy.logits(params, hidden[:, 0])
-        if logits_sharding is not None:
-            logits = jax.lax.with_sharding_constraint(logits, logits_sharding)
+        if shardings is not None:
+            # The head stays split: what is gathered is [S, V], once, for the draw.
+            logits = jax.lax.with_sharding_constraint(logits, shardings.logits)
+            logits = jax.lax.with_sharding_constraint(logits, shardings.whole)
         drawn = draw(logits, seeds, state.positions + 1, *settings)
         stop = active & (drawn.tokens[:, None] == stop_ids).any(-1)
         going = active & ~stop & (state.budgets > 1)

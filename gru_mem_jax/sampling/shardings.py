@@ -1,8 +1,10 @@
 """Shardings of the sampler's arrays on a mesh of (data, fsdp, tensor).
 
-Weights are split as in training; the cache's slots over data and fsdp (trunks, which
-any slot may see, are replicated there), its heads over tensor. Axes that do not divide
-evenly are replicated.
+An engine has a tensor group: a mesh of (1, 1, T) devices. Weights, the heads of the
+cache and the vocabulary of the logits are split over tensor; axes that do not divide
+evenly are replicated. Slots are never split: a copied prefix would cross devices, and
+each would compute every prefill. Weights are first laid on a mesh of all groups,
+(R, 1, T), where each has a replica: see `hand_over`.
 """
 
 from typing import Any, NamedTuple
@@ -10,14 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gru_mem_jax.parallelism import (
-    DATA,
-    FSDP,
-    TENSOR,
-    partition,
-    replicated,
-    row_shards,
-)
+from gru_mem_jax.parallelism import TENSOR, partition, replicated
 from gru_mem_jax.policy.functional import Policy
 
 
@@ -27,7 +22,7 @@ class SamplerShardings(NamedTuple):
     Attributes:
       params: tree as the sampling form.
       cache: of every array of the cache, [S, K, C, H].
-      logits: of [S, V]; V is not split, since a draw needs whole rows.
+      logits: of [S, V], before the draw, which needs whole rows.
       whole: replicated, for arrays from and to the host.
     """
 
@@ -37,10 +32,8 @@ class SamplerShardings(NamedTuple):
     whole: NamedSharding
 
 
-def sampler_shardings(
-    policy: Policy, mesh: Mesh, slots: int | None
-) -> SamplerShardings:
-    """The shardings for a pool of `slots` on `mesh`; None: of trunks."""
+def sampler_shardings(policy: Policy, mesh: Mesh) -> SamplerShardings:
+    """The shardings of an engine's arrays on `mesh`."""
     axes, stacked = policy.logical_axes(), policy.abstract_params()
 
     def sharding(path, leaf, names):
@@ -53,14 +46,13 @@ def sampler_shardings(
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     tree = jax.tree_util.tree_map_with_path(sharding, stacked, axes)
-    layers = (tree["layers"],) * policy.config.num_hidden_layers
-    split = slots is not None and slots % row_shards(mesh) == 0
-    rows = (DATA, FSDP) if split else None
-    heads = policy.config.num_key_value_heads
-    heads = TENSOR if heads % mesh.shape[TENSOR] == 0 else None
+    config, ways = policy.config, mesh.shape[TENSOR]
+    heads = TENSOR if config.num_key_value_heads % ways == 0 else None
+    vocab = TENSOR if config.vocab_size % ways == 0 else None
+    layers = (tree["layers"],) * config.num_hidden_layers
     return SamplerShardings(
         params={"ends": tree["ends"], "layers": layers},
-        cache=NamedSharding(mesh, PartitionSpec(rows, heads)),
-        logits=NamedSharding(mesh, PartitionSpec(rows)),
+        cache=NamedSharding(mesh, PartitionSpec(None, heads)),
+        logits=NamedSharding(mesh, PartitionSpec(None, vocab)),
         whole=replicated(mesh),
     )

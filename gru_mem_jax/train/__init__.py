@@ -7,12 +7,15 @@ from gru_mem_jax.train.config import (
     TrainConfig,
     settings_text,
 )
+from gru_mem_jax.train.endings import RunResult
 from gru_mem_jax.train.plan import Plan
-from gru_mem_jax.train.run import RunResult, sft, train
+from gru_mem_jax.train.profiling import ProfileSteps
+from gru_mem_jax.train.run import sft, train
 
 __all__ = [
     "LoopConfig",
     "Plan",
+    "ProfileSteps",
     "RolloutConfig",
     "RunResult",
     "SFTConfig",

@@ -39,7 +39,7 @@ class Evaluator:
         """Columns of an evaluation.
 
         Args:
-          params: full params, where the engine runs.
+          params: of `HeldEngine.place`.
           step: of training, for the watchdog.
         """
 
@@ -47,11 +47,14 @@ class Evaluator:
             self._monitor.beat(f"evaluating step {step}")
             self._monitor.look()
 
-        return evaluation_columns(
+        columns = evaluation_columns(
             self._engine(params),
             self._encoder,
             self._agent,
             self._sets,
             self._modes,
             on_turn,
+            self._monitor.hosts,
         )
+        self._engine.release()
+        return columns

@@ -4,7 +4,10 @@ With W the bytes of all params in float32, cut as the mesh cuts them, and AdamW:
 
     params W, optimiser 2 W, gradients 2 W (the sum, and the micro-batch's own)
     compute copy, reference, behaviour   W / 2 each in bfloat16
-    sampler   all params and its cache in its own dtype, on one device
+    sampler   all params and its cache in its own dtype, on each device; or cut over
+        the EngineConfig.tensor devices of an engine. Where it is not resident it and
+        what an update needs besides (gradients, compute copy, activations, gathered
+        weights) take turns.
     activations, of R rows of L tokens on a device (N layers of width D, Q and K heads
     of size H, feed-forward F; b bytes a number):
         layer inputs      R L N D b              with remat; else all that a layer keeps
@@ -18,14 +21,16 @@ The compiler orders and reuses buffers as it sees fit: expect the truth within s
 twenty percent where weights dominate, and within a factor of two where they do not.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import FSDP, MeshConfig, partition
+from gru_mem_jax.parallelism import FSDP, MeshConfig
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.policy.row_attention import block_size
 from gru_mem_jax.policy.splash import mask_bytes
@@ -34,7 +39,9 @@ from gru_mem_jax.rl.optimizer import LearnerConfig, make_optimizer, optimizer_sh
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.footprint import (
     cache_bytes,
+    choose_tensor,
     engine_dtype,
+    shard_sizes,
     size_text,
     weight_bytes,
 )
@@ -66,7 +73,7 @@ def memory_estimate(
       policy: without weights.
       config: of the learner.
       mesh: without -1.
-      engine: sampler on the same device; None: elsewhere.
+      engine: sampler on the same devices, of 1 where `tensor` is None; None: elsewhere.
       reference: whether a reference policy is held (beta above 0).
       behaviour: whether the weights of the rollouts in flight are held.
       dtype: of the compute and the sampler; None: the configurations'.
@@ -77,13 +84,13 @@ def memory_estimate(
     compute = jnp.dtype(dtype or config.dtype).itemsize
     sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
     shapes, axes = policy.abstract_params(), policy.logical_axes()
-    cut = _shard_sizes(shapes, axes, sizes)
+    cut = shard_sizes(shapes, axes, sizes)
     numbers = sum(jax.tree.leaves(cut))
     trained_shapes, trained_cut = shapes, cut
     if config.lora is not None:
         trained_shapes = lora.abstract_adapters(policy, config.lora)
         adapter_axes = lora.adapter_axes(policy, config.lora)
-        trained_cut = _shard_sizes(trained_shapes, adapter_axes, sizes)
+        trained_cut = shard_sizes(trained_shapes, adapter_axes, sizes)
     trained = 4 * sum(jax.tree.leaves(trained_cut))
     opt_shapes = jax.eval_shape(make_optimizer(config).init, trained_shapes)
     opt_cut = optimizer_shardings(opt_shapes, trained_shapes, trained_cut, None)
@@ -112,9 +119,15 @@ def memory_estimate(
     result |= _activations(policy, config, mesh, compute)
     if any(size > 1 for size in sizes.values()):
         result["gathered"] = _gathered(shapes, axes, sizes, compute)
+    total = sum(result.values())
     if engine is not None:
-        result |= _sampler(policy, engine, dtype)
-    return result | {"total": sum(result.values())}
+        sampler = _sampler(policy, engine, dtype)
+        result |= sampler
+        held = sum(result.get(name, 0) for name in _HELD)
+        total += sum(sampler.values())
+        if not engine.resident:
+            total = max(held, total - sum(sampler.values()))
+    return result | {"total": total}
 
 
 def check_memory(estimate: dict[str, int], limit: int | None) -> str | None:
@@ -170,28 +183,45 @@ def _activations(
 
 
 def _gathered(shapes, axes, sizes, compute: int) -> int:
-    whole = _shard_sizes(shapes, axes, sizes | {FSDP: 1})
+    whole = shard_sizes(shapes, axes, sizes | {FSDP: 1})
     layers = sum(jax.tree.leaves(whole["layers"]))
     depth = jax.tree.leaves(shapes["layers"])[0].shape[0]
     return compute * (2 * layers // depth + sum(jax.tree.leaves(whole["ends"])))
 
 
 def _sampler(policy: Policy, engine: EngineConfig, dtype) -> dict[str, int]:
-    dtype = dtype or engine_dtype(engine)
+    dtype, tensor = dtype or engine_dtype(engine), engine.tensor or 1
     return {
-        "sampler_params": weight_bytes(policy, dtype),
-        "sampler_cache": cache_bytes(policy.config, engine, dtype),
+        "sampler_params": weight_bytes(policy, dtype, tensor),
+        "sampler_cache": cache_bytes(policy.config, engine, dtype, tensor),
     }
 
 
-def _shard_sizes(shapes, axes, sizes) -> Any:
-    """Numbers of each parameter that one device holds."""
+def planned_engine(
+    engine: EngineConfig,
+    devices: Sequence[Any],
+    estimate: Callable[[EngineConfig], dict[str, int]],
+    limit: int | None,
+) -> EngineConfig:
+    """The engine with its `tensor`: as few devices as hold it beside the learner.
 
-    def size(leaf, names):
-        ways = [sizes[a] for a in partition(leaf.shape, names, sizes) if a is not None]
-        return math.prod(leaf.shape) // math.prod(ways)
+    Args:
+      engine: sizes of each engine.
+      devices: of the learner.
+      estimate: `memory_estimate` of the run with such an engine.
+      limit: bytes that a device has; None: unknown.
+    """
+    if engine.tensor is not None:
+        return engine
 
-    return jax.tree.map(size, shapes, axes)
+    def of(tensor: int) -> EngineConfig:
+        return dataclasses.replace(engine, tensor=tensor)
+
+    return of(
+        choose_tensor(
+            devices, lambda n: limit is None or estimate(of(n))["total"] <= limit
+        )
+    )
 
 
 def describe_memory(estimate: dict[str, int]) -> str:

@@ -13,7 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import numpy as np
+
 from gru_mem_jax.errors import RunError
+from gru_mem_jax.hosts import Hosts, Stopped
 from gru_mem_jax.rl.compile import Learner
 from gru_mem_jax.rl.learner import Batch, Carry, Report, TrainState, host_count
 from gru_mem_jax.rl.packing import PackedRows
@@ -22,15 +26,13 @@ from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.runs.metrics import MetricsWriter
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
+from gru_mem_jax.sampling.footprint import engine_dtype
 from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
+from gru_mem_jax.train.profiling import Profiler
 
 Columns = Mapping[str, Any]
-
-
-class Stopped(Exception):
-    """The run was asked to stop; raised between two programs, never in one."""
 
 
 class Monitor:
@@ -39,23 +41,40 @@ class Monitor:
     Args:
       stop, watchdog: entered already.
       note: takes a line for log and screen.
+      hosts: the processes of the run; None: this one alone.
+      profiler: traces some of the steps; None: none.
 
     Attributes:
+      hosts: of the run.
       seconds: wall-clock of each stage of the step that runs.
       abandoned: set when the loop ends: what runs beside it stops at its next `look`.
     """
 
     def __init__(
-        self, stop: StopSignal, watchdog: Watchdog, note: Callable[[str], None]
+        self,
+        stop: StopSignal,
+        watchdog: Watchdog,
+        note: Callable[[str], None],
+        hosts: Hosts | None = None,
+        profiler: Profiler | None = None,
     ):
         self._stop, self._watchdog, self.note = stop, watchdog, note
+        self.hosts, self.profiler = hosts or Hosts(), profiler
         self.seconds: dict[str, float] = {}
         self.abandoned = False
 
     def look(self) -> None:
-        """Raises Stopped if the run was asked to stop."""
+        """Raises Stopped if the run was asked to stop.
+
+        Other processes may not have heard of it yet: to be called in `Hosts.together`.
+        """
+        self.hosts.check()
         if self.abandoned or self._stop.requested:
             raise Stopped
+
+    def look_together(self) -> None:
+        """Raises Stopped on all processes if one was asked to stop; all call it."""
+        self.hosts.together("stop", self.look)
 
     def beat(self, doing: str) -> None:
         """Tells the watchdog that something happens."""
@@ -63,11 +82,12 @@ class Monitor:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage of the step."""
+        """Times a stage of the step, and names it in a profiler's trace."""
         self.beat(f"stage {name}")
         started = time.perf_counter()
         try:
-            yield
+            with jax.profiler.TraceAnnotation(f"stage {name}"):
+                yield
         finally:
             seconds = time.perf_counter() - started
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -94,7 +114,7 @@ class RunParts(NamedTuple):
       learner: its functions.
       engine: samples, where the run does.
       evaluate: (params where the engine runs, step) to columns; None: no suite.
-      place: puts full params where the engine runs.
+      place: hands full params over to where the engine runs; see `HeldEngine`.
       folder: of the run.
       monitor: of the run.
       frozen: params that LoRA does not train, else {}.
@@ -116,6 +136,14 @@ class RunParts(NamedTuple):
         learner = self.learner
         dtype = learner.config.dtype
         return learner.policy_params(at.state.params, self.frozen, dtype)
+
+    def params_to_place(self, at: RunState) -> Any:
+        """As `policy_params`, to be placed: no copy where that casts them alike."""
+        learner, engine = self.learner, self.planned.engine
+        adapted = learner.config.lora is not None or engine is None
+        if adapted or engine_dtype(engine) != learner.config.dtype.name:
+            return self.policy_params(at)
+        return at.state.params
 
 
 class StepKind(Protocol):
@@ -175,7 +203,7 @@ class Loop:
             if self.at.pending is not None:
                 self._end_of_step()
             while self.at.step < self._config.num_steps:
-                self._monitor.look()
+                self._monitor.look_together()
                 self._step()
                 self._end_of_step()
             self._save()
@@ -185,11 +213,16 @@ class Loop:
             return False
         finally:
             self._monitor.abandoned = True
+            if self._monitor.profiler is not None:
+                self._monitor.profiler.close()
             self._kind.close()
 
     def _step(self) -> None:
-        self._monitor.seconds = {}
-        result = self._kind.step(self.at)
+        monitor = self._monitor
+        monitor.seconds = {}
+        traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
+        with traced or contextlib.nullcontext():
+            result = self._kind.step(self.at)
         at, config = result.at, self._config
         pending = None
         if at.step % config.log_every == 0 or self._is_evaluated(at.step):
@@ -258,6 +291,7 @@ def update(
     *,
     old: Sequence[Sequence[Any]] | None = None,
     reference: Sequence[Sequence[Any]] | None = None,
+    counts: Sequence[np.float32] | None = None,
     on_first: Callable[[Carry], None] = lambda carry: None,
 ) -> tuple[TrainState, list[Report]]:
     """Optimiser steps, one on each part of a batch.
@@ -273,6 +307,7 @@ def update(
       monitor: of the run.
       old: logprobs of the policy that sampled, as `parts`; None: it is `state`'s.
       reference: logprobs of the KL's reference, as `parts`; None: there is none.
+      counts: sampled tokens of each part; None: those of `parts`.
       on_first: called with what the first part has added up.
 
     Returns:
@@ -282,10 +317,10 @@ def update(
         return state, []
     carry, reports = learner.begin(), []
     for number, part in enumerate(parts):
-        count = host_count(part)
+        count = host_count(part) if counts is None else counts[number]
         for i, rows in enumerate(part):
             if not reports:
-                monitor.look()
+                monitor.look_together()
             monitor.beat("updating the policy")
             batch = Batch(
                 rows,

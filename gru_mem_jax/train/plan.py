@@ -9,7 +9,13 @@ from jax.sharding import Mesh
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import MeshConfig, device_memory, make_mesh, row_shards
+from gru_mem_jax.parallelism import (
+    MeshConfig,
+    device_memory,
+    fsdp_note,
+    make_mesh,
+    row_shards,
+)
 from gru_mem_jax.policy import kernels
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, open_policy_dir
@@ -18,11 +24,17 @@ from gru_mem_jax.policy.hf import load_config
 from gru_mem_jax.rl.rollout import check_agent
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.footprint import engine_dtype
+from gru_mem_jax.sampling.hand_over import group_mesh
 from gru_mem_jax.sampling.prefix_store import with_trunks
 from gru_mem_jax.sampling.programs import engine_attention
 from gru_mem_jax.tokenization import TextTokenizer
 from gru_mem_jax.train.config import LoopConfig, SFTConfig, TrainConfig
-from gru_mem_jax.train.footprint import check_memory, describe_memory, memory_estimate
+from gru_mem_jax.train.footprint import (
+    check_memory,
+    describe_memory,
+    memory_estimate,
+    planned_engine,
+)
 
 
 class Plan(NamedTuple):
@@ -145,20 +157,37 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     engine = config.engine.lowered_to(longest) if samples else None
     if engine is not None and engine.trunks:
         engine = with_trunks(engine, PromptBuilder(encoder, agent.prompt), agent)
+    overlap = not supervised and config.rollouts.overlap
+    if overlap and not config.engine.resident:
+        raise InputError(
+            "overlap samples while the policy is updated, and an engine that is not "
+            "resident is freed then: set RolloutConfig.overlap or "
+            "EngineConfig.resident otherwise"
+        )
+
+    def estimate(engine: EngineConfig | None) -> dict[str, int]:
+        return memory_estimate(
+            policy,
+            learner,
+            MeshConfig(**mesh.shape),
+            engine,
+            reference=not supervised and config.objective.beta > 0,
+            behaviour=overlap,
+        )
+
+    devices = list(mesh.devices.flat)
     sampler = None
+    limit = device_memory(devices[0])
     if engine is not None:
-        one = make_mesh(devices=[mesh.devices.flat[0]])
-        sampler = engine_attention(policy, engine, engine_dtype(engine), one)
-    memory = memory_estimate(
-        policy,
-        learner,
-        MeshConfig(**mesh.shape),
-        engine,
-        reference=not supervised and config.objective.beta > 0,
-        behaviour=not supervised and config.rollouts.overlap,
-    )
-    doubt = check_memory(memory, device_memory(mesh.devices.flat[0]))
-    notes = [] if supervised else _notes(config, agent, mesh)
+        engine = planned_engine(engine, devices, estimate, limit)
+        # Raises where devices are no whole groups.
+        groups = group_mesh(mesh, engine.tensor).devices.flat
+        group = make_mesh(MeshConfig(tensor=engine.tensor), list(groups))
+        sampler = engine_attention(policy, engine, engine_dtype(engine), group)
+    memory = estimate(engine)
+    doubt = check_memory(memory, limit)
+    notes = [] if supervised else _notes(config, agent, mesh, engine)
+    split = fsdp_note(policy.config.hidden_size, mesh)
     return Plan(
         policy=policy,
         encoder=encoder,
@@ -168,7 +197,7 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
         longest=longest,
         memory=memory,
         attention=kernels.describe(mesh, rows, sampler),
-        notes=(*notes, *filter(None, [doubt])),
+        notes=(*notes, *filter(None, [split, doubt])),
     )
 
 
@@ -185,15 +214,18 @@ def _longest_turn(
     return longest
 
 
-def _notes(config: TrainConfig, agent: AgentConfig, mesh: Mesh) -> list[str]:
+def _notes(
+    config: TrainConfig, agent: AgentConfig, mesh: Mesh, engine: EngineConfig
+) -> list[str]:
     notes = []
+    engines = mesh.size // engine.tensor
     rewards = config.rewards
     rollouts = config.rollouts.questions_per_step * config.rollouts.group_size
-    if rollouts < config.engine.slots:
-        notes.append(
-            f"{rollouts} rollouts of a step leave some of the engine's "
-            f"{config.engine.slots} slots idle"
-        )
+    if rollouts < engines * engine.slots:
+        slots = f"the engine's {engine.slots} slots"
+        if engines > 1:
+            slots = f"the {engine.slots} slots of each of {engines} engines"
+        notes.append(f"{rollouts} rollouts of a step leave some of {slots} idle")
     if rewards.overlong_weight > 0 and rewards.overlong_limit > agent.completion_tokens:
         notes.append(
             f"overlong_limit {rewards.overlong_limit} is above completion_tokens "

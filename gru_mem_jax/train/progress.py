@@ -1,10 +1,12 @@
 """What a run shows: a table of its last steps on a terminal, a line each in a pipe."""
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.runs import columns
 
 _ROWS = 12
@@ -67,3 +69,11 @@ class RunProgress:
             cells = [c.cell(row[c.name]) if c.name in row else "" for c in shown]
             table.add_row(str(step), *cells)
         return table
+
+
+def note_alone(hosts: Hosts, line: str, quiet: bool) -> None:
+    """One line of a process that shows nothing else, with its name, on stderr."""
+    if not quiet:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"{hosts.names[hosts.index]}: {line}\n")
+            sys.stderr.flush()

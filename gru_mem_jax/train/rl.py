@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from gru_mem_jax.rl.learner import Carry, RowLogprobs
-from gru_mem_jax.rl.packing import Conversation, PackedRows, mini_batches, pack
+from gru_mem_jax.rl.packing import Conversation, PackedRows
 from gru_mem_jax.rl.rollout import learnable
 from gru_mem_jax.rl.summary import (
     summarize_gaps,
@@ -29,6 +29,7 @@ from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.loop import Columns, RunParts, StepResult, update
 from gru_mem_jax.train.questions import QuestionStage
 from gru_mem_jax.train.rollouts import Rollouts, RolloutStage, Scorer, check_gap
+from gru_mem_jax.train.several import Packed, pack_parts, summed
 
 ROLLOUTS = "rollouts"
 
@@ -56,9 +57,15 @@ class RLStep:
         devices = [d for d in planned.mesh.devices.flat if d in own]
         scorer = Scorer(config, planned.agent.mode, devices)
         self._config, self._parts, self._replay = config, parts, replay
-        self._monitor = parts.monitor
+        self._monitor, self._hosts = parts.monitor, parts.monitor.hosts
         self._stage = RolloutStage(
-            config, planned.agent, planned.encoder, scorer, questions, parts.engine
+            config,
+            planned.agent,
+            planned.encoder,
+            scorer,
+            questions,
+            parts.engine,
+            self._hosts,
         )
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._next: Future[Rollouts] | None = None
@@ -83,6 +90,7 @@ class RLStep:
                     batch,
                     scores.terms,
                     scores.advantages,
+                    part=(self._hosts.index, self._hosts.count),
                 )
         keep = rollouts.signal
         if not config.dynamic_sampling:
@@ -93,9 +101,14 @@ class RLStep:
         turns = learnable(
             batch, scores.advantages, keep, drop_cut=self._config.learner.drop_cut
         )
-        parts = self._pack(turns, step)
+        packed = self._pack(turns, step)
+        parts = packed.parts
         learned = sum(map(len, turns))
-        columns |= summarize_rows([rows for part in parts for rows in part], learned)
+        own_rows = [rows for part in packed.own for rows in part]
+        own = summarize_rows(own_rows, learned)
+        # Turns and rows are those of this process: the columns count all.
+        own |= {name: columns[name] for name in ("tokens/sampled", "tokens/prompts")}
+        columns |= summed(self._hosts, own)
         with self._monitor.stage("score"):
             old, reference = self._logprobs(at, parts)
         if old is not None or not parts:
@@ -114,6 +127,7 @@ class RLStep:
                 self._monitor,
                 old=old and [[row.logprobs for row in part] for part in old],
                 reference=reference,
+                counts=packed.counts,
                 on_first=lambda carry: gap.update(
                     self._gap([carry], step) if old is None else {}
                 ),
@@ -123,10 +137,15 @@ class RLStep:
         columns["skipped"] = int(state.skipped)
         met = at.met_bad + batch.skipped
         columns["data/skipped"] = self._stage.skipped(met)
-        if step == 1 or (config.sample_every and step % config.sample_every == 0):
+        due = step == 1 or (config.sample_every and step % config.sample_every == 0)
+        if due and self._hosts.is_first:
             self._stage.write_samples(
                 self._parts.folder.trajectories, step, rollouts, config.samples
             )
+        if self._hosts.count > 1:
+            waited = self._hosts.gather("waited", self._hosts.take_waited())
+            seconds["hosts"] = max(waited)
+            learned = summed(self._hosts, {"learned": learned})["learned"]
         seconds["step"] = time.perf_counter() - started
         columns |= time_columns(seconds, int(columns["tokens/sampled"] or 0), learned)
         at = RunState(
@@ -142,12 +161,15 @@ class RLStep:
         """Held-out questions, answered greedily."""
         if self._parts.evaluate is None:
             return {}
-        # The engine is in use; an error of its rollouts is raised by `_rollouts`.
+        self._hosts.together("engine", self._wait_for_engine)
+        params = self._parts.place(self._parts.params_to_place(at))
+        return self._parts.evaluate(params, at.step)
+
+    def _wait_for_engine(self) -> None:
+        """Until nothing is sampled; an error of rollouts is raised by `_rollouts`."""
         while self._next is not None and not self._next.done():
             self._monitor.look()
             time.sleep(0.01)
-        params = self._parts.place(self._parts.policy_params(at))
-        return self._parts.evaluate(params, at.step)
 
     def close(self) -> None:
         """Ends the rollouts that are sampled beside the update."""
@@ -159,11 +181,14 @@ class RLStep:
         step = at.step + 1
         if self._replay is not None:
             with self._monitor.stage("replay"):
-                return self._stage.scored(load_rollouts(self._replay, step))
+                part = (self._hosts.index, self._hosts.count)
+                return self._stage.scored(load_rollouts(self._replay, step, part))
         if self._next is None:
             params = at.behaviour
             with self._monitor.stage("place"):
-                params = self._parts.policy_params(at) if params is None else params
+                if params is None:
+                    params = self._parts.params_to_place(at)
+                params = self._parts.place(params)
             rollouts = self._sample(step, at.position, params)
         else:
             with self._monitor.stage("wait"):
@@ -178,25 +203,26 @@ class RLStep:
             self._monitor.beat(f"sampling step {step}")
             self._monitor.look()
 
-        params = self._parts.place(params)
         rollouts = self._stage.sample(step, position, params, on_turn)
+        self._parts.engine.release()
         return rollouts._replace(seconds=time.perf_counter() - started)
 
     def _begin_next(self, step: int, position: int, behaviour: Any) -> None:
         if step <= self._config.loop.num_steps and self._replay is None:
-            self._next = self._pool.submit(self._sample, step, position, behaviour)
+            # Placed here: a program of several processes has its place in the order
+            # of their main threads.
+            params = self._parts.place(behaviour)
+            self._next = self._pool.submit(self._sample, step, position, params)
 
     # Learning
 
-    def _pack(self, turns: list[Conversation], step: int) -> list[list[PackedRows]]:
+    def _pack(self, turns: list[Conversation], step: int) -> Packed:
         """Micro-batches of each optimiser step; none where nothing is to be learned."""
-        if not turns:
+        steps = self._config.learner.optimizer_steps_per_batch
+        packed = pack_parts(self._hosts, turns, steps, self._parts.learner)
+        if not packed.parts:
             self._monitor.note(f"step {step}: no group teaches anything; no update")
-            return []
-        questions = len({turn.index[0] for turn in turns})
-        count = min(self._config.learner.optimizer_steps_per_batch, questions)
-        parts = mini_batches(turns, count)
-        return [pack(part, self._parts.learner.packing) for part in parts]
+        return packed
 
     def _logprobs(
         self, at: RunState, parts: Sequence[Sequence[PackedRows]]
@@ -212,7 +238,7 @@ class RLStep:
             for part in parts:
                 found.append([])
                 for rows in part:
-                    self._monitor.look()
+                    self._monitor.look_together()
                     found[-1].append(self._parts.learner.logprobs(params, rows))
             return jax.block_until_ready(found)  # the stage is timed to its end
 

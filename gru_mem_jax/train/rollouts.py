@@ -15,6 +15,7 @@ from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import RunError
+from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.parallelism import pmap_groups
 from gru_mem_jax.rl.advantages import AdvantageConfig, Scores, group_has_signal
 from gru_mem_jax.rl.advantages import score_groups as score_arrays
@@ -22,7 +23,8 @@ from gru_mem_jax.rl.rollout import RolloutBatch, make_batch, rollout, sample
 from gru_mem_jax.runs.samples import TrainingSample, write_samples
 from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.engine import HeldEngine
-from gru_mem_jax.train.questions import QuestionStage
+from gru_mem_jax.train.questions import Questions, QuestionStage
+from gru_mem_jax.train.several import batch_of_all
 
 
 class Rollouts(NamedTuple):
@@ -32,14 +34,15 @@ class Rollouts(NamedTuple):
       batch: the rollouts.
       scores: numpy arrays of [P, G, ...].
       signal: bool [P], groups that teach something.
-      trajectories: [P][G]; empty if the rollouts were read from a file.
+      trajectories: of this process's groups, [G], by place; empty if the rollouts were
+        read from a file.
       seconds: that sampling took.
     """
 
     batch: RolloutBatch
     scores: Scores
     signal: np.ndarray
-    trajectories: list[list[Trajectory]]
+    trajectories: dict[int, list[Trajectory]]
     seconds: float = 0.0
 
 
@@ -97,6 +100,7 @@ class RolloutStage:
       scorer: of rewards and advantages.
       questions: gives the examples.
       engine: the run's.
+      hosts: the processes of the run.
     """
 
     def __init__(
@@ -107,8 +111,10 @@ class RolloutStage:
         scorer: Scorer,
         questions: QuestionStage,
         engine: HeldEngine,
+        hosts: Hosts,
     ):
         self._config, self._agent, self._encoder = config, agent, encoder
+        self._hosts = hosts
         self._builder = PromptBuilder(encoder, agent.prompt)
         self._scorer, self._engine, self._questions = scorer, engine, questions
 
@@ -120,36 +126,48 @@ class RolloutStage:
         Args:
           step: of training.
           position: of the first question in the source.
-          params: full params to sample from.
+          params: to sample from, of `HeldEngine.place`.
           on_turn: called after each turn; what it raises ends the rollouts.
         """
         config = self._config
         engine = self._engine(params)
-        trajectories: list[list[Trajectory]] = []
+        trajectories: dict[int, list[Trajectory]] = {}
+        met = 0
 
-        def draw(numbers: Sequence[int]) -> RolloutBatch:
-            examples, skipped = self._questions.take(
-                numbers[0], len(numbers), on_look=on_turn
-            )
+        def groups_of(numbers: Sequence[int]) -> tuple[Questions, Any, Any]:
+            drawn = self._questions.take(numbers[0], len(numbers), on_look=on_turn)
+            # All processes draw the same questions; each samples whole groups.
+            every = list(drawn.examples.items())
+            own = dict(every[i] for i in self._hosts.part(len(every)))
             groups = rollout(
                 engine,
                 self._builder,
                 self._agent,
-                examples,
+                own,
                 config.rollouts.group_size,
                 step=step,
                 seed=config.loop.seed,
                 on_turn=on_turn,
             )
-            trajectories.extend(groups)
-            return make_batch(
+            return drawn, own, groups
+
+        def draw(numbers: Sequence[int]) -> RolloutBatch:
+            nonlocal met
+            drawn, own, groups = self._hosts.together(
+                "rollouts", functools.partial(groups_of, numbers)
+            )
+            batch = make_batch(
                 groups,
-                examples,
+                own,
                 self._encoder,
                 self._agent.chunk_size,
                 config.rewards.answer_reward,
-                skipped=skipped,
+                skipped=drawn.skipped,
             )
+            batch, first = batch_of_all(self._hosts, batch, tuple(drawn.examples))
+            trajectories.update(enumerate(groups, met + first))
+            met += len(batch.questions)
+            return batch
 
         batch = sample(
             draw,
@@ -178,10 +196,11 @@ class RolloutStage:
         Raises:
           RunError: they cannot be written.
         """
-        groups = len(rollouts.trajectories)
-        size = len(rollouts.trajectories[0]) if groups else 0
-        places = [divmod(i, groups) for i in range(min(count, groups * size))]
-        samples = [self._sample(step, rollouts, p, g) for g, p in places]
+        held = rollouts.trajectories
+        rollouts_held = [(p, g) for p in held for g in range(len(held[p]))]
+        # Each of another question, as far as possible.
+        places = sorted(rollouts_held, key=lambda place: place[1])[:count]
+        samples = [self._sample(step, rollouts, p, g) for p, g in places]
         if samples:
             write_samples(folder, step, samples)
 
@@ -214,7 +233,7 @@ class RolloutStage:
 
     def scored(self, batch: RolloutBatch) -> Rollouts:
         """Rollouts that were read from a file."""
-        return Rollouts(batch, *self._scorer(batch), [])
+        return Rollouts(batch, *self._scorer(batch), {})
 
 
 def check_gap(columns: dict[str, Any], limit: float | None, step: int) -> None:

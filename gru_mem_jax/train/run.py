@@ -1,18 +1,16 @@
 """`train` and `sft`: a configuration and a run folder to a trained policy."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import SingleDeviceSharding
 
+from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
-from gru_mem_jax.errors import RunError
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
@@ -22,7 +20,7 @@ from gru_mem_jax.runs.checkpoints.store import RunState, RunStore, weights_diges
 from gru_mem_jax.runs.folder import RunFolder, describe_environment
 from gru_mem_jax.runs.metrics import MetricsWriter, start_wandb
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
-from gru_mem_jax.sampling.engine import Engine
+from gru_mem_jax.train.agreement import agree_on_files, agree_on_settings
 from gru_mem_jax.train.config import MAY_CHANGE, SFTConfig, TrainConfig, settings_text
 from gru_mem_jax.train.data_check import (
     DataCheck,
@@ -31,32 +29,17 @@ from gru_mem_jax.train.data_check import (
     keep_in_run,
     make_judge,
 )
+from gru_mem_jax.train.endings import RunResult, last_line, runtime_told
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.evaluate import Evaluator
 from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
-from gru_mem_jax.train.progress import RunProgress
+from gru_mem_jax.train.profiling import Profiler, ProfileSteps
+from gru_mem_jax.train.progress import RunProgress, note_alone
 from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
 from gru_mem_jax.train.rl import RLStep
 from gru_mem_jax.train.sft import SFTStep
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What a call of `train` or `sft` came to.
-
-    Attributes:
-      run_dir: the run folder.
-      step: steps that are done.
-      finished: false if it was asked to stop before the last step.
-      skipped: optimiser steps that were skipped in all.
-    """
-
-    run_dir: pathlib.Path
-    step: int
-    finished: bool
-    skipped: int
 
 
 def train(
@@ -68,6 +51,7 @@ def train(
     resume_with_changes: bool = False,
     replay: str | None = None,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy by reinforcement learning, or resumes a run.
@@ -84,6 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
+      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
@@ -94,9 +79,10 @@ def train(
         BadRecordsError has all bad records of a finite source.
       RunError: the run failed; what was saved before is intact.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        run = _Run(config, run_dir, scratch, resume_with_changes, quiet)
-        return run.run(command, config_text, wandb_project, replay)
+    with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
+        text = settings_text(config) if config_text is None else config_text
+        run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
+        return run.run(command, wandb_project, replay, profile)
 
 
 def sft(
@@ -107,12 +93,14 @@ def sft(
     config_text: str | None = None,
     resume_with_changes: bool = False,
     wandb_project: str | None = None,
+    profile: ProfileSteps | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Trains a policy on an oracle's turns, or resumes a run; else as `train`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        run = _Run(config, run_dir, scratch, resume_with_changes, quiet)
-        return run.run(command, config_text, wandb_project, None)
+    with tempfile.TemporaryDirectory() as scratch, hosts_lib.current().telling():
+        text = settings_text(config) if config_text is None else config_text
+        run = _Run(config, run_dir, text, scratch, resume_with_changes, quiet)
+        return run.run(command, wandb_project, None, profile)
 
 
 class _Run:
@@ -122,6 +110,7 @@ class _Run:
         self,
         config: TrainConfig | SFTConfig,
         run_dir: str | pathlib.Path,
+        config_text: str,
         scratch: str,
         accept_changes: bool,
         quiet: bool,
@@ -129,6 +118,11 @@ class _Run:
         # First: what does not fit together leaves no folder behind.
         self._config, self._accept_changes = config, accept_changes
         self._run_dir, self._quiet = run_dir, quiet
+        self._config_text, self._hosts = config_text, hosts_lib.current()
+        self._hosts.watch()
+        # The first process alone writes and shows what is written and shown once.
+        self._shows_nothing = quiet or not self._hosts.is_first
+        agree_on_settings(self._hosts, config_text, run_dir)
         self._directory = open_start(config, scratch)
         self._planned = plan(config, self._directory)
         self._judge = make_judge(config, self._planned)
@@ -138,6 +132,7 @@ class _Run:
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
+        agree_on_files(self._hosts, config, self._directory, self._planned.mesh)
 
     def _check(self, source: Any) -> DataCheck | None:
         return check_data(
@@ -145,49 +140,60 @@ class _Run:
             self._judge,
             self._directory,
             run_dir=self._run_dir,
-            quiet=self._quiet,
+            quiet=self._shows_nothing,
         )
 
     def run(
         self,
         command: Sequence[str],
-        config_text: str | None,
         wandb_project: str | None,
         replay: str | None,
+        profile: ProfileSteps | None,
     ) -> RunResult:
         """See `train`."""
-        loop = self._config.loop
-        text = settings_text(self._config) if config_text is None else config_text
+        loop, hosts = self._config.loop, self._hosts
+        hosts.limit_seconds = loop.hang_seconds or float("inf")
         folder = RunFolder.open(
             self._run_dir,
             command=command,
-            config_text=text,
+            config_text=self._config_text,
             environment=describe_environment,
             may_change=MAY_CHANGE,
             resume_with_changes=self._accept_changes,
         )
-        with folder, RunProgress(loop.num_steps, quiet=self._quiet) as show:
+        with folder, RunProgress(loop.num_steps, quiet=self._shows_nothing) as show:
 
             def say(line: str) -> None:
-                folder.log(line)
-                show.note(line)
+                if hosts.is_first:
+                    folder.log(line)
+                    show.note(line)
+
+            def say_alone(line: str) -> None:
+                say(line) if hosts.is_first else note_alone(hosts, line, self._quiet)
 
             say(f"run folder: {folder.path}")
             for note in folder.notes:
                 show.note(note)
-            keep_in_run(self._data, folder.path)
+            if hosts.is_first:
+                keep_in_run(self._data, folder.path)
             for line in [] if self._data is None else self._data.lines():
                 say(line)
             for line in (line for each in self._sets for line in each.lines()):
                 say(f"evaluation: {line}")
             with (
-                StopSignal(lambda name: say(f"{name}: saving the run")) as stop,
+                StopSignal(lambda name: say_alone(f"{name}: saving the run")) as stop,
                 Watchdog(loop.hang_seconds, on_hang=folder.log) as watchdog,
-                self._memory_told(),
+                runtime_told(self._planned.memory, hosts),
             ):
-                monitor = Monitor(stop, watchdog, say)
+                hosts.share(
+                    stop,
+                    on_wait=lambda: watchdog.beat("waiting for other processes"),
+                    on_lost=folder.log,
+                )
+                profiler = Profiler(profile, folder.path / "profile", say_alone, hosts)
+                monitor = Monitor(stop, watchdog, say, hosts, profiler)
                 result = self._train(folder, show, monitor, wandb_project, replay)
-            say(_last_line(result, folder, loop.num_steps))
+            say(last_line(result, folder, loop.num_steps))
         return result
 
     def _train(
@@ -210,7 +216,10 @@ class _Run:
             planned.mesh,
             temperature=1.0 if supervised else planned.agent.sampling.temperature,
         )
-        wandb = wandb_project and start_wandb(wandb_project, folder.id)
+        first = self._hosts.is_first
+        wandb = (
+            start_wandb(wandb_project, folder.id) if wandb_project and first else None
+        )
         best = None if config.loop.best_metric is None else "max"
         with Checkpoints(
             folder.checkpoints, keep=config.loop.keep, best=best
@@ -223,13 +232,18 @@ class _Run:
             written = at.step if at.pending is None else at.step - 1
             with MetricsWriter(
                 folder.metrics,
+                enabled=first,
                 cut_to=written,
                 tensorboard=folder.tensorboard,
                 wandb=wandb,
             ) as metrics:
                 if at.step:
                     say(f"resumed from step {at.step}")
-                    if metrics.last_step < written - written % config.loop.log_every:
+                    if (
+                        first
+                        and metrics.last_step
+                        < written - written % config.loop.log_every
+                    ):
                         say(
                             f"warning: {folder.metrics} ends with step "
                             f"{metrics.last_step}, before the checkpoint of step "
@@ -255,11 +269,8 @@ class _Run:
         reference: Any,
     ) -> RunParts:
         config, planned = self._config, self._planned
-        device = SingleDeviceSharding(planned.mesh.devices.flat[0])
         engine = HeldEngine(
-            lambda params: Engine(
-                planned.policy, params, planned.engine, planned.encoder
-            )
+            planned.policy, planned.engine, planned.encoder, planned.mesh
         )
         evaluator = None
         if self._sets:
@@ -276,7 +287,7 @@ class _Run:
             learner=learner,
             engine=engine,
             evaluate=evaluator,
-            place=lambda params: jax.device_put(params, device),
+            place=engine.place,
             folder=folder,
             monitor=monitor,
             frozen=frozen,
@@ -346,24 +357,6 @@ class _Run:
             at = RunState(step=0, state=learner.init(first), position=0, pending={})
         return frozen, reference, at
 
-    @contextlib.contextmanager
-    def _memory_told(self) -> Iterator[None]:
-        """What to tell where memory ran out."""
-        try:
-            yield
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            text = str(error)
-            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
-                raise RunError(
-                    f"the accelerator's runtime failed: {text.splitlines()[0]}"
-                ) from error
-            estimate = describe_memory(self._planned.memory)
-            raise RunError(
-                f"out of memory (by formula, {estimate}); lower row_tokens, "
-                "rows_per_device or the engine's slots, set remat, or spread the "
-                "policy over more devices (MeshConfig.fsdp)"
-            ) from error
-
 
 def _settings_to_use(
     config: TrainConfig | SFTConfig, planned: Plan, directory: PolicyDir
@@ -386,14 +379,3 @@ def _cast(learner: Learner, params: Any) -> Any:
         out_shardings=learner.params_sharding,
     )
     return cast(params)
-
-
-def _last_line(result: RunResult, folder: RunFolder, steps: int) -> str:
-    skipped = f", {result.skipped} optimiser steps skipped" if result.skipped else ""
-    if result.finished:
-        return f"finished at step {result.step}{skipped}; run folder: {folder.path}"
-    command = folder.resume_command or "the same call"
-    return (
-        f"stopped and saved at step {result.step} of {steps}{skipped}; run folder: "
-        f"{folder.path}; resume with: {command}"
-    )

@@ -22,7 +22,9 @@ import numpy as np
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.turns import SupervisedTurn
+from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.rl.compile import Learner
+from gru_mem_jax.rl.learner import host_count
 from gru_mem_jax.rl.packing import (
     Conversation,
     PackConfig,
@@ -39,6 +41,7 @@ from gru_mem_jax.runs.checkpoints.store import RunState
 from gru_mem_jax.train.config import SFTConfig
 from gru_mem_jax.train.loop import Columns, Monitor, RunParts, StepResult, update
 from gru_mem_jax.train.questions import QuestionStage
+from gru_mem_jax.train.several import fetched, spread
 
 _AHEAD = 16  # steps whose rows are made ahead of the learner
 
@@ -158,7 +161,10 @@ def as_conversations(
 
 
 def exact_turns(
-    learner: Learner, params: Any, turns: Sequence[SupervisedTurn]
+    learner: Learner,
+    params: Any,
+    turns: Sequence[SupervisedTurn],
+    hosts: Hosts | None = None,
 ) -> dict[str, float]:
     """Share of turns whose every token is the most likely one, given those before.
 
@@ -166,13 +172,17 @@ def exact_turns(
       learner: whose rows the turns are packed into.
       params: full params.
       turns: what is looked at.
+      hosts: the processes that the learner's devices are of; None: this one alone.
 
     Returns:
       "KIND", "KIND/TASK", and "gated/with_evidence", "gated/without_evidence".
     """
     conversations = [as_conversations([turn], i)[0] for i, turn in enumerate(turns)]
-    batches = pack(conversations, learner.packing)
-    flags = [np.asarray(learner.predicted(params, rows)) for rows in batches]
+    hosts, batches = hosts or Hosts(), pack(conversations, learner.packing)
+    flags = [
+        fetched(hosts, learner, learner.predicted(params, spread(hosts, learner, rows)))
+        for rows in batches
+    ]
     right: dict[str, list[bool]] = defaultdict(list)
     for turn, tokens in zip(turns, unpack(flags, batches, len(turns)), strict=True):
         names = [turn.kind, f"{turn.kind}/{turn.task}"]
@@ -220,14 +230,16 @@ class SFTStep:
 
     def step(self, at: RunState) -> StepResult:
         """Learns a batch of turns; does not wait for the device."""
+        hosts, learner = self._monitor.hosts, self._parts.learner
         with self._monitor.stage("wait"):
-            batch = self._steps.next(self._monitor)
+            batch = hosts.together("batch", lambda: self._steps.next(self._monitor))
         state, (report,) = update(
-            self._parts.learner,
+            learner,
             at.state,
             self._parts.frozen,
-            [batch.micro_batches],
+            [[spread(hosts, learner, rows) for rows in batch.micro_batches]],
             self._monitor,
+            counts=None if hosts.count == 1 else [host_count(batch.micro_batches)],
         )
         self._tokens += batch.tokens
         at = RunState(
@@ -261,11 +273,11 @@ class SFTStep:
 
     def evaluate(self, at: RunState) -> Columns:
         """Held-out turns that are right token for token, and held-out questions."""
-        params = self._parts.policy_params(at)
+        learner, params = self._parts.learner, self._parts.policy_params(at)
         columns: dict[str, Any] = {}
         if self._held_out:
             self._monitor.beat(f"held-out turns of step {at.step}")
-            exact = exact_turns(self._parts.learner, params, self._held_out)
+            exact = exact_turns(learner, params, self._held_out, self._monitor.hosts)
             columns |= {f"exact/{name}": value for name, value in exact.items()}
         if self._parts.evaluate is not None:
             columns |= self._parts.evaluate(self._parts.place(params), at.step)

@@ -23,6 +23,7 @@ from gru_mem_jax.evaluation.table import rich_table
 from gru_mem_jax.runs import columns
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
+from gru_mem_jax.testing.threads import as_hosts
 from gru_mem_jax.tiny import oracle, synthetic
 from gru_mem_jax.tiny.sources import SyntheticSuite
 
@@ -114,6 +115,34 @@ def results():
     assert len(turns) <= run.count_turns(sets, MODES)
     assert len(turns) == sum(len(t.turns) for r in done for t in r.trajectories)
     return done
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_processes_answer_a_part_each_and_have_all_results(results, count):
+    """Five processes: more than there are questions in some runs."""
+    asked = []
+
+    def work(hosts):
+        generator = oracle_generator(capacity=3)
+        done = run.evaluate(
+            generator, ENCODER, CONFIG, question_sets(), MODES, hosts=hosts
+        )
+        asked.append(len(generator.requests))
+        return done
+
+    def figures(done):
+        rows = run.table_rows(done)
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    def texts(done):
+        return [[t.answer for t in result.trajectories] for result in done]
+
+    for done in as_hosts(count, work):
+        assert figures(done) == figures(results)
+        assert texts(done) == texts(results)
+    turns = sum(len(t.turns) for result in results for t in result.trajectories)
+    assert sum(asked) == turns  # nobody answered for another
+    assert max(asked) < turns
 
 
 def test_an_oracle_has_perfect_figures(results):

@@ -17,7 +17,7 @@ from gru_mem_jax.rl.compile import compile_learner
 from gru_mem_jax.rl.learner import Batch, host_count
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
-from gru_mem_jax.rl.packing import Conversation, pack
+from gru_mem_jax.rl.packing import Conversation, pack, unpack
 
 POLICY = make_policy(
     PolicyConfig(
@@ -99,6 +99,14 @@ def gradients(learner, params, reference, conversations):
     return carry
 
 
+def reference_logprobs(learner, reference, conversations):
+    """Of each conversation's sampled tokens, one after the other."""
+    batches = pack(conversations, learner.packing)
+    placed = learner.put(reference)
+    values = [learner.logprobs(placed, rows).logprobs for rows in batches]
+    return np.concatenate(unpack(values, batches, len(conversations)))
+
+
 def naive_gradients(params, reference, conversations):
     """The objective written out for one conversation at a time, all logits at once."""
     total = sum(len(item.completion_ids) for item in conversations)
@@ -163,8 +171,12 @@ def test_packed_gradient_is_that_of_one_conversation_at_a_time(
     [
         ({"rows_per_device": 1, "remat": True, "logits_chunk": 3}, None),
         ({"rows_per_device": 1}, MeshConfig(data=2, fsdp=2, tensor=2)),
+        ({"rows_per_device": 1, "logits_chunk": 3}, MeshConfig(data=8)),
+        ({"rows_per_device": 1, "remat": True, "logits_chunk": 3}, MeshConfig(fsdp=8)),
+        # Neither 4 query heads nor 2 key heads: attention is whole on each device.
+        ({"logits_chunk": 3}, MeshConfig(tensor=8)),
     ],
-    ids=["single_rows_remat_small_blocks", "eight_devices"],
+    ids=["single_rows_remat_small_blocks", "2,2,2", "8,1,1", "1,8,1", "1,1,8"],
 )
 def test_cutting_and_spreading_change_rounding_only(
     changes, mesh, base, params, reference, base_carry
@@ -173,11 +185,16 @@ def test_cutting_and_spreading_change_rounding_only(
     learner = compile_learner(POLICY, OBJECTIVE, config, mesh and make_mesh(mesh))
     carry = gradients(learner, params, reference, some_conversations())
     assert_close(carry.grads, base_carry.grads)
+    got, want = (
+        reference_logprobs(each, reference, some_conversations())
+        for each in (learner, base)
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)
     for name, item in base_carry.sums.items():
         other = carry.sums[name]
         assert float(other.count) == float(item.count)
         np.testing.assert_allclose(other.total, item.total, rtol=1e-5, atol=1e-4)
-    if mesh is not None:
+    if mesh == MeshConfig(data=2, fsdp=2, tensor=2):
         kernel = carry.grads["layers"]["mlp"]["up"]["kernel"]
         assert kernel.sharding.spec == PartitionSpec(None, "fsdp", "tensor")
         assert kernel.addressable_shards[0].data.shape == (2, 8, 12)

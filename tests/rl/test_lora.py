@@ -133,6 +133,45 @@ def test_the_learner_trains_adapters_alone(params):
     )
 
 
+def test_eight_devices_train_the_same_adapters(params):
+    """Adapters that are not 0, and a KL to the policy without them."""
+    rng = np.random.default_rng(7)
+    items = [
+        Conversation(
+            index=(0, i, 0),
+            prompt_ids=(1, 2, 3, *rng.integers(0, 32, 4).tolist()),
+            completion_ids=tuple(rng.integers(0, 32, 5).tolist()),
+            sampler_logprobs=(-3.0,) * 5,
+            advantage=float(rng.normal()),
+        )
+        for i in range(8)
+    ]
+    carries = []
+    for mesh, rows in ((MeshConfig(), 4), (MeshConfig(data=2, fsdp=2, tensor=2), 1)):
+        config = LearnerConfig(
+            row_tokens=32, length_buckets=1, rows_per_device=rows, lora=LORA
+        )
+        learner = compile_learner(
+            POLICY, ObjectiveConfig(beta=0.1), config, make_mesh(mesh)
+        )
+        frozen, carry = learner.freeze(params), learner.begin()
+        adapters = jax.device_put(trained_adapters(), learner.shardings.params)
+        batches = pack(items, learner.packing)
+        for rows in batches:
+            ref = learner.logprobs(learner.put(params), rows).logprobs
+            batch = Batch(rows, rows.sampler_logprobs, ref, host_count(batches))
+            carry = learner.accumulate(adapters, frozen, carry, batch)
+        carries.append(jax.tree.map(np.asarray, carry))
+    one, eight = carries
+    assert one.sums["kl"].total > 0.01
+    np.testing.assert_allclose(
+        eight.sums["loss"].total, one.sums["loss"].total, rtol=1e-5
+    )
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(one.grads))
+    for a, b in zip(jax.tree.leaves(eight.grads), jax.tree.leaves(one.grads)):
+        np.testing.assert_allclose(a, b, atol=1e-5 * scale)
+
+
 def test_adapters_are_cut_as_their_kernels():
     learner = compile_learner(
         POLICY,

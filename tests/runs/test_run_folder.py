@@ -6,6 +6,7 @@ Faults R8, R9 and R10.
 import json
 import os
 import shutil
+import time
 
 import pytest
 
@@ -113,7 +114,12 @@ def test_file_system_without_locks(tmp_path, monkeypatch):
     ):
         lock.write_text(stale)
         held = file_lock.FileLock(lock)
-        assert json.loads(lock.read_text()) == {"pid": os.getpid(), "host": host}
+        holder = json.loads(lock.read_text())
+        assert (holder["pid"], holder["host"]) == (os.getpid(), host)
+        assert abs(holder["time"] - time.time()) < 60
+        with pytest.raises(InputError, match=f"in use by pid {os.getpid()} on"):
+            file_lock.FileLock(lock)
+        assert "kept apart by the file lock" in held.note
         held.release()
         assert not lock.exists()
 

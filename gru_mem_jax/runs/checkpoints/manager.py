@@ -7,8 +7,8 @@ A step is a folder, named by its number:
     12/files/           small files given to `save` (tokenizer, configuration text)
     12/NAME/            one tree of arrays, as Orbax writes it
 
-It is written aside, read back from disk, compared with the checksums of the given
-arrays, and renamed: a step that exists can be restored. Its files are checked against
+It is written, read back, compared with the checksums of the given arrays, and only then
+counts (`places`): a step that exists can be restored. Its files are checked against
 their sha256 list before anything is read, since Orbax restores changed bytes silently.
 A damaged step is never deleted. Arrays are restored only into an abstract tree that the
 caller makes from its own configuration: a folder can neither set shapes nor run code.
@@ -17,30 +17,26 @@ caller makes from its own configuration: a folder can neither set shapes nor run
 import contextlib
 import dataclasses
 import os
-import pathlib
 import re
-import shutil
 import threading
-import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import buckets, durable_files, storage
+from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.runs.agreement import by_first
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
-from gru_mem_jax.runs.checkpoints.orbax_workarounds import OrbaxNoise, plain_path
+from gru_mem_jax.runs.checkpoints.places import place
 from gru_mem_jax.runs.checkpoints.step import (
     FILES,
-    Pace,
     Restored,
-    complete,
-    inode,
     make_contents,
     read_record,
     read_step,
 )
+from gru_mem_jax.runs.checkpoints.writing import Writing
 
-_LEFTOVER = re.compile(r"\d+\.(saving|deleting)\b.*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _READ_TRIES = 20
 
@@ -48,49 +44,58 @@ _READ_TRIES = 20
 class Checkpoints:
     """The checkpoints of one run folder; use as a context manager.
 
-    One process writes (the run folder's lock ensures it), any number may read.
+    One run writes (the run folder's lock ensures it), any number may read. A run of
+    several processes calls everything here in all of them, with the same arguments:
+    each writes and reads its part of the arrays and its share of the checks, and a
+    failure of one is raised on all.
 
     Args:
-      directory: created if it does not exist and `create` is true.
+      directory: on a disk that all processes share, or gs://bucket/path; created if it
+        does not exist and `create` is true.
       keep: how many of the newest good steps are kept; None: all.
       best: "max" or "min": the step with the best metric is kept too.
       create: false for readers, which write nothing; a missing folder is an InputError.
+      hosts: the processes of the run; None: those of `hosts.current` where `create`,
+        else this one alone.
     """
 
     def __init__(
         self,
-        directory: str | pathlib.Path,
+        directory: str | os.PathLike[str],
         *,
         keep: int | None = None,
         best: str | None = None,
         create: bool = True,
+        hosts: hosts_lib.Hosts | None = None,
     ):
-        import orbax.checkpoint as ocp
-
         if keep is not None and keep < 1:
             raise InputError(f"keep: expected at least 1 checkpoint, got {keep}")
         if best not in (None, "max", "min"):
             raise InputError(f"best: expected 'max' or 'min', got {best!r}")
-        self._ocp = ocp
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = storage.absolute(directory)
         self._keep, self._best, self._writes = keep, best, create
+        if hosts is None:
+            hosts = hosts_lib.current() if create else hosts_lib.Hosts()
+        self._hosts = hosts
+        self._places = place(self.directory)
         self._good: set[int] = set()  # verified by this process
-        self._saver: Any = None
-        self._noise = OrbaxNoise()
-        self._link = contextlib.ExitStack()
+        self._saving: Writing | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        if self.directory.exists() and not self.directory.is_dir():
+        by_first(hosts, "checkpoints", self._open)
+
+    def _open(self) -> None:
+        if storage.in_bucket(self.directory):
+            buckets.check(self.directory)
+        elif self.directory.exists() and not self.directory.is_dir():
             raise InputError(f"{self.directory}: expected a folder of checkpoints")
-        if not create:
-            if not self.directory.is_dir():
-                raise InputError(f"{self.directory}: no such folder of checkpoints")
-            return
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
-        except OSError as error:
-            raise InputError(f"{self.directory}: {error.strerror}") from error
+        if self._writes:
+            try:
+                self._places.make()
+            except OSError as error:
+                raise InputError(f"{self.directory}: {error.strerror}") from error
+        elif not storage.is_folder(self.directory):
+            raise InputError(f"{self.directory}: no such folder of checkpoints")
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -104,21 +109,14 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for a running save, and closes."""
-        try:
-            self.wait()
-        finally:
-            if self._saver is not None:
-                self._saver.close()
-                self._saver = None
+        self.wait()
 
     def steps(self) -> tuple[int, ...]:
         """The saved steps, ascending; some may have been damaged since."""
         try:
-            names = os.listdir(self.directory)
+            return self._places.steps()
         except OSError as error:
             raise RunError(f"{self.directory}: {error.strerror}") from error
-        steps = (int(name) for name in names if name.isascii() and name.isdigit())
-        return tuple(sorted(s for s in steps if self._folder(s).is_dir()))
 
     def problems(self, step: int) -> tuple[str, ...]:
         """The faults of a step's files; empty: none."""
@@ -170,12 +168,18 @@ class Checkpoints:
             except RunError as error:
                 raise RunError(f"{self._folder(step)}: {name}.{error}") from None
         contents = make_contents(step, flat, metadata or {}, metric, files or {})
-        self._make_room(step)
-        needed = sum(map(len, contents.values()))
-        needed += sum(trees_lib.nbytes(tree) for tree in flat.values())
-        shapes = {name: trees_lib.abstract(tree) for name, tree in flat.items()}
-        self._pace = Pace()
-        self._start_saving(_Save(step, contents, shapes, needed, self._pace), flat)
+        by_first(self._hosts, f"checkpoint {step}", lambda: self._make_room(step))
+        saving = Writing(self._places, self._hosts, step, flat, contents)
+        try:
+            saving.start(flat)
+        except Exception:
+            self._give_up(saving)
+            raise
+        self._saving = saving
+        self._thread = threading.Thread(
+            target=self._finish_saving, name=f"checkpoint-{step}"
+        )
+        self._thread.start()
         if wait:
             self.wait()
 
@@ -186,73 +190,50 @@ class Checkpoints:
           RunError: it failed.
         """
         if self._thread is not None:
-            self._pace.hurry()
+            self._saving.pace.hurry()
             self._thread.join()
-            self._thread = None
+            self._thread = self._saving = None
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
     def _make_room(self, step: int) -> None:
-        folder = self._folder(step)
-        if not folder.exists():
+        if self._places.version(step) is None:
             return
+        folder = self._folder(step)
         if not self.problems(step):
             raise RunError(f"{folder}: is already saved")
         number = 0
         while True:
             aside = folder.with_name(f"{step}.damaged{number or ''}")
-            if not aside.exists():
+            if not storage.exists(aside):
                 break
             number += 1
         with durable_files.writing(aside):
-            os.rename(folder, aside)
+            self._places.put_aside(step, aside.name)
 
-    def _start_saving(self, save: "_Save", flat: Mapping[str, Any]) -> None:
-        ocp = self._ocp
-        if self._saver is None:
-            self._saver = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        # Orbax refuses empty trees; the record knows them.
-        args = {name: ocp.args.StandardSave(t) for name, t in flat.items() if t}
-        self._noise.start()
+    def _finish_saving(self) -> None:
+        saving = self._saving
         try:
-            plain = self._link.enter_context(plain_path(self.directory))
-            if args:
-                composite = ocp.args.Composite(**args)
-                self._saver.save(plain / f"{save.step}.saving", args=composite)
-        except Exception as error:  # Orbax raises what its backends raise
-            raise self._give_up(save, error) from error
-        self._thread = threading.Thread(
-            target=self._finish_saving, args=(save,), name=f"checkpoint-{save.step}"
-        )
-        self._thread.start()
-
-    def _finish_saving(self, save: "_Save") -> None:
-        aside = self.directory / f"{save.step}.saving"
-        try:
-            self._saver.wait_until_finished()
-            complete(aside, save.contents, save.shapes, save.pace.start())
-            os.rename(aside, self._folder(save.step))
-            durable_files.sync_folder(self.directory)
-            self._good.add(save.step)
-            self._prune()
-            self._noise.stop()
-            self._link.close()
+            saving.finish()
+            self._good.add(saving.step)
+            name = f"checkpoint {saving.step}: prune"
+            by_first(self._hosts, name, lambda: self._pruned(saving))
         except Exception as error:
-            self._failure = self._give_up(save, error)
-            self._failure.__cause__ = error
+            self._give_up(saving)
+            self._failure = error
 
-    def _give_up(self, save: "_Save", error: Exception) -> RunError:
+    def _pruned(self, saving: Writing) -> None:
+        with durable_files.writing(self._folder(saving.step)):
+            self._prune()
+
+    def _give_up(self, saving: Writing) -> None:
         """Cleans up after a failed save, as far as possible."""
-        self._saver = None  # its state is unknown
-        self._link.close()
-        for _ in range(10):  # abandoned writes may still be running
-            with contextlib.suppress(OSError):
-                self._remove_leftovers()
-                break
-            time.sleep(0.05)
-        folder = self._folder(save.step)
-        return durable_files.storage_error(folder, error, needed=save.needed)
+        saving.give_up()
+        name = f"checkpoint {saving.step}: give up"
+        with contextlib.suppress(Exception):  # e.g. another process is gone
+            self._hosts.barrier(name)  # none writes any more
+            by_first(self._hosts, f"{name}, clean", self._places.remove_leftovers)
 
     def _prune(self) -> None:
         """Deletes good steps beyond `keep`; damaged ones are not counted."""
@@ -262,10 +243,8 @@ class Checkpoints:
         good = [step for step in self.steps() if self._is_good(step)]
         for step in good[: -self._keep]:
             if step != best:
-                doomed = self.directory / f"{step}.deleting"
-                os.rename(self._folder(step), doomed)  # no reader sees half a step
                 self._good.discard(step)
-                shutil.rmtree(doomed)
+                self._places.remove(step)
 
     def _is_good(self, step: int) -> bool:
         return step in self._good or not self.problems(step)
@@ -282,12 +261,6 @@ class Checkpoints:
                 if metric is not None and self._is_good(step):
                     known.append((sign * metric, step))
         return max(known)[1] if known else None
-
-    def _remove_leftovers(self) -> None:
-        """Removes unfinished folders of killed processes."""
-        for name in os.listdir(self.directory):
-            if _LEFTOVER.fullmatch(name):
-                shutil.rmtree(self.directory / name)
 
     # Reading
 
@@ -329,7 +302,7 @@ class Checkpoints:
         warnings: dict[int, str] = {}
         tries = 0
         while tries < _READ_TRIES:
-            candidates = [step for step in self.steps() if step not in warnings]
+            candidates = [step for step in self._known() if step not in warnings]
             if not candidates:
                 break
             step = candidates[-1]
@@ -338,7 +311,7 @@ class Checkpoints:
             except RunError as error:
                 warnings[step] = f"{error}; skipped and left in place"
             except InputError:
-                if self._folder(step).is_dir():
+                if step in self._known():
                     raise
                 tries += 1  # another process deleted it just now
             else:
@@ -354,20 +327,31 @@ class Checkpoints:
         """Reads one whole step, also while another process deletes old ones."""
         for _ in range(_READ_TRIES):
             chosen = self._resolve(step)
-            folder = self._folder(chosen)
-            before = inode(folder)
+            before = self._version(chosen)
             try:
-                found = read_step(folder, abstract)
-                self._good.add(chosen)
-                if inode(folder) == before:
-                    return found
+                found = read_step(self._folder(chosen), abstract, self._hosts)
             except RunError:
-                if before is not None and inode(folder) == before:
+                if before is not None and self._version(chosen) == before:
                     raise  # damage, not a deletion meanwhile
+            else:
+                self._good.add(chosen)
+                if self._version(chosen) == before:
+                    return found
         raise RunError(f"{self.directory}: steps are deleted faster than they are read")
 
+    def _known(self) -> list[int]:
+        """`steps`, as the first process sees them."""
+        return by_first(self._hosts, "checkpoints: steps", lambda: list(self.steps()))
+
+    def _version(self, step: int) -> Any:
+        return by_first(
+            self._hosts,
+            "checkpoints: version",
+            lambda: self._places.version(step),
+        )
+
     def _resolve(self, step: int | None) -> int:
-        steps = self.steps()
+        steps = self._known()
         if not steps:
             raise InputError(f"{self.directory}: holds no checkpoint")
         if step is None:
@@ -379,15 +363,5 @@ class Checkpoints:
             )
         return step
 
-    def _folder(self, step: int) -> pathlib.Path:
-        return self.directory / str(step)
-
-
-class _Save(NamedTuple):
-    """A step that is being written."""
-
-    step: int
-    contents: dict[str, bytes]
-    shapes: dict[str, dict[str, Any]]
-    needed: int  # bytes
-    pace: Pace
+    def _folder(self, step: int) -> Any:
+        return self._places.folder(step)

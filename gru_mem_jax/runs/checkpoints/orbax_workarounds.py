@@ -16,23 +16,25 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
+from gru_mem_jax import storage
 from gru_mem_jax.errors import RunError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+=,@ -]{1,1024}")
 
 
 @contextlib.contextmanager
-def plain_path(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def plain_path(folder: Any) -> Iterator[Any]:
     """The folder itself if its path is plain, else, while entered, a link to it.
 
     Args:
-      folder: absolute; it must exist when the path is used.
+      folder: absolute, or in a bucket; it must exist when the path is used.
 
     Raises:
       RunError: no link can be made.
     """
-    if _PLAIN.fullmatch(os.fspath(folder)):
+    if storage.in_bucket(folder) or _PLAIN.fullmatch(os.fspath(folder)):
         yield folder
         return
     try:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import re
 import sys
 import threading
@@ -19,9 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.records import first_difference
+from gru_mem_jax.runs.agreement import by_all
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
 from gru_mem_jax.runs.checkpoints.checksums import checksums
 from gru_mem_jax.runs.checkpoints.orbax_workarounds import plain_path
@@ -127,43 +128,7 @@ class Pace:
         self._since = time.perf_counter()
 
 
-def complete(
-    folder: pathlib.Path,
-    contents: Mapping[str, bytes],
-    flat: Mapping[str, Mapping[str, Any]],
-    rest: Callable[[], None] | None = None,
-) -> None:
-    """Completes a step whose arrays Orbax has written, and verifies it.
-
-    Args:
-      folder: still under its temporary name.
-      contents: of `make_contents`.
-      flat: tree name to flat tree, of anything with shapes and dtypes.
-      rest: called after each part of the work.
-
-    Raises:
-      OSError: it cannot be written.
-      RunError: it cannot be read back, or differs.
-    """
-    folder.mkdir(exist_ok=True)
-    for stamp in folder.rglob("commit_success.txt"):
-        stamp.unlink()  # holds an absolute path, and a run folder may move
-    for name, data in contents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        durable_files.write_atomically(path, data)
-    durable_files.write_manifest(folder, rest)
-    durable_files.drop_cached(folder)
-    found = list(durable_files.problems(folder, rest))
-    for name, data in contents.items():
-        if not found and (folder / name).read_bytes() != data:
-            found.append(f"{name} differs from what was written")
-    if found:
-        raise RunError(f"{folder}: differs from what was written: {found[0]}")
-    check_arrays(folder, flat, rest)
-
-
-def read_record(folder: pathlib.Path) -> dict[str, Any]:
+def read_record(folder: Any) -> dict[str, Any]:
     """The record of a step.
 
     Raises:
@@ -172,9 +137,9 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / RECORD
     try:
-        if path.stat().st_size > _MAX_RECORD:
+        if storage.size(path) > _MAX_RECORD:
             raise ValueError("too large")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(storage.read_bytes(path).decode())
         number = record["format"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{path}: not a checkpoint's record: {error}") from error
@@ -198,27 +163,39 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
     return record
 
 
-def read_step(folder: pathlib.Path, abstract: Mapping[str, Any]) -> Restored:
+def read_step(
+    folder: Any, abstract: Mapping[str, Any], hosts: Hosts | None = None
+) -> Restored:
     """Reads a step whose files are all unchanged.
 
     Args:
       folder: the step's folder.
       abstract: name to a tree of jax.ShapeDtypeStruct; a sharding in it places the
         array (default: the first local device).
+      hosts: all of them call this; each checks its share of the files. None: this
+        process alone.
 
     Raises:
       InputError: another format, or other names, shapes or dtypes; the first
         difference is named.
       RunError: it is damaged; the first file is named.
     """
-    found = durable_files.problems(folder)
+    hosts = hosts or Hosts()
+    name = f"restore {folder.name}"
+    part = (hosts.index, hosts.count)
+    flat = {name: trees_lib.flatten(tree) for name, tree in abstract.items()}
+    given = hosts.gather(f"{name}: check", durable_files.problems(folder, part=part))
+    found = list(dict.fromkeys(problem for each in given for problem in each))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise RunError(f"{folder}: damaged: {found[0]}{more}")
-    record = read_record(folder)
-    flat = {name: trees_lib.flatten(tree) for name, tree in abstract.items()}
-    _check(folder, record["trees"], flat)
-    arrays = _restore(folder, flat)
+
+    def read() -> tuple[dict[str, Any], dict[str, Any]]:
+        record = read_record(folder)
+        _check(folder, record["trees"], flat)
+        return record, _restore(folder, flat)
+
+    record, arrays = by_all(hosts, f"{name}: read", read)
     for name, tree in arrays.items():
         _compare(folder, name, tree, record["checksums"].get(name, {}))
     trees = {
@@ -228,21 +205,12 @@ def read_step(folder: pathlib.Path, abstract: Mapping[str, Any]) -> Restored:
         step=int(folder.name),
         trees=trees,
         metadata=record["metadata"],
-        files=_small_files(folder / FILES),
+        files=_small_files(folder),
     )
 
 
-def inode(folder: pathlib.Path) -> tuple[int, int] | None:
-    """Device and inode of a folder; None: it does not exist."""
-    try:
-        info = os.stat(folder)
-    except OSError:
-        return None
-    return info.st_dev, info.st_ino
-
-
 def _check(
-    folder: pathlib.Path,
+    folder: Any,
     saved: Mapping[str, Any],
     flat: Mapping[str, Mapping[str, Any]],
 ) -> None:
@@ -258,29 +226,31 @@ def _check(
 
 
 def check_arrays(
-    folder: pathlib.Path,
+    folder: Any,
     flat: Mapping[str, Mapping[str, Any]],
     rest: Callable[[], None] | None = None,
+    part: durable_files.Part = durable_files.WHOLE,
 ) -> None:
-    """Reads all arrays of a step as a restore does, and compares their checksums.
+    """Reads arrays of a step as a restore does, and compares their checksums.
 
     At most 16 MiB, or one array, are held at a time.
 
     Args:
       folder: of the step.
       flat: tree name to flat tree, of anything with shapes and dtypes.
-      rest: called after each part.
+      rest: called after each batch.
+      part: (i, n): the batches i, i + n, ... alone.
 
     Raises:
       RunError: one cannot be read, or differs from its checksum in the record.
     """
     saved = read_record(folder)["checksums"]
-    for name, tree in flat.items():
-        for batch in _batches(tree):
-            arrays = _read_arrays(folder, name, batch, on_host=True)
-            _compare(folder, name, arrays, saved.get(name, {}))
-            if rest is not None:
-                rest()
+    batches = [(name, b) for name, tree in flat.items() for b in _batches(tree)]
+    for name, batch in batches[part[0] :: part[1]]:
+        arrays = _read_arrays(folder, name, batch, on_host=True)
+        _compare(folder, name, arrays, saved.get(name, {}))
+        if rest is not None:
+            rest()
 
 
 def _batches(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -297,7 +267,7 @@ def _batches(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _compare(
-    folder: pathlib.Path,
+    folder: Any,
     name: str,
     arrays: Mapping[str, Any],
     saved: Mapping[str, str],
@@ -312,16 +282,17 @@ def _compare(
 
 
 def _restore(
-    folder: pathlib.Path, flat: Mapping[str, Mapping[str, Any]]
+    folder: Any, flat: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
     return {name: _read_arrays(folder, name, tree) for name, tree in flat.items()}
 
 
 def _read_arrays(
-    folder: pathlib.Path, name: str, tree: Mapping[str, Any], *, on_host: bool = False
+    folder: Any, name: str, tree: Mapping[str, Any], *, on_host: bool = False
 ) -> Mapping[str, Any]:
     """Arrays of one tree, with the shardings of `tree`, or as numpy arrays."""
     import orbax.checkpoint as ocp
+    from etils import epath
 
     if not tree:
         return {}  # Orbax refuses empty trees; the record knows them
@@ -333,11 +304,10 @@ def _read_arrays(
         how = ocp.checkpoint_utils.construct_restore_args(item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
     try:
-        with (
-            plain_path(folder) as plain,
-            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-        ):
-            return reader.restore(plain / name, args=args)
+        with plain_path(folder) as plain:
+            # Without a checkpointer, which would wait for the other processes.
+            reader = ocp.PyTreeCheckpointHandler()
+            return reader.restore(epath.Path(plain) / name, args=args)
     except RunError:
         raise
     except Exception as error:  # Orbax raises what its backends raise
@@ -352,11 +322,13 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _small_files(folder: pathlib.Path) -> dict[str, bytes]:
+def _small_files(folder: Any) -> dict[str, bytes]:
+    prefix = f"{FILES}/"
     try:
-        if not folder.is_dir():
-            return {}
-        paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
-        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+        return {
+            name.removeprefix(prefix): storage.read_bytes(folder / name)
+            for name in durable_files.listed(folder)
+            if name.startswith(prefix)
+        }
     except OSError as error:
         raise RunError(f"{folder}: {error.strerror}") from error
