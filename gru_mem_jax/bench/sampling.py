@@ -1,5 +1,6 @@
-"""Tokens per second of the engine, and of a peer on the same weights and machine.
+"""Tokens per second of the engines, and of a peer on the same weights and machine.
 
+All devices of this process are measured at once, in tensor groups of an engine each.
 Prompts are random and share no prefix. `prefill` counts prompt tokens until each row
 has its first new token; `decode` counts new tokens after that. Runs of engine and peer
 alternate, so that other load affects both; figures are medians, and the first run of
@@ -46,7 +47,7 @@ class BenchConfig:
 
     Attributes:
       policy: a policy directory (no tokenizer is needed); None: random weights.
-      batch: B, rows that run side by side.
+      batch: B, rows that run side by side in each engine.
       prompt_tokens: P, of every row.
       new_tokens: N, of every row; at least 2.
       dtype: "float32" or "bfloat16".
@@ -107,11 +108,12 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
       log: takes a line of text.
 
     Returns:
-      The settings; `device`, `threads`; `prefill_tokens_per_s`, `decode_tokens_per_s`;
-      `slot_occupancy` of a second workload of twice as many rows whose lengths differ,
+      The settings; `device`, `devices`, `engines`, `threads`; `prefill_tokens_per_s`
+      and `decode_tokens_per_s` in all, and each with `_per_device`; `slot_occupancy` of a second workload of twice as many rows whose lengths differ,
       so that slots are refilled; `compile_seconds`, `programs`, `peak_rss_mb`; with a
-      peer, its name, rates and `peak_rss_mb` under `peer`, and `prefill_ratio` and
-      `decode_ratio`, engine by peer. With groups, what `groups.measure` returns.
+      peer (which has one device), its name, rates and `peak_rss_mb` under `peer`, and
+      `prefill_ratio` and `decode_ratio`, a device of ours by the peer. With groups, what
+      `groups.measure` returns, of one engine.
 
     Raises:
       InputError: the policy cannot be loaded, the rows exceed the memory, or the peer
@@ -122,7 +124,8 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
 
     _check_fits(config)
     policy, params = _load(config)
-    where = {"device": jax.devices()[0].device_kind, "threads": machine.cores()}
+    device = jax.local_devices()[0].device_kind
+    where: dict[str, Any] = {"device": device, "threads": machine.cores()}
     if config.groups is not None:
         figures = groups.measure(config, policy, params, log)
         return dataclasses.asdict(config) | where | figures
@@ -148,17 +151,21 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
         peer_rss = peer.peak_rss_mb if peer else None
     result = dataclasses.asdict(config) | {
         **where,
+        **bench.devices(),
         **_medians(rates["engine"]),
         "slot_occupancy": bench.occupancy(),
         "compile_seconds": bench.engine.stats()["compile_seconds"],
         "programs": bench.engine.stats()["programs"],
         "peak_rss_mb": peak_rss_mb(),
     }
+    for key in _medians(rates["engine"]):
+        result[f"{key}_per_device"] = result[key] / result["devices"]
     if config.peer:
         theirs = _medians(rates["peer"])
         result["peer"] = {"name": config.peer, **theirs, "peak_rss_mb": peer_rss}
         for key, value in theirs.items():
-            result[key.replace("tokens_per_s", "ratio")] = result[key] / value
+            ours = result[f"{key}_per_device"]
+            result[key.replace("tokens_per_s", "ratio")] = ours / value
     return result
 
 
@@ -173,24 +180,31 @@ class _Rates(NamedTuple):
 
 
 class _EngineBench:
-    """The engine, and the requests it is timed on."""
+    """The engines, and the requests they are timed on."""
 
     def __init__(self, config: BenchConfig, policy: Any, params: Any):
         import numpy as np
 
-        from gru_mem_jax.sampling.engine import Engine
+        from gru_mem_jax.sampling import engine_pool
 
         self._config = config
         self._vocab = policy.config.vocab_size
         self._rng = np.random.default_rng(config.seed)
-        self.engine = Engine(policy, params, config.engine)
+        mesh = engine_pool.local_mesh()
+        self.engine = engine_pool.make(policy, params, config.engine, mesh=mesh)
+        self._rows = self.engine.capacity
+        self._devices = mesh.size
+
+    def devices(self) -> dict[str, int]:
+        """How many there are, and how many engines they have."""
+        return {"devices": self._devices, "engines": self._rows // self._config.batch}
 
     def rates(self) -> _Rates:
         """One run: every prompt with a budget of one token, then again with all.
 
         The second time the slots still hold the prompts: only decoding remains.
         """
-        rows, length = self._config.batch, self._config.prompt_tokens
+        rows, length = self._rows, self._config.prompt_tokens
         budget = self._config.new_tokens
         prompts = [self._prompt(length) for _ in range(rows)]
         self.engine.reset()
@@ -202,14 +216,14 @@ class _EngineBench:
         """Share of decoded rows that are new tokens, where lengths differ."""
         most_prompt, most_new = self._config.prompt_tokens, self._config.new_tokens
         prompts, budgets = [], []
-        for _ in range(2 * self._config.batch):
+        for _ in range(2 * self._rows):
             length = self._rng.integers((most_prompt + 1) // 2, most_prompt + 1)
             prompts.append(self._prompt(int(length)))
             budgets.append(int(self._rng.integers((most_new + 3) // 4, most_new + 1)))
         before = self.engine.stats()
         self._time(prompts, budgets)
         after = self.engine.stats()
-        steps = after["decode_steps"] - before["decode_steps"]
+        steps = after["decode_steps"] - before["decode_steps"]  # of all engines
         return (after["new_tokens"] - before["new_tokens"]) / steps / self._config.batch
 
     def _prompt(self, length: int) -> tuple[int, ...]:
@@ -224,8 +238,9 @@ class _EngineBench:
                 max_new_tokens=budget,
                 stop_ids=(),
                 temperature=0.0,
+                pin=number,  # again where its prompt is held
             )
-            for ids, budget in zip(prompts, budgets)
+            for number, (ids, budget) in enumerate(zip(prompts, budgets))
         ]
         start = time.perf_counter()
         for request in requests:

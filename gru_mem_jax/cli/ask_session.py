@@ -156,10 +156,15 @@ def load(
         the memory.
     """
     view.status("loading the tokenizer")
+    from gru_mem_jax.parallelism import MeshConfig, make_mesh
     from gru_mem_jax.policy.functional import make_policy
     from gru_mem_jax.policy.hf import load_config, load_policy
-    from gru_mem_jax.sampling.engine import Engine
-    from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
+    from gru_mem_jax.sampling import engine_pool
+    from gru_mem_jax.sampling.footprint import (
+        check_engine_fits,
+        engine_dtype,
+        with_tensor,
+    )
     from gru_mem_jax.sampling.prefix_store import PrefixStore, with_trunks
     from gru_mem_jax.tokenization import TextTokenizer
 
@@ -174,7 +179,11 @@ def load(
     engine_config = engine_config.sized_for(positions)
     if cache is not None or config.reads_ahead:
         engine_config = with_trunks(engine_config, builder, config)
-    check_engine_fits(make_policy(shape), engine_config, dtype)
+    # One question has one engine: on one device, or on as many as hold it.
+    devices = list(engine_pool.local_mesh().devices.flat)
+    engine_config = with_tensor(make_policy(shape), engine_config, devices)
+    devices = devices[: engine_config.tensor]
+    check_engine_fits(make_policy(shape), engine_config, dtype, devices)
     window = shape.max_position_embeddings
     if positions > window:
         view.note(
@@ -188,8 +197,10 @@ def load(
             directory, dtype, cache.folder, disk_bytes=cache.most, on_note=view.note
         )
     view.status("loading the policy")
-    policy, params = load_policy(directory.root, dtype, form="sampling")
-    engine = Engine(policy, params, engine_config, encoder, store=store)
+    mesh = make_mesh(MeshConfig(tensor=-1), devices)
+    at = mesh if mesh.size > 1 else None
+    loaded = load_policy(directory.root, dtype, mesh=at, form="sampling")
+    engine = engine_pool.make(*loaded, engine_config, encoder, mesh, store)
     # What was read ahead must still be there in the next turn.
     return encoder, engine if config.reads_ahead else Forgetful(engine), dtype
 

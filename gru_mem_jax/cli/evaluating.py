@@ -67,8 +67,12 @@ def evaluate_policy(
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.policy.functional import make_policy
     from gru_mem_jax.policy.hf import load_config, load_policy
-    from gru_mem_jax.sampling.engine import Engine
-    from gru_mem_jax.sampling.footprint import check_engine_fits
+    from gru_mem_jax.sampling import engine_pool
+    from gru_mem_jax.sampling.footprint import (
+        check_engine_fits,
+        engine_dtype,
+        with_tensor,
+    )
     from gru_mem_jax.sampling.prefix_store import (
         PrefixStore,
         default_memory_bytes,
@@ -84,19 +88,31 @@ def evaluate_policy(
     encoder.check_rows(shape.vocab_size)
     builder = PromptBuilder(encoder, config.prompt)
     engine_config = engine_config.sized_for(_longest_turn(builder, config, modes))
-    check_engine_fits(make_policy(shape), engine_config)
+    mesh, policy = engine_pool.local_mesh(), make_policy(shape)
+    devices = list(mesh.devices.flat)
+    engine_config = with_tensor(policy, engine_config, devices)
+    check_engine_fits(
+        policy, engine_config, devices=devices, tensor=engine_config.tensor
+    )
     drawn = draw_sets(sets, builder, config)
     if hosts.count > 1:
         _agree(hosts, directory, (config, engine_config, modes, cache_bytes), drawn)
     for line in (line for each in drawn for line in each.lines()):
         note(terminal.plain_line(line))
-    policy, params = load_policy(directory.root)
     store = None
     if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
         store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
     if store is not None or config.reads_ahead:
         engine_config = with_trunks(engine_config, builder, config)
-    engine = Engine(policy, params, engine_config, encoder, store=store)
+    # Cut over the devices, and let go of where that was no engine's own.
+    loaded = load_policy(
+        directory.root,
+        engine_dtype(engine_config),
+        mesh=mesh if mesh.size > 1 else None,
+        form="sampling",
+    )
+    engine = engine_pool.make(*loaded, engine_config, encoder, mesh, store)
+    del loaded
     note(engine.attention)
     note("compiling the sampling programs")
     programs = engine.warm_up()

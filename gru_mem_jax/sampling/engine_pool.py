@@ -68,8 +68,8 @@ def make(
 
 
 def local_mesh() -> Mesh:
-    """All devices of this process."""
-    return make_mesh(MeshConfig(data=-1), jax.local_devices())
+    """All devices of this process, for weights that are loaded cut over them."""
+    return make_mesh(MeshConfig(fsdp=-1), jax.local_devices())
 
 
 class EnginePool:
@@ -249,6 +249,11 @@ class EnginePool:
             "slot_occupancy": total["new_tokens"] / rows if rows else 0.0,
             "engines": len(self.engines),
         }
+
+    @property
+    def attention(self) -> str:
+        """A line on the kernels that were chosen."""
+        return self.engines[0].attention
 
     # -- inside ---------------------------------------------------------------------
 

@@ -69,21 +69,25 @@ def shard_sizes(shapes: Any, axes: Any, sizes: Mapping[str, int]) -> Any:
     return jax.tree.map(size, shapes, axes)
 
 
-def choose_tensor(devices: Sequence[Any], fits: Callable[[int], bool]) -> int:
-    """The devices of one engine: as few as hold it, for engines run side by side.
+def choose_tensor(
+    devices: Sequence[Any], need: Callable[[int], int], limit: int | None
+) -> int:
+    """The devices of one engine: as few as hold it, for many engines side by side.
 
     Args:
       devices: that engines are to run on.
-      fits: whether an engine of so many devices fits each of them.
+      need: bytes on each device, from the devices of one engine.
+      limit: bytes that a device has; None: unknown.
 
     Returns:
       The smallest power of two that divides every process's number of devices and fits;
-      the largest that divides them if none fits.
+      if none does the one that needs least.
     """
     counts = collections.Counter(device.process_index for device in devices)
     common = math.gcd(*counts.values())
     sizes = [1 << i for i in range(common.bit_length()) if common % (1 << i) == 0]
-    return next(filter(fits, sizes), sizes[-1])
+    fitting = (n for n in sizes if limit is None or need(n) <= limit)
+    return next(fitting, None) or min(sizes, key=need)
 
 
 def with_tensor(
@@ -96,12 +100,11 @@ def with_tensor(
     if limit is not None and devices[0].platform == "cpu":
         limit //= len(devices)
 
-    def fits(tensor: int) -> bool:
-        need = weight_bytes(policy, dtype, tensor)
-        need += cache_bytes(policy.config, config, dtype, tensor)
-        return limit is None or need <= limit
+    def need(tensor: int) -> int:
+        weights = weight_bytes(policy, dtype, tensor)
+        return weights + cache_bytes(policy.config, config, dtype, tensor)
 
-    return dataclasses.replace(config, tensor=choose_tensor(devices, fits))
+    return dataclasses.replace(config, tensor=choose_tensor(devices, need, limit))
 
 
 def check_engine_fits(

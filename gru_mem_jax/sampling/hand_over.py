@@ -66,19 +66,31 @@ def own_groups(groups: Mesh) -> list[Mesh]:
 
 
 @functools.lru_cache(maxsize=8)
-def program(policy: Policy, dtype: Any, groups: Mesh) -> Any:
+def program(policy: Policy, dtype: Any, mesh: Mesh, groups: Mesh) -> Any:
     """The jitted function from params to the sampling form on all groups.
+
+    Each array of the result is sent by itself, cast: else XLA may gather whole stacks,
+    in float32. Where a group cuts it in ways that the learner does not, it is cut over
+    the groups too on the way, so that none gathers more than the part that it keeps.
 
     Args:
       policy: the policy.
       dtype: of the result.
-      groups: of `group_mesh`; the params must lie on the same devices in the same
-        order.
+      mesh: that the params lie on.
+      groups: of `group_mesh`, the same devices in the same order.
     """
-    return jax.jit(
-        lambda params: policy.sampling_params(params, dtype),
-        out_shardings=sampler_shardings(policy, groups).params,
-    )
+    meshes = [mesh]
+    if groups.shape[TENSOR] > mesh.shape[TENSOR]:
+        meshes.append(Mesh(groups.devices.swapaxes(0, 1), groups.axis_names))
+
+    def of(params: Params) -> Params:
+        form = policy.sampling_params(params, dtype)
+        for each in meshes:
+            cut = sampler_shardings(policy, each).params
+            form = jax.lax.with_sharding_constraint(form, cut)
+        return form
+
+    return jax.jit(of, out_shardings=sampler_shardings(policy, groups).params)
 
 
 def hand_over(policy: Policy, params: Params, dtype: Any, groups: Mesh) -> Params:
@@ -98,8 +110,11 @@ def hand_over(policy: Policy, params: Params, dtype: Any, groups: Mesh) -> Param
         for leaf, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(at))
     ):
         return params
-    if all(_lies_on(leaf, groups) for leaf in jax.tree.leaves(params)):
-        return program(policy, jnp.dtype(dtype), groups)(params)
+    mesh = _mesh_of(params)
+    if mesh is not None and np.array_equal(
+        mesh.devices.ravel(), groups.devices.ravel()
+    ):
+        return program(policy, jnp.dtype(dtype), mesh, groups)(params)
     return jax.device_put(policy.sampling_params(params, dtype), at)
 
 
@@ -121,11 +136,11 @@ def view(policy: Policy, params: Params, group: Mesh) -> Params:
     return jax.tree.map(one, params, sampler_shardings(policy, group).params)
 
 
-def _lies_on(leaf: Any, mesh: Mesh) -> bool:
-    sharding = getattr(leaf, "sharding", None)
-    return isinstance(sharding, NamedSharding) and np.array_equal(
-        sharding.mesh.devices.ravel(), mesh.devices.ravel()
-    )
+def _mesh_of(params: Params) -> Mesh | None:
+    """The one mesh that all params lie on."""
+    shardings = {getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)}
+    meshes = {s.mesh if isinstance(s, NamedSharding) else None for s in shardings}
+    return meshes.pop() if len(meshes) == 1 else None
 
 
 def _listed(numbers: Sequence[int]) -> str:

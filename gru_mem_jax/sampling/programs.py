@@ -1,7 +1,7 @@
 """The engine's programs, compiled ahead of time for the few shapes that occur.
 
 Engines of the same sizes share them: on the same devices the programs themselves, on
-other devices what was compiled, loaded once more (see `rebinding`).
+other devices what was compiled, loaded once more where it can be (see `rebinding`).
 """
 
 import collections

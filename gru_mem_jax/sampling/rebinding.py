@@ -5,6 +5,10 @@ to others: a decode program of 8 layers takes 0.13 s to load on a CPU where it t
 1.4 s to lower and compile. `jax.experimental.serialize_executable` does the first, but
 cannot name other devices; so a few lines here rely on how it stores a program. Where a
 version of jax or a platform has it otherwise, programs are compiled for each group.
+
+With jax's cache of compiled programs on disk, as the command line has it, each group
+compiles (on GPUs the cache has one entry for all), and later runs load: a program that
+came from that cache cannot be stored again on a CPU, where parts of it are lost.
 """
 
 import contextlib
@@ -33,6 +37,8 @@ class Portable:
 
     def on(self, devices: Devices) -> jax.stages.Compiled | None:
         """The program on as many other devices; None: it cannot be had so."""
+        if jax.config.jax_compilation_cache_dir is not None:
+            return None
         # Whatever a future jax does differently: compiling is always right.
         with contextlib.suppress(Exception):
             loaded = self._load(devices)

@@ -217,11 +217,7 @@ def planned_engine(
     def of(tensor: int) -> EngineConfig:
         return dataclasses.replace(engine, tensor=tensor)
 
-    return of(
-        choose_tensor(
-            devices, lambda n: limit is None or estimate(of(n))["total"] <= limit
-        )
-    )
+    return of(choose_tensor(devices, lambda n: estimate(of(n))["total"], limit))
 
 
 def describe_memory(estimate: dict[str, int]) -> str:

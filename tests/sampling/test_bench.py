@@ -23,8 +23,10 @@ def test_figures_without_a_tokenizer_and_without_a_peer(policy_dir):
     config = bench.BenchConfig(policy=policy_dir, **SIZES)
     got = bench.measure(config, lines.append)
     assert got["batch"] == 2
-    assert got["prefill_tokens_per_s"] > 0
-    assert got["decode_tokens_per_s"] > 0
+    assert got["devices"] == got["engines"] == 8
+    for rate in ("prefill_tokens_per_s", "decode_tokens_per_s"):
+        assert got[rate] == pytest.approx(8 * got[f"{rate}_per_device"])
+        assert got[rate] > 0
     assert 0.5 < got["slot_occupancy"] <= 1.0
     assert got["programs"] >= 2
     assert got["compile_seconds"] > 0
@@ -59,7 +61,8 @@ def test_the_peer_runs_on_the_same_weights(policy_dir):
     assert peer["peak_rss_mb"] > 50
     for name in ("prefill", "decode"):
         key = f"{name}_tokens_per_s"
-        assert got[f"{name}_ratio"] == pytest.approx(got[key] / peer[key])
+        ours = got[key] / got["devices"]  # the peer has one device
+        assert got[f"{name}_ratio"] == pytest.approx(ours / peer[key])
 
 
 def test_a_peer_that_fails_is_told_in_one_line(policy_dir, tmp_path):

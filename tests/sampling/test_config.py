@@ -22,6 +22,9 @@ from gru_mem_jax.sampling.config import EngineConfig
         {"trunks": -1},
         {"trunk_length": 0, "trunks": 2},
         {"trunk_length": 9000, "tail_length": 215, "trunks": 2},
+        {"tensor": 0},
+        {"tensor": 6},
+        {"resident": 0},
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(settings):

@@ -8,7 +8,7 @@ import pytest
 
 from gru_mem_jax import machine
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import device_memory
+from gru_mem_jax.parallelism import MeshConfig, device_memory, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.sampling import footprint
@@ -106,16 +106,74 @@ def test_an_engine_is_refused_before_anything_is_made(memory_of, monkeypatch):
     Engine(policy, None, config)
 
 
-def test_devices_of_an_accelerator_add_up_and_those_of_a_cpu_do_not(memory_of):
+def test_bytes_on_a_device_of_a_group_are_those_of_the_arrays(memory_of):
+    policy = make_policy(PolicyConfig(**SIZES))
+    config = EngineConfig(
+        slots=4, max_length=64, dtype="float32", trunks=2, trunk_length=40
+    )
+    for tensor in (2, 4):  # 2 key heads do not divide by 4
+        mesh = make_mesh(MeshConfig(tensor=tensor))
+        engine = Engine(policy, policy.init(jax.random.key(0)), config, mesh=mesh)
+        weights = footprint.weight_bytes(policy, "float32", tensor)
+        cache = footprint.cache_bytes(policy.config, config, "float32", tensor)
+        assert weights == on_a_device(engine._params)
+        pools = (engine._slots.cache, engine._trunks.pool.cache)
+        assert cache == on_a_device(pools)
+
+
+def on_a_device(arrays):
+    return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(arrays))
+
+
+def fake(count, platform="gpu"):
+    return [types.SimpleNamespace(platform=platform, process_index=0)] * count
+
+
+def test_each_device_of_an_accelerator_has_memory_and_those_of_a_cpu_share_it(
+    memory_of,
+):
     policy = make_policy(PolicyConfig(**SIZES))
     config = EngineConfig(slots=4, max_length=1000, dtype="float32")
-    need = footprint.weight_bytes(policy, "float32")
-    need += footprint.cache_bytes(policy.config, config, "float32")
-    memory_of(need // 2 + 1)
-    gpus = [types.SimpleNamespace(platform="gpu")] * 2
-    footprint.check_engine_fits(policy, config, devices=gpus)
-    with pytest.raises(InputError, match="keys and values"):
-        footprint.check_engine_fits(policy, config, devices=jax.devices()[:2])
+    need = footprint.weight_bytes(policy, "float32", 2)
+    need += footprint.cache_bytes(policy.config, config, "float32", 2)
+    memory_of(need)
+    footprint.check_engine_fits(policy, config, devices=fake(2))
+    footprint.check_engine_fits(policy, config, devices=fake(8), tensor=2)
+    with pytest.raises(InputError, match=r"keys and values .*, split over 2 devices"):
+        footprint.check_engine_fits(policy, config, devices=fake(2, "cpu"))
+    memory_of(2 * need)
+    footprint.check_engine_fits(policy, config, devices=fake(2, "cpu"))
+    with pytest.raises(InputError, match="on each device"):
+        footprint.check_engine_fits(policy, config, devices=fake(8, "cpu"), tensor=2)
+
+
+def test_an_engine_has_as_few_devices_as_hold_it(memory_of):
+    policy = make_policy(PolicyConfig(**SIZES | {"num_key_value_heads": 4}))
+    config = EngineConfig(slots=4, max_length=1000, dtype="float32")
+
+    def need(tensor):
+        weights = footprint.weight_bytes(policy, "float32", tensor)
+        return weights + footprint.cache_bytes(policy.config, config, "float32", tensor)
+
+    def chosen(memory, devices):
+        memory_of(memory)
+        return footprint.with_tensor(policy, config, devices).tensor
+
+    assert need(1) > need(2) > need(4)
+    assert need(8) > need(4)  # 8 do not divide the heads: each has the whole cache
+    assert chosen(None, fake(8)) == 1
+    assert chosen(need(1), fake(8)) == 1
+    assert chosen(need(1) - 1, fake(8)) == 2
+    assert chosen(need(2) - 1, fake(8)) == 4
+    assert chosen(1, fake(8)) == 4  # it will be refused
+    assert chosen(1, fake(6)) == 2  # 4 do not divide 6
+    assert chosen(8 * need(1), fake(8, "cpu")) == 1
+    assert chosen(8 * need(1) - 1, fake(8, "cpu")) == 2
+    # Two processes of 4: a group is of one process.
+    other = types.SimpleNamespace(platform="gpu", process_index=1)
+    assert chosen(1, [*fake(4), *[other] * 4]) == 4
+    given = dataclasses.replace(config, tensor=2)
+    assert footprint.with_tensor(policy, given, fake(8)) is given
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from gru_mem_jax.data.example import Example
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.rollout import rollout
-from gru_mem_jax.sampling import sampler
+from gru_mem_jax.parallelism import MeshConfig, make_mesh
+from gru_mem_jax.sampling import engine_pool, sampler
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
@@ -100,7 +101,7 @@ class Script:
         ids = np.zeros((3 * block, len(rows)), np.int32)
         left, step = {}, 0
         for slot in np.flatnonzero(rows[:, sampler.POSITION] >= 0).tolist():
-            job = self._engine._jobs[slot]
+            job = self._engine._rows.jobs[slot]
             if job.handle not in self._said:
                 self._said[job.handle] = self._say(job.request)
             done = rows[slot, sampler.POSITION] + 1 - len(job.prompt)
@@ -167,18 +168,21 @@ def test_simulated_groups_are_computed_once_in_slots_for_one_and_a_half():
 
 
 def test_rollouts_of_a_random_policy_are_computed_once():
+    """By one engine, and by two on two devices, which have groups of their own."""
     vocab = 1 + max(ENCODER.control_ids)
     builder = PromptBuilder(ENCODER, CONFIG.prompt)
     config = dataclasses.replace(CONFIG, chunk_size=90, completion_tokens=20)
     plain = dataclasses.replace(SIZES, max_length=256, prefill_blocks=(64,))
     trunks = dataclasses.replace(plain, trunks=6, trunk_length=160, tail_length=96)
     found = {}
-    for name, sizes in (("trunks", trunks), ("plain", plain)):
-        engine = Engine(*policy_of(vocab), sizes)
+    pair = make_mesh(MeshConfig(data=2))
+    for name, sizes in (("trunks", trunks), ("plain", plain), ("pool", trunks)):
+        mesh = pair if name == "pool" else None
+        engine = engine_pool.make(*policy_of(vocab), sizes, mesh=mesh)
         groups = rollout(
             engine, builder, config, examples(3, 3, 90), GROUP, step=1, seed=0
         )
         found[name] = [[t.completion_ids for t in r.turns] for g in groups for r in g]
-        if name == "trunks":
+        if name != "plain":
             assert engine.stats()["prefill_tokens"] <= 1.1 * trie_tokens(groups)
-    assert found["trunks"] == found["plain"]
+    assert found["trunks"] == found["plain"] == found["pool"]

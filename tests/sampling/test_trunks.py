@@ -238,8 +238,8 @@ def test_bfloat16(small):
         check_logprobs(small, request, completion, tolerance=0.5)
 
 
-def test_a_mesh_changes_nothing(small):
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+def test_a_tensor_group_changes_nothing(small):
+    mesh = make_mesh(MeshConfig(tensor=2))
     sizes = TRUNKS | {"slots": 4, "prefill_tokens": 16}
     config = dataclasses.replace(small.engine().config, **sizes)
     requests = groups(2, 2)
@@ -248,7 +248,7 @@ def test_a_mesh_changes_nothing(small):
     shards = engine._trunks.pool.cache[0].keys.addressable_shards
     assert {shard.data.shape for shard in shards} == {(3, 1, 100, 8)}
     shards = engine._slots.cache[0].keys.addressable_shards
-    assert {shard.data.shape for shard in shards} == {(1, 1, 60, 8)}
+    assert {shard.data.shape for shard in shards} == {(4, 1, 60, 8)}
 
 
 def test_what_a_tail_cannot_hold_is_refused(small):
