@@ -1,13 +1,9 @@
 """The TPU kernel on packed rows: its masks against the trees that they are of, its
-values and gradients against `attend_in_rows` in interpret mode, and compiled for a TPU.
+values and gradients against `attend_in_rows` in interpret mode. `test_compile_kernels`
+compiles it for TPUs.
 """
 
 import functools
-import importlib.util
-import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -186,20 +182,3 @@ def test_a_policy_has_the_same_gradient(monkeypatch):
     ours, theirs = (gradient(params, name) for name in ("splash", "blocks"))
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * np.abs(y).max())
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="compiling for a TPU needs libtpu, of the extra tpu",
-)
-def test_compiled_for_a_tpu():
-    """Forward, gradient of queries, gradient of keys and values: three kernels."""
-    script = pathlib.Path(__file__).with_name("compile_splash.py")
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["kernels"] == 3
-    assert result["in_learner"]
-    assert "mesh of one device, and this one has 4" in result["refusal"]
