@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import posixpath
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,11 +77,22 @@ def names(folder: Any) -> list[str]:
     return [posixpath.basename(n.rstrip("/")) for n in found if n.rstrip("/") != own]
 
 
+def listing(folder: Any) -> dict[str, tuple[int, int]]:
+    """Size and generation of all objects in a folder, by path below it, in order."""
+    with _told(folder):
+        found = _system().find(_name(folder), detail=True)
+    return {
+        posixpath.relpath(name, _name(folder)): (
+            int(info["size"]),
+            int(info["generation"]),
+        )
+        for name, info in sorted(found.items())
+    }
+
+
 def files(folder: Any) -> list[str]:
     """Paths below a folder of all objects in it, in order."""
-    with _told(folder):
-        found = _system().find(_name(folder))
-    return sorted(posixpath.relpath(name, _name(folder)) for name in found)
+    return sorted(listing(folder))
 
 
 def size(path: Any) -> int:
@@ -199,12 +209,6 @@ def _system() -> Any:
 @contextlib.contextmanager
 def _told(path: Any) -> Iterator[None]:
     """Errors of gcsfs and what is below it as an OSError with one line."""
-    import aiohttp
-    import fsspec.exceptions
-    import google.auth.exceptions
-    import requests
-    from gcsfs.retry import HttpError
-
     name = os.fspath(path)
     try:
         yield
@@ -213,38 +217,26 @@ def _told(path: Any) -> Iterator[None]:
         raise FileNotFoundError(code, "no such object or bucket", name) from None
     except FileExistsError:
         raise FileExistsError(errno.EEXIST, "has other contents", name) from None
-    except google.auth.exceptions.GoogleAuthError as error:
-        raise _denied(error, name) from error
-    except HttpError as error:
-        if error.code in (401, 403):
-            raise _denied(error, name) from error
-        text = f"the service says: {_line(error)}"
-        raise OSError(errno.EIO, text, name) from error
-    except (
-        TimeoutError,
-        aiohttp.ClientError,
-        fsspec.exceptions.FSTimeoutError,
-        requests.exceptions.RequestException,
-    ) as error:
-        text = f"the storage service does not answer ({_line(error)})"
-        raise OSError(errno.ETIMEDOUT, text, name) from error
-    except OSError as error:
-        if str(error).startswith("Forbidden"):
-            raise _denied(error, name) from error
-        if error.strerror:
-            raise
-        raise OSError(errno.EIO, _line(error), name) from error
+    except Exception as error:  # gcsfs raises what aiohttp, google.auth, ... raise
+        raise _as_os_error(error, name) from error
 
 
-def _denied(error: BaseException, name: str) -> PermissionError:
-    return PermissionError(
-        errno.EACCES,
-        f"permission denied ({_line(error)}); sign in (gcloud auth "
-        "application-default login), or grant roles/storage.objectUser",
-        name,
-    )
-
-
-def _line(error: BaseException) -> str:
-    text = urllib.parse.unquote(str(error)).strip()
-    return " ".join(text.split())[:200] or "no answer in time"
+def _as_os_error(error: Exception, name: str) -> OSError:
+    text = " ".join(str(error).split())[:200]
+    denied = getattr(error, "code", None) in (401, 403) or text.startswith("Forbidden")
+    library = type(error).__module__.partition(".")[0]
+    if denied or library == "google":
+        return PermissionError(
+            errno.EACCES,
+            f"permission denied ({text}); sign in (gcloud auth application-default "
+            "login), or grant roles/storage.objectUser",
+            name,
+        )
+    if isinstance(error, TimeoutError) or library in ("aiohttp", "fsspec", "requests"):
+        text = text or f"{type(error).__name__}"
+        return OSError(
+            errno.ETIMEDOUT, f"the storage service does not answer ({text})", name
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return error
+    return OSError(errno.EIO, text or type(error).__name__, name)

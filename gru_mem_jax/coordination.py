@@ -5,6 +5,7 @@ Also what values look like in it.
 
 import contextlib
 import io
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -120,10 +121,27 @@ def _map(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
+def disagreement(
+    given: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> str | None:
+    """The first fact in which a process differs from the first, in words.
+
+    Args:
+      given: facts of each process.
+      names: of the processes.
+    """
+    for key in dict.fromkeys(key for each in given for key in each):
+        first = given[0].get(key)
+        for each, name in zip(given, names, strict=True):
+            if each.get(key) != first:
+                return f"{key}: {differing(first, each.get(key), name)}"
+    return None
+
+
 def differing(first: Any, other: Any, name: str) -> str:
     """The two values; of long texts the first line that differs."""
     if isinstance(first, str) and isinstance(other, str) and "\n" in first + other:
         lines = first.splitlines(), other.splitlines()
-        pairs = zip(*(each + [""] * (len(lines[0]) + len(lines[1])) for each in lines))
+        pairs = itertools.zip_longest(*lines, fillvalue="")
         first, other = next(((a, b) for a, b in pairs if a != b), (first, other))
     return f"process 0 has {first!r:.200}, {name} has {other!r:.200}"

@@ -58,7 +58,9 @@ class Watch(threading.Thread):
 
     Attributes:
       patience: those seconds.
-      ended: how the first process ended that did with an error; None: none did.
+      ended: how the first process ended that did with an error, this one included;
+        None: none did.
+      left: numbers of the others that have ended.
       stop: what is asked to stop with the others.
       on_lost: called with the line that ends this process.
       on_wait: called now and then while this process waits for others.
@@ -68,6 +70,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True, name="hosts")
         self.patience = seconds
         self.ended: Ended | None = None
+        self.left: set[int] = set()
         self.stop: StopRequest | None = None
         self.on_lost: Callable[[str], None] = lambda line: None
         self.on_wait: Callable[[], None] = lambda: None
@@ -75,8 +78,7 @@ class Watch(threading.Thread):
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._beat = 0
-        self._own: Ended | None = None
-        self._left = False
+        self._told = self._left = False
         self._tick = min(TICK, seconds / 4)
         self._answered = time.monotonic()
 
@@ -89,14 +91,17 @@ class Watch(threading.Thread):
     @property
     def has_told(self) -> bool:
         """Whether the others were told of an error of this process."""
-        return self._own is not None
+        return self._told
 
     def tell(self, own: Ended) -> None:
-        """Tells the others of this process's error; the first one counts."""
-        if self.ended is None and self._own is None:
-            self._own = own
-            with contextlib.suppress(Exception):  # the store may be gone
-                self._show()
+        """Tells the others of this process's error; the first of all counts."""
+        if self._told:
+            return
+        self._told = True
+        if self.ended is None:
+            self.ended = own
+        with contextlib.suppress(Exception):  # the store may be gone
+            self._show()
 
     def leave(self) -> None:
         """Says that this process ends; the first one, with the store, ends last."""
@@ -147,11 +152,13 @@ class Watch(threading.Thread):
     def _show(self) -> None:
         with self._lock:
             self._beat += 1
+            # Its own end alone: of another's the others hear from that one.
+            own = self.ended if self.ended and self.ended.index == self._index else None
             record = {
                 "beat": self._beat,
                 "stop": self.stop is not None and self.stop.requested,
                 "left": self._left,
-                "ended": self._own and dataclasses.astuple(self._own),
+                "ended": None if own is None else dataclasses.astuple(own),
             }
             key = f"{_PLACE}/{self._index}"
             coordination.put(key, json.dumps(record).encode(), again=True)
@@ -163,8 +170,9 @@ class Watch(threading.Thread):
             for index, data in found.items()
             if index != self._index
         }
+        self.left = {index for index, other in others.items() if other["left"]}
         for _, other in sorted(others.items()):
-            if other["ended"] is not None and self.ended is None and not self._own:
+            if other["ended"] is not None and self.ended is None:
                 self.ended = Ended(*other["ended"])
         return others
 
@@ -175,7 +183,9 @@ class Watch(threading.Thread):
             stop.request()
 
     def told(self, ended: Ended) -> str:
-        """The line of another process's end."""
+        """The line of a process's end."""
+        if ended.index == self._index:
+            return ended.line
         return f"{self.names[ended.index]} ended: {ended.line}"
 
     def _aborted(self) -> None:

@@ -142,17 +142,11 @@ class Hosts:
           RunError: as `gather`.
         """
         given = self.gather(name, dict(facts))
-        for key in dict.fromkeys(key for each in given for key in each):
-            first = given[0].get(key)
-            for index, each in enumerate(given):
-                if each.get(key) != first:
-                    found = coordination.differing(
-                        first, each.get(key), self.names[index]
-                    )
-                    raise InputError(
-                        f"the processes of the run disagree in {key}: {found}; start "
-                        "all of them with the same command, code and files"
-                    )
+        if (found := coordination.disagreement(given, self.names)) is not None:
+            raise InputError(
+                f"the processes of the run disagree in {found}; start all of them with "
+                "the same command, code and files"
+            )
 
     def take_waited(self) -> float:
         """Seconds that calls waited for other processes, since this was last asked."""
@@ -163,7 +157,7 @@ class Hosts:
     # The others' ends
 
     def check(self) -> None:
-        """Raises the error of another process that has ended; as `gather`."""
+        """Raises the error that one of the processes has told; as `gather`."""
         if self._watch is not None and (ended := self._watch.ended) is not None:
             error = InputError if ended.status == InputError.exit_status else RunError
             raise error(self._watch.told(ended))
@@ -196,6 +190,8 @@ class Hosts:
         """
         try:
             yield
+        except Stopped:
+            raise
         except Exception as error:
             cause = self.explain(error)
             self._tell(getattr(cause, "exit_status", 1), str(cause))
@@ -287,6 +283,9 @@ class Hosts:
             self.check()
             if self._watch is not None:
                 self._watch.on_wait()
+                if gone := self._watch.left.intersection(missing):
+                    who = self.names[min(gone)]
+                    raise RunError(f"{who} has ended, and was waited for at {name!r}")
             waited = time.monotonic() - started
             if waited > self.limit_seconds:
                 who = ", ".join(self.names[i] for i in missing)
@@ -342,8 +341,7 @@ def start(
 
     if _current is not None:
         return _current
-    # Its handler of SIGTERM would take the place of ours (runs.signals).
-    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM
     which = "this process" if coordinator is None else f"process {process_id}"
     where = "" if coordinator is None else f" at {coordinator}"
     line = (
@@ -356,6 +354,7 @@ def start(
             coordinator,
             num_processes,
             process_id,
+            cluster_detection_method="deactivate" if coordinator else None,
             initialization_timeout=int(start_seconds),
             # Ours comes first: jax's ends a process by SIGABRT.
             heartbeat_timeout_seconds=int(2 * heartbeat_seconds) + 10,

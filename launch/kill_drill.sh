@@ -24,6 +24,10 @@ set -euo pipefail
 command=train kills=5 signal=KILL seed=0 out="" policy="" gin_files=() more=()
 processes=1 devices=1 heartbeat_seconds=5
 while [ $# -gt 0 ]; do
+  case "$1,${2:-}" in
+    --gin.*) ;;
+    --*,) say "kill_drill.sh: $1 is unknown or needs a value"; exit 2 ;;
+  esac
   case "$1" in
     --command) command="$2"; shift 2 ;;
     --kills) kills="$2"; shift 2 ;;
@@ -43,8 +47,8 @@ case "$signal" in
   KILL | TERM) ;;
   *) say "kill_drill.sh: --signal is KILL or TERM, not $signal"; exit 2 ;;
 esac
-[[ $processes =~ ^[1-9][0-9]*$ ]] \
-  || { say "kill_drill.sh: --processes is a whole number from 1"; exit 2; }
+[[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ ]] \
+  || { say "kill_drill.sh: --processes and --devices are whole numbers from 1"; exit 2; }
 
 case "$command" in
   train)
@@ -59,6 +63,8 @@ case "$command" in
     ;;
   *) say "kill_drill.sh: --command is train or sft, not $command"; exit 2 ;;
 esac
+# All devices of all processes.
+[ "$processes" = 1 ] || settings+=(--gin.MeshConfig.data=$((processes * devices)))
 [ ${#gin_files[@]} -gt 0 ] || gin_files=(--gin_file="$default")
 [ -z "$policy" ] || settings+=(--gin.POLICY="\"$policy\"")
 settings+=(${more[@]+"${more[@]}"})
@@ -133,6 +139,7 @@ for i in $(seq "$kills"); do
     # Before a run has started there is nothing to save, and no other process to end.
     waits=1 from=0
     rm -f "$out/ended/lock" # of a process that was killed
+    touch "$out/began"
   fi
   moment=$(awk -v r="$RANDOM" -v f="$from" -v w="$whole" -v s="$first" -v i="$i" \
     'BEGIN { r /= 32768; print i % 3 == 0 ? 0.2 + s * r : f + 0.7 * (w - s) * r }')
@@ -140,6 +147,10 @@ for i in $(seq "$kills"); do
   pid=$!
   if [ -n "$waits" ]; then
     while kill -0 "$pid" 2>/dev/null && [ ! -e "$out/ended/lock" ]; do sleep 0.1; done
+    # Of several processes every third is met at its start, the others after a row.
+    while [ "$processes" -gt 1 ] && [ $((i % 3)) != 0 ] && kill -0 "$pid" 2>/dev/null \
+      && ! { [ -s "$out/ended/metrics.jsonl" ] \
+        && [ "$out/ended/metrics.jsonl" -nt "$out/began" ]; }; do sleep 0.1; done
   fi
   sleep "$moment"
   target="$pid" hit=""
@@ -161,10 +172,12 @@ for i in $(seq "$kills"); do
     [[ $step =~ ^[0-9]+$ ]] || continue
     if [ "$newest" = none ] || [ "$step" -gt "$newest" ]; then newest="$step"; fi
   done
-  whom=""
-  [ "$processes" = 1 ] || whom=" to process $victim"
-  say "kill_drill.sh: SIG$signal $i$whom after $moment s: status $status" \
-    "$seconds s later, newest checkpoint: $newest"
+  whom="" later=""
+  if [ "$processes" -gt 1 ]; then
+    whom=" to process $victim" later=" $seconds s later"
+  fi
+  say "kill_drill.sh: SIG$signal $i$whom after $moment s: status $status$later," \
+    "newest checkpoint: $newest"
   if [ "$processes" -gt 1 ] && [ "$signal$hit" = KILL1 ] \
     && ! one_ended_well "$victim" "$seconds"; then
     exit 1

@@ -1,6 +1,7 @@
 """Strict numerics and 8 virtual devices for every test."""
 
 import os
+import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAG = "--xla_force_host_platform_device_count=8"
@@ -33,6 +34,28 @@ def pytest_configure(config):
     # Un-awaited collectives on 8 virtual devices can deadlock on few cores.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """A folder for orders to an emulator of Google Cloud Storage, which is running."""
+    import gcs_emulator
+
+    folder = tmp_path_factory.mktemp("emulator")
+    with (
+        gcs_emulator.started(folder) as variables,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield folder
+
+
+@pytest.fixture
+def bucket(emulator, request):
+    """A new place in a bucket, as text."""
+    name = "".join(c if c.isalnum() else "_" for c in request.node.name)
+    return f"gs://bucket/{name}-{time.time_ns()}"
 
 
 @pytest.fixture(scope="session")

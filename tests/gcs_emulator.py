@@ -1,8 +1,8 @@
 """Google Cloud Storage in a process: gcp-storage-emulator, and what it lacks.
 
-It lacks conditions on generations, permissions, and writers that are killed between two
-objects; they are put around its handlers here. `started` is for tests; as a program
-this module is the server.
+It lacks generations of what is read, conditions on them, permissions, and writers that
+are killed between two objects; they are put around its handlers here. `started` is for
+tests; as a program this module is the server.
 """
 
 import contextlib
@@ -62,8 +62,7 @@ def serve(port: int, orders: pathlib.Path) -> None:
     def guarded(handler, verb):
         def handle(request, response, storage, *args, **kwargs):
             bucket = request.params.get("bucket_name")
-            name = request.params.get("object_id")
-            name = name or (request.query.get("name") or [None])[0]
+            name = _name(request)
             refused = bucket == "private" or (bucket == "readonly" and verb != "GET")
             if refused:
                 response.status = HTTPStatus.FORBIDDEN
@@ -75,6 +74,9 @@ def serve(port: int, orders: pathlib.Path) -> None:
                 response.status = HTTPStatus.PRECONDITION_FAILED
                 response.json({"error": {"code": 412, "message": "conditionNotMet"}})
                 return None
+            if verb == "GET" and name:  # tensorstore writes only over what it has read
+                generation = _generation(storage, bucket, name)
+                response["x-goog-generation"] = generation
             found = handler(request, response, storage, *args, **kwargs)
             if verb in ("POST", "PUT") and name:
                 _written(orders, name)
@@ -89,6 +91,17 @@ def serve(port: int, orders: pathlib.Path) -> None:
     for bucket in BUCKETS:
         buckets.create_bucket(bucket, found._storage)
     found.run()
+
+
+def _name(request) -> str | None:
+    """Of the object; an upload may have it in its query or in its body."""
+    if name := request.params.get("object_id"):
+        return name
+    if name := request.query.get("name"):
+        return name[0]
+    if "uploadType" in request.query and isinstance(request.data, dict):
+        return request.data.get("meta", {}).get("name")
+    return None
 
 
 def _generation(storage, bucket: str, name: str) -> str:

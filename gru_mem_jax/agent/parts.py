@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from gru_mem_jax.sampling.prefix_store import PrefixStore
 
 
+def check_sizes(slots: object, devices: object) -> tuple[int, int | None]:
+    """Raises InputError unless the two are numbers of slots and of devices."""
+    if devices is not None:
+        devices = check_int("devices", devices, 1)
+    return check_int("slots", slots, 1), devices
+
+
 def check_policy(policy: object) -> None:
     """Raises InputError unless it is a generator, or a policy with its params."""
     if isinstance(policy, tuple | list):
@@ -117,14 +124,24 @@ def make_engine(
     config: AgentConfig,
     slots: int,
     store: "PrefixStore | None",
+    devices: int | None = 1,
 ) -> Generator:
-    """An engine for prompts and completions within the budgets."""
+    """Engines for prompts and completions within the budgets.
+
+    Args:
+      policy: with params in either form.
+      builder, config: of the prompts.
+      slots: of each engine.
+      store: that they share.
+      devices: of this process that have an engine; None: all.
+    """
+    from gru_mem_jax.sampling import engine_pool
     from gru_mem_jax.sampling.config import EngineConfig
-    from gru_mem_jax.sampling.engine import Engine
     from gru_mem_jax.sampling.prefix_store import with_trunks
 
     length = config.prompt_tokens + config.completion_tokens
     sizes = EngineConfig(slots=slots, max_length=length)
     if store is not None or config.reads_ahead:
         sizes = with_trunks(sizes, builder, config)
-    return Engine(*policy, sizes, builder.encoder, store=store)
+    mesh = None if devices == 1 else engine_pool.local_mesh(devices)
+    return engine_pool.make(*policy, sizes, builder.encoder, mesh, store)

@@ -109,11 +109,12 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
 
     Returns:
       The settings; `device`, `devices`, `engines`, `threads`; `prefill_tokens_per_s`
-      and `decode_tokens_per_s` in all, and each with `_per_device`; `slot_occupancy` of a second workload of twice as many rows whose lengths differ,
-      so that slots are refilled; `compile_seconds`, `programs`, `peak_rss_mb`; with a
-      peer (which has one device), its name, rates and `peak_rss_mb` under `peer`, and
-      `prefill_ratio` and `decode_ratio`, a device of ours by the peer. With groups, what
-      `groups.measure` returns, of one engine.
+      and `decode_tokens_per_s` in all, and each with `_per_device`; `slot_occupancy` of
+      a second workload of twice as many rows whose lengths differ, so that slots are
+      refilled; `compile_seconds`, `programs`, `peak_rss_mb`; with a peer (which has one
+      device), its name, rates and `peak_rss_mb` under `peer`, and `prefill_ratio` and
+      `decode_ratio`, one device of ours by the peer. With groups, what `groups.measure`
+      returns, of one engine.
 
     Raises:
       InputError: the policy cannot be loaded, the rows exceed the memory, or the peer

@@ -118,6 +118,7 @@ def evaluate_policy(
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]
     note(f"{programs} programs ready after {seconds:.1f} s")
+    hosts.barrier("warm")  # else one would count what another compiles
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # libtpu compiles without looking for a TPU, and beside other processes that do; with
 # these values it does not complain on stderr that there is none.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     target = json_output.open_target(args.json)
     # The process's own devices: those of the topology are none that it can use.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     platforms.devices()
     from gru_mem_jax.planning.topologies import topology_devices

@@ -6,7 +6,6 @@ need --out. The paths of the plots go to stdout.
 """
 
 import argparse
-import pathlib
 
 from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     rows = {}
     for folder in folders:
         rows[terminal.plain_line(str(folder.path))] = metrics_rows(folder)
-    out = pathlib.Path(args.out) if args.out is not None else folders[0].plots
+    out = args.out if args.out is not None else folders[0].plots
     try:
         paths = plot_training(rows, out)
     except InputError as error:

@@ -6,12 +6,12 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 import random
 import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+from gru_mem_jax import buckets, storage
 from gru_mem_jax.agent.text import check_text, refuse_binary
 from gru_mem_jax.data.bad_records import (
     ON_BAD_RECORD,
@@ -36,18 +36,20 @@ PARTS: tuple[Part, ...] = ("all", "train", "held_out")
 
 
 def read_file(path: str) -> bytes:
-    """A regular file's bytes, of at most 2 GiB.
+    """The bytes of a regular file, or of an object in a bucket, of at most 2 GiB.
 
     Raises:
       InputError: it cannot be read, is a folder or a pipe, is larger, or is not text.
     """
     try:
-        info = pathlib.Path(path).stat()
-        if not stat.S_ISREG(info.st_mode):
+        where = storage.locate(path)
+        if storage.in_bucket(where):
+            buckets.check(where)
+        elif not stat.S_ISREG(where.stat().st_mode):
             raise InputError(f"{path}: expected a regular file")
-        if info.st_size > MOST_BYTES:
-            raise InputError(f"{path}: has {info.st_size} bytes, more than 2 GiB")
-        data = pathlib.Path(path).read_bytes()
+        if (size := storage.size(where)) > MOST_BYTES:
+            raise InputError(f"{path}: has {size} bytes, more than 2 GiB")
+        data = storage.read_bytes(where)
     except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
         if isinstance(error, InputError):
             raise

@@ -228,12 +228,6 @@ def rows_of_a_step(turns: Turns, packing: PackConfig) -> Rows:
     return Rows(count + math.ceil(max(0, answers - left) / length), length)
 
 
-def cache_row_bytes(shape: PolicyConfig, itemsize: int) -> int:
-    """Of the keys and values of one token."""
-    heads = shape.num_key_value_heads * shape.head_dim
-    return 2 * shape.num_hidden_layers * heads * itemsize
-
-
 def _pairs(new: int, before: int, window: int | None) -> float:
     """Pairs of a new token and a token that it sees, half of the diagonal left out."""
     if window is None or window >= new + before:

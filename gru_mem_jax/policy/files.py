@@ -225,10 +225,10 @@ def _size_limit(name: str) -> int | None:
 
 
 def open_policy_dir(location: str | os.PathLike[str]) -> PolicyDir:
-    """A directory by its path, or a hub repository by `hf://org/name@revision`.
+    """A directory by its path, in a bucket, or of the hub (`hf://org/name@revision`).
 
     A path is a path: one that does not exist is an error, not a name to look up. "~" is
-    the home directory, as in a shell.
+    the home directory, as in a shell. `gs://bucket/path` is downloaded once.
 
     Raises:
       PolicyError: there is no such directory, it is known to be something else (a run
@@ -239,6 +239,10 @@ def open_policy_dir(location: str | os.PathLike[str]) -> PolicyDir:
 
         root, commit = fetch(location)
         return PolicyDir(root, commit)
+    if isinstance(location, str) and location.startswith("gs://"):
+        from gru_mem_jax.policy import bucket
+
+        return PolicyDir(bucket.fetch(location))
     root = pathlib.Path(os.path.expanduser(location))
     try:
         is_dir = stat.S_ISDIR(os.stat(root).st_mode)

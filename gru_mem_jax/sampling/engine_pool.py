@@ -67,9 +67,17 @@ def make(
     return Engine(policy, params, config, decoder, None if alone else groups, store)
 
 
-def local_mesh() -> Mesh:
-    """All devices of this process, for weights that are loaded cut over them."""
-    return make_mesh(MeshConfig(fsdp=-1), jax.local_devices())
+def local_mesh(devices: int | None = None) -> Mesh:
+    """The first devices of this process, for weights that are loaded cut over them.
+
+    Args:
+      devices: how many; None: all.
+
+    Raises:
+      InputError: there are not so many.
+    """
+    config = MeshConfig(fsdp=-1 if devices is None else devices)
+    return make_mesh(config, jax.local_devices())
 
 
 class EnginePool:

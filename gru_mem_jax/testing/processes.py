@@ -124,7 +124,7 @@ def running(
     }
     started = []
     for index, command in enumerate(commands):
-        own = {} if environments is None else environments[index]
+        own = dict(environments[index]) if environments else {}
         with (
             open(folder / f"{index}.out", "wb") as out,
             open(folder / f"{index}.err", "wb") as err,

@@ -8,8 +8,6 @@ from jax.sharding import Mesh
 
 from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.parallelism import local_row_shards
-from gru_mem_jax.policy.files import PolicyDir
-from gru_mem_jax.runs.checkpoints.store import weights_digest
 from gru_mem_jax.train.config import SFTConfig, TrainConfig
 from gru_mem_jax.train.data_check import data_identity
 
@@ -41,9 +39,15 @@ def agree_on_settings(
 
 
 def agree_on_files(
-    hosts: Hosts, config: TrainConfig | SFTConfig, directory: PolicyDir, mesh: Mesh
+    hosts: Hosts, config: TrainConfig | SFTConfig, weights_sha256: str, mesh: Mesh
 ) -> None:
     """Refuses processes with other data or weights, or without rows of their own.
+
+    Args:
+      hosts: the processes of the run.
+      config: of the run; its data are compared.
+      weights_sha256: of the weights that it begins with.
+      mesh: of the learner.
 
     Raises:
       InputError: on every process, with the first difference.
@@ -51,7 +55,7 @@ def agree_on_files(
     if hosts.count == 1:
         return
     local_row_shards(mesh)
-    facts: dict[str, Any] = {"weights (sha256)": weights_digest(directory)}
+    facts: dict[str, Any] = {"weights (sha256)": weights_sha256}
     for name in ("source", "short_source", "held_out"):
         source = getattr(config, name, None)
         if source is not None:

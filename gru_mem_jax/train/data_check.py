@@ -9,15 +9,13 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 import re
-import stat
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gru_mem_jax import durable_files
+from gru_mem_jax import durable_files, storage
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.data.bad_records import BadRecord, BadRecordsError, Records, reasons
 from gru_mem_jax.data.example import Example
@@ -149,9 +147,9 @@ def check_data(
     key, places = None, []
     if isinstance(source, FileSource):
         key = _key(source, judge, directory)
-        places = [pathlib.Path(f"{source.path}{_SUFFIX}")]
+        places = [storage.locate(f"{source.path}{_SUFFIX}")]
         if run_dir is not None:
-            places.append(pathlib.Path(run_dir) / CHECK_FILE)
+            places.append(storage.locate(run_dir) / CHECK_FILE)
     judged, bad, listed = _remembered(places, key, records)
     unsaved = None
     if listed is None or judged < len(records.good):
@@ -199,7 +197,7 @@ def keep_in_run(check: DataCheck | None, run_dir: str | os.PathLike[str]) -> Non
     """
     if check is None or check.unsaved is None:
         return
-    path = pathlib.Path(run_dir) / CHECK_FILE
+    path = storage.locate(run_dir) / CHECK_FILE
     try:
         durable_files.write_atomically(path, check.unsaved)
     except OSError as error:
@@ -231,7 +229,7 @@ def _key(source: FileSource, judge: Judge, directory: PolicyDir) -> str:
 
 
 def _remembered(
-    places: Sequence[pathlib.Path], key: str | None, records: Records
+    places: Sequence[Any], key: str | None, records: Records
 ) -> tuple[int, list[BadRecord], str | None]:
     """How many good records were judged before, and which of them are bad.
 
@@ -241,10 +239,9 @@ def _remembered(
     good = {where: example.id for where, example in records.good}
     for place in places:
         try:
-            info = place.stat()
-            if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_BYTES:
+            if not storage.is_file(place) or storage.size(place) > _MAX_BYTES:
                 continue
-            value = json.loads(place.read_bytes())
+            value = json.loads(storage.read_bytes(place))
             if (value["format"], value["key"]) != (_FORMAT, key):
                 continue
             judged = value["judged"]
@@ -262,7 +259,7 @@ def _remembered(
 
 
 def _keep(
-    places: Sequence[pathlib.Path],
+    places: Sequence[Any],
     key: str | None,
     records: Records,
     judged: int,

@@ -200,13 +200,9 @@ class Loop:
           RunError: see `train`.
         """
         try:
-            if self.at.pending is not None:
-                self._end_of_step()
-            while self.at.step < self._config.num_steps:
-                self._monitor.look_together()
-                self._step()
-                self._end_of_step()
-            self._save()
+            # Told at once: `close` waits for what other processes may wait in, too.
+            with self._monitor.hosts.telling():
+                self._run()
             return True
         except Stopped:
             self._save()
@@ -217,8 +213,17 @@ class Loop:
                 self._monitor.profiler.close()
             self._kind.close()
 
+    def _run(self) -> None:
+        if self.at.pending is not None:
+            self._end_of_step()
+        while self.at.step < self._config.num_steps:
+            self._monitor.look_together()
+            self._step()
+            self._end_of_step()
+        self._save()
+
     def _step(self) -> None:
-        monitor = self._monitor
+        monitor, hosts = self._monitor, self._monitor.hosts
         monitor.seconds = {}
         traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
         with traced or contextlib.nullcontext():
@@ -228,7 +233,8 @@ class Loop:
         if at.step % config.log_every == 0 or self._is_evaluated(at.step):
             columns = result.columns()
             self._check_skipped(at)
-            pending = self._present(columns)
+            # Of the first process: times differ, and a checkpoint is of one row.
+            pending = hosts.gather("row", self._present(columns))[0]
         self.at = dataclasses.replace(at, pending=pending)
 
     def _check_skipped(self, at: RunState) -> None:

@@ -68,7 +68,7 @@ def train(
       replay: a folder of rollouts that were kept by `RolloutConfig.record`: they are
         trained from, and nothing is sampled.
       wandb_project: log to Weights & Biases too.
-      profile: steps of which a profiler's trace is kept, in `profile` of the run folder.
+      profile: steps to keep a profiler's trace of, in `profile` of the run folder.
       quiet: show nothing on stderr.
 
     Returns:
@@ -132,7 +132,9 @@ class _Run:
         self._short_data: DataCheck | None = None
         if isinstance(config, SFTConfig) and config.short_source is not None:
             self._short_data = self._check(config.short_source)
-        agree_on_files(self._hosts, config, self._directory, self._planned.mesh)
+        # The KL's reference and the base of adapters; in any case, where a run began.
+        self._weights_sha256 = weights_digest(self._directory)
+        agree_on_files(self._hosts, config, self._weights_sha256, self._planned.mesh)
 
     def _check(self, source: Any) -> DataCheck | None:
         return check_data(
@@ -206,8 +208,9 @@ class _Run:
     ) -> RunResult:
         config, planned, say = self._config, self._planned, monitor.note
         monitor.beat("reading the policy")
-        for line in (*(f"note: {note}" for note in planned.notes), *planned.lines):
-            say(line)
+        for note in planned.notes:
+            say(f"note: {note}")
+        say(f"memory by formula, {describe_memory(planned.memory)}")
         supervised = isinstance(config, SFTConfig)
         learner = compile_learner(
             planned.policy,
@@ -318,8 +321,7 @@ class _Run:
             identity["lora"] = dataclasses.asdict(lora) | {
                 "targets": list(lora.targets)
             }
-        # The KL's reference and the base of adapters; in any case, where a run began.
-        identity["weights_sha256"] = weights_digest(directory)
+        identity["weights_sha256"] = self._weights_sha256
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
         settings = config_to_dict(_settings_to_use(config, planned, directory))

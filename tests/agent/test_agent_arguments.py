@@ -102,6 +102,14 @@ def test_constructor_arguments_that_are_refused(policy_argument, tokenizer, mess
         GRUMemAgent(policy_argument, tokenizer, CONFIG)
 
 
+@pytest.mark.parametrize("devices", [0, 2.0, True, "all"])
+def test_devices_that_are_refused(devices):
+    with pytest.raises(InputError, match="devices must be"):
+        built(None, devices=devices)
+    with pytest.raises(InputError, match="devices must be"):
+        GRUMemAgent.from_pretrained("anywhere", devices=devices)
+
+
 @pytest.mark.parametrize("slots", [0, 2.0, None, True, "4"])
 def test_slots_that_are_refused(slots):
     with pytest.raises(InputError, match="slots must be"):

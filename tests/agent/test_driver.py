@@ -43,6 +43,21 @@ def test_company_and_order_change_nothing(capacity, shuffle_seed):
     assert not generator.cancelled
 
 
+def test_requests_of_a_group_have_one_pin_and_no_other_has_it():
+    generator = ScriptedGenerator(policy, BYTES, capacity=4)
+    for _ in driver.run(generator, many(6), group_size=2):
+        pass
+    for _ in driver.run(generator, many(1)):
+        pass
+    pins = {}
+    for request in generator.requests:
+        question = int(said_in(request, BYTES)["question"][-2:])
+        pins.setdefault(request.pin, set()).add(question)
+    # Of the second call: one of question 0 again.
+    assert sorted(map(sorted, pins.values())) == [[0], [0, 1], [2, 3], [4, 5]]
+    assert None not in pins
+
+
 def test_recurrences_are_taken_when_there_is_room():
     begun = 0
 

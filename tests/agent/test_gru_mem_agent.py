@@ -159,6 +159,20 @@ def test_threads_and_tasks_share_a_loaded_policy(loaded):
     assert texts([loaded.answer("Which code ?", documents[0])]) == texts(alone[:1])
 
 
+def test_many_questions_are_answered_on_several_devices(policy_dir, loaded):
+    spread = GRUMemAgent.from_pretrained(policy_dir, temperature=0, slots=1, devices=3)
+    assert spread.generator.capacity == 3
+    asked = [(f"Which code {i} ?", "the lake " * (9 * i)) for i in range(1, 6)]
+    for one, other in zip(
+        loaded.answer_many(asked), spread.answer_many(asked), strict=True
+    ):
+        assert [turn.text for turn in one.turns] == [turn.text for turn in other.turns]
+    counts = [engine.stats()["requests"] for engine in spread.generator.engines]
+    assert min(counts) > 0
+    with pytest.raises(InputError, match="needs 9 devices, there are 8"):
+        GRUMemAgent.from_pretrained(policy_dir, devices=9)
+
+
 def test_a_pair_may_be_a_list_and_a_config_a_dict(policy_dir, loaded):
     from gru_mem_jax.policy.hf import load_policy
 

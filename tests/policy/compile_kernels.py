@@ -5,7 +5,7 @@
 
 Prints a line of JSON for each program: its name, how many `kernels` are in it, and
 `temp`, bytes on a device. On v5e the gradient of two layers with the heads of Qwen2.5
-7B, and an engine's decode; the learner's update is lowered and not compiled. On v5p both
+7B, and an engine's decode; the learner's update is lowered, not compiled. On v5p both
 again, the engine's prefill, and Gemma 3 with its windows.
 """
 

@@ -1,11 +1,13 @@
 """Starts processes that are joined by jax.distributed, and what they do in tests."""
 
+import contextlib
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 
 import numpy as np
@@ -13,33 +15,32 @@ import numpy as np
 COUNT, DEVICES = 2, 4
 
 
-def run(case: str, folder: pathlib.Path, count: int = COUNT) -> list[dict]:
-    """Calls `case` (a function below) in several processes; what each returned."""
+def run(case: str, folder: pathlib.Path, **variables: str) -> list[dict]:
+    """What a case (a function below) returned in each of several processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     flags = f"--xla_force_host_platform_device_count={DEVICES}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    command = [sys.executable, __file__, case, str(folder), port, str(count)]
-    processes = [
-        subprocess.Popen(
-            [*command, str(index)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    found = []
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=120)
-            assert process.returncode == 0, err[-3000:]
-            found.append(json.loads(out.splitlines()[-1]))
-    finally:
-        for process in processes:
-            process.kill()
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables
+    command = [sys.executable, __file__, case, str(folder), port, str(COUNT)]
+    with contextlib.ExitStack() as stack:
+        outputs, processes = [], []
+        for index in range(COUNT):
+            out, err = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in "12")
+            process = subprocess.Popen(
+                [*command, str(index)], env=env, stdout=out, stderr=err
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            outputs.append((out, err))
+            processes.append(process)
+        found = []
+        for process, (out, err) in zip(processes, outputs):
+            process.wait(timeout=120)
+            for file in (out, err):
+                file.seek(0)
+            assert process.returncode == 0, err.read()[-3000:]
+            found.append(json.loads(out.read().splitlines()[-1]))
     return found
 
 
@@ -144,12 +145,14 @@ def save(folder: pathlib.Path, hosts) -> dict:
             restored = checkpoints.restore_latest({"params": target((2, 2, 2))})
             found["step"] = restored.step
             found["equal"] = equal(restored.trees["params"], 3)
+            whole = writing.Writing._wait
+            if hosts.index == 1:  # its disk is full
+                full = OSError(28, "No space left on device", "a file")
+                writing.Writing._wait = raising(full)
             for wait in (True, False):
-                if hosts.index == 1:  # its disk is full
-                    full = OSError(28, "No space left on device", "a file")
-                    writing.Writing._wait = raising(full)
                 saved = tried(checkpoints.save, 4, tree, wait=wait)
                 found.setdefault("full", []).append(saved or tried(checkpoints.wait))
+            writing.Writing._wait = whole
             found["left"] = sorted(path.name for path in run.checkpoints.iterdir())
     found["other"] = tried(
         RunFolder.open, folder / "run", config_text="a = 2\n", **options
@@ -159,7 +162,26 @@ def save(folder: pathlib.Path, hosts) -> dict:
 
     run_folder._SEEN_SECONDS = 0.3
     found["own"] = tried(RunFolder.open, own, config_text="", **options)
+    found["bucket"] = in_a_bucket(os.environ["BUCKET"])
     return found
+
+
+def in_a_bucket(path: str) -> dict:
+    """The same on objects, in short."""
+    from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+    from gru_mem_jax.runs.folder import RunFolder
+
+    with (
+        RunFolder.open(path, command=[], config_text="", environment={}) as run,
+        Checkpoints(run.checkpoints, keep=1) as checkpoints,
+    ):
+        for step in (1, 2):
+            tree = {"params": placed(step, (2, 2, 2))}
+            checkpoints.save(step, tree, wait=False)
+        checkpoints.wait()
+        restored = checkpoints.restore_latest({"params": target((1, 8, 1))})
+        steps = checkpoints.steps()
+        return {"steps": steps, "equal": equal(restored.trees["params"], 2)}
 
 
 def restore(folder: pathlib.Path, hosts) -> dict:

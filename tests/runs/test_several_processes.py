@@ -8,6 +8,7 @@ import pytest
 import several_processes
 from several_processes import placed, target, values
 
+from gru_mem_jax import buckets
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 
 
@@ -17,10 +18,10 @@ def check(tree, step):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, emulator):
     """What two processes of four devices did."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, several_processes.run("save", folder)
+    return folder, several_processes.run("save", folder, BUCKET="gs://bucket/two")
 
 
 def test_all_write_the_arrays_and_the_first_the_rest(two):
@@ -51,6 +52,16 @@ def test_failures_reach_all_by_name(two):
         assert each["other"] == found[0]["other"]
         assert each["own"].startswith(f"InputError: {found[0]['names'][1]}: ")
         assert "all processes of a run need the same" in each["own"]
+
+
+def test_two_processes_and_a_bucket(two):
+    for each in two[1]:
+        assert each["bucket"] == {"steps": [2], "equal": True}
+    with Checkpoints("gs://bucket/two/checkpoints", create=False) as checkpoints:
+        check(checkpoints.restore({"params": target(None)})["params"], 2)
+        arrays = checkpoints.directory / "2" / "params"
+    for index in range(2):  # each wrote its own
+        assert buckets.names(arrays / f"ocdbt.process_{index}" / "d")
 
 
 @pytest.mark.parametrize("sizes", [None, (1, 8, 1), (2, 2, 2)])

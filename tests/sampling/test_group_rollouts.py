@@ -10,10 +10,10 @@ import numpy as np
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.rollout import rollout
-from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.sampling import engine_pool, sampler
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.engine import Engine

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 from train_settings import make_policy_dir, of_policy, quick_settings
 
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
@@ -72,7 +73,11 @@ def saved_arrays(folder: pathlib.Path):
 
     record = json.loads((folder / "record.json").read_text())
     handler = ocp.CompositeCheckpointHandler()
-    args = {name: ocp.args.StandardRestore() for name in record["trees"]}
+    here = SingleDeviceSharding(jax.devices()[0])  # wherever it was saved
+    args = {
+        name: ocp.args.StandardRestore(fallback_sharding=here)
+        for name in record["trees"]
+    }
     with ocp.Checkpointer(handler) as reader:
         restored = reader.restore(folder, args=ocp.args.Composite(**args))
     return {

@@ -20,9 +20,11 @@ import killed_train
 
 from gru_mem_jax.cli import arguments, failures
 from gru_mem_jax.errors import RunError
+from gru_mem_jax.sampling.engine_pool import EnginePool
 from gru_mem_jax.train import rl, rollouts, several
 
 PLACES = killed_train.PLACES | {
+    "sampling": (EnginePool, "step_until"),
     "samples": (rollouts, "write_samples"),
     "recording": (rl, "save_rollouts"),
     "packing": (several, "widened"),

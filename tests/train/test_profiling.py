@@ -6,6 +6,7 @@ import pytest
 from jax.profiler import ProfileData
 from train_settings import quick_settings
 
+from gru_mem_jax import buckets, storage
 from gru_mem_jax.cli import arguments
 from gru_mem_jax.hosts import Hosts
 from gru_mem_jax.train import ProfileSteps
@@ -53,6 +54,17 @@ def test_steps_that_do_not_come_leave_nothing(tmp_path):
         pass
     profiler.close()
     assert not any(tmp_path.iterdir())
+
+
+def test_a_trace_in_a_bucket(bucket, tmp_path):
+    steps, folder = ProfileSteps(1, 1), storage.locate(bucket) / "profile"
+    with Profiler(steps, folder, print, Hosts()).step(1):
+        pass
+    names = [name for name in buckets.files(folder) if name.endswith(".xplane.pb")]
+    [name] = names
+    assert name.startswith("process_0/plugins/profile/")
+    (tmp_path / "a.xplane.pb").write_bytes(buckets.read(folder / name))
+    assert events(tmp_path)[1] == [1]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,24 @@
-"""`gru-mem train`: settings from gin, dry runs, a small run, resuming, replaying."""
+"""`gru-mem train`: settings from gin, dry runs, a small run, resuming, a bucket.
+
+Faults R28 and R30.
+"""
 
 import json
+import os
 import pathlib
 import re
+import signal
+import subprocess
+import sys
 
+import gcs_emulator
 import pytest
 from train_settings import make_policy_dir
 
+from gru_mem_jax import buckets, storage
 from gru_mem_jax.cli.main import main
+from gru_mem_jax.runs.checkpoints.manager import Checkpoints
+from gru_mem_jax.runs.columns import is_time
 from gru_mem_jax.runs.metrics import read_metrics
 
 EXPERIMENT = "gin/experiments/tiny.gin"
@@ -209,3 +220,89 @@ def test_a_stranger_finds_his_way(finished):
         "tensorboard",
     }
     assert json.loads((finished / "environment.json").read_text())["run_id"]
+
+
+# -- in a bucket -----------------------------------------------------------------------
+
+
+def rows(run):
+    found = read_metrics(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not is_time(k)} for row in found]
+
+
+def checksums(run, step):
+    """Of the arrays that were saved."""
+    return json.loads(storage.read_bytes(run / "checkpoints" / step / "record.json"))[
+        "checksums"
+    ]
+
+
+def test_killed_between_the_objects_of_a_step(
+    emulator, bucket, finished, policy, tmp_path, capsys, monkeypatch, compiled_programs
+):
+    """It equals the run on a disk that nobody killed."""
+    place, run = f"{bucket}/policy", storage.locate(f"{bucket}/run")
+    for path in pathlib.Path(policy).iterdir():
+        buckets.write(storage.locate(place) / path.name, path.read_bytes())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = flags(place, f"--run_dir={run}")
+    programs = {
+        "JAX_COMPILATION_CACHE_DIR": compiled_programs,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gru_mem_jax.cli.main", *words],
+        env=os.environ | programs,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    prefix = f"{os.fspath(run).removeprefix('gs://bucket/')}/checkpoints/2/"
+    gcs_emulator.kill_after(emulator, process.pid, 4, prefix)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, error
+    assert "two writers are kept apart by the file lock" in error
+    left = buckets.files(run / "checkpoints" / "2")
+    assert 0 < len(left) < len(buckets.files(run / "checkpoints" / "1"))
+    with Checkpoints(run / "checkpoints", create=False) as checkpoints:
+        assert checkpoints.steps() == (1,)
+
+    capsys.readouterr()
+    assert main(words) == 0
+    error = capsys.readouterr().err
+    assert "resumed from step 1" in error
+    assert f"finished at step 2; run folder: {run}" in error
+    assert rows(run) == rows(finished)
+    assert checksums(run, "2") == checksums(finished, "2")
+    assert not storage.exists(run / "lock")
+    assert len(os.listdir(tmp_path / "cache/gru_mem/policies")) == 1
+    assert b"resumed from step 1" in buckets.read(run / "log.txt")
+    assert len(buckets.read(run / "command.txt").splitlines()) == 2
+
+    for command in (["show", str(run)], ["plot", str(run)]):
+        assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "step" in out
+    assert f"{run}/plots/overview.png" in out
+    assert buckets.read(run / "plots" / "overview.png").startswith(b"\x89PNG")
+    assert main(["export", str(run), "--out", f"{bucket}/out"]) == 2
+    assert "is in a bucket, expected a folder on" in capsys.readouterr().err
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("gs://none/run", "gs://none/run: there is no bucket none"),
+        ("gs://private/run", "gs://private/run: permission denied (Forbidden"),
+        ("gs://readonly/run", "gs://readonly/run: cannot be written (permission den"),
+        ("gs://", "names no bucket; expected gs://BUCKET/PATH"),
+        ("gs://bucket/a [b]", "has a name of ASCII letters, digits and _./+=,@- alone"),
+    ],
+)
+def test_refused_in_a_line(emulator, policy, capsys, where, message):
+    assert main(flags(policy, f"--run_dir={where}")) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("gru-mem: ")
+    assert message in last

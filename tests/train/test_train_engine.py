@@ -99,7 +99,7 @@ def test_what_is_held_between_rollouts_and_updates(resident):
 
 
 def test_old_weights_are_freed_before_new_ones_come(monkeypatch):
-    held, config, params = held_engine(resident=True)
+    held, _, params = held_engine(resident=True)
     held(held.place(params))
     full = live_bytes()
     seen = []

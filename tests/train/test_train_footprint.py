@@ -18,7 +18,12 @@ from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.footprint import size_text
-from gru_mem_jax.train.footprint import check_memory, describe_memory, memory_estimate
+from gru_mem_jax.train.footprint import (
+    check_memory,
+    describe_memory,
+    memory_estimate,
+    planned_engine,
+)
 
 POLICY = make_policy(
     PolicyConfig(
@@ -124,6 +129,51 @@ def test_what_options_add():
     small = memory_estimate(POLICY, lora, MeshConfig(), reference=True)
     assert "reference" not in small  # it is what is frozen
     assert small["optimizer"] < base["optimizer"] / 5
+
+
+def test_the_sampler_of_a_group_and_one_that_is_not_resident():
+    """By hand: 2 N K H (S C) 4 / T of the cache, whole where T does not divide K."""
+    engine = EngineConfig(slots=8, max_length=512, dtype="float32", tensor=2)
+
+    def estimate(**changes):
+        changed = dataclasses.replace(engine, **changes)
+        return memory_estimate(POLICY, CONFIG, MeshConfig(fsdp=8), changed)
+
+    whole = 2 * 3 * 2 * 16 * 8 * 512 * 4
+    two = estimate()
+    assert two["sampler_cache"] == whole / 2
+    assert estimate(tensor=4)["sampler_cache"] == whole
+    one = estimate(tensor=1)
+    assert one["sampler_cache"] == whole
+    assert one["sampler_params"] > two["sampler_params"] > one["sampler_params"] / 2
+    assert one == estimate(tensor=None)
+    # Gradients and activations of the update, or weights and cache of the sampler.
+    for tensor in (1, 2):
+        both, freed = estimate(tensor=tensor), estimate(tensor=tensor, resident=False)
+        sampler = both["sampler_params"] + both["sampler_cache"]
+        held = both["params"] + both["optimizer"]
+        assert both["total"] == sum(both.values()) - both["total"]
+        assert freed["total"] == max(both["total"] - sampler, held + sampler)
+        assert freed["total"] < both["total"]
+
+
+@pytest.mark.parametrize(
+    ("share", "tensor"), [(1.0, 1), (0.999, 2), (0.0, 2)], ids=["1", "2", "none"]
+)
+def test_as_few_devices_as_hold_an_engine_beside_the_learner(share, tensor):
+    """2 key heads: 4 devices would each hold the whole cache, so 2 hold the least."""
+    mesh, devices = MeshConfig(fsdp=8), jax.devices()
+    engine = EngineConfig(slots=8, max_length=4096, dtype="float32")
+
+    def estimate(config):
+        return memory_estimate(POLICY, CONFIG, mesh, config)
+
+    limit = int(share * estimate(engine)["total"])
+    planned = planned_engine(engine, devices, estimate, limit)
+    assert planned == dataclasses.replace(engine, tensor=tensor)
+    assert planned_engine(planned, [], estimate, 0) is planned
+    alone = planned_engine(engine, devices, estimate, None)
+    assert alone.tensor == 1  # memory is unknown
 
 
 def test_what_can_never_fit_is_refused_and_what_may_not_is_doubted():

@@ -81,6 +81,9 @@ class Writing:
         if not on_disk:  # the list is what makes it count
             self._list(rest)
         self._first("name", lambda: self._places.finish(self.step))
+        for _, handler, _ in self._writers.values():
+            handler.close()
+        self._writers.clear()  # and with it what is left of the arrays on the host
         self._noise.stop()
         self._link.close()
 
