@@ -65,7 +65,7 @@ def test_splash_is_refused_by_name(platform):
     with pytest.raises(
         InputError,
         match=f'LearnerConfig.attention "splash" cannot be had: it is for TPUs, and '
-        f"the devices are of {platform}; set it to",
+        f"the mesh has devices of {platform}; set it to",
     ):
         row_attention("splash", mesh(platform))
 
@@ -145,7 +145,7 @@ def test_one_line_says_what_was_taken():
     at = mesh("tpu", 2, 2, 2)
     line = describe(at, row_attention("auto", at), sampler("tpu", **WINDOW))
     assert line == (
-        "attention on some tpu: rows and prefill by splash (the kernel for TPUs), "
+        "attention on some tpu: rows, prefill by splash (the kernel for TPUs); "
         "decode by blocks (paged attention has no window)"
     )
     assert describe(None, row_attention("auto", None)) == (
