@@ -65,7 +65,8 @@ def make(
     if groups.size > 1 and len(groups.devices) > 1:
         return EnginePool(policy, params, config, decoder, mesh, store)
     alone = groups.size == 1 and groups.devices.item() == jax.local_devices()[0]
-    return Engine(policy, params, config, decoder, None if alone else groups, store)
+    group = None if alone else groups
+    return Engine(policy, params, config, decoder, group, store=store)
 
 
 def local_mesh(devices: int | None = None) -> Mesh:
@@ -127,7 +128,7 @@ class EnginePool:
         own = [device for group in self._own for device in group.devices.flat]
         check_engine_fits(policy, self.config, self.dtype, own, tensor=tensor)
         self.engines = [
-            Engine(policy, part, self.config, decoder, group, store)
+            Engine(policy, part, self.config, decoder, group, store=store)
             for group, part in zip(self._own, self._views(params), strict=True)
         ]
         self._next_handle = 0
