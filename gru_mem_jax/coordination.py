@@ -80,7 +80,8 @@ def told(first: str) -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise RunError(
-            f"{first} does not answer ({first_line(error)}); {RESUME}"
+            f"{first} is lost (its coordination service does not answer: "
+            f"{first_line(error)}); {RESUME}"
         ) from error
 
 
