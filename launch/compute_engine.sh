@@ -24,7 +24,8 @@
 # machines that were taken away do not come back: --resume asks for new ones.
 # **The group costs until it is deleted**, also when the run has finished.
 #
-# Needs gcloud 557 or later. Written for Compute Engine as of 2026-10; not run on it.
+# Needs a gcloud of 2026 (--target-size-policy-mode). Written for Compute Engine as of
+# 2026-10; not run on it.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_launch.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/_startup.sh"

@@ -24,6 +24,10 @@ set -euo pipefail
 command=train kills=5 signal=KILL seed=0 out="" policy="" gin_files=() more=()
 processes=1 devices=1 heartbeat_seconds=5
 while [ $# -gt 0 ]; do
+  case "$1,${2:-}" in
+    --gin.*) ;;
+    --*,) say "kill_drill.sh: $1 is unknown or needs a value"; exit 2 ;;
+  esac
   case "$1" in
     --command) command="$2"; shift 2 ;;
     --kills) kills="$2"; shift 2 ;;
@@ -43,8 +47,8 @@ case "$signal" in
   KILL | TERM) ;;
   *) say "kill_drill.sh: --signal is KILL or TERM, not $signal"; exit 2 ;;
 esac
-[[ $processes =~ ^[1-9][0-9]*$ ]] \
-  || { say "kill_drill.sh: --processes is a whole number from 1"; exit 2; }
+[[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ ]] \
+  || { say "kill_drill.sh: --processes and --devices are whole numbers from 1"; exit 2; }
 
 case "$command" in
   train)
@@ -168,10 +172,12 @@ for i in $(seq "$kills"); do
     [[ $step =~ ^[0-9]+$ ]] || continue
     if [ "$newest" = none ] || [ "$step" -gt "$newest" ]; then newest="$step"; fi
   done
-  whom=""
-  [ "$processes" = 1 ] || whom=" to process $victim"
-  say "kill_drill.sh: SIG$signal $i$whom after $moment s: status $status" \
-    "$seconds s later, newest checkpoint: $newest"
+  whom="" later=""
+  if [ "$processes" -gt 1 ]; then
+    whom=" to process $victim" later=" $seconds s later"
+  fi
+  say "kill_drill.sh: SIG$signal $i$whom after $moment s: status $status$later," \
+    "newest checkpoint: $newest"
   if [ "$processes" -gt 1 ] && [ "$signal$hit" = KILL1 ] \
     && ! one_ended_well "$victim" "$seconds"; then
     exit 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import pathlib
 import re
 
@@ -14,6 +15,8 @@ from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.hotpotqa import HotpotQASource
 from gru_mem_jax.data.jsonl import JsonlSource
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.planning.chips import CHIPS
+from gru_mem_jax.planning.models import model_shape
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.rollout import check_agent
@@ -87,7 +90,9 @@ SHAPES = {
         "sliding_window": 1024,
     },
 }
-HARDWARE = sorted(p.stem for p in (ROOT / "gin/hardware").glob("*.gin"))
+FILES = sorted(p.stem for p in (ROOT / "gin/hardware").glob("*.gin"))
+HARDWARE = [name for name in FILES if name.endswith("x80gb")]
+SLICES = [name for name in FILES if name not in HARDWARE]
 PAPER = ("paper_3b", "paper_7b", "memagent_7b")
 ABLATIONS = ("alpha_0_5", "alpha_1_0", "answer_only", "gdpo")
 
@@ -136,6 +141,42 @@ def test_a_model_fits_the_hardware_of_its_file(name):
     assert told * 1.2 < 74.5
     assert settings.learner.row_tokens >= settings.engine.max_length
     assert settings.engine.trunks >= settings.engine.slots // 16
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_a_model_goes_with_the_slice_of_its_file(name):
+    settings = settings_of(
+        "experiments/paper", f"hardware/{name}", POLICY="p", DATA="d.json"
+    )
+    model, chip, sizes = re.fullmatch(r"(.*)_(v5e|v5p|v6e)_([\dx]+)", name).groups()
+    header = (ROOT / f"gin/hardware/{name}.gin").read_text()
+    assert f"--topology {chip}:{sizes} " in header
+    chips = math.prod(map(int, sizes.split("x")))
+    assert f"# {chips} chips of TPU {chip}: " in header
+    mesh, engine = settings.mesh, settings.engine
+    assert mesh.data * mesh.fsdp * mesh.tensor == chips
+    shape = PolicyConfig(**SHAPES[model])
+    named = model_shape(re.search(r"--model (\S+)", header)[1])
+    assert dataclasses.replace(named, rope=shape.rope) == shape
+    # Whole tiles of bfloat16, or each gather is an all-reduce of padded weights.
+    assert shape.hidden_size % (16 * mesh.fsdp) == 0
+    assert shape.num_key_value_heads % engine.tensor == 0
+    lengths = {"trunk_length": 6336, "tail_length": 2368}
+    estimate = memory_estimate(
+        make_policy(shape),
+        dataclasses.replace(settings.learner, attention="splash"),
+        mesh,
+        dataclasses.replace(engine.lowered_to(8384), **lengths),
+        reference=True,
+        dtype="bfloat16",
+    )
+    told = float(re.search(r"([\d.]+) GiB by formula", header)[1])
+    assert estimate["total"] / 2**30 == pytest.approx(told, abs=0.06)
+    (memory,) = [c.memory for c in CHIPS if c.name == chip]
+    assert told < memory / 2**30
+    # A group's turns of a chunk are one tree in a row, and find trunks in the engine.
+    assert settings.learner.row_tokens >= engine.max_length
+    assert engine.trunks >= engine.slots // 16
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -17,8 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import from its own layer and from those above it in this list.
 LAYERS = [
-    {"errors", "shapes", "version", "records", "machine"},
-    {"buckets", "storage", "durable_files"},
+    {"errors", "shapes", "version", "records", "durable_files", "machine"}
+    | {"buckets", "storage"},
     {"coordination", "host_watch", "hosts"},
     {"data.example"},
     {"agent"},

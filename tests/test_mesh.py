@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,8 @@ from gru_mem_jax.parallelism import (
     global_rows,
     local_row_shards,
     make_mesh,
+    pin,
+    pin_rows,
     row_sharding,
 )
 
@@ -143,3 +146,12 @@ def test_rows_of_one_process_are_all_rows():
     other = [dataclasses.replace(d, process_index=1) for d in torus(2, 2)]
     with pytest.raises(InputError, match="no device of process 0"):
         local_row_shards(make_mesh(MeshConfig(data=4), other))
+
+
+def test_what_does_not_divide_is_not_pinned():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    rows, few = jnp.ones((8, 4)), jnp.ones((6, 4))
+    assert pin_rows(rows, mesh).sharding == row_sharding(mesh)
+    assert pin_rows(few, mesh) is few
+    assert pin_rows(few, None) is few
+    assert pin(few, mesh, "data", "tensor").sharding.shard_shape((6, 4)) == (3, 2)

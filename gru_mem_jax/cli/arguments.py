@@ -153,6 +153,8 @@ def check_folder(flag: str, path: str, *, new: bool = False) -> None:
     Raises:
       InputError: with the reason.
     """
+    if path.startswith("gs://"):
+        raise InputError(f"{flag}: {path} is in a bucket, expected a folder on a disk")
     folder = pathlib.Path(path)
     try:
         if new and folder.is_dir() and any(folder.iterdir()):

@@ -10,6 +10,7 @@ Times are the least that the chips' figures allow, and those at --efficiency of 
 
 import argparse
 import os
+import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # libtpu compiles without looking for a TPU, and beside other processes that do; with
 # these values it does not complain on stderr that there is none.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     target = json_output.open_target(args.json)
     # The process's own devices: those of the topology are none that it can use.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     platforms.devices()
     from gru_mem_jax.planning.topologies import topology_devices
@@ -108,8 +109,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(gin: Any, model: str | None) -> tuple["TrainConfig", Any]:
     """The run's settings and the shape of its policy."""
-    import pathlib
-
     from gru_mem_jax.agent.config import AgentConfig, SamplingConfig
     from gru_mem_jax.cli.train import settings_from
     from gru_mem_jax.planning.models import model_shape, shipped
@@ -141,18 +140,27 @@ def _lengths(args: argparse.Namespace, config: "TrainConfig") -> "Lengths":
             "the source's settings do not tell how long documents are: give "
             "--document_tokens"
         )
-    completion = args.completion_tokens
-    budget = config.agent.completion_tokens
+    completion, budget = args.completion_tokens, config.agent.completion_tokens
     if completion is not None and completion > budget:
         raise InputError(
             f"--completion_tokens {completion} is more than the budget of {budget}"
         )
+    template, whose = TEMPLATE, "no tokenizer is at hand"
+    directory = args.model or config.loop.policy
+    if pathlib.Path(directory, "tokenizer.json").is_file():
+        from gru_mem_jax.agent.prompts import PROMPT_KINDS, PromptBuilder
+        from gru_mem_jax.tokenization import TextTokenizer
+
+        encoder = TextTokenizer.from_pretrained(directory)
+        builder = PromptBuilder(encoder, config.agent.prompt)
+        template = max(map(builder.overhead_tokens, PROMPT_KINDS))
+        whose = "by its tokenizer"
     terminal.note(
         f"documents of {document} tokens, completions of {completion or budget}"
-        f"{'' if completion else ' (the budget)'}, a template of {TEMPLATE}; no early "
-        "exit"
+        f"{'' if completion else ' (the budget)'}, a template of {template} ({whose}); "
+        "no early exit"
     )
-    return Lengths(document=document, completion=completion)
+    return Lengths(document=document, completion=completion, template=template)
 
 
 def _plan(
@@ -161,6 +169,7 @@ def _plan(
     """Plans, with a line on each program as it is compiled."""
     from rich.console import Console
 
+    from gru_mem_jax.planning.chips import GIB
     from gru_mem_jax.planning.measured import Measured, measure
     from gru_mem_jax.planning.plan import plan_run
     from gru_mem_jax.planning.suggest import suggest
@@ -170,8 +179,10 @@ def _plan(
     def measured(program: Any, chip: Any) -> Measured:
         with console.status(f"compiling {program.name}"):
             found = measure(program, chip)
-        end = "" if found.compiled else ": the compiler finds no room for it"
-        terminal.note(f"compiled {found.name}: {found.compile_seconds:.0f} s{end}")
+        size = f"{found.peak / GIB:.2f} + {found.held / GIB:.2f} GiB"
+        if not found.compiled:
+            size = "the compiler finds no room for it"
+        terminal.note(f"compiled {found.name}: {found.compile_seconds:.0f} s, {size}")
         return found
 
     planned = plan_run(config, shape, devices, lengths, measured)

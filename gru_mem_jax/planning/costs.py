@@ -67,6 +67,7 @@ def mean_key_blocks(length: int, queries: int, keys: int) -> float:
     return sum(-(-end // keys) for end in ends) / len(ends)
 
 
+_ONCE = (1.0,) * 8
 # Results of these are as wide in memory as what they are made of.
 _SAME_NUMBERS = {
     "convert_element_type",
@@ -99,14 +100,14 @@ def _cost(
         known = {}
         if len(inner.invars) == len(operands):
             for var, operand in zip(inner.invars, operands, strict=True):
-                if hasattr(operand.aval, "dtype"):
+                if _has_numbers(operand):
                     known[var] = width(operand)
         return _cost(inner, loops, shares, known)
 
     total = Cost()
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
-        if name in _SAME_NUMBERS and hasattr(eqn.invars[0].aval, "dtype"):
+        if name in _SAME_NUMBERS and _has_numbers(eqn.invars[0]):
             widths[eqn.outvars[0]] = width(eqn.invars[0])
         if name == "dot_general":
             total = total.plus(_product(eqn, width))
@@ -146,16 +147,19 @@ def _product(eqn: Any, width: Any) -> Cost:
 
 
 def _kernel(eqn: Any, loops: tuple[float, ...], shares: tuple[float, float]) -> Cost:
-    """As the kernel states it, or its body times its grid; arrays are moved once."""
+    """As the kernel states it, or its body times its grid; arrays are moved once.
+
+    Loops within it that `loops` says nothing of count once.
+    """
     seen, read = shares
-    arrays = [var.aval for var in (*eqn.invars, *eqn.outvars)]
+    arrays = [v.aval for v in (*eqn.invars, *eqn.outvars) if _has_numbers(v)]
     moved = read * sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
     stated = eqn.params.get("cost_estimate")
     if stated is not None and stated.flops:
         return Cost(float(stated.flops), float(stated.bytes_accessed or moved))
     grid = eqn.params["grid_mapping"].grid
     places = math.prod(n for n in grid if isinstance(n, int))
-    body = _cost(_open(eqn.params["jaxpr"]), loops, shares, {})
+    body = _cost(_open(eqn.params["jaxpr"]), (*loops, *_ONCE), shares, {})
     return Cost(body.flops * places * seen, moved)
 
 
@@ -169,6 +173,11 @@ def _inner(params: dict[str, Any]) -> list[Any]:
 
 def _open(jaxpr: Any) -> Any:
     return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _has_numbers(var: Any) -> bool:
+    """Not a kernel's semaphore, nor a token."""
+    return hasattr(getattr(var.aval, "dtype", None), "itemsize")
 
 
 def _is_literal(var: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.parallelism import MeshConfig, make_mesh
+from gru_mem_jax.parallelism import MeshConfig, fsdp_note, make_mesh
 from gru_mem_jax.planning.chips import GIB, Chip, chip_of
 from gru_mem_jax.planning.measured import Measured, measure
 from gru_mem_jax.planning.programs import Program, RunPrograms, run_programs
@@ -22,7 +22,7 @@ from gru_mem_jax.planning.work import (
 )
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import Policy, make_policy
-from gru_mem_jax.policy.kernels import row_attention
+from gru_mem_jax.policy.kernels import describe, row_attention
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.prefix_store import with_trunks
 from gru_mem_jax.train.config import TrainConfig
@@ -67,6 +67,8 @@ class RunPlan:
       measured: the programs, in their order.
       phases: of a step; those of programs that did not compile are missing.
       formula: bytes by the formula of `train.footprint`, without devices.
+      attention: a line on the kernels that were chosen.
+      note: a line where the mesh does not split the weights well.
     """
 
     config: TrainConfig
@@ -78,6 +80,8 @@ class RunPlan:
     measured: tuple[Measured, ...]
     phases: tuple[Phase, ...]
     formula: dict[str, int]
+    attention: str
+    note: str | None
 
     @property
     def fits(self) -> bool:
@@ -118,6 +122,8 @@ class RunPlan:
             "mesh": dict(self.run.learner.mesh.shape),
             "engines": self.run.engines,
             "tensor": self.run.tensor,
+            "attention": self.attention,
+            "note": self.note,
             "hbm_gib": self.chip.memory / GIB,
             "fits": self.fits,
             "peak_gib": self.fullest.total / GIB,
@@ -177,7 +183,6 @@ def plan_run(
         lengths.document,
         lengths.completion,
         lengths.template,
-        shares=config.learner.share_prefixes,
     )
     policy = make_policy(shape)
     formula = functools.partial(_formula, config, policy, devices)
@@ -197,6 +202,12 @@ def plan_run(
         measured=measured,
         phases=tuple(phases(run, shape, compiled, turns, rows, chip)),
         formula=formula(engine),
+        attention=describe(
+            run.learner.mesh,
+            row_attention(config.learner.attention, run.learner.mesh),
+            run.sampler.attention,
+        ),
+        note=fsdp_note(shape.hidden_size, run.learner.mesh),
     )
 
 

@@ -16,7 +16,7 @@ from gru_mem_jax.planning.costs import mean_key_blocks
 from gru_mem_jax.policy import splash
 from gru_mem_jax.policy.cascade import KEY_BLOCK
 from gru_mem_jax.policy.functional import Policy
-from gru_mem_jax.policy.kernels import TRUE_LENGTHS
+from gru_mem_jax.policy.kernels import TRUE_LENGTHS, page_length
 from gru_mem_jax.policy.row_attention import block_size, whole_blocks
 from gru_mem_jax.rl.compile import Learner, compile_learner
 from gru_mem_jax.rl.learner import Batch
@@ -268,11 +268,12 @@ def _sampling(
     """Of one engine: its largest prefill of each pool, and decode at full length."""
     tail = engine.tail_pool
     # Blocks of the trunks' keys that a full engine reads, its rows evenly on trunks.
-    groups = max(1, min(engine.trunks, engine.slots))
     blocks = math.ceil(engine.pool_lengths[0] / KEY_BLOCK)
-    cells = float(groups * blocks)
+    cells = min(engine.trunks, engine.slots) * blocks
     shared = {"devices": tensor, "ways": tensor, "seen": 0.5}
     true_lengths = sampler.attention.decode.name in TRUE_LENGTHS
+    if true_lengths:  # then there are no trunks, and a kernel reads pages
+        cells = math.ceil(filled / (page_length(tail.max_length) or tail.max_length))
 
     def program(
         name: str,
@@ -315,7 +316,7 @@ def _sampling(
         program(
             *(DECODE, sampler.trace_decode, tail.decode_attends[-1:]),
             *(engine.decode_block, "sampler_cache"),
-            *(float(engine.decode_block), cells),
+            *(float(engine.decode_block), float(cells)),
             usual=None
             if true_lengths
             else (smallest_at_least(tail.decode_attends, filled),),
@@ -336,7 +337,7 @@ def _hand_over(
 ) -> Program:
     """The learner's params to the form and places of the engines', in one program."""
     groups = hand_over.group_mesh(learner.mesh, tensor)
-    function = hand_over.program(policy, dtype, groups)
+    function = hand_over.program(policy, dtype, learner.mesh, groups)
     return Program(
         name=HAND_OVER,
         trace=lambda: function.trace(learner.abstract_params()),

@@ -95,7 +95,8 @@ def phases(
         )
     parts = run.learner.config.optimizer_steps_per_batch
     calls = rows.micro_batches(run.learner.packing, parts)
-    forward = learner_flops(shape, turns, rows)
+    trees = run.learner.packing.share_prefixes
+    forward = learner_flops(shape, turns, rows, trees)
     if names.SCORE in measured:
         passes = _score_passes(run)
         for name in passes:

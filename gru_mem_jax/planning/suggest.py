@@ -77,7 +77,8 @@ def changes(planned: RunPlan, shape: PolicyConfig) -> Iterator[Change]:
         yield from _of_the_learner(planned, shape, learning)
     else:
         yield from _of_the_sampler(planned, shape)
-        yield from _of_the_learner(planned, shape, failing)
+        if all(found.peak <= planned.chip.memory for found in failing):
+            yield from _of_the_learner(planned, shape, failing)
 
 
 def _of_the_learner(

@@ -27,6 +27,9 @@ def describe(record: Mapping[str, Any]) -> Iterator[str]:
         f"GiB; learner on ({mesh}), {record['engines']} engines of "
         f"{record['tensor']} devices"
     )
+    yield record["attention"]
+    if record["note"]:
+        yield f"note: {record['note']}"
     yield ""
     yield from _columns([_PROGRAMS, *map(_program, record["programs"])])
     for program in record["programs"]:

@@ -1,12 +1,10 @@
 """The devices of a TPU slice that nobody holds, to compile for."""
 
 import importlib.util
-import os
 import re
 from typing import Any
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.planning.chips import CHIPS
 
 _FORM = re.compile(r"(\w+):(\d+(?:x\d+)+)", re.ASCII)
 _EXAMPLES = {
@@ -20,8 +18,9 @@ _EXAMPLES = {
 def topology_devices(name: str) -> tuple[Any, ...]:
     """The devices of a topology.
 
-    libtpu is told neither to look for a TPU nor to keep other processes from loading
-    it. JAX's own platform is not touched: start it first.
+    libtpu must not look for a TPU, nor keep other processes from loading it: set
+    TPU_SKIP_MDS_QUERY and ALLOW_MULTIPLE_LIBTPU_LOAD to 1 before. JAX's own platform is
+    another, which is to be started first.
 
     Args:
       name: such as "v5p:4x4x4": the chip, and how many there are along each axis.
@@ -39,8 +38,6 @@ def topology_devices(name: str) -> tuple[Any, ...]:
             "compiling for a TPU needs libtpu: pip install 'gru_mem_jax[tpu]' (no TPU "
             "is needed)"
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:
@@ -53,10 +50,5 @@ def topology_devices(name: str) -> tuple[Any, ...]:
     return tuple(described.devices)
 
 
-def hosts_of(devices: tuple[Any, ...]) -> int:
-    """How many hosts the devices belong to."""
-    return len({device.process_index for device in devices})
-
-
 def _known() -> str:
-    return "; ".join(_EXAMPLES[chip.name] for chip in CHIPS)
+    return "; ".join(_EXAMPLES.values())

@@ -15,8 +15,8 @@ from gru_mem_jax.rl.packing import PackConfig
 
 # Tokens of a paragraph of Wikipedia in HotpotQA: 28 thousand in MemAgent's 200.
 _PARAGRAPH = 140
-# Of a chat template and the longest of our prompts around what is inserted, in the
-# tokens of Qwen2.5; taken where there is no tokenizer.
+# Of a chat template and the longest of our prompts around what is inserted, taken where
+# there is no tokenizer: 227 in the tokens of Qwen2.5, and room for a system prompt.
 TEMPLATE = 290
 _QUESTION = 50  # of a question, on average
 
@@ -81,12 +81,14 @@ class Turns:
         yield turns, self.own, self.shared
         yield self.rollouts, self.answer_prompt, 0
 
-    def learned(self) -> Iterator[tuple[int, int, int]]:
-        """The same of a pass of the learner: rows are trees of shared prefixes."""
+    def learned(self, trees: bool) -> Iterator[tuple[int, int, int]]:
+        """The same of a pass of the learner; `trees`: rows share prefixes."""
         turns = self.rollouts * self.chunks
-        if self.shares:
+        if self.shares and trees:
             yield self.questions * self.chunks, self.shared, 0
-        yield turns, self.own + self.completion, self.shared
+            yield turns, self.own + self.completion, self.shared
+        else:
+            yield turns, self.prompt + self.completion, 0
         yield self.rollouts, self.answer_prompt + self.completion, 0
 
 
@@ -97,8 +99,6 @@ def turns_of_a_step(
     document: int,
     completion: int | None = None,
     template: int = TEMPLATE,
-    *,
-    shares: bool = True,
 ) -> Turns:
     """Mean lengths of a step's turns.
 
@@ -109,7 +109,6 @@ def turns_of_a_step(
       document: tokens of a document.
       completion: tokens that a turn samples; None: the budget.
       template: tokens of a prompt around what is inserted.
-      shares: whether what chunk-first prompts have in common is computed once.
     """
     completion = min(completion or agent.completion_tokens, agent.completion_tokens)
     chunks = max(1, -(-document // agent.chunk_size))
@@ -122,7 +121,7 @@ def turns_of_a_step(
         question=min(_QUESTION, agent.question_tokens),
         memory=min(completion, agent.memory_tokens),
         completion=completion,
-        shares=shares and agent.chunk_first,
+        shares=agent.chunk_first,
     )
 
 
@@ -172,9 +171,17 @@ def prefill_flops(shape: PolicyConfig, turns: Turns) -> float:
     return sum(n * layers_flops(shape, new, before) for n, new, before in parts)
 
 
-def learner_flops(shape: PolicyConfig, turns: Turns, rows: "Rows") -> float:
-    """Of one forward pass over a step's rows, padding included."""
-    parts = list(turns.learned())
+def learner_flops(
+    shape: PolicyConfig, turns: Turns, rows: "Rows", trees: bool = True
+) -> float:
+    """Of one forward pass over a step's rows, padding included.
+
+    Args:
+      shape: of the policy.
+      turns, rows: of a step.
+      trees: whether rows share prefixes.
+    """
+    parts = list(turns.learned(trees))
     flops = sum(n * layers_flops(shape, new, before) for n, new, before in parts)
     padding = rows.tokens - sum(n * new for n, new, _ in parts)
     flops += 2.0 * max(0, padding) * layer_params(shape)
@@ -226,12 +233,6 @@ def rows_of_a_step(turns: Turns, packing: PackConfig) -> Rows:
     count = math.ceil(trees / per_row)
     left = count * (length - per_row * tree)
     return Rows(count + math.ceil(max(0, answers - left) / length), length)
-
-
-def cache_row_bytes(shape: PolicyConfig, itemsize: int) -> int:
-    """Of the keys and values of one token."""
-    heads = shape.num_key_value_heads * shape.head_dim
-    return 2 * shape.num_hidden_layers * heads * itemsize
 
 
 def _pairs(new: int, before: int, window: int | None) -> float:

@@ -273,6 +273,11 @@ class EnginePool:
             "engines": len(self.engines),
         }
 
+    @property
+    def attention(self) -> str:
+        """A line on the kernels that were chosen."""
+        return self.engines[0].attention
+
     # -- inside ---------------------------------------------------------------------
 
     def _views(self, params: Any) -> list[Any]:

@@ -181,9 +181,9 @@ def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     if engine is not None:
         engine = planned_engine(engine, devices, estimate, limit)
         # Raises where devices are no whole groups.
-        groups = group_mesh(mesh, engine.tensor).devices.flat
-        group = make_mesh(MeshConfig(tensor=engine.tensor), list(groups))
-        sampler = engine_attention(policy, engine, engine_dtype(engine), group)
+        groups = group_mesh(mesh, engine.tensor)
+        one = Mesh(groups.devices[:1], groups.axis_names)
+        sampler = engine_attention(policy, engine, engine_dtype(engine), one)
     memory = estimate(engine)
     doubt = check_memory(memory, limit)
     notes = [] if supervised else _notes(config, agent, mesh, engine)

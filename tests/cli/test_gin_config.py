@@ -116,6 +116,11 @@ def test_files_then_bindings_with_macros(gin_file, monkeypatch):
         build(files=[path])
     with pytest.raises(InputError, match=r"nothing reads STEP .did you mean STEPS"):
         build("STEPS=8", "STEP=9", files=[path])
+    # What a command does not need may stand in; what is given wins over it.
+    for bindings, steps in (([], 7), (["STEPS = 8"], 8)):
+        found = GinConfig(CLASSES, [path], bindings, stand_ins={"STEPS": 7, "OTHER": 1})
+        assert found.build(Outer()).steps == steps
+        found.check_all_read()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Data in a bucket: read as from a disk, refused in a line."""
+"""Data in a bucket: read as from a disk, refused in a line (fault R30)."""
 
 import json
 

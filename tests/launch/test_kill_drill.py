@@ -95,7 +95,9 @@ def test_many_signals(drill, signal, status):
 
 def test_wrong_words_are_refused(bare_path):
     for words, told in {
-        ("--processes", "two"): "--processes is a whole number",
+        ("--processes", "two"): "whole numbers from 1",
+        ("--devices", "0"): "whole numbers from 1",
+        ("--kills",): "--kills is unknown or needs a value",
         ("--signal", "HUP"): "--signal is KILL or TERM",
         ("--kill", "3"): "unknown argument --kill",
     }.items():

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
-from gru_mem_jax.rl.logprobs import row_logprobs, token_logprobs
+from gru_mem_jax.rl.logprobs import likeliest, row_logprobs, token_logprobs
 from gru_mem_jax.rl.packing import PackedRows
 
 CONFIG = {
@@ -214,3 +215,34 @@ def test_row_logprobs_do_not_depend_on_padding_or_remat():
     np.testing.assert_allclose(got[:ROWS, :LENGTH], expected, rtol=1e-5, atol=1e-5)
     assert not np.any(got[ROWS:])
     assert not np.any(entropy[:, LENGTH:])
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "head"])
+def test_a_mesh_changes_rounding_only(tied):
+    """Each device goes through its own rows, with the head gathered and split again."""
+    changes = {"vocab_size": 62, "tie_word_embeddings": tied}
+    policy = make_policy(PolicyConfig(**CONFIG | changes))
+    params = policy.init(jax.random.key(3))
+    rng = np.random.default_rng(3)
+    hidden = jnp.asarray(rng.normal(size=(8, 7, 16)), jnp.float32)
+    tokens = rng.integers(0, 62, (8, 7)).astype(np.int32)
+    mask = (rng.random((8, 7)) < 0.4).astype(np.float32)
+    mask[3] = 0  # a device without any wanted token
+    weights = rng.normal(size=(8, 7)).astype(np.float32)
+
+    def results(mesh):
+        def total(params, hidden):
+            logprobs, entropy = token_logprobs(
+                policy, params, hidden, tokens, mask, chunk=3, mesh=mesh
+            )
+            return (logprobs * weights).sum(), (logprobs, entropy)
+
+        grads, values = jax.jit(jax.grad(total, (0, 1), has_aux=True))(params, hidden)
+        right = jax.jit(
+            lambda: likeliest(policy, params, hidden, tokens, mask, mesh=mesh)
+        )()
+        return grads, values, right
+
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    for got, want in zip(*(jax.tree.leaves(results(m)) for m in (mesh, None))):
+        np.testing.assert_allclose(got, want, atol=2e-6)

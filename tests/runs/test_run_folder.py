@@ -1,6 +1,6 @@
 """Who may write to a run folder, what is refused, and what a move changes.
 
-Faults R8, R9 and R10.
+Faults R8, R9, R10 and R29.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""`gru-mem train`: settings from gin, dry runs, a small run, resuming, replaying."""
+"""`gru-mem train`: settings from gin, dry runs, a small run, resuming, a bucket.
+
+Faults R28 and R30.
+"""
 
 import json
 import os
@@ -282,6 +285,8 @@ def test_killed_between_the_objects_of_a_step(
     assert "step" in out
     assert f"{run}/plots/overview.png" in out
     assert buckets.read(run / "plots" / "overview.png").startswith(b"\x89PNG")
+    assert main(["export", str(run), "--out", f"{bucket}/out"]) == 2
+    assert "is in a bucket, expected a folder on" in capsys.readouterr().err
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
 

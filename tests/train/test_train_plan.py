@@ -24,6 +24,9 @@ def test_a_plan(policy_dir):
     assert "reference" in planned.memory
     assert planned.agent == AGENT
     assert planned.notes == ()
+    assert planned.attention == (
+        "attention on cpu: rows, prefill, decode by blocks (no kernel for cpu)"
+    )
 
 
 SAMPLING = AGENT.sampling
@@ -68,6 +71,12 @@ def test_meshes(policy_dir):
     idle, note = planned.notes
     assert "8 rollouts of a step leave some of the 8 slots of each of 8 eng" in idle
     assert "micro-batches of 32 rows are partly empty with 8 rollouts" in note
+
+
+def test_a_mesh_that_does_not_split_the_weights(policy_dir):
+    settings = changed(quick_settings(), mesh={"fsdp": 5})
+    notes = plan(settings, open_policy_dir(policy_dir)).notes
+    assert any("fsdp 5 does not divide the hidden size 16" in note for note in notes)
 
 
 def test_notes(policy_dir):

@@ -307,11 +307,13 @@ def _read_arrays(
         with plain_path(folder) as plain:
             # Without a checkpointer, which would wait for the other processes.
             reader = ocp.PyTreeCheckpointHandler()
-            return reader.restore(epath.Path(plain) / name, args=args)
+            with contextlib.closing(reader):
+                return reader.restore(epath.Path(plain) / name, args=args)
     except RunError:
         raise
     except Exception as error:  # Orbax raises what its backends raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason.partition(" [tensorstore_spec")[0]
         raise RunError(f"{folder}: cannot be read: {reason}") from error
 
 

@@ -81,18 +81,22 @@ class Writing:
         if not on_disk:  # the list is what makes it count
             self._list(rest)
         self._first("name", lambda: self._places.finish(self.step))
+        for _, handler, _ in self._writers.values():
+            handler.close()
+        self._writers.clear()  # and with it what is left of the arrays on the host
         self._noise.stop()
         self._link.close()
 
     def give_up(self) -> None:
         """Cleans up after a failure, as far as possible."""
-        self._link.close()
         for _, handler, futures in self._writers.values():
             for future in futures:
                 with contextlib.suppress(Exception):
                     future.result()  # a failed one's neighbours still write
             with contextlib.suppress(Exception):
                 handler.close()
+        self._writers.clear()
+        self._link.close()
 
     def _write_arrays(self, flat: Mapping[str, Mapping[str, Any]]) -> None:
         import orbax.checkpoint as ocp
