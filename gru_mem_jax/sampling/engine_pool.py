@@ -145,11 +145,6 @@ class EnginePool:
         """The number of slots of all engines."""
         return self.config.slots * len(self.engines)
 
-    @property
-    def attention(self) -> str:
-        """As `Engine.attention`, the same for all."""
-        return self.engines[0].attention
-
     def submit(self, request: Request) -> int:
         """Queues a request at its engine; raises as `Engine.submit`."""
         number = self._engine_of(request.pin)

@@ -85,6 +85,7 @@ class Script:
 
     def __init__(self, engine, say):
         self._engine, self._say, self._said = engine, say, {}
+        self.decode_attends = engine._programs.decode_attends
 
     def prefill(self, *sizes):
         return lambda params, cache, blocks, trunk: cache

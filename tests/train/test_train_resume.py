@@ -19,6 +19,7 @@ from gru_mem_jax.runs.signals import StopSignal
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.train import evaluate, loop, rl
 from gru_mem_jax.train import run as run_module
+from gru_mem_jax.train.engine import HeldEngine
 
 OVERLAP = quick_settings(overlap=True, eval_every=3)
 
@@ -239,19 +240,21 @@ def test_a_sampler_with_stale_weights_stops_the_run(make_run, monkeypatch, steps
         quick_settings(save_every=1, eval_every=0),
         learner={"optimizer_steps_per_batch": steps},
     )
-    monkeypatch.setattr(Engine, "set_params", _only_once(Engine.set_params))
+    monkeypatch.setattr(HeldEngine, "place", _the_first(HeldEngine.place))
     with pytest.raises(RunError, match=r"step 2: .* above logprob_gap_limit 0.0001"):
         run(settings)
     assert [row["step"] for row in run.rows()] == [1]
     assert run.saved(1)
 
 
-def _only_once(set_params):
-    def forgetful(engine, params):
-        if hasattr(engine, "_params"):
-            engine.reset()
-        else:
-            set_params(engine, params)
+def _the_first(place):
+    """Hands over the first weights each time."""
+    kept = []
+
+    def forgetful(held, params):
+        if not kept:
+            kept.append(jax.tree.map(jnp.copy, params))
+        return place(held, kept[0])
 
     return forgetful
 
