@@ -201,7 +201,9 @@ def storage_error(
             "intact: free some space and give the same command again"
         )
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return RunError(f"{path}: cannot be written{size}: {reason.splitlines()[0]}")
+    # Tensorstore adds the whole specification of the array.
+    line = reason.splitlines()[0].partition(" [tensorstore_spec")[0]
+    return RunError(f"{path}: cannot be written{size}: {line}")
 
 
 def is_full(error: BaseException) -> bool:

@@ -126,9 +126,13 @@ class Hosts:
         return result[0]
 
     def part(self, count: int) -> range:
-        """Which of so many items are this process's; those of all are in order."""
+        """Which of so many items are this process's, next to one another."""
         start, end = (-(-count * i // self.count) for i in (self.index, self.index + 1))
         return range(start, end)
+
+    def dealt(self, count: int) -> range:
+        """Which of so many items are this process's, dealt like cards."""
+        return range(self.index, count, self.count)
 
     def agree(self, name: str, facts: Mapping[str, Any]) -> None:
         """Refuses processes that differ.
@@ -174,12 +178,10 @@ class Hosts:
         Args:
           stop: of this process; asked when another one was.
           on_wait: called now and then while a call waits for the others.
-          on_lost: called with the line that ends this process because another one is
-            lost, e.g. to write it to a log.
+          on_lost: called with the line that ends this process with a lost one.
         """
-        if self._watch is not None:
-            self._watch.on_wait, self._watch.on_lost = on_wait, on_lost
-            self._watch.stop = stop
+        if (watch := self._watch) is not None:
+            watch.on_wait, watch.on_lost, watch.stop = on_wait, on_lost, stop
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:
@@ -231,8 +233,7 @@ class Hosts:
         """Ends the part that this process has in the run; call it last.
 
         Args:
-          status: exit status. If it is not 0 the others end with it too, and this
-            process ends here.
+          status: not 0: the others end with it too, and this process ends here.
           line: what went wrong.
         """
         if self.count == 1:
@@ -249,8 +250,7 @@ class Hosts:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
-        # Not by way of jax's own end, which waits for every process.
-        os._exit(status)
+        os._exit(status)  # jax's own end would wait for every process
 
     def _exchange(self, name: str, value: bytes) -> list[bytes]:
         with self._lock:
@@ -372,10 +372,10 @@ def start(
     hosts.watch(heartbeat_seconds)
     own = f"process {hosts.index} ({socket.gethostname()}, pid {os.getpid()})"
     hosts.names[:] = hosts.gather("names", own)
-    facts: dict[str, Any] = {"gru_mem_jax": __version__, "jax": jax.__version__}
-    facts["number of processes"] = hosts.count
-    facts["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "")
-    hosts.agree("versions", facts)
+    versions = {"gru_mem_jax": __version__, "jax": jax.__version__}
+    hosts.agree(
+        "versions", versions | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}
+    )
     hosts.limit_seconds = LIMIT_SECONDS
     return hosts
 

@@ -56,8 +56,10 @@ def test_one_process_has_nobody_to_wait_for():
 def test_parts_are_whole_and_even(count, processes):
     parts = [list(Hosts(i, processes).part(count)) for i in range(processes)]
     assert [i for part in parts for i in part] == list(range(count))
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
+    dealt = [list(Hosts(i, processes).dealt(count)) for i in range(processes)]
+    assert sorted(i for part in dealt for i in part) == list(range(count))
+    for sizes in ([len(part) for part in parts], [len(part) for part in dealt]):
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_the_first_difference_of_a_text_is_its_line():

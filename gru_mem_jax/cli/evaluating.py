@@ -113,8 +113,7 @@ def evaluate_policy(
     )
     engine = engine_pool.make(*loaded, engine_config, encoder, mesh, store)
     del loaded
-    first = engine.engines[0] if isinstance(engine, engine_pool.EnginePool) else engine
-    note(first.attention)
+    note(engine.attention)
     note("compiling the sampling programs")
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]

@@ -165,15 +165,25 @@ def _collective(
 
 
 def _group_size(attributes: str) -> int | None:
-    """Devices in a group, of each way in which XLA writes groups; None: all devices."""
-    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+    """Devices in a group, of each way in which XLA writes groups; None: all devices.
+
+    Raises:
+      ValueError: it is another way.
+    """
+    _, found, groups = attributes.partition("replica_groups=")
+    if not found or groups.startswith("{}"):
+        return None
+    if match := re.match(r"\[\d+,(\d+)\]", groups):
         return int(match[1])  # [groups, size]<=[devices]
-    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+    if match := re.match(r"\{\{([\d,]+)\}", groups):
         return len(match[1].split(","))  # {{0,1},{2,3}}
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+    # mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}
+    if match := re.match(r"mesh\[([^\]]*)\][^{]*\{([^}]*)\}", groups):
         sizes = dict(pair.split("=") for pair in split_list(match[1].replace(" ", "")))
         return _product_of_axes(split_list(match[2].replace(" ", "")), sizes)
-    return None
+    raise ValueError(
+        f"groups of devices in a notation that is not known: {groups[:80]}"
+    )
 
 
 def _product_of_axes(axes: Sequence[str], sizes: Mapping[str, str]) -> int:

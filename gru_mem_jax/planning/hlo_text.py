@@ -15,6 +15,8 @@ from typing import NamedTuple
 _BITS = {"pred": 8, "token": 0, "opaque": 0}  # others end in their number of bits
 _ARRAY = re.compile(r"\b(pred|token|opaque|bf16|[sufc]\d+(?:e\w+)?)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{\s*$")
+# A kernel's own text, within a line of a program, may have lines that begin with }.
+_END = re.compile(r"\}(, execution_thread=.*)?\s*$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _COMMENT = re.compile(r"/\*[^*]*\*/")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -67,7 +69,7 @@ def parse(text: str) -> Program:
             if match := _COMPUTATION.match(line):
                 name, lines = match[2], []
                 entry = name if match[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             computations[name], name = tuple(lines), ""
         elif match := _INSTRUCTION.match(_COMMENT.sub("", line)):
             lines.append(_instruction(match[2], match[3], is_root=bool(match[1])))

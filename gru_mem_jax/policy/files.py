@@ -18,6 +18,7 @@ import re
 import stat
 from typing import Any
 
+from gru_mem_jax import storage
 from gru_mem_jax.errors import PolicyError
 from gru_mem_jax.policy import wrong_paths
 
@@ -239,10 +240,10 @@ def open_policy_dir(location: str | os.PathLike[str]) -> PolicyDir:
 
         root, commit = fetch(location)
         return PolicyDir(root, commit)
-    if isinstance(location, str) and location.startswith("gs://"):
+    if storage.in_bucket(location):
         from gru_mem_jax.policy import bucket
 
-        return PolicyDir(bucket.fetch(location))
+        return PolicyDir(bucket.fetch(os.fspath(location)))
     root = pathlib.Path(os.path.expanduser(location))
     try:
         is_dir = stat.S_ISDIR(os.stat(root).st_mode)

@@ -144,8 +144,8 @@ def describe(
     uses: dict[Choice, list[str]] = {}
     for use, choice in choices.items():
         uses.setdefault(choice, []).append(use)
-    parts = (f"{' and '.join(use)} by {c.name} ({c.why})" for c, use in uses.items())
-    return f"attention on {_device(mesh)}: {', '.join(parts)}"
+    parts = (f"{', '.join(use)} by {c.name} ({c.why})" for c, use in uses.items())
+    return f"attention on {_device(mesh)}: {'; '.join(parts)}"
 
 
 def page_length(length: int) -> int | None:
@@ -212,7 +212,7 @@ def _other_platform(name: str, platform: str) -> str | None:
     wanted = _PLATFORMS[name]
     if platform == wanted:
         return None
-    return f"it is for {_MADE_FOR[wanted]}, and the devices are of {platform}"
+    return f"it is for {_MADE_FOR[wanted]}, and the mesh has devices of {platform}"
 
 
 def _windows(config: "PolicyConfig", length: int) -> bool:

@@ -4,7 +4,7 @@ A block of queries sees all keys before it and, of the blocks of keys around its
 place, a part: the masks of these are computed, for the rest the kernel needs none and
 skips what lies behind. See `policy.splash`, which does the same for rows and gradients.
 
-Dimensions: B rows, L queries, C keys, Q query heads, K key/value heads, H head dimension.
+Dimensions: B rows, L queries, C keys, Q query heads, K key heads, H head dimension.
 """
 
 import jax

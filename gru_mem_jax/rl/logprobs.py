@@ -171,8 +171,10 @@ def _copies(mesh: Mesh, x: jax.Array, names: tuple[str, ...]) -> jax.Array:
     def backward(_: None, grads: jax.Array) -> tuple[jax.Array]:
         # The barrier keeps the compiler from adding them up in their own dtype.
         wide = jax.lax.optimization_barrier(grads.astype(jnp.float32))
-        total = jnp.sum(wide, axis=0)
-        return (pin(total, mesh, *axes).astype(x.dtype),)
+        # First to the devices of fsdp, each its part; then the parts over data.
+        wide = wide.reshape(mesh.shape[DATA], mesh.shape[FSDP], *x.shape)
+        parts = pin(jnp.sum(wide, axis=1), mesh, DATA, *axes)
+        return (pin(jnp.sum(parts, axis=0), mesh, *axes).astype(x.dtype),)
 
     copies.defvjp(forward, backward)
     return copies(x)

@@ -13,14 +13,21 @@ from typing import Any, Protocol
 from gru_mem_jax import buckets, storage
 
 _SECONDS = 5.0
+_WAIT = 2.0
 _SHARE = 20.0  # pause of so many times as long as the last writing took
 
 
 class Appended(Protocol):
     """What `open_appended` gives."""
 
-    def append(self, data: bytes) -> None:
-        """Adds to the end; after an OSError the file is as it was."""
+    def append(self, data: bytes, *, wait: bool = False) -> None:
+        """Adds to the end; after an OSError the file is as it was.
+
+        Args:
+          data: to add.
+          wait: if an object is due to be written, return when it is, or after two
+            seconds: the process may be about to end.
+        """
 
     def sync(self) -> None:
         """Returns when what was appended would survive the end of the machine."""
@@ -42,7 +49,7 @@ class _File:
     def __init__(self, path: Any):
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, *, wait: bool = False) -> None:
         start = os.fstat(self._fd).st_size
         try:
             while data:
@@ -69,9 +76,13 @@ class _Object:
         self._thread = threading.Thread(target=self._run, daemon=True, name="upload")
         self._thread.start()
 
-    def append(self, data: bytes) -> None:
-        self._data += data  # by one thread
+    def append(self, data: bytes, *, wait: bool = False) -> None:
+        self._data += data
+        size, began = len(self._data), time.monotonic()
+        wait = wait and began >= self._next
         self._more.set()
+        while wait and self._written < size and time.monotonic() < began + _WAIT:
+            time.sleep(0.01)
 
     def sync(self) -> None:
         with self._lock:

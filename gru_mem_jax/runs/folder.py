@@ -194,7 +194,7 @@ class RunFolder:
                 return
             if self._log is None:
                 self._log = open_appended(path)
-            self._log.append(text.encode(errors="backslashreplace"))
+            self._log.append(text.encode(errors="backslashreplace"), wait=True)
 
     def _take(self) -> None:
         try:

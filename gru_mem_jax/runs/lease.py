@@ -83,7 +83,7 @@ class Lease:
             if first is None:
                 first = token
             watched = time.monotonic() - began
-            if token != first or _lives_here(holder):
+            if token is not None and (token != first or _lives_here(holder)):
                 raise in_use(self._path, holder)
             free = token is None or _is_free(holder) or watched > WATCH_SECONDS
             if not free:
@@ -103,20 +103,26 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
-            try:
-                self._token = self._store.write(self._data(), self._token)
-            except FileExistsError:
-                holder = _parsed(self._store.read()[0])
-                if holder.get("id") == self._id:  # the answer to a write was lost
-                    self._token = self._store.read()[1]
-                    continue
-                self._on_lost(
-                    f"{self._path.parent}: pid {holder.get('pid')} on host "
-                    f"{holder.get('host')} took this run over; this process ends"
-                )
-                return
-            except OSError:
-                continue  # tried again
+            with contextlib.suppress(OSError):  # tried again
+                try:
+                    self._token = self._store.write(self._data(), self._token)
+                except FileExistsError:
+                    if self._is_lost():
+                        return
+
+    def _is_lost(self) -> bool:
+        """Looks whose it is, where it is not the version that was written last."""
+        data, token = self._store.read()
+        holder = _parsed(data)
+        # Ours: the answer to a write was lost. None: somebody removed it.
+        if token is None or holder.get("id") == self._id:
+            self._token = token
+            return False
+        self._on_lost(
+            f"{self._path.parent}: pid {holder.get('pid')} on host "
+            f"{holder.get('host')} took this run over; this process ends"
+        )
+        return True
 
     def _data(self) -> bytes:
         holder = {"pid": os.getpid(), "host": socket.gethostname()}

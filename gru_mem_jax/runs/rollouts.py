@@ -108,9 +108,9 @@ def load_rollouts(
     first, processes = _load(directory, step, 0)
     others = [_load(directory, step, i)[0] for i in range(1, processes)]
     turns = [turn for batch in (first, *others) for turn in batch.turns]
-    groups, (index, count) = len(first.questions), part
-    own = {p for p in range(groups) if p * count // max(groups, 1) == index}
-    turns = sorted((t for t in turns if t.index[0] in own), key=lambda t: t.index)
+    index, count = part
+    own = (turn for turn in turns if turn.index[0] % count == index)
+    turns = sorted(own, key=lambda turn: turn.index)
     return dataclasses.replace(first, turns=tuple(turns))
 
 

@@ -9,6 +9,7 @@ and whose results are awaited next, follow from the state and the order of reque
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -64,7 +65,8 @@ def make(
     if groups.size > 1 and len(groups.devices) > 1:
         return EnginePool(policy, params, config, decoder, mesh, store)
     alone = groups.size == 1 and groups.devices.item() == jax.local_devices()[0]
-    return Engine(policy, params, config, decoder, None if alone else groups, store)
+    group = None if alone else groups
+    return Engine(policy, params, config, decoder, group, store=store)
 
 
 def local_mesh(devices: int | None = None) -> Mesh:
@@ -126,7 +128,7 @@ class EnginePool:
         own = [device for group in self._own for device in group.devices.flat]
         check_engine_fits(policy, self.config, self.dtype, own, tensor=tensor)
         self.engines = [
-            Engine(policy, part, self.config, decoder, group, store)
+            Engine(policy, part, self.config, decoder, group, store=store)
             for group, part in zip(self._own, self._views(params), strict=True)
         ]
         self._next_handle = 0
@@ -142,6 +144,11 @@ class EnginePool:
     def capacity(self) -> int:
         """The number of slots of all engines."""
         return self.config.slots * len(self.engines)
+
+    @property
+    def attention(self) -> str:
+        """As `Engine.attention`, the same for all."""
+        return self.engines[0].attention
 
     def submit(self, request: Request) -> int:
         """Queues a request at its engine; raises as `Engine.submit`."""
@@ -235,8 +242,16 @@ class EnginePool:
         self._pins.clear()
 
     def warm_up(self, max_tokens: int | None = None) -> int:
-        """Compiles every program that requests may need; see `Engine.warm_up`."""
-        return max(engine.warm_up(max_tokens) for engine in self.engines)
+        """Compiles every program that requests may need; see `Engine.warm_up`.
+
+        The first engine's programs first, since others may have them from there; then
+        those of the others side by side.
+        """
+        first, *others = self.engines
+        programs = first.warm_up(max_tokens)
+        with ThreadPoolExecutor(max(1, len(others))) as threads:
+            list(threads.map(lambda engine: engine.warm_up(max_tokens), others))
+        return programs
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, of all engines together; see `Engine.stats`.
@@ -257,6 +272,11 @@ class EnginePool:
             "slot_occupancy": total["new_tokens"] / rows if rows else 0.0,
             "engines": len(self.engines),
         }
+
+    @property
+    def attention(self) -> str:
+        """A line on the kernels that were chosen."""
+        return self.engines[0].attention
 
     # -- inside ---------------------------------------------------------------------
 

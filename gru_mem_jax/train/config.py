@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "samples",
     "record",
     "hang_seconds",
+    "resident",
 )
 
 

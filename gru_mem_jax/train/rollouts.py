@@ -136,9 +136,10 @@ class RolloutStage:
 
         def groups_of(numbers: Sequence[int]) -> tuple[Questions, Any, Any]:
             drawn = self._questions.take(numbers[0], len(numbers), on_look=on_turn)
-            # All processes draw the same questions; each samples whole groups.
+            # All processes draw the same questions; each samples whole groups. They are
+            # dealt, so that each has some of every optimiser step.
             every = list(drawn.examples.items())
-            own = dict(every[i] for i in self._hosts.part(len(every)))
+            own = dict(every[i] for i in self._hosts.dealt(len(every)))
             groups = rollout(
                 engine,
                 self._builder,
@@ -164,8 +165,8 @@ class RolloutStage:
                 config.rewards.answer_reward,
                 skipped=drawn.skipped,
             )
-            batch, first = batch_of_all(self._hosts, batch, tuple(drawn.examples))
-            trajectories.update(enumerate(groups, met + first))
+            batch, places = batch_of_all(self._hosts, batch, tuple(drawn.examples))
+            trajectories.update((met + p, g) for p, g in zip(places, groups))
             met += len(batch.questions)
             return batch
 

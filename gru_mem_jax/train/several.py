@@ -38,39 +38,38 @@ from gru_mem_jax.rl.rollout import RolloutBatch
 
 def batch_of_all(
     hosts: Hosts, batch: RolloutBatch, questions: Sequence[int]
-) -> tuple[RolloutBatch, int]:
+) -> tuple[RolloutBatch, Sequence[int]]:
     """A round of rollouts with the outcomes of all processes.
 
     Args:
       hosts: of the run.
-      batch: of this process's part of the questions.
+      batch: of this process's questions, which were dealt to it.
       questions: numbers of all of the round.
 
     Returns:
-      The round, whose turns are this process's alone, and the place of its first group.
+      The round, whose turns are this process's alone; places of its groups in it.
     """
+    places = hosts.dealt(len(questions))
     if hosts.count == 1:
-        return batch, 0
-    own = {
-        "groups": len(batch.questions),
-        "problems": batch.problems,
-        "shared": batch.shared_tokens,
-    }
+        return batch, places
+    own = {"problems": batch.problems, "shared": batch.shared_tokens}
     given = hosts.gather("round", own)
     fields = [field.name for field in dataclasses.fields(Outcomes)]
     arrays = {name: np.asarray(getattr(batch.outcomes, name)) for name in fields}
-    parts = hosts.gather_arrays("outcomes", arrays)
-    first = sum(each["groups"] for each in given[: hosts.index])
+    # Of processes without a question no array has the size of a group.
+    parts = hosts.gather_arrays("outcomes", arrays)[: len(questions)]
+    dealt = concatenate([Outcomes(**part) for part in parts])
+    order = np.argsort(
+        [p for i in range(hosts.count) for p in range(i, len(questions), hosts.count)]
+    )
     problems: Counter[str] = Counter()
     for each in given:
         problems.update(each["problems"])
     whole = RolloutBatch(
         questions=tuple(questions),
-        outcomes=concatenate(
-            [Outcomes(**part) for part, each in zip(parts, given) if each["groups"]]
-        ),
+        outcomes=jax.tree.map(lambda x: x[order], dealt),
         turns=tuple(
-            dataclasses.replace(turn, index=(first + turn.index[0], *turn.index[1:]))
+            dataclasses.replace(turn, index=(places[turn.index[0]], *turn.index[1:]))
             for turn in batch.turns
         ),
         problems=dict(sorted(problems.items())),
@@ -79,7 +78,7 @@ def batch_of_all(
         shared_tokens=sum(each["shared"] for each in given),
         skipped=batch.skipped,
     )
-    return whole, first
+    return whole, places
 
 
 def summed(hosts: Hosts, numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ COPY gru_mem_jax/version.py gru_mem_jax/
 # --build-arg MORE=wandb adds packages.
 ARG MORE=""
 # hadolint ignore=DL3013,SC2086 # setup.cfg has the versions; MORE are words
-RUN touch gru_mem_jax/__init__.py && pip install --no-cache-dir '.[tpu]' ${MORE}
+RUN touch gru_mem_jax/__init__.py && pip install --no-cache-dir '.[tpu,gcs]' ${MORE}
 
 COPY gin gin
 COPY gru_mem_jax gru_mem_jax

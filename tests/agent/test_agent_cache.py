@@ -11,7 +11,7 @@ from gru_mem_jax.agent.config import replace_settings, trunk_and_tail
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy import hf
-from gru_mem_jax.sampling import engine, prefix_store
+from gru_mem_jax.sampling import engine_pool, prefix_store
 from gru_mem_jax.sampling.prefix_store import PrefixStore
 from gru_mem_jax.testing.scripted import ScriptedGenerator
 from gru_mem_jax.tiny import tokenizer as word_tokenizer
@@ -40,7 +40,7 @@ class FakeEngine(ScriptedGenerator):
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
-    monkeypatch.setattr(engine, "Engine", FakeEngine)
+    monkeypatch.setattr(engine_pool, "Engine", FakeEngine)
     monkeypatch.setattr(prefix_store, "default_memory_bytes", lambda: DEFAULT)
 
 

@@ -6,7 +6,7 @@ import pytest
 from cli_helpers import random_policy
 
 from gru_mem_jax.cli.main import main
-from gru_mem_jax.sampling import engine
+from gru_mem_jax.sampling import engine_pool
 from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
 
 SETTINGS = {
@@ -42,15 +42,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(folder, monkeypatch, capsys):
-    """Runs the command on one slot; gives the rows, the engine and its store."""
-    made = []
+    """Runs the command with a slot a device; the rows, the engines and their store."""
+    made, make = [], engine_pool.make
 
-    class Watched(engine.Engine):
-        def __init__(self, *arguments, store=None, **kwargs):
-            super().__init__(*arguments, store=store, **kwargs)
-            made.append((self, store))
+    def watched(*arguments):
+        made.append((make(*arguments), arguments[-1]))
+        return made[-1][0]
 
-    monkeypatch.setattr(engine, "Engine", Watched)
+    monkeypatch.setattr(engine_pool, "make", watched)
 
     def evaluate(name, *flags):
         words = ["eval", f"--policy={folder / 'policy'}", "--slots=1", "--json=-"]

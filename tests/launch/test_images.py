@@ -50,8 +50,9 @@ def test_an_image_holds_no_secrets_and_no_root(file):
 def test_extras_are_of_the_recipe(file):
     recipe = configparser.ConfigParser()
     recipe.read(ROOT / "setup.cfg")
-    [extra] = re.findall(r"'\.\[(\w+)\]'", file.read_text())
-    assert extra in recipe["options.extras_require"]
+    [extras] = re.findall(r"'\.\[([\w,]+)\]'", file.read_text())
+    known = {"tpu": {"tpu", "gcs"}, "cuda": {"cuda12", "gcs"}}[file.stem]
+    assert set(extras.split(",")) == known <= set(recipe["options.extras_require"])
 
 
 # -- entrypoint.sh ---------------------------------------------------------------------

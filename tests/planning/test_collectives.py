@@ -51,7 +51,7 @@ def test_a_tpu_program():
     assert counted(TPU) == {
         ("all-gather", "bf16", 2, 2 * weights, 28),  # once, not for each fusion
         ("all-gather", "bf16", 4, 4 * weights, 1),
-        ("all-reduce", "bf16", 4, weights, 1),
+        ("all-reduce", "bf16", 2, weights, 1),
         ("reduce-scatter", "f32", 2, 4 * 2 * 512 * 256, 1),
     }
     # A loop of unknown length counts where it communicates.
@@ -91,6 +91,8 @@ def test_bytes_of_types(text, size):
 def test_other_text_is_refused():
     with pytest.raises(ValueError, match="no entry computation"):
         read_collectives("module @jit_f {}")
+    with pytest.raises(ValueError, match=r"not known: \[x\], to_apply"):
+        read_collectives(CPU.replace("replica_groups={}", "replica_groups=[x]"))
 
 
 def test_a_program_of_this_jax():

@@ -1,14 +1,9 @@
 """The TPU kernel on packed rows: its masks against the trees that they are of, its
-values and gradients against `attend_in_rows` in interpret mode, and compiled for a TPU.
+values and gradients against `attend_in_rows` in interpret mode. `test_compile_kernels`
+compiles it for TPUs.
 """
 
 import functools
-import importlib.util
-import json
-import pathlib
-import subprocess
-import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +11,10 @@ import numpy as np
 import pytest
 from row_forests import ancestors, forest, inputs
 
-from gru_mem_jax.errors import InputError
-from gru_mem_jax.policy import functional, splash
+from gru_mem_jax.policy import functional, rows_on_mesh, splash
 from gru_mem_jax.policy.config import FULL, SLIDING, PolicyConfig
 from gru_mem_jax.policy.row_attention import attend_in_rows, row_layout
 from gru_mem_jax.policy.splash import splash_in_rows, splash_layout
-from gru_mem_jax.rl.optimizer import LearnerConfig
 
 
 def forests(seed, rows, length):
@@ -159,7 +152,7 @@ def test_room_for_masks():
 
 def test_a_policy_has_the_same_gradient(monkeypatch):
     kernel = functools.partial(splash_in_rows, interpret=True)
-    monkeypatch.setattr(functional, "splash_in_rows", kernel)
+    monkeypatch.setattr(rows_on_mesh, "splash_in_rows", kernel)
     policy = functional.make_policy(
         PolicyConfig(
             vocab_size=31,
@@ -189,36 +182,3 @@ def test_a_policy_has_the_same_gradient(monkeypatch):
     ours, theirs = (gradient(params, name) for name in ("splash", "blocks"))
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * np.abs(y).max())
-
-
-def test_where_it_is_refused():
-    with pytest.raises(InputError, match="attention must be one of blocks, splash"):
-        LearnerConfig(attention="flash")
-
-    def mesh(platform, count):
-        devices = np.array([SimpleNamespace(platform=platform)] * count)
-        return SimpleNamespace(devices=devices, size=count)
-
-    check_attention("splash", mesh("tpu", 1))
-    check_attention("blocks", mesh("cpu", 8))
-    with pytest.raises(InputError, match="for TPUs, and the mesh has devices of cpu"):
-        check_attention("splash", mesh("cpu", 1))
-    with pytest.raises(InputError, match="mesh of one device, and this one has 4"):
-        check_attention("splash", mesh("tpu", 4))
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="compiling for a TPU needs libtpu, of the extra tpu",
-)
-def test_compiled_for_a_tpu():
-    """Forward, gradient of queries, gradient of keys and values: three kernels."""
-    script = pathlib.Path(__file__).with_name("compile_splash.py")
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["kernels"] == 3
-    assert result["in_learner"]
-    assert "mesh of one device, and this one has 4" in result["refusal"]

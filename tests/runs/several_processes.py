@@ -217,6 +217,7 @@ def child(case: str, folder: str, port: str, count: str, index: str) -> None:
     try:
         found = globals()[case](pathlib.Path(folder), hosts)
         print(json.dumps(found), flush=True)
+        hosts.leave(0)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

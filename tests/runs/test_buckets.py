@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import gcs_emulator
@@ -189,6 +190,8 @@ def test_run_folder(bucket, monkeypatch):
         assert "kept apart by the file lock, which its holder writes" in run.notes[0]
         with pytest.raises(InputError, match=f"run: in use by pid {os.getpid()} on"):
             RunFolder.open(path, **OPTIONS)
+        # The first line is written at once, others with it some seconds later.
+        assert b"two writers are" in buckets.read(storage.locate(path) / "log.txt")
         run.log("a line")
         with MetricsWriter(
             run.metrics, cut_to=-1, tensorboard=run.tensorboard
@@ -247,6 +250,18 @@ def test_lock(bucket, monkeypatch):
     ]
     first.release()
     assert storage.exists(path)  # it is another's
+    # Removed by hand while it is held, and while it is watched.
+    buckets.remove(path)
+    held = lease.Lease(path)
+    buckets.remove(path)
+    time.sleep(0.4)
+    assert json.loads(buckets.read(path))["id"] == held._id
+    buckets.write(path, holder())
+    held.release()
+    threading.Timer(0.2, buckets.remove, [path]).start()
+    last = lease.Lease(path)
+    assert "taken over" not in last.note
+    last.release()
     # Very old, or of a dead process of this machine: taken at once.
     monkeypatch.setattr(lease, "WATCH_SECONDS", 60)
     for left in (

@@ -13,6 +13,7 @@ from gru_mem_jax.sampling import engine_pool
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.engine import Engine
 from gru_mem_jax.sampling.engine_pool import EnginePool
+from gru_mem_jax.sampling.prefix_store import PrefixStore
 
 SIZES = EngineConfig(
     slots=2, max_length=64, prefill_blocks=(32,), prefill_tokens=64, tensor=4
@@ -62,10 +63,9 @@ def test_two_engines_of_four_devices_say_what_one_on_one_device_says(small, eigh
     pool = EnginePool(small.policy, small.params, SIZES, mesh=eight)
     many = run_all(pool, requests)
     assert_same(many, alone)
-    assert [len(e.engines) if e is pool else 0 for e in [pool]] == [2]
     stats = pool.stats()
     assert stats["requests"] == 15
-    assert stats["engines"] == 2
+    assert stats["engines"] == len(pool.engines) == 2
     assert all(engine.stats()["requests"] >= 6 for engine in pool.engines)
 
 
@@ -172,24 +172,41 @@ def test_a_failure_drops_all_requests_and_the_pool_works_again(small, two, monke
     assert [c.ids for c in run_all(pool, groups(3))] == expected
 
 
+TRUNKS = dataclasses.replace(PAIR, trunks=2, trunk_length=32, tail_length=48)
+
+
+def about(document, i, pin):
+    """A request whose first 24 tokens are a document."""
+    r = request(
+        random_ids(document, 24), random_ids(40 + i, 6), seed=i, budget=8, pin=pin
+    )
+    chunk, memory = r.prompt
+    chunk = dataclasses.replace(chunk, role="chunk")
+    memory = dataclasses.replace(memory, role="memory")
+    return dataclasses.replace(r, prompt=(chunk, memory))
+
+
 def test_trunks_are_held_by_the_engine_of_their_group(small, two):
-    sizes = dataclasses.replace(PAIR, trunks=2, trunk_length=32, tail_length=48)
-
-    def of_group(g, i):
-        document = random_ids(g, 24)
-        r = request(document, random_ids(40 + i, 6), seed=i, budget=8, pin=g)
-        chunk, question = r.prompt
-        chunk = dataclasses.replace(chunk, role="chunk")
-        memory = dataclasses.replace(question, role="memory")
-        return dataclasses.replace(r, prompt=(chunk, memory))
-
-    requests = [of_group(g, i) for g in range(2) for i in range(4)]
-    alone = run_all(Engine(small.policy, small.params, sizes), requests)
-    pool = EnginePool(small.policy, small.params, sizes, mesh=two)
+    requests = [about(g, i, pin=g) for g in range(2) for i in range(4)]
+    alone = run_all(Engine(small.policy, small.params, TRUNKS), requests)
+    pool = EnginePool(small.policy, small.params, TRUNKS, mesh=two)
     assert_same(run_all(pool, requests), alone)
     for engine in pool.engines:
         assert engine.stats()["prefill_tokens"] == 24 + 4 * 5
         assert len(engine._trunks.entries) == 1
+
+
+def test_a_store_is_shared_by_the_engines(small, two):
+    """What the first computes of a document the second finds."""
+    store = PrefixStore("of one pool", 1 << 20)
+    requests = [about(3, i, pin=i) for i in range(2)]
+    alone = run_all(Engine(small.policy, small.params, TRUNKS), requests)
+    pool = EnginePool(small.policy, small.params, TRUNKS, mesh=two, store=store)
+    assert_same(run_all(pool, requests), alone)
+    first, second = (engine.stats() for engine in pool.engines)
+    assert (first["prefill_tokens"], first["stored_tokens"]) == (24 + 5, 0)
+    assert (second["prefill_tokens"], second["stored_tokens"]) == (5, 24)
+    assert pool.stats()["stored_tokens"] == 24
 
 
 def test_one_program_is_compiled_for_all_groups(two):

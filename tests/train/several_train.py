@@ -25,6 +25,7 @@ from gru_mem_jax.train import rl, rollouts, several
 
 PLACES = killed_train.PLACES | {
     "sampling": (EnginePool, "step_until"),
+    "updating": (rl, "update"),
     "samples": (rollouts, "write_samples"),
     "recording": (rl, "save_rollouts"),
     "packing": (several, "widened"),

@@ -49,32 +49,42 @@ def batch_of(questions, turns, seed):
     )
 
 
-def test_a_round_of_all_is_that_of_one():
-    """Three processes, the last without a question: as one that sampled all of them."""
-    parts = [batch_of((4, 6), 8, 0), batch_of((7,), 16, 1), batch_of((), 8, 2)]
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_round_of_all_is_that_of_one(count):
+    """Three questions, dealt: one process has two of them, or one has none."""
+    questions = (4, 6, 7)
+    each = [batch_of((q,), turns, q) for q, turns in zip(questions, (8, 16, 8))]
+    none = batch_of((), 8, 0)
+
+    def part(index):
+        dealt = each[index::count]
+        return dataclasses.replace(join(dealt), refills=0) if dealt else none
+
     found = as_hosts(
-        3, lambda hosts: several.batch_of_all(hosts, parts[hosts.index], (4, 6, 7))
+        count,
+        lambda hosts: several.batch_of_all(hosts, part(hosts.index), questions),
     )
-    one = join(parts[:2])
-    for (batch, first), own, start in zip(found, parts, (0, 2, 3), strict=True):
-        assert first == start
-        assert batch.questions == one.questions == (4, 6, 7)
-        assert (batch.position, batch.shared_tokens, batch.skipped) == (8, 30, 3)
+    one = join(each)
+    for index, (batch, places) in enumerate(found):
+        assert list(places) == list(range(index, 3, count))
+        assert batch.questions == one.questions
+        assert (batch.position, batch.shared_tokens) == (8, 30)
         assert batch.problems == {"no tag": 3}
         for field in dataclasses.fields(Outcomes):
             np.testing.assert_array_equal(
                 getattr(batch.outcomes, field.name), getattr(one.outcomes, field.name)
             )
         # Turns stay where they are, under the number of their group among all.
-        assert len(batch.turns) == len(own.turns)
-        places = {turn.index[0] for turn in batch.turns}
-        assert places == set(range(start, start + len(own.questions)))
-    assert [t for batch, _ in found for t in batch.turns] == list(one.turns)
+        assert {turn.index[0] for turn in batch.turns} == set(places)
+    turns = [turn for batch, _ in found for turn in batch.turns]
+    assert sorted(turns, key=lambda turn: turn.index) == list(one.turns)
 
 
 def test_one_process_keeps_its_round():
     batch = batch_of((1, 2), 8, 0)
-    assert several.batch_of_all(Hosts(), batch, (1, 2)) == (batch, 0)
+    found, places = several.batch_of_all(Hosts(), batch, (1, 2))
+    assert found is batch
+    assert list(places) == [0, 1]
 
 
 def test_counts_are_summed():

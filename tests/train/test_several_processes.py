@@ -21,7 +21,9 @@ OF_PROCESSES = ("rows/padding", "tokens/shared")
 # a difference of numbers about 1.
 ROUNDING = {"rel": 2e-5, "abs": 2e-7}
 STEP = {"num_steps": 2, "questions_per_step": 4, "group_size": 2, "eval_every": 0}
-STEP |= {"max_refills": 2}  # some groups are flat; a last one leaves a process idle
+# With this seed a group of the first step is flat: a round of one question replaces it,
+# which leaves a process idle.
+STEP |= {"max_refills": 2, "seed": 6}
 RUN = STEP | {"num_steps": 4, "eval_every": 2, "save_every": 1, "sample_every": 1}
 PARTS = {"mesh": {"fsdp": 2}, "learner": {"rows_per_device": 2}}
 QUICK = {"learner": {"rows_per_device": 2, "optimizer_steps_per_batch": 1}}

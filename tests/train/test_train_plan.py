@@ -24,6 +24,9 @@ def test_a_plan(policy_dir):
     assert "reference" in planned.memory
     assert planned.agent == AGENT
     assert planned.notes == ()
+    assert planned.attention == (
+        "attention on cpu: rows, prefill, decode by blocks (no kernel for cpu)"
+    )
 
 
 SAMPLING = AGENT.sampling

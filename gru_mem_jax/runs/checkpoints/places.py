@@ -18,7 +18,7 @@ from gru_mem_jax.durable_files import MANIFEST
 from gru_mem_jax.errors import InputError
 
 _LEFTOVER = re.compile(r"\d+\.(saving|deleting)\b.*")
-_IN_A_BUCKET = re.compile(r"gs://[A-Za-z0-9_./+=,@ -]{1,1000}")
+_IN_A_BUCKET = re.compile(r"gs://[A-Za-z0-9_./+=,@-]{1,1000}")
 
 
 class Folders:

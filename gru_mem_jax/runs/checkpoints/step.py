@@ -313,6 +313,7 @@ def _read_arrays(
         raise
     except Exception as error:  # Orbax raises what its backends raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason.partition(" [tensorstore_spec")[0]
         raise RunError(f"{folder}: cannot be read: {reason}") from error
 
 

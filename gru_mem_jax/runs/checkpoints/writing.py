@@ -89,13 +89,14 @@ class Writing:
 
     def give_up(self) -> None:
         """Cleans up after a failure, as far as possible."""
-        self._link.close()
         for _, handler, futures in self._writers.values():
             for future in futures:
                 with contextlib.suppress(Exception):
                     future.result()  # a failed one's neighbours still write
             with contextlib.suppress(Exception):
                 handler.close()
+        self._writers.clear()
+        self._link.close()
 
     def _write_arrays(self, flat: Mapping[str, Mapping[str, Any]]) -> None:
         import orbax.checkpoint as ocp
