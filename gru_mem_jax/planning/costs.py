@@ -42,7 +42,8 @@ def program_cost(
 ) -> Cost:
     """The cost of a traced program, such as `jax.jit(f).trace(*args).jaxpr`.
 
-    Of the branches of a condition the dearest counts.
+    Of the branches of a condition the dearest counts; if one has a kernel that one: the
+    others are for what the kernel cannot do.
 
     Args:
       jaxpr: closed or open.
@@ -123,8 +124,9 @@ def _cost(
                 raise RunError("a loop of unknown length has matrix products in it")
             total = total.plus(body.times(loops[0]))
         elif name == "cond":
-            branches = (inside(b, eqn.invars[1:]) for b in params["branches"])
-            total = total.plus(max(branches))
+            branches = params["branches"]
+            branches = [b for b in branches if _has_kernel(b)] or branches
+            total = total.plus(max(inside(b, eqn.invars[1:]) for b in branches))
         elif name == "pallas_call":
             total = total.plus(_kernel(eqn, loops, shares))
         else:
@@ -169,6 +171,13 @@ def _inner(params: dict[str, Any]) -> list[Any]:
         if name in params and hasattr(_open(params[name]), "eqns"):
             return [params[name]]
     return [v for v in params.values() if hasattr(_open(v), "eqns")]
+
+
+def _has_kernel(jaxpr: Any) -> bool:
+    return any(
+        eqn.primitive.name == "pallas_call" or any(map(_has_kernel, _inner(eqn.params)))
+        for eqn in _open(jaxpr).eqns
+    )
 
 
 def _open(jaxpr: Any) -> Any:

@@ -127,6 +127,11 @@ def test_a_kernel_is_its_body_at_each_place_of_its_grid(stated):
         out_shape=jax.ShapeDtypeStruct((8, 4), jnp.float32),
         cost_estimate=estimate,
     )
+    # Beside a kernel a dearer branch is for what it cannot do.
+    either = functools.partial(
+        jax.lax.cond, True, lambda a, b: run(a, b), lambda a, b: (a @ b) + 9 * (a @ b)
+    )
+    assert cost(either, A, B, seen=0.01).flops == cost(run, A, B, seen=0.01).flops
     found = cost(run, A, B, seen=0.5, read=0.25)
     moved = 0.25 * 4 * (8 * 16 + 16 * 4 + 8 * 4)
     assert found == (Cost(stated, 1) if stated else Cost(3 * PRODUCT, moved))
