@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors", "shapes", "version", "records", "durable_files", "machine"}
     | {"buckets", "storage"},
-    {"coordination", "host_watch", "hosts"},
+    {"hosts"},
     {"data.example"},
     {"agent"},
     {"data"},

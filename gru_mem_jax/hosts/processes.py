@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from gru_mem_jax import coordination
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.host_watch import (
+from gru_mem_jax.hosts import coordination
+from gru_mem_jax.hosts.watch import (
     TICK,
     Ended,
     StopRequest,

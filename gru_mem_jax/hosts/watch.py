@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, Protocol
 
-from gru_mem_jax import coordination
+from gru_mem_jax.hosts import coordination
 
 TICK = 1.0  # seconds between two looks at the others
 _PLACE = "gru_mem/watch"
