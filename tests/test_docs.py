@@ -55,7 +55,7 @@ def parser_of(command: str) -> arguments.Parser:
 def commands(text: str) -> list[list[str]]:
     """The words after `gru-mem` of each command in the code blocks of a page."""
     text = re.sub(r"\\\n\s*", "", text)
-    blocks = re.findall(r"^```\w*\n(.*?)^```|^((?:    .*\n)+)", text, re.M | re.S)
+    blocks = re.findall(r"^```\w*\n(.*?)^```|^((?:    [^\n]*\n)+)", text, re.M | re.S)
     lines = "\n".join(map("".join, blocks)).splitlines()
     calls = [line.split("gru-mem ", 1)[1] for line in lines if "gru-mem " in line]
     return [shlex.split(call, comments=True) for call in calls]
