@@ -142,7 +142,7 @@ def path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def check_folder(flag: str, path: str, *, new: bool = False) -> None:
+def check_folder(flag: str, path: str | pathlib.Path, *, new: bool = False) -> None:
     """Refuses a folder that cannot be created or written into; creates nothing.
 
     Args:
@@ -153,7 +153,7 @@ def check_folder(flag: str, path: str, *, new: bool = False) -> None:
     Raises:
       InputError: with the reason.
     """
-    if path.startswith("gs://"):
+    if str(path).startswith("gs://"):
         raise InputError(f"{flag}: {path} is in a bucket, expected a folder on a disk")
     folder = pathlib.Path(path)
     try:

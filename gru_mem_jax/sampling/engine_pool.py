@@ -248,6 +248,11 @@ class EnginePool:
             list(threads.map(lambda engine: engine.warm_up(max_tokens), others))
         return programs
 
+    @property
+    def attention(self) -> str:
+        """As `Engine.attention`, the same for all."""
+        return self.engines[0].attention
+
     def stats(self) -> dict[str, Any]:
         """Counts since the start, of all engines together; see `Engine.stats`.
 

@@ -347,7 +347,7 @@ def test_prefill_ahead_changes_neither_requests_nor_results():
     )
     one, other = (a.answer("Who?", text) for a in (plain, ahead))
     for a, b in zip(plain.generator.requests, ahead.generator.requests, strict=True):
-        assert dataclasses.replace(b, ahead=()) == a
+        assert dataclasses.replace(b, ahead=(), pin=a.pin) == a
     assert [t.text for t in one.turns] == [t.text for t in other.turns]
     assert one.answer == other.answer
 

@@ -21,7 +21,7 @@ def trained(monkeypatch, tmp_path):
         seen.append((config, config_text))
 
     monkeypatch.setattr(gru_mem_jax.train, "sft", sft)
-    monkeypatch.setattr(runtime, "start", lambda: None)
+    monkeypatch.setattr(runtime, "start", lambda *flags: None)
     monkeypatch.setattr(runtime, "keep_freed_memory", lambda: None)
     return seen, tmp_path
 

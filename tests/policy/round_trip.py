@@ -66,7 +66,7 @@ def start(source, folder, lora=None) -> bool | None:
     settings = dataclasses.replace(
         settings, loop=dataclasses.replace(settings.loop, policy=str(source))
     )
-    call = run_module._Run(settings, folder / "run", "", False, quiet=True)
+    call = run_module._Run(settings, folder / "run", "", "", False, quiet=True)
     planned = call._planned
     learner = compile_learner(
         planned.policy, settings.objective, settings.learner, planned.mesh

@@ -32,6 +32,15 @@ def two():
     return make_mesh(MeshConfig(data=2), jax.devices()[5:7])
 
 
+@pytest.fixture
+def without_disk_cache():
+    """Commands that were tested before may have set it."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 def groups(count, **settings):
     """Requests of groups that share a prefix, pinned as the driver does."""
     settings = {"budget": 8, "temperature": 1.0} | settings
@@ -209,7 +218,7 @@ def test_a_store_is_shared_by_the_engines(small, two):
     assert pool.stats()["stored_tokens"] == 24
 
 
-def test_one_program_is_compiled_for_all_groups(two):
+def test_one_program_is_compiled_for_all_groups(two, without_disk_cache):
     """The second engine loads what the first compiled: no engine lowers it again."""
     small = Small(
         max_position_embeddings=777
