@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -62,9 +62,10 @@ def make_mesh(
     """A mesh of axes (data, fsdp, tensor).
 
     Process by process, so that the rows of a process follow one another and no tensor
-    group crosses processes; within a process by `mesh_utils`, which knows how the chips
-    of a TPU host are wired. Groups over fsdp are boxes of the slice, as `mesh_utils`
-    would make them of the whole slice; tensor groups there may cross hosts.
+    group crosses processes; within each in the same order, by the chips' coordinates.
+    So tensor groups are neighbours, and devices of a group over data or fsdp lie in the
+    same places of their hosts: libtpu has no routes for groups that do not. One process
+    alone is left to `mesh_utils`, whose groups over tensor may cross hosts.
 
     Args:
       config: its sizes.
@@ -86,14 +87,16 @@ def make_mesh(
             f"there are {len(devices)}"
         )
     owned: dict[tuple[int, int], list[Any]] = {}
-    for device in sorted(devices, key=_owner)[:needed]:
+    devices.sort(key=_owner)
+    for device in devices[:needed]:
         owned.setdefault(_owner(device), []).append(device)
-    parts = [
-        _neighbours(tuple(sizes) if len(owned) == 1 else (-1, sizes[2]), own)
-        for own in owned.values()
-    ]
-    grid = np.concatenate([part.reshape(-1, sizes[2]) for part in parts])
-    return Mesh(grid.reshape(sizes), (DATA, FSDP, TENSOR))
+    _check_tensor(sizes[2], owned.values())
+    if len(owned) > 1:
+        devices = [d for own in owned.values() for d in sorted(own, key=_place)]
+        grid = np.asarray(devices, dtype=object).reshape(sizes)
+    else:
+        grid = _wired(devices[:needed], sizes)
+    return Mesh(grid, (DATA, FSDP, TENSOR))
 
 
 def _owner(device: Any) -> tuple[int, int]:
@@ -101,17 +104,26 @@ def _owner(device: Any) -> tuple[int, int]:
     return getattr(device, "slice_index", None) or 0, device.process_index
 
 
-def _neighbours(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """The devices of a process as an array of `sizes`; -1: what the rest leaves."""
-    tensor = sizes[-1]
-    if len(devices) % tensor:
-        raise InputError(
-            f"MeshConfig.tensor {tensor} does not divide the {len(devices)} devices of "
-            f"process {devices[0].process_index} in the mesh, and a tensor group must "
-            "lie in one process: lower tensor, and raise fsdp or data instead"
-        )
-    if -1 in sizes:
-        sizes = (len(devices) // tensor, tensor)
+def _place(device: Any) -> tuple[int, ...]:
+    """Where a TPU's device is; of others nothing, which leaves their order."""
+    if device.platform != "tpu":
+        return ()
+    return (*device.coords, device.core_on_chip)
+
+
+def _check_tensor(tensor: int, owned: Iterable[Sequence[Any]]) -> None:
+    for devices in owned:
+        if len(devices) % tensor:
+            raise InputError(
+                f"MeshConfig.tensor {tensor} does not divide the {len(devices)} "
+                f"devices of process {devices[0].process_index} in the mesh, and a "
+                "tensor group must lie in one process: lower tensor, and raise fsdp or "
+                "data instead"
+            )
+
+
+def _wired(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
+    """Those of one process as an array of `sizes`, along the links between them."""
     try:
         grid: np.ndarray = mesh_utils.create_device_mesh(
             sizes, devices, allow_split_physical_axes=True

@@ -75,6 +75,22 @@ def test_rows_of_a_process_follow_one_another_and_tensor_groups_are_neighbours(s
         assert {box(group) for group in mesh.devices[:, :, 0]} == {(16, 2, 1)}
 
 
+@pytest.mark.parametrize("sizes", [(8, 32, 1), (4, 32, 2), (2, 32, 4)])
+def test_groups_over_data_are_lines(sizes):
+    """In the same place of each host: libtpu has no routes for groups that are not.
+
+    `mesh_utils` makes a ring of the host at the origin, and of no other.
+    """
+    names = ("data", "fsdp", "tensor")
+    mesh = make_mesh(MeshConfig(**dict(zip(names, sizes))), torus(16, 16))
+    step = 16 // sizes[0]
+    for group in mesh.devices.reshape(sizes[0], -1).T:
+        coords = np.asarray([device.coords for device in group])
+        np.testing.assert_array_equal(
+            np.diff(coords, axis=0), [[0, step, 0]] * (sizes[0] - 1)
+        )
+
+
 def test_slices_are_apart():
     """Weights are gathered within a slice: data is split over slices first."""
     devices = torus(4, 4, slices=2)

@@ -181,7 +181,7 @@ def _plan(
             found = measure(program, chip)
         size = f"{found.peak / GIB:.2f} + {found.held / GIB:.2f} GiB"
         if not found.compiled:
-            size = "the compiler finds no room for it"
+            size = found.error or "the compiler finds no room for it"
         terminal.note(f"compiled {found.name}: {found.compile_seconds:.0f} s, {size}")
         return found
 

@@ -5,6 +5,8 @@ import re
 import time
 from typing import Any
 
+import jax
+
 from gru_mem_jax.planning.chips import GIB, Chip
 from gru_mem_jax.planning.collectives import read_collectives
 from gru_mem_jax.planning.costs import program_cost
@@ -12,6 +14,7 @@ from gru_mem_jax.planning.programs import Program
 
 COMPUTE, MEMORY, NETWORK = "compute", "memory", "network"
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM")
+_SAID = 300  # characters of a compiler's error
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -25,7 +28,8 @@ class Measured:
         place. What the compiler could not fit has only `temporaries`, as far as it
         says.
       held: bytes of what stays beside it.
-      compiled: whether the compiler found room for it.
+      compiled: whether the compiler found room for it, and no error.
+      error: what the compiler failed with, if that is not a lack of room.
       flops: of a call.
       traffic: bytes from and to HBM in a call.
       collectives: bytes of each kind of collective in a call.
@@ -41,6 +45,7 @@ class Measured:
     results: int = 0
     held: int
     compiled: bool = True
+    error: str | None = None
     flops: float
     traffic: float = 0.0
     collectives: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -84,6 +89,7 @@ class Measured:
             "held_gib": self.held / GIB,
             "total_gib": self.total / GIB,
             "fits": self.fits(chip),
+            "error": self.error,
             "flops": self.flops,
             "hbm_bytes": self.traffic,
             "collective_bytes": sum(self.collectives.values()),
@@ -99,7 +105,8 @@ class Measured:
 def measure(program: Program, chip: Chip) -> Measured:
     """Compiles a program for its devices and reads what it takes of them.
 
-    That it does not fit is a finding and no error.
+    That it does not fit is a finding and no error, and so is what the compiler cannot
+    lower for these devices.
     """
     traced = program.trace()
     lengths = (program.loops, program.seen, program.read)
@@ -107,17 +114,18 @@ def measure(program: Program, chip: Chip) -> Measured:
     started = time.perf_counter(), time.process_time()
     try:
         compiled = traced.lower().compile()
-    except Exception as error:  # libtpu's own classes
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        needed = _NEEDED.search(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        said = str(error)
+        needed = _NEEDED.search(said)
         size = float(needed[1]) * _UNITS[needed[2]] if needed else 0.0
+        no_room = "RESOURCE_EXHAUSTED" in said
         return Measured(
             name=program.name,
             tokens=program.tokens,
             temporaries=int(size),
             held=program.held,
             compiled=False,
+            error=None if no_room else " ".join(said.split())[:_SAID],
             flops=flops,
             **_took(*started),
         )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from gru_mem_jax.parallelism import FSDP
+from gru_mem_jax.parallelism import DATA, FSDP, TENSOR
 from gru_mem_jax.planning.chips import Chip
 from gru_mem_jax.planning.measured import Measured, measure
 from gru_mem_jax.planning.plan import Lengths, RunPlan, plan_run
@@ -73,7 +73,10 @@ def changes(planned: RunPlan, shape: PolicyConfig) -> Iterator[Change]:
     """Changes that may help a plan that does not fit, the most promising first."""
     failing = [found for found in planned.measured if not found.fits(planned.chip)]
     learning = [found for found in failing if found.name in (SCORE, UPDATE, APPLY)]
-    if learning:
+    if any(found.error for found in learning):
+        yield from _more_fsdp(planned, shape)
+        yield from _more_tensor(planned, shape)
+    elif learning:
         yield from _of_the_learner(planned, shape, learning)
     else:
         yield from _of_the_sampler(planned, shape)
@@ -85,7 +88,7 @@ def _of_the_learner(
     planned: RunPlan, shape: PolicyConfig, failing: list[Measured]
 ) -> Iterator[Change]:
     config = planned.config
-    learner, mesh = config.learner, planned.run.learner.mesh.shape
+    learner = config.learner
     if not learner.remat:
         yield _changed(config, "learner", remat=True)
     sampler = sum(
@@ -98,17 +101,27 @@ def _of_the_learner(
         yield _changed(config, "engine", resident=False)
     if learner.rows_per_device > 1:
         yield _changed(config, "learner", rows_per_device=learner.rows_per_device // 2)
-    fsdp = 2 * mesh[FSDP]
-    if mesh["data"] % 2 == 0 and shape.hidden_size % (fsdp * _TILE) == 0:
-        yield _changed(config, "mesh", data=mesh["data"] // 2, fsdp=fsdp)
+    yield from _more_fsdp(planned, shape)
     if config.engine.resident and learns:
         yield _changed(config, "engine", resident=False)
     if learner.logits_chunk > 128:
         yield _changed(config, "learner", logits_chunk=learner.logits_chunk // 2)
+    yield from _more_tensor(planned, shape)
+
+
+def _more_fsdp(planned: RunPlan, shape: PolicyConfig) -> Iterator[Change]:
+    mesh = planned.run.learner.mesh.shape
+    fsdp = 2 * mesh[FSDP]
+    if mesh[DATA] % 2 == 0 and shape.hidden_size % (fsdp * _TILE) == 0:
+        yield _changed(planned.config, "mesh", data=mesh[DATA] // 2, fsdp=fsdp)
+
+
+def _more_tensor(planned: RunPlan, shape: PolicyConfig) -> Iterator[Change]:
+    mesh = planned.run.learner.mesh.shape
     heads = shape.num_key_value_heads or shape.num_attention_heads
-    if mesh["fsdp"] % 2 == 0 and heads % (2 * mesh["tensor"]) == 0:
-        sizes = {"fsdp": mesh["fsdp"] // 2, "tensor": 2 * mesh["tensor"]}
-        yield _changed(config, "mesh", **sizes)
+    if mesh[FSDP] % 2 == 0 and heads % (2 * mesh[TENSOR]) == 0:
+        sizes = {"fsdp": mesh[FSDP] // 2, "tensor": 2 * mesh[TENSOR]}
+        yield _changed(planned.config, "mesh", **sizes)
 
 
 def _of_the_sampler(planned: RunPlan, shape: PolicyConfig) -> Iterator[Change]:

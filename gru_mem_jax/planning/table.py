@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARDWARE = ROOT / "gin/hardware"
@@ -96,30 +96,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write_only", action="store_true", help="compile nothing")
     args = parser.parse_args(argv)
     known = records()
+    failed = []
     for name, file in files().items():
         again = args.again is not None and args.again in name
         if not args.write_only and (again or name not in known):
-            _plan(name, command(file))
+            status = plan(name, command(file))
+            if status:
+                failed.append(f"gru-mem plan of {name} ended with status {status}")
             write(PAGE, list(tables(records())))
     plans = records()
-    for name in files().keys() - plans.keys():
-        print(f"no plan of {name} yet", file=sys.stderr)
+    missing = sorted(files().keys() - plans.keys())
+    for line in (*failed, *(f"no plan of {name} yet" for name in missing)):
+        print(line, file=sys.stderr)
     write(PAGE, list(tables(plans)))
-    return 0
+    return 1 if failed else 0
 
 
-def _plan(name: str, flags: list[str]) -> None:
+def plan(name: str, flags: Sequence[str]) -> int:
+    """Plans in a process of its own.
+
+    Args:
+      name: of the hardware file.
+      flags: of `gru-mem plan`.
+
+    Returns:
+      Its exit status; with 0 there is a record of the plan.
+    """
     PLANS.mkdir(exist_ok=True)
     target = PLANS / f"{name}.json"
     words = [sys.executable, "-m", "gru_mem_jax.cli.main", "plan", *flags]
     done = subprocess.run([*words, "--json", str(target)], cwd=ROOT, check=False)
-    if done.returncode:
-        raise RunError(f"gru-mem plan of {name} ended with status {done.returncode}")
+    return done.returncode
 
 
 def _of_run(name: str, record: Mapping[str, Any]) -> tuple[str, ...]:
     mesh = " x ".join(f"{k} {v}" for k, v in record["mesh"].items() if v > 1)
     verdict = "" if record["fits"] else ": does not fit"
+    broken = [p["name"] for p in record["programs"] if p.get("error")]
+    if broken:
+        verdict = f": {', '.join(broken)} does not compile"
     step, least = record["step_seconds"], record["roofline_seconds"]
     hours = record["chip_hours_per_step"]
     clock, times = "CPU", [p["compile_cpu_seconds"] for p in record["programs"]]

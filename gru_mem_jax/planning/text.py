@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+_SAMPLING = ("prefill", "decode")  # how programs of one engine begin
 _PROGRAMS = (
     "program",
     "arguments",
@@ -21,10 +22,9 @@ _PROGRAMS = (
 
 def describe(record: Mapping[str, Any]) -> Iterator[str]:
     """A plan in lines: the devices, programs, a step, and the verdict."""
-    mesh = ", ".join(f"{name} {size}" for name, size in record["mesh"].items())
     yield (
         f"{record['topology']}: {record['chips']} chips of {record['hbm_gib']:.2f} "
-        f"GiB; learner on ({mesh}), {record['engines']} engines of "
+        f"GiB; learner on ({_mesh(record)}), {record['engines']} engines of "
         f"{record['tensor']} devices"
     )
     yield record["attention"]
@@ -56,7 +56,9 @@ def verdict(record: Mapping[str, Any]) -> Iterator[str]:
     if not failing:
         yield "sampler and learner fit together"
     for program in failing:
-        if program["peak_gib"] <= limit and program["argument_gib"] > 0:
+        if program["error"]:
+            yield from _failure(record, program)
+        elif program["peak_gib"] <= limit and program["argument_gib"] > 0:
             yield (
                 f"{program['name']} does not fit beside what is held: "
                 f"{program['peak_gib']:.2f} + {program['held_gib']:.2f} GiB"
@@ -81,6 +83,21 @@ def verdict(record: Mapping[str, Any]) -> Iterator[str]:
         f"{record['num_steps']} steps: {record['chip_hours']:.0f} chip-hours, "
         f"{record['num_steps'] * record['step_seconds'] / 3600:.1f} hours"
     )
+
+
+def _failure(record: Mapping[str, Any], program: Mapping[str, Any]) -> Iterator[str]:
+    name, mesh = program["name"], _mesh(record)
+    yield f"{name} does not compile: {program['error']}"
+    if name.startswith(_SAMPLING):
+        yield (
+            f"  on {record['tensor']} devices; try another sampling.EngineConfig.tensor"
+        )
+    else:
+        yield f"  on ({mesh}); try other sizes in parallelism.MeshConfig"
+
+
+def _mesh(record: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in record["mesh"].items())
 
 
 def _program(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from gru_mem_jax.agent.config import AgentConfig
@@ -20,7 +21,7 @@ from gru_mem_jax.planning import chips, programs
 from gru_mem_jax.planning.chips import GIB
 from gru_mem_jax.planning.measured import COMPUTE, MEMORY, NETWORK, Measured, measure
 from gru_mem_jax.planning.plan import Lengths, plan_run
-from gru_mem_jax.planning.suggest import suggest
+from gru_mem_jax.planning.suggest import changes, suggest
 from gru_mem_jax.planning.text import describe
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.rl.objective import ObjectiveConfig
@@ -201,6 +202,42 @@ def test_turns_must_fit():
         plan(config(engine=small))
 
 
+def test_what_the_compiler_fails_on_is_a_finding():
+    """What libtpu said of an all-reduce for which a torus has no routes."""
+
+    class Failing:
+        jaxpr = jax.make_jaxpr(lambda x: x @ x)(np.ones((4, 4), np.float32))
+
+        def lower(self):
+            return self
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\n\nno routes")
+
+    def measured_by(program, chip):
+        if program.name not in failing:
+            return said("any")(program, chip)
+        return measure(program._replace(trace=Failing), chip)
+
+    failing = {"update", "decode"}
+    found = plan(measured_by=measured_by)
+    update = next(f for f in found.measured if f.name == "update")
+    assert (update.compiled, update.flops) == (False, 2 * 4**3 / 8)
+    assert update.error == "INTERNAL: RET_CHECK failure no routes"
+    assert not found.fits
+    record = {"topology": "v5e:2x4", "gin": []} | found.record(0.4)
+    assert record["programs"][1]["error"] == update.error
+    lines = list(describe(record))
+    at = lines.index(f"update does not compile: {update.error}")
+    assert lines[at + 1].startswith("  on (data 2, fsdp 4, tensor 1); try other sizes")
+    at = lines.index(f"decode does not compile: {update.error}")
+    assert lines[at + 1].startswith("  on 1 devices; try another sampling.EngineConfig")
+    # It is no lack of room: other meshes alone may help.
+    tried = [change.lines for change in changes(found, SHAPE)]
+    assert tried
+    assert all("parallelism.MeshConfig" in each[0] for each in tried)
+
+
 def test_suggestions_for_a_learner_beside_a_sampler():
     """The sampler's weights and cache are in the way: they are freed."""
     large = EngineConfig(slots=2000, max_length=256, trunks=2, tensor=1)
@@ -264,7 +301,7 @@ def test_what_the_compiler_cannot_fit_is_a_finding():
         text = "RESOURCE_EXHAUSTED: required (113.80G) exceeds available HBM (95.74G)"
 
         def trace():
-            raise RuntimeError(text)
+            raise jax.errors.JaxRuntimeError(text)
 
         traced = program.trace()
         stub = type(

@@ -63,6 +63,36 @@ def test_lines_of_a_plan():
     assert lines[7:9] == ["| `a` | 40.00 m | 60.00 c |", "| `b` | 40.00 m | - |"]
 
 
+def test_a_plan_that_fails_does_not_keep_others_from_theirs(
+    tmp_path, monkeypatch, capsys
+):
+    planned = []
+
+    def plan(name, flags):
+        planned.append(name)
+        return int("7b_v5e" in name)
+
+    page = tmp_path / "pods.md"
+    page.write_text(f"{table.BEGIN}\n{table.END}\n")
+    monkeypatch.setattr(table, "PAGE", page)
+    monkeypatch.setattr(table, "PLANS", tmp_path)
+    monkeypatch.setattr(table, "plan", plan)
+    assert table.main([]) == 1
+    assert planned == list(table.files())
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "gru-mem plan of qwen2_5_7b_v5e_16x16 ended with status 1"
+    assert table.main(["--write_only"]) == 0
+
+
+def test_a_program_that_does_not_compile():
+    programs = [
+        {"name": "update", "error": "INTERNAL", "compile_cpu_seconds": 1.0},
+        {"name": "decode", "error": None, "compile_cpu_seconds": 1.0},
+    ]
+    failed = RECORD | {"fits": False, "programs": programs}
+    assert "update: update does not compile | " in list(table.tables({"a": failed}))[2]
+
+
 def test_only_what_is_between_the_markers_is_written(tmp_path):
     page = tmp_path / "pods.md"
     page.write_text(f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n")
