@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 
-from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.cli import failures
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.hosts import coordination
+from gru_mem_jax.hosts import processes as hosts_lib
 
 
 class Stop:

@@ -10,7 +10,8 @@ import pytest
 
 from gru_mem_jax.cli import arguments
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.hosts import Hosts, Stopped, coordination, current
+from gru_mem_jax.hosts import coordination
+from gru_mem_jax.hosts.processes import Hosts, Stopped, current
 from gru_mem_jax.testing.processes import free_port, running
 
 WORKER = pathlib.Path(__file__).with_name("hosts_worker.py")

@@ -70,13 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from gru_mem_jax import hosts
     from gru_mem_jax.agent.config import MODES, replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.cli.train import listed_if_bad
     from gru_mem_jax.evaluation import EvaluationConfig
     from gru_mem_jax.evaluation.report import write_pages
     from gru_mem_jax.evaluation.run import greedy, table_rows
+    from gru_mem_jax.hosts import processes as hosts
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gru_mem_jax.evaluation.questions import DrawnSet
     from gru_mem_jax.evaluation.run import SetResult
     from gru_mem_jax.evaluation.suite import QuestionSet
-    from gru_mem_jax.hosts import Hosts
+    from gru_mem_jax.hosts.processes import Hosts
     from gru_mem_jax.policy.files import PolicyDir
 
 
@@ -61,9 +61,9 @@ def evaluate_policy(
     from rich import progress
     from rich.console import Console
 
-    from gru_mem_jax import hosts as hosts_lib
     from gru_mem_jax.evaluation.questions import draw_sets
     from gru_mem_jax.evaluation.run import count_turns, evaluate, share_a_document
+    from gru_mem_jax.hosts import processes as hosts_lib
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.policy.functional import make_policy
     from gru_mem_jax.policy.hf import load_config, load_policy

@@ -71,7 +71,7 @@ def _join(args: argparse.Namespace) -> None:
         import jax
     except Exception as error:  # of jax, or of any plug-in
         raise InputError(platforms.explain(error)) from error
-    from gru_mem_jax import hosts
+    from gru_mem_jax.hosts import processes as hosts
 
     # Programs of several virtual devices that wait for one another at once can stop one
     # another on few cores.

@@ -19,7 +19,7 @@ from gru_mem_jax.agent.trajectory import (
     trajectory_to_dict,
 )
 from gru_mem_jax.evaluation.questions import DrawnSet
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.rl.outcomes import Outcomes, concatenate, outcomes
 from gru_mem_jax.rl.summary import Summary, summarize
 

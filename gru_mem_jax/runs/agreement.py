@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 
 T = TypeVar("T")
 _KINDS: dict[str, type[Exception]] = {"input": InputError, "run": RunError}

@@ -28,8 +28,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax import buckets, durable_files, machine, storage
-from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.runs import config_text as config_lib
 from gru_mem_jax.runs.agreement import by_all, by_first
 from gru_mem_jax.runs.appended import Appended, open_appended

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.parallelism import local_row_shards
 from gru_mem_jax.train.config import SFTConfig, TrainConfig
 from gru_mem_jax.train.data_check import data_identity

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.runs.folder import RunFolder
 from gru_mem_jax.train.footprint import describe_memory
 

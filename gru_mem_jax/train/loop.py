@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.hosts import Hosts, Stopped
+from gru_mem_jax.hosts.processes import Hosts, Stopped
 from gru_mem_jax.rl.compile import Learner
 from gru_mem_jax.rl.learner import Batch, Carry, Report, TrainState, host_count
 from gru_mem_jax.rl.packing import PackedRows

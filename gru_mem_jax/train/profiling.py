@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gru_mem_jax import buckets, storage
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 
 
 class ProfileSteps(NamedTuple):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.runs import columns
 
 _ROWS = 12

@@ -15,7 +15,7 @@ from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.parallelism import pmap_groups
 from gru_mem_jax.rl.advantages import AdvantageConfig, Scores, group_has_signal
 from gru_mem_jax.rl.advantages import score_groups as score_arrays

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
+from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy

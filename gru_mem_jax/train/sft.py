@@ -22,7 +22,7 @@ import numpy as np
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.turns import SupervisedTurn
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.rl.compile import Learner
 from gru_mem_jax.rl.learner import host_count
 from gru_mem_jax.rl.packing import (

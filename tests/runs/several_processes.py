@@ -208,7 +208,7 @@ def raising(error):
 def child(case: str, folder: str, port: str, count: str, index: str) -> None:
     import jax
 
-    from gru_mem_jax import hosts as hosts_lib
+    from gru_mem_jax.hosts import processes as hosts_lib
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     hosts = hosts_lib.start(

@@ -64,7 +64,7 @@ def fault_at(place, number, what):
 def main():
     from train_settings import changed, of_policy, quick_settings, quick_sft
 
-    from gru_mem_jax import hosts
+    from gru_mem_jax.hosts import processes as hosts
     from gru_mem_jax.train.run import sft, train
 
     policy, run, text, *flags = sys.argv[1:]

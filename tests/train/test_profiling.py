@@ -8,7 +8,7 @@ from train_settings import quick_settings
 
 from gru_mem_jax import buckets, storage
 from gru_mem_jax.cli import arguments
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.train import ProfileSteps
 from gru_mem_jax.train.profiling import Profiler
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gru_mem_jax.hosts import Hosts, Stopped
+from gru_mem_jax.hosts.processes import Hosts, Stopped
 from gru_mem_jax.rl.outcomes import Outcomes
 from gru_mem_jax.rl.packing import Conversation, PackConfig, PackedRows, pack
 from gru_mem_jax.rl.rollout import RolloutBatch, join

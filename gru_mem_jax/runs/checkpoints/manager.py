@@ -23,8 +23,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gru_mem_jax import buckets, durable_files, storage
-from gru_mem_jax import hosts as hosts_lib
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.runs.agreement import by_first
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
 from gru_mem_jax.runs.checkpoints.places import place

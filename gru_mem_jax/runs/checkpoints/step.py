@@ -20,7 +20,7 @@ import numpy as np
 
 from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.records import first_difference
 from gru_mem_jax.runs.agreement import by_all
 from gru_mem_jax.runs.checkpoints import trees as trees_lib

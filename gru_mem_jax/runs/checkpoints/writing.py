@@ -13,7 +13,7 @@ from typing import Any
 
 from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.hosts import Hosts
+from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.runs.agreement import by_all, by_first
 from gru_mem_jax.runs.checkpoints import trees as trees_lib
 from gru_mem_jax.runs.checkpoints.orbax_workarounds import OrbaxNoise, plain_path
