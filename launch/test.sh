@@ -3,28 +3,39 @@
 #
 #   bash launch/test.sh [pytest arguments]      e.g. -k parser, tests/agent, --run_slow
 #
-# 2 CPU cores, a few minutes of installation the first time. Torch is the reference
-# for parity with Hugging Face: the exact version below is installed if it can be had;
-# GRU_MEM_TORCH=0 leaves it out. Without it, parity is tested against golden files.
-# In CI (CI=true) torch must be there.
+# 2 CPU cores, a few minutes of installation the first time. Two packages that the library
+# does not need are installed in the exact versions below, if they can be had:
+# - torch, the reference for parity with Hugging Face; without it, parity is tested against
+#   golden files. In CI (CI=true) it must be there. GRU_MEM_TORCH=0 leaves it out.
+# - libtpu, to compile for TPUs that nobody holds; without it, those tests are skipped.
+#   GRU_MEM_LIBTPU=0 leaves it out.
 set -euo pipefail
 TORCH=2.13.0
+LIBTPU=0.0.42.1
 
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_env test
 
-if [ "${GRU_MEM_TORCH:-1}" != 0 ] \
-  && ! "$VENV/bin/python" -c "
+# want NAME VERSION: installs it if it is not there; status 1 if it cannot be had.
+want() {
+  if "$VENV/bin/python" -c "
 from importlib.metadata import version
-raise SystemExit(version('torch').split('+')[0] != '$TORCH')" 2>/dev/null; then
-  say "installing torch $TORCH, the reference for parity (GRU_MEM_TORCH=0 to leave it out)"
-  if ! "$VENV/bin/python" -m pip install --quiet "torch==$TORCH" >&2; then
-    if [ -n "${CI:-}" ]; then
-      say "torch $TORCH could not be installed, and CI needs it"
-      exit 1
-    fi
-    say "torch $TORCH could not be installed: live parity tests will be skipped"
+raise SystemExit(version('$1').split('+')[0] != '$2')" 2>/dev/null; then
+    return 0
   fi
+  say "installing $1 $2 for tests (GRU_MEM_${1^^}=0 to leave it out)"
+  "$VENV/bin/python" -m pip install --quiet "$1==$2" >&2
+}
+
+if [ "${GRU_MEM_TORCH:-1}" != 0 ] && ! want torch "$TORCH"; then
+  if [ -n "${CI:-}" ]; then
+    say "torch $TORCH could not be installed, and CI needs it"
+    exit 1
+  fi
+  say "torch $TORCH could not be installed: live parity tests will be skipped"
+fi
+if [ "${GRU_MEM_LIBTPU:-1}" != 0 ] && ! want libtpu "$LIBTPU"; then
+  say "libtpu $LIBTPU could not be installed: nothing will be compiled for TPUs"
 fi
 
 cd "$ROOT"
