@@ -111,7 +111,8 @@ def run_programs(
     learner = _learner(config, policy, mesh)
     tensor = engine.tensor or 1
     groups = hand_over.group_mesh(mesh, tensor)
-    group = Mesh(groups.devices[:1], groups.axis_names)
+    # The last: without a slice, libtpu fails on groups that have its first device.
+    group = Mesh(groups.devices[-1:], groups.axis_names)
     dtype = jnp.dtype(engine.dtype)
     sampler = Programs(policy, engine, dtype, group)
     held = _held(config, learner, sampler)
