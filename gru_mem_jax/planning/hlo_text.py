@@ -7,6 +7,7 @@ The text shows a loop's body once; how often it runs is told by the loop
 (`known_trip_count`) or by the constant that its condition compares with.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -198,8 +199,9 @@ def _called(instruction: Instruction, attribute: str) -> list[str]:
 def _trips(program: Program, loop: Instruction) -> int | None:
     """How often a loop's body runs; None: the text does not tell.
 
-    Where only the condition tells, the loop is taken to count from 0 by 1, as those of
-    `jax.lax.scan` do, and of `fori_loop` with bounds that are known.
+    Where only the condition tells, the loop is taken to count from 0, as those of
+    `jax.lax.scan` do, and of `fori_loop` with bounds that are known; by 1, or as its
+    body says: XLA writes a product beside the exchange of its parts by 2.
     """
     if match := _TRIPS.search(loop.attributes):
         return int(match[1])
@@ -226,4 +228,21 @@ def _trips(program: Program, loop: Instruction) -> int | None:
     limit = known.get(operands[1])
     if limit is None or limit.opcode != "constant" or not limit.operands[0].isdigit():
         return None
-    return int(limit.operands[0])
+    counter = known.get(operands[0])
+    return math.ceil(int(limit.operands[0]) / _step(program, loop, counter))
+
+
+def _step(program: Program, loop: Instruction, counter: Instruction | None) -> int:
+    """What a loop's body adds to its counter; 1 where it does not say."""
+    (name,) = _called(loop, "body")
+    body = {i.name: i for i in program.computations.get(name, ())}
+    root = next((i for i in body.values() if i.is_root), None)
+    place = re.search(r"\bindex=(\d+)", counter.attributes) if counter else None
+    if root is None or root.opcode != "tuple" or place is None:
+        return 1
+    new = body.get(root.operands[int(place[1])])
+    if new is None or new.opcode != "add":
+        return 1
+    added = (body[name] for name in new.operands if name in body)
+    steps = [i.operands[0] for i in added if i.opcode == "constant"]
+    return int(steps[0]) if steps and steps[0].isdigit() and int(steps[0]) else 1

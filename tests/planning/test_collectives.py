@@ -130,3 +130,43 @@ def test_a_program_of_this_jax():
     assert {(item.group, item.bytes) for item in sums} == {(8, 4 * 8 * 8)}
     (gather,) = (item for item in found.items if item.kind == "all-gather")
     assert (gather.group, gather.bytes, gather.runs) == (8, 64, 1)
+
+
+def test_a_product_beside_the_exchange_of_its_parts():
+    """As XLA writes it for TPU: parts go around a ring, and the loop counts by 2."""
+    found = read_collectives(WINDOWED)
+    assert found.unknown_loops == ()
+    (item,) = found.items
+    assert (item.kind, item.bytes, item.runs) == ("collective-permute", 512, 4)
+
+
+WINDOWED = """\
+HloModule jit_f, is_scheduled=true, num_partitions=16
+
+%body (p: (bf16[2,128], u32[])) -> (bf16[2,128], u32[]) {
+  %two = u32[]{:T(128)} constant(2)
+  %p = (bf16[2,128]{1,0}, u32[]{:T(128)}) parameter(0)
+  %part = bf16[2,128]{1,0} get-tuple-element(%p), index=0
+  %count = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %sent = bf16[2,128]{1,0} collective-permute(%part), channel_id=3, \
+source_target_pairs={{0,1},{1,0}}
+  %next = u32[]{:T(128)} add(%count, %two)
+  ROOT %tuple = (bf16[2,128]{1,0}, u32[]{:T(128)}) tuple(%sent, %next)
+}
+
+%condition (q: (bf16[2,128], u32[])) -> pred[] {
+  %eight = u32[]{:T(128)} constant(8)
+  %q = (bf16[2,128]{1,0}, u32[]{:T(128)}) parameter(0)
+  %at = u32[]{:T(128)} get-tuple-element(%q), index=1
+  ROOT %less = pred[] compare(%at, %eight), direction=LT
+}
+
+ENTRY %main (x: bf16[2,128], zero: u32[]) -> bf16[2,128] {
+  %x = bf16[2,128]{1,0} parameter(0)
+  %zero = u32[]{:T(128)} parameter(1)
+  %begin = (bf16[2,128]{1,0}, u32[]{:T(128)}) tuple(%x, %zero)
+  %loop = (bf16[2,128]{1,0}, u32[]{:T(128)}) while(%begin), condition=%condition, \
+body=%body
+  ROOT %out = bf16[2,128]{1,0} get-tuple-element(%loop), index=0
+}
+"""
