@@ -160,7 +160,7 @@ def measure(program: Program, chip: Chip) -> Measured:
     )
 
 
-def _took(wall: float, cpu: float) -> dict[str, float]:
+def _took(wall: float, cpu: float) -> dict[str, Any]:
     """Since these times."""
     return {
         "compile_seconds": time.perf_counter() - wall,
