@@ -1,7 +1,7 @@
 """The record of a question, which all data sources make."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from gru_mem_jax.errors import InputError
 
@@ -24,6 +24,10 @@ class Example:
         gold answers that occur in it (RULER's); "all", whether all do; "boxed", any
         occurs in it or it in any (MemAgent's evaluation); "equivalent", any is it
         (MemAgent's reward). See `data.scoring`.
+      evidence_order: for each span of `evidence` the step at which it is needed, from
+        0: where the first names what to look for next, it has 0 and the next 1. Equal
+        numbers are needed together; empty: not known.
+      metadata: JSON values about how the example was made.
     """
 
     id: str
@@ -33,8 +37,15 @@ class Example:
     evidence: tuple[tuple[int, int], ...] = ()
     task: str = ""
     scoring: Scoring = "exact"
+    evidence_order: tuple[int, ...] = ()
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.evidence_order and len(self.evidence_order) != len(self.evidence):
+            raise InputError(
+                f"example {self.id!r}: evidence_order must have a number for each of "
+                f"the {len(self.evidence)} spans, got {len(self.evidence_order)}"
+            )
         for start, end in self.evidence:
             if not 0 <= start < end <= len(self.document):
                 raise InputError(

@@ -10,6 +10,9 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers, shown
 from gru_mem_jax.sampling.config import EngineConfig
 
+# What sets of one context have in common, in the order of a table's columns.
+LABELS = ("length", "placement", "num_chunks", "gap", "attack")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionSet:
@@ -23,6 +26,10 @@ class QuestionSet:
       count: how many; None: all to the end of a finite source.
       placement: where the evidence lies, if the set is made so; a label for tables.
       num_chunks: of every context, if the set is made so; a label for tables.
+      length: of every context, as it was asked for: "7K", "50 documents"; a label.
+      gap: chunks between evidence that is needed first and what it points to; negative:
+        it comes after. A label.
+      attack: the kind of text that was put into the document; a label.
       in_mix: whether the row "mix" is over this set too.
     """
 
@@ -32,6 +39,9 @@ class QuestionSet:
     count: int | None = None
     placement: str | None = None
     num_chunks: int | None = None
+    length: str | None = None
+    gap: int | None = None
+    attack: str | None = None
     in_mix: bool = True
 
     def __post_init__(self) -> None:
@@ -56,7 +66,7 @@ class QuestionSet:
     @property
     def labels(self) -> dict[str, str | int]:
         """The labels that the set has, by the name of their column."""
-        labels = {"placement": self.placement, "num_chunks": self.num_chunks}
+        labels = {name: getattr(self, name) for name in LABELS}
         return {name: label for name, label in labels.items() if label is not None}
 
 

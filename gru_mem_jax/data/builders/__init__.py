@@ -1,0 +1,10 @@
+"""Sets of questions on long documents, built from official files or from a seed."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "recipe": ["Length", "Recipe", "StoredQuestion"],
+    },
+)

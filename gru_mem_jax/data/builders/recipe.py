@@ -1,0 +1,121 @@
+"""What a builder writes: a pool of texts, and questions whose documents consist of them.
+
+A document is not stored: a question lists texts of the pool, and how they are joined,
+so that a set of documents of millions of tokens repeats no text on disk.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from gru_mem_jax.data.example import Example, Scoring
+
+Unit = Literal["documents", "tokens", "chunks"]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Length:
+    """How long documents are.
+
+    Attributes:
+      unit: of `count`.
+      count: paragraphs, or tokens (at most), or chunks.
+    """
+
+    unit: Unit
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.unit}"
+
+
+def numbered(texts: Sequence[str]) -> str:
+    """Each text below a line "Document 3:", as MemAgent does; empty lines between."""
+    heads = (f"Document {number}:\n{text}" for number, text in enumerate(texts, 1))
+    return "\n\n".join(heads)
+
+
+# How the texts of a document are joined, by name.
+GLUES: Mapping[str, Callable[[Sequence[str]], str]] = {
+    "numbered": numbered,
+    "paragraphs": "\n\n".join,
+    "lines": "\n".join,
+    "words": " ".join,
+    "nothing": "".join,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StoredQuestion:
+    """A question as it is stored: its document is a list of texts of the pool.
+
+    Attributes:
+      pieces: indices in the pool, in the order of the document.
+      glue: a name of `GLUES`.
+      evidence: (start, end) in characters of the document.
+      id, question, answers, evidence_order, task, scoring, metadata: see `Example`.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    pieces: Sequence[int]
+    glue: str
+    evidence: tuple[tuple[int, int], ...] = ()
+    evidence_order: tuple[int, ...] = ()
+    task: str = ""
+    scoring: Scoring = "exact"
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def example(self, text_of: Callable[[int], str]) -> Example:
+        """The question with its document.
+
+        Args:
+          text_of: the text of the pool at an index.
+        """
+        texts = [text_of(index) for index in self.pieces]
+        return Example(
+            id=self.id,
+            question=self.question,
+            answers=self.answers,
+            document=GLUES[self.glue](texts),
+            evidence=self.evidence,
+            evidence_order=self.evidence_order,
+            task=self.task,
+            scoring=self.scoring,
+            metadata=self.metadata,
+        )
+
+
+class Recipe(Protocol):
+    """Settings from which a set is built: a frozen dataclass, equal sets if equal.
+
+    Reading the sources, and checking them, happens in `pool`, `questions` and
+    `settings`, not when the recipe is made; all three may be called repeatedly.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the data set: long_hotpotqa, ruler, ..."""
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """Of which each is a split with the same questions."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that the set depends on, sha256 of the sources included; JSON values.
+
+        Raises:
+          InputError: a source is missing or malformed: names file, record and field,
+            and where the data can be had.
+        """
+
+    def pool(self) -> Iterator[str]:
+        """The texts that documents consist of, in order of their index."""
+
+    def questions(self, length: Length) -> Iterator[StoredQuestion]:
+        """The questions of a length, in the same order for each length.
+
+        Each is computed from the recipe and its index alone, so that a build that was
+        interrupted continues where it ended.
+        """

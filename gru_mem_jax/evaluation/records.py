@@ -1,0 +1,145 @@
+"""What an evaluation leaves in its folder, line by line.
+
+A folder of results has
+
+    evaluation.json     settings, and the policies by name: `Manifest`
+    questions.jsonl     an `AskedQuestion` a line
+    answers.jsonl       a `ScoredAnswer` a line, in the order of their ends
+    trajectories.jsonl  {"key": [...], "trajectory": {...}} a line: `ScoredAnswer.key`
+    results.json        the table: rows, intervals, comparisons
+
+A line of answers.jsonl is written after its trajectory: what it says was scored is not
+asked again.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+RunKind = Literal["text", "evidence", "attack", "skipped"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What was measured.
+
+    Attributes:
+      format: version of the folder's form.
+      title: of the report.
+      policies: name of each policy to where it is (a directory, or URL and model).
+      modes: of the agent, and baselines.
+      settings: agent, engine and suite, as JSON values; a continued evaluation must
+        have the same.
+    """
+
+    format: int = 1
+    title: str
+    policies: dict[str, str]
+    modes: tuple[str, ...]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChunkText:
+    """A chunk of a document, for display.
+
+    Attributes:
+      span: (start, end) in characters of the document.
+      runs: (kind, text) pairs, in order: plain text, evidence, text that an attack put
+        there, and "skipped", whose text is the number of characters left out.
+    """
+
+    span: tuple[int, int]
+    runs: tuple[tuple[RunKind, str], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskedQuestion:
+    """A question of a set, with what is known about it.
+
+    Attributes:
+      set: name of its set.
+      labels: of the set, by column: length, placement, num_chunks, gap, attack.
+      index: in its set.
+      id, question, answers, task, scoring, metadata: as of the `data.Example`.
+      evidence: (start, end) in characters of the document.
+      evidence_order: as of the `data.Example`.
+      num_chunks: of the whole document.
+      evidence_chunks: indices of the chunks that are labelled as evidence.
+      chunks: for display; empty where the document was not kept.
+    """
+
+    set: str
+    labels: dict[str, str | int]
+    index: int
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    task: str = ""
+    scoring: str
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    evidence: tuple[tuple[int, int], ...] = ()
+    evidence_order: tuple[int, ...] = ()
+    num_chunks: int
+    evidence_chunks: tuple[int, ...] = ()
+    chunks: tuple[ChunkText, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredAnswer:
+    """How one question went, in one mode, with one policy.
+
+    Attributes:
+      policy: name, as in the manifest.
+      mode: of the agent, or a baseline.
+      set, labels, index, id: of the question.
+      score: of the answer in 0..1; 0 if it failed.
+      scores: by name of a scoring, what else was scored: exact, f1.
+      failed: why there is no answer; None: there is one.
+      answer: None if there is none.
+      seconds: wall-clock from its first request to its end, in company.
+      seconds_alone: wall-clock of the question alone; None: not measured.
+      stop_reason: as of the trajectory.
+      chunks_read: how many.
+      exit: against the last evidence; None where the mode has no exit gate or nothing
+        is labelled.
+      updates_on, updates_off: (right, all) of the turns that read evidence, and of the
+        others; None where the mode has no update gate or nothing is labelled.
+      well_formed: share of its turns.
+      captured: (how many, of how many) spans of evidence entered the memory with their
+        chunk; None: not labelled.
+      retained: (how many, of how many) of those captured are in the last memory.
+      prompt_tokens, completion_tokens: of all turns.
+      shared_prompt_tokens: of the prompt tokens, those not computed again.
+      memory_tokens: after each memory turn.
+    """
+
+    policy: str
+    mode: str
+    set: str
+    labels: dict[str, str | int]
+    index: int
+    id: str
+    score: float
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: str | None = None
+    answer: str | None = None
+    seconds: float
+    seconds_alone: float | None = None
+    stop_reason: str | None = None
+    chunks_read: int = 0
+    exit: Literal["exact", "early", "late"] | None = None
+    updates_on: tuple[int, int] | None = None
+    updates_off: tuple[int, int] | None = None
+    well_formed: float | None = None
+    captured: tuple[int, int] | None = None
+    retained: tuple[int, int] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    shared_prompt_tokens: int = 0
+    memory_tokens: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        """(policy, mode, set, labels as text, index): unique in a folder."""
+        labels = ",".join(f"{name}={label}" for name, label in self.labels.items())
+        return self.policy, self.mode, self.set, labels, self.index
