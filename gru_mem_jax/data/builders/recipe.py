@@ -1,4 +1,4 @@
-"""What a builder writes: a pool of texts, and questions whose documents consist of them.
+"""A builder's product: a pool of texts, and questions whose documents are of them.
 
 A document is not stored: a question lists texts of the pool, and how they are joined,
 so that a set of documents of millions of tokens repeats no text on disk.
