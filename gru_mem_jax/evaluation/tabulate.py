@@ -31,11 +31,13 @@ class _Asked:
       sets: (name, labels, whether it is in the mix) of each, in the order of the table.
       modes: in the order of the table.
       answers: by policy and mode.
+      num_chunks: of each question's document.
     """
 
     sets: tuple[tuple[str, dict[str, str | int], bool], ...]
     modes: tuple[str, ...]
     answers: dict[tuple[str, str], _Answers]
+    num_chunks: dict[QuestionKey, int]
 
     @property
     def policies(self) -> list[str]:
@@ -73,10 +75,12 @@ def _combined(folders: Sequence[ResultsFolder]) -> _Asked:
         name for folder in folders for name in folder.manifest.policies
     )
     answers: dict[tuple[str, str], _Answers] = {}
+    num_chunks: dict[QuestionKey, int] = {}
     found: dict[tuple[str, str], tuple[str, dict[str, str | int], bool]] = {}
     for folder in folders:
         for each in _sets(folder):
             found.setdefault((each[0], labels_text(each[1])), each)
+        num_chunks |= {each.key: each.num_chunks for each in folder.questions()}
         for answer in folder.answers():
             name = answer.policy
             if counts[name] > 1:  # in several folders
@@ -85,7 +89,12 @@ def _combined(folders: Sequence[ResultsFolder]) -> _Asked:
             own = (answer.set, answer.labels, True)
             found.setdefault((answer.set, labels_text(answer.labels)), own)
     modes = dict.fromkeys(mode for f in folders for mode in f.manifest.modes)
-    return _Asked(sets=tuple(found.values()), modes=tuple(modes), answers=answers)
+    return _Asked(
+        sets=tuple(found.values()),
+        modes=tuple(modes),
+        answers=answers,
+        num_chunks=num_chunks,
+    )
 
 
 def _sets(
@@ -107,7 +116,7 @@ def _rows(asked: _Asked) -> list[Row]:
                 own = [a for a in answers.values() if _of(a) in members]
                 if own:
                     head = {"policy": policy, "set": name, "mode": mode, **labels}
-                    rows.append(head | measured(own))
+                    rows.append(head | measured(own, asked.num_chunks))
     if len(asked.policies) > 1:
         rows += _mean_rows(asked, rows)
     place = {
@@ -160,7 +169,9 @@ def _parts(
     return parts
 
 
-def measured(answers: Sequence[ScoredAnswer]) -> Row:
+def measured(
+    answers: Sequence[ScoredAnswer], num_chunks: Mapping[QuestionKey, int]
+) -> Row:
     """The columns of some answers by one policy in one mode.
 
     Failed questions count in the score, as 0, and in nothing else.
@@ -170,6 +181,7 @@ def measured(answers: Sequence[ScoredAnswer]) -> Row:
     low, high = statistics.interval(scores)
     exits = [answer.exit for answer in done if answer.exit is not None]
     formed = [a.well_formed for a in done if a.well_formed is not None]
+    lengths = [(a, num_chunks.get(a.key[2:], 0)) for a in done]
     sizes = [size for answer in done for size in answer.memory_tokens]
     prompts = sum(answer.prompt_tokens for answer in done)
     row: Row = {
@@ -189,6 +201,7 @@ def measured(answers: Sequence[ScoredAnswer]) -> Row:
         "well_formed": _mean([share == 1 for share in formed]),
         "capture": _share(a.captured for a in done),
         "retention": _share(a.retained for a in done),
+        "chunks_read": _mean([a.chunks_read / n for a, n in lengths if n]),
         "chunks": _mean([a.chunks_read for a in done]),
         "memory_tokens": _mean(sizes),
         "longest_memory": max(sizes, default=None),
