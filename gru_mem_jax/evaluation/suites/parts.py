@@ -1,0 +1,52 @@
+"""What a suite consists of, before its data sets are opened."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gru_mem_jax.data.builders.recipe import Length
+from gru_mem_jax.evaluation.suite import QuestionSet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A task of a suite: one data set, a question set for each of its lengths.
+
+    Attributes:
+      name: in tables, and of --tasks.
+      folder: of its data set, below --datasets.
+      builder: name of the recipe that `gru-mem data build` has.
+      sources: names of the official files that it is built from; none: generated.
+      settings: of the recipe, beside sources, lengths, questions, seed and chunks.
+      lengths: of its documents, by the label that tables show.
+      modes: in which it is asked; None: all.
+      placement, gap, in_mix: as of the `QuestionSet`.
+    """
+
+    name: str
+    folder: str
+    builder: str
+    sources: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    lengths: Mapping[str, Length]
+    modes: tuple[str, ...] | None = None
+    placement: str | None = None
+    gap: int | None = None
+    in_mix: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MadeSuite:
+    """A suite whose sets are known.
+
+    Attributes:
+      name: of the suite.
+      sets: in the order of a table.
+    """
+
+    name: str
+    sets: tuple[QuestionSet, ...]
+
+    def question_sets(self) -> Iterator[QuestionSet]:
+        """The sets."""
+        yield from self.sets
