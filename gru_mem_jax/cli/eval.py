@@ -3,7 +3,8 @@
 Questions of a suite (--suite), of a file (--data), of any source (by gin:
 EvaluationConfig.suite), or synthetic ones in the manner of RULER, are answered in
 several modes; a table of answers, gates, exits, chunks read and wall-clock goes to
-stdout, a page with plots to --out. Settings: the policy's own (gru_mem.json), then gin, then flags.
+stdout, a page with plots to --out. Settings: the policy's own (gru_mem.json), then gin,
+then flags.
 """
 
 import argparse

@@ -1,11 +1,13 @@
 """What a suite consists of, before its data sets are opened."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax.data.builders.recipe import Length
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import QuestionSet
+from gru_mem_jax.records import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,3 +52,20 @@ class MadeSuite:
     def question_sets(self) -> Iterator[QuestionSet]:
         """The sets."""
         yield from self.sets
+
+
+def chosen(
+    names: Sequence[str] | None, known: Sequence[str], suite: str
+) -> tuple[str, ...]:
+    """The parts that --tasks names, in the suite's order; None: all.
+
+    Raises:
+      InputError: the suite has no such part.
+    """
+    if names is None:
+        return tuple(known)
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
+            raise InputError(f"--tasks: suite {suite} has no part {name!r}{hint}")
+    return tuple(name for name in known if name in names)
