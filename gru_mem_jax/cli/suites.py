@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gru_mem_jax.cli import arguments
+from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import did_you_mean
 
@@ -63,6 +63,12 @@ def add_suite_flags(add: Callable[..., object]) -> None:
         "--tasks",
         metavar="T[,T]",
         help="parts of the suite, or synthetic tasks; default all",
+    )
+    add(
+        "--gaps",
+        metavar="G[,G]",
+        help="of suite bridge: chunks between the hops; negative: the second comes "
+        "first",
     )
     add(
         "--contexts",
@@ -126,7 +132,7 @@ def suite_from(
     """
     if args.suite is not None:
         return _named(args, encoder, chunk_size)
-    for flag in ("datasets", "source", "lengths"):
+    for flag in ("datasets", "source", "lengths", "gaps"):
         if getattr(args, flag):
             raise InputError(f"--{flag} is for a suite by name: give --suite too")
     return _with_flags(suite, args)
@@ -150,6 +156,7 @@ def _named(
     check_sources(set(sources) - {TINY})
     tasks = None if args.tasks is None else tuple(args.tasks.split(","))
     lengths = None if args.lengths is None else tuple(args.lengths.split(","))
+    gaps = None if args.gaps is None else _gaps(args.gaps)
     if name == TINY or TINY in sources:
         if name not in TINY_SUITES:
             raise InputError(
@@ -169,6 +176,7 @@ def _named(
             name,
             tasks=tasks,
             lengths=lengths,
+            gaps=gaps,
             encoder=encoder,
             chunk_size=chunk_size,
             **{key: value for key, value in given.items() if value is not None},
@@ -181,10 +189,12 @@ def _named(
         sources=sources,
         lengths=lengths,
         tasks=tasks,
+        gaps=gaps,
         num_questions=args.num_questions or 128,
         seed=args.seed or 0,
         encoder=encoder,
         chunk_size=chunk_size,
+        on_progress=terminal.note,
     )
 
 
@@ -230,6 +240,13 @@ def contexts(text: str) -> tuple[tuple[str, int], ...]:
       InputError: they are written otherwise.
     """
     return tuple(_context(part) for part in text.split(","))
+
+
+def _gaps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise InputError(f"--gaps: expected such as -8,0,8, got {text!r:.40}") from None
 
 
 def _context(text: str) -> tuple[str, int]:

@@ -5,8 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "lengths": ["PAPER_LENGTHS", "parse_length"],
-        "making": ["SUITES", "SuiteKind", "check_sources", "make_suite"],
+        "catalogue": ["OFFICIAL_FILES", "SUITES", "SuiteKind"],
+        "making": ["check_sources", "make_suite"],
         "parts": ["MadeSuite", "Part"],
     },
 )

@@ -21,8 +21,7 @@ class Part:
       sources: names of the official files that it is built from; none: generated.
       settings: of the recipe, beside sources, lengths, questions, seed and chunks.
       lengths: of its documents, by the label that tables show.
-      modes: in which it is asked; None: all.
-      placement, gap, in_mix: as of the `QuestionSet`.
+      placement, gap, in_mix, left_out_modes: as of the `QuestionSet`.
     """
 
     name: str
@@ -31,10 +30,10 @@ class Part:
     sources: tuple[str, ...] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     lengths: Mapping[str, Length]
-    modes: tuple[str, ...] | None = None
     placement: str | None = None
     gap: int | None = None
     in_mix: bool = True
+    left_out_modes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
