@@ -16,6 +16,7 @@ from gru_mem_jax.agent.requests import (
 from gru_mem_jax.agent.trajectory import (
     Trajectory,
     Turn,
+    UnansweredError,
     trajectory_from_dict,
     trajectory_to_dict,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "SamplingConfig",
     "Trajectory",
     "Turn",
+    "UnansweredError",
     "evidence_labels",
     "iter_chunks",
     "trajectory_from_dict",

@@ -14,8 +14,11 @@ _pins = itertools.count()  # of this process: calls in several threads share a g
 
 def run(
     generator: Generator, recurrences: Iterable[Recurrence], *, group_size: int = 1
-) -> Iterator[tuple[Recurrence, Turn]]:
+) -> Iterator[tuple[Recurrence, Turn | None]]:
     """Runs each recurrence to its end and yields every turn as it ends.
+
+    None stands for the turn whose request the generator gave up: that recurrence has
+    ended without an answer (see `Trajectory.failure`), and the others go on.
 
     As many requests are kept submitted as the generator works on at once. Recurrences
     are taken from the iterable when there is room for one more, so that it may be long

@@ -28,7 +28,7 @@ from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.agent.sharing import join
-from gru_mem_jax.agent.trajectory import Trajectory, Turn
+from gru_mem_jax.agent.trajectory import Trajectory, Turn, UnansweredError
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import shown
 
@@ -201,6 +201,8 @@ class GRUMemAgent:
         Raises:
           InputError: the question is empty or over its budget, the context is not text,
             or the budgets do not fit in prompt_tokens.
+          UnansweredError: the generator, of a server say, gave up a request; it has
+            the trajectory so far.
         """
         _check_callback(on_turn)
         if inspect.iscoroutinefunction(on_turn):
@@ -210,15 +212,17 @@ class GRUMemAgent:
             )
         recurrence = self.recurrence(question, context)
         for _, turn in driver.run(self.generator, [recurrence]):
-            if on_turn is not None:
+            if on_turn is not None and turn is not None:
                 on_turn(turn)
-        return recurrence.trajectory
+        return _answered(recurrence)
 
     def stream(self, question: str, context: Context) -> Iterator[Turn]:
         """As `answer`, but yields each turn as it ends; the last is the answer turn."""
         recurrence = self.recurrence(question, context)
         for _, turn in driver.run(self.generator, [recurrence]):
-            yield turn
+            if turn is not None:
+                yield turn
+        _answered(recurrence)
 
     def answer_many(self, questions: Iterable[PairLike]) -> list[Trajectory]:
         """Answers many questions, each on its context, side by side.
@@ -229,7 +233,8 @@ class GRUMemAgent:
             equal contexts are read and chunked once, see `document.share_documents`.
 
         Returns:
-          The trajectories, in the order of the questions.
+          The trajectories, in the order of the questions; one that the generator gave
+          up says why in `failure`.
 
         Raises:
           InputError: as `answer`, with the index of the question.
@@ -263,15 +268,18 @@ class GRUMemAgent:
         A task that is cancelled frees its slot at once.
         """
         _check_callback(on_turn)
-        return await self._trajectory(question, context, on_turn)
+        return _answered(await self._run(question, context, on_turn))
 
     async def stream_async(
         self, question: str, context: AsyncContext
     ) -> AsyncGenerator[Turn, None]:
         """As `stream`, for `async for`."""
         async with contextlib.aclosing(self._turns(question, context)) as turns:
-            async for _, turn in turns:
-                yield turn
+            async for recurrence, turn in turns:
+                if turn is None:
+                    _answered(recurrence)
+                else:
+                    yield turn
 
     async def answer_many_async(
         self, questions: Iterable[AsyncPairLike] | AsyncIterable[AsyncPairLike]
@@ -280,31 +288,34 @@ class GRUMemAgent:
         from gru_mem_jax.agent import asynchronous
 
         async def answered(item: tuple[int, inputs.Pair]) -> Trajectory:
-            return await self._trajectory(*item[1], number=item[0])
+            recurrence = await self._run(*item[1], number=item[0])
+            return recurrence.trajectory
 
         return await asynchronous.side_by_side(
             answered, asynchronous.pairs(questions), max(1, self.generator.capacity)
         )
 
-    async def _trajectory(
+    async def _run(
         self,
         question: str,
         context: AsyncContext,
         on_turn: OnTurn | None = None,
         number: int | None = None,
-    ) -> Trajectory:
+    ) -> Recurrence:
         turns = self._turns(question, context, number)
         async with contextlib.aclosing(turns):
             async for recurrence, turn in turns:
                 run = recurrence
-                result = None if on_turn is None else on_turn(turn)
+                if on_turn is None or turn is None:
+                    continue
+                result = on_turn(turn)
                 if inspect.isawaitable(result):
                     await result
-        return run.trajectory
+        return run
 
     async def _turns(
         self, question: str, context: AsyncContext, number: int | None = None
-    ) -> AsyncGenerator[tuple[Recurrence, Turn], None]:
+    ) -> AsyncGenerator[tuple[Recurrence, Turn | None], None]:
         from gru_mem_jax.agent.asynchronous import Pieces, in_thread
 
         pieces = Pieces(context) if inputs.is_async(context) else None
@@ -337,6 +348,14 @@ class GRUMemAgent:
             return self.recurrence(question, context, trajectory_id=number)
         except InputError as error:
             raise type(error)(f"questions[{number}]: {error}") from None
+
+
+def _answered(recurrence: Recurrence) -> Trajectory:
+    """The trajectory of a run that has ended; raises UnansweredError if it failed."""
+    trajectory = recurrence.trajectory
+    if trajectory.failure is not None:
+        raise UnansweredError(trajectory)
+    return trajectory
 
 
 def _check_callback(on_turn: object) -> None:

@@ -30,6 +30,7 @@ from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.errors import InputError, RunError
 
 INTERRUPTED = "interrupted"
+FAILED = "failed"
 
 
 _MakeTurn = functools.partial[Turn]  # with what both kinds of turn have
@@ -106,6 +107,7 @@ class Recurrence:
         self._answer: str | None = None
         self._stop_reason: str | None = None
         self._interrupted = False
+        self._failure: str | None = None
         if resume is not None:
             self._resume(resume)
 
@@ -133,6 +135,7 @@ class Recurrence:
             turns=tuple(self._turns),
             stop_reason=self._stop_reason,
             interrupted=self._interrupted,
+            failure=self._failure,
             seconds=self._seconds_before + end - self._started,
         )
 
@@ -186,14 +189,20 @@ class Recurrence:
         prompts = map(self._prompt, self._chunks.ahead(number))
         return tuple(map(_through_question, prompts))
 
-    def receive(self, completion: Completion) -> Turn:
+    def receive(self, completion: Completion) -> Turn | None:
         """Takes the completion of the open request, and returns the turn.
+
+        A failure ends the run before its answer, with no turn; it can be resumed.
 
         Raises:
           RunError: no request is open.
         """
         if self._open is None:
             raise RunError("a completion came for which there is no open request")
+        if completion.failure is not None:
+            self._failure = completion.failure
+            self._end_unanswered(FAILED)
+            return None
         chunk, request = self._open
         text, problem = read_completion(completion, self._encoder)
         text = self._builder.opened + text
@@ -273,10 +282,13 @@ class Recurrence:
         if self.done:
             return
         if reason == INTERRUPTED:
-            self._stop_reason, self._interrupted, self._open = reason, True, None
-            self._finish()
+            self._end_unanswered(reason)
         else:
             self._stop_reason = self._stop_reason or reason
+
+    def _end_unanswered(self, reason: str) -> None:
+        self._stop_reason, self._interrupted, self._open = reason, True, None
+        self._finish()
 
     def _finish(self) -> None:
         self._finished = self._clock()

@@ -98,6 +98,7 @@ class Completion:
       finish_reason: "stop" (stop id or stop string) or "length".
       seconds: from submission to the end, waiting included.
       shared_prompt_tokens: prompt tokens whose prefill was reused.
+      failure: why the request was given up; the other fields then say nothing.
     """
 
     ids: tuple[int, ...]
@@ -106,6 +107,19 @@ class Completion:
     finish_reason: FinishReason
     seconds: float = 0.0
     shared_prompt_tokens: int = 0
+    failure: str | None = None
+
+    @classmethod
+    def failed(cls, reason: str, seconds: float = 0.0) -> "Completion":
+        """What a generator answers to a request that it gives up."""
+        return cls(
+            ids=(),
+            logprobs=(),
+            sampling_logprobs=(),
+            finish_reason="stop",
+            seconds=seconds,
+            failure=reason,
+        )
 
 
 class Generator(Protocol):
@@ -124,6 +138,9 @@ class Generator(Protocol):
 
     def step(self) -> Sequence[tuple[int, Completion]]:
         """Works until at least one submitted request ends; returns those that did.
+
+        A request that it gives up ends too, with `Completion.failure`; what is raised
+        concerns all requests.
 
         Returns an empty sequence only if nothing is submitted.
         """

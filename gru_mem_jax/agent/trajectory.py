@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any, Literal
 
 from gru_mem_jax.agent.requests import FinishReason
-from gru_mem_jax.records import from_record, to_record
+from gru_mem_jax.errors import RunError
+from gru_mem_jax.records import from_record, shown, to_record
 
 TurnKind = Literal["memory", "answer"]
 
@@ -74,9 +75,10 @@ class Trajectory:
       question: text.
       turns: in order; the answer turn, if there is one, is the last.
       stop_reason: why reading stopped ("exit_gate", "end_of_context",
-        "empty_context", "max_chunks", "deadline", or what `stop` was given); None
-        while reading.
+        "empty_context", "max_chunks", "deadline", "failed", or what `stop` was given);
+        None while reading.
       interrupted: whether the run ended before its answer; it can be resumed.
+      failure: why the generator gave up a request, if it did: the run is interrupted.
       seconds: wall-clock, all runs of a resumed trajectory together.
       trajectory_id: what its random seeds depend on, beside the seed.
       settings: the agent's configuration, as `config_to_dict` gives it.
@@ -89,6 +91,7 @@ class Trajectory:
     turns: tuple[Turn, ...] = ()
     stop_reason: str | None = None
     interrupted: bool = False
+    failure: str | None = None
     seconds: float = 0.0
     trajectory_id: int = 0
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -128,6 +131,20 @@ class Trajectory:
     def borders(self) -> tuple[tuple[int, int], ...]:
         """(start, end) of each chunk read, for `evidence_labels`."""
         return tuple(turn.chunk_span for turn in self.turns if turn.chunk_span)
+
+
+class UnansweredError(RunError):
+    """The generator gave up a request, and so the run has no answer.
+
+    Attributes:
+      trajectory: its turns so far, to resume from (`Recurrence`'s `resume`).
+    """
+
+    def __init__(self, trajectory: Trajectory):
+        super().__init__(
+            f"no answer to {shown(trajectory.question)}: {trajectory.failure}"
+        )
+        self.trajectory = trajectory
 
 
 _SUMS = (

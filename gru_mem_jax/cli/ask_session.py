@@ -19,7 +19,7 @@ from gru_mem_jax.cli import json_output, runtime, signals, terminal
 from gru_mem_jax.cli.display import Header, View, make_view
 from gru_mem_jax.cli.recorder import Recorder, fingerprint
 from gru_mem_jax.data.files import read_json
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.version import __version__
 
@@ -99,14 +99,16 @@ def read(
       KeyboardInterrupt, Terminated: after the turns so far were recorded as
         interrupted; the message says how to resume.
       BrokenPipeError: likewise; the output has no reader any more.
+      RunError: likewise; the generator gave up a request.
       Exception: any other error, after new turns were recorded.
     """
     view.begin(header, recurrence.trajectory)
     before = len(recurrence.trajectory.turns)
     try:
         for _, turn in driver.run(generator, [recurrence]):
-            recorder.save(recurrence.trajectory)
-            view.turn(turn, recurrence.trajectory)
+            if turn is not None:
+                recorder.save(recurrence.trajectory)
+                view.turn(turn, recurrence.trajectory)
     except (KeyboardInterrupt, signals.Terminated) as e:
         recurrence.stop(INTERRUPTED)
         recorder.finish(recurrence.trajectory)
@@ -119,6 +121,8 @@ def read(
         raise
     recorder.finish(recurrence.trajectory)
     view.end(recurrence.trajectory)
+    if (failure := recurrence.trajectory.failure) is not None:
+        raise RunError(f"{failure}; {_how_to_resume(recurrence.trajectory, recorder)}")
 
 
 class Cache(NamedTuple):

@@ -5,8 +5,10 @@ A folder of results has
     evaluation.json     settings, and the policies by name: `Manifest`
     questions.jsonl     an `AskedQuestion` a line
     answers.jsonl       a `ScoredAnswer` a line, in the order of their ends
-    trajectories.jsonl  {"key": [...], "trajectory": {...}} a line: `ScoredAnswer.key`
+    trajectories.jsonl  {"key": [...], "trajectory": {...}} a line: `ScoredAnswer.key`;
+                        a memory that is as the turn before left it is not repeated
     results.json        the table: rows, intervals, comparisons
+    lock                while a process writes
 
 A line of answers.jsonl is written after its trajectory: what it says was scored is not
 asked again.
@@ -15,7 +17,17 @@ asked again.
 import dataclasses
 from typing import Any, Literal
 
+from gru_mem_jax.records import check_number
+
 RunKind = Literal["text", "evidence", "attack", "skipped"]
+# (set, labels as text, index), and (policy, mode, set, labels as text, index).
+QuestionKey = tuple[str, str, int]
+ScoredKey = tuple[str, str, str, str, int]
+
+
+def labels_text(labels: dict[str, str | int]) -> str:
+    """Labels of a set as one text, such as "length=7K,placement=uniform"."""
+    return ",".join(f"{name}={label}" for name, label in labels.items())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +95,11 @@ class AskedQuestion:
     evidence_chunks: tuple[int, ...] = ()
     chunks: tuple[ChunkText, ...] = ()
 
+    @property
+    def key(self) -> QuestionKey:
+        """(set, labels as text, index): unique in a folder."""
+        return self.set, labels_text(self.labels), self.index
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoredAnswer:
@@ -97,6 +114,8 @@ class ScoredAnswer:
       failed: why there is no answer; None: there is one.
       answer: None if there is none.
       seconds: wall-clock from its first request to its end, in company.
+      seconds_share: its part of the wall-clock, which at each moment is divided evenly
+        among the questions that run: the parts of a set add up to the set's.
       seconds_alone: wall-clock of the question alone; None: not measured.
       stop_reason: as of the trajectory.
       chunks_read: how many.
@@ -124,6 +143,7 @@ class ScoredAnswer:
     failed: str | None = None
     answer: str | None = None
     seconds: float
+    seconds_share: float = 0.0
     seconds_alone: float | None = None
     stop_reason: str | None = None
     chunks_read: int = 0
@@ -138,8 +158,15 @@ class ScoredAnswer:
     shared_prompt_tokens: int = 0
     memory_tokens: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_number("answer.score", self.score, 0, 1)
+        for name in ("seconds", "seconds_share", "seconds_alone"):
+            if getattr(self, name) is not None:
+                check_number(f"answer.{name}", getattr(self, name), 0, 1e12)
+        for name, score in self.scores.items():
+            check_number(f"answer.scores.{name}", score, 0, 1)
+
     @property
-    def key(self) -> tuple[str, str, str, str, int]:
+    def key(self) -> ScoredKey:
         """(policy, mode, set, labels as text, index): unique in a folder."""
-        labels = ",".join(f"{name}={label}" for name, label in self.labels.items())
-        return self.policy, self.mode, self.set, labels, self.index
+        return self.policy, self.mode, self.set, labels_text(self.labels), self.index

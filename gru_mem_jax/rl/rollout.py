@@ -18,7 +18,7 @@ from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Generator
-from gru_mem_jax.agent.trajectory import Trajectory
+from gru_mem_jax.agent.trajectory import Trajectory, UnansweredError
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import InputError
@@ -86,6 +86,9 @@ def rollout(
 
     Returns:
       [P][G] traced trajectories, in the order of `examples`.
+
+    Raises:
+      UnansweredError: the generator gave up a request, as an engine never does.
     """
     sampling = dataclasses.replace(config.sampling, seed=seed)
     config = dataclasses.replace(config, sampling=sampling)
@@ -110,6 +113,9 @@ def rollout(
     for _ in driver.run(generator, recurrences(), group_size=group_size):
         on_turn()
     done = [recurrence.trajectory for recurrence in begun]
+    for trajectory in done:
+        if trajectory.failure is not None:
+            raise UnansweredError(trajectory)
     return [
         done[start : start + group_size] for start in range(0, len(done), group_size)
     ]

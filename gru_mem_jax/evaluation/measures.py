@@ -1,0 +1,178 @@
+"""What one trajectory did, against the labels of its question: plain numbers.
+
+The rules are those of training (`rl.outcomes`, `rl.summary`), a question at a time.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.agent.trajectory import Trajectory, Turn
+from gru_mem_jax.data.scoring import normalize_answer, score
+
+ExitKind = Literal["exact", "early", "late"]
+Count = tuple[int, int]
+
+GATED = tuple(mode for mode in MODES if mode != "memagent")
+# Scorings whose gold answers are each the whole answer, as a text.
+_OF_TEXT = ("exact", "f1", "boxed", "equivalent")
+# Letters of scripts that part words by white space.
+_LETTER = r"[0-9a-z\u00aa-\u1fff]"
+_FUNCTION_WORDS = """
+about after all also am an and any are as at be been before but by can could did do does
+for from had has have he her him his how i if in into is it its may more most my no not
+of on one or other our she so some such than that their them then there these they this
+to under was we were what when where which who whom whose why will with would you your
+"""
+
+
+def answer_scores(
+    answer: str | None, answers: Sequence[str], scoring: str
+) -> dict[str, float]:
+    """Exact match and F1 (SQuAD's), where one gold answer is the whole answer."""
+    if scoring not in _OF_TEXT:
+        return {}
+    return {name: score(answer, answers, name) for name in ("exact", "f1")}
+
+
+def exit_kind(trajectory: Trajectory, last_evidence: int | None) -> ExitKind | None:
+    """Where reading ended, against the last chunk with evidence.
+
+    Args:
+      trajectory: one that has ended.
+      last_evidence: index of the chunk; None: nothing is labelled.
+
+    Returns:
+      None where the mode has no exit gate, or nothing is labelled.
+    """
+    if trajectory.mode != "with_exit_gate" or last_evidence is None:
+        return None
+    ended = max((turn.chunk or 0 for turn in trajectory.memory_turns), default=-1)
+    if ended == last_evidence:
+        return "exact"
+    return "early" if ended < last_evidence else "late"
+
+
+def updates(
+    trajectory: Trajectory, evidence_chunks: Sequence[int]
+) -> tuple[Count, Count] | None:
+    """(right, all) memory turns on chunks with evidence, and on the others.
+
+    A turn is right if it is well formed and replaces the memory on evidence, and only
+    there.
+
+    Args:
+      trajectory: any.
+      evidence_chunks: indices of the chunks with evidence.
+
+    Returns:
+      None where the mode has no update gate, or nothing is labelled.
+    """
+    if trajectory.mode not in GATED or not evidence_chunks:
+        return None
+    on, off = [], []
+    labelled = set(evidence_chunks)
+    for turn in trajectory.memory_turns:
+        held = turn.chunk in labelled
+        right = turn.well_formed and bool(turn.update) == held
+        (on if held else off).append(right)
+    return (sum(on), len(on)), (sum(off), len(off))
+
+
+def well_formed(trajectory: Trajectory) -> float | None:
+    """Share of the turns that are well formed; None where the mode has no gates."""
+    if trajectory.mode not in GATED or not trajectory.turns:
+        return None
+    return sum(turn.well_formed for turn in trajectory.turns) / len(trajectory.turns)
+
+
+def kept_evidence(
+    trajectory: Trajectory,
+    spans: Sequence[tuple[int, int]],
+    texts: Sequence[str],
+    question: str,
+    answers: Sequence[str],
+) -> tuple[Count, Count] | None:
+    """Capture and retention of the evidence.
+
+    A span is *captured* if the memory `holds` it after a turn that read the chunk with
+    the span's end, and *retained* if the last memory holds it too. A span that was not
+    read is not captured.
+
+    Args:
+      trajectory: one that has ended.
+      spans: (start, end) of each piece of evidence, in characters of the document.
+      texts: of each.
+      question, answers: of the example.
+
+    Returns:
+      ((captured, all), (retained, captured)); None where nothing is labelled or the
+      mode has no memory.
+    """
+    if not spans or trajectory.mode not in MODES:
+        return None
+    read = trajectory.memory_turns
+    last = read[-1].memory if read else ""
+    captured = retained = 0
+    for (_, end), text in zip(spans, texts, strict=True):
+        if any(
+            holds(turn.memory, text, question, answers) for turn in _readers(read, end)
+        ):
+            captured += 1
+            retained += holds(last, text, question, answers)
+    return (captured, len(spans)), (retained, captured)
+
+
+def _readers(turns: Iterable[Turn], end: int) -> Iterable[Turn]:
+    """The turns that read the character before `end`."""
+    return (
+        turn
+        for turn in turns
+        if turn.chunk_span and turn.chunk_span[0] < end <= turn.chunk_span[1]
+    )
+
+
+def holds(memory: str, text: str, question: str, answers: Sequence[str]) -> bool:
+    """Whether a memory has what a piece of evidence says.
+
+    After SQuAD's normalisation (case, punctuation, articles), by the first that
+    applies:
+
+    1. the memory has the whole piece;
+    2. gold answers stand in the piece: the memory has each of these;
+    3. the memory has more than half of the words of the piece that carry its meaning:
+       no function words, and none of the question's, which stand in any memory. If
+       none is left, of all its words.
+
+    Rule 2 is for pieces with an answer, rule 3 for those that only lead to one. Words
+    are compared whole; a paraphrase in other words is not found.
+
+    Args:
+      memory: text of a memory.
+      text: of the piece of evidence.
+      question, answers: of the example.
+    """
+    said, piece = normalize_answer(memory), normalize_answer(text)
+    if not said or not piece:
+        return False
+    if _occurs(piece, said):
+        return True
+    gold = [a for a in map(normalize_answer, answers) if a and _occurs(a, piece)]
+    if gold:
+        return all(_occurs(answer, said) for answer in gold)
+    words = set(piece.split())
+    telling = words.difference(
+        _FUNCTION_WORDS.split(), normalize_answer(question).split()
+    )
+    telling = telling or words
+    return 2 * sum(_occurs(word, said) for word in telling) > len(telling)
+
+
+def _occurs(needle: str, text: str) -> bool:
+    """Whether a text has another, not within a longer word."""
+    if needle not in text:
+        return False
+    before = rf"(?<!{_LETTER})" if re.match(_LETTER, needle) else ""
+    after = rf"(?!{_LETTER})" if re.match(_LETTER, needle[-1]) else ""
+    return re.search(before + re.escape(needle) + after, text) is not None
