@@ -7,9 +7,7 @@ from typing import Any
 
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.evaluation.folder import ResultsFolder
-from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer
-
-Key = tuple[str, str, str, str, int]  # `ScoredAnswer.key`
+from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer, ScoredKey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +23,7 @@ class Sample:
     folder: int
     question: AskedQuestion
     answer: ScoredAnswer
-    key: Key
+    key: ScoredKey
 
     @property
     def id(self) -> str:
@@ -46,8 +44,9 @@ class Collected:
         means over them are shown.
       modes: in the order of the first folder that has each.
       samples: answers with their questions, in the order of the tables.
-      asked: number of questions, by folder.
+      asked: number of questions of all folders.
       settings: of each folder.
+      problems: a line for each line of a folder that could not be read.
     """
 
     folders: tuple[ResultsFolder, ...]
@@ -56,13 +55,15 @@ class Collected:
     seeds: bool
     modes: tuple[str, ...]
     samples: tuple[Sample, ...]
+    asked: int
     settings: tuple[dict[str, Any], ...]
+    problems: tuple[str, ...]
 
-    def trajectories(self) -> Iterator[tuple[int, Key, Trajectory]]:
+    def trajectories(self) -> Iterator[tuple[int, ScoredKey, Trajectory]]:
         """(number of the folder, key, trajectory), one after the other."""
         for number, folder in enumerate(self.folders):
             for key, trajectory in folder.trajectories():
-                yield number, tuple(key), trajectory
+                yield number, key, trajectory
 
 
 def collect(folders: Sequence[ResultsFolder]) -> Collected:
@@ -70,6 +71,7 @@ def collect(folders: Sequence[ResultsFolder]) -> Collected:
     policies: dict[str, str] = {}
     modes: dict[str, None] = {}
     samples: list[Sample] = []
+    asked = 0
     for number, folder in enumerate(folders):
         manifest = folder.manifest
         modes |= dict.fromkeys(manifest.modes)
@@ -77,11 +79,12 @@ def collect(folders: Sequence[ResultsFolder]) -> Collected:
         for name, where in manifest.policies.items():
             names[name] = _unique(name, where, policies, folder.path.name, number)
             policies[names[name]] = where
-        questions = {(q.set, _text(q.labels), q.index): q for q in folder.questions()}
+        questions = {question.key: question for question in folder.questions()}
+        asked += len(questions)
         order = {place: i for i, place in enumerate(questions)}
         found = []
         for answer in folder.answers():
-            place = (answer.set, _text(answer.labels), answer.index)
+            place = answer.key[2:]
             if (question := questions.get(place)) is None:
                 continue  # cut off by a kill: it is asked again
             name = names.get(answer.policy, answer.policy)
@@ -99,12 +102,10 @@ def collect(folders: Sequence[ResultsFolder]) -> Collected:
         seeds=len(folders) == 1 and len(policies) > 1,
         modes=tuple(modes),
         samples=tuple(samples),
+        asked=asked,
         settings=tuple(folder.manifest.settings for folder in folders),
+        problems=tuple(line for folder in folders for line in folder.problems),
     )
-
-
-def _text(labels: dict[str, Any]) -> str:
-    return ",".join(f"{name}={label}" for name, label in labels.items())
 
 
 def _unique(

@@ -12,10 +12,11 @@ import zlib
 from typing import Any
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer
+from gru_mem_jax.evaluation.records import AskedQuestion, QuestionKey, ScoredAnswer
 from gru_mem_jax.evaluation.report.collect import Collected, Sample
 from gru_mem_jax.evaluation.report.words import context_title
 
+_AROUND = 64  # characters of the page around a block
 _MOST_READ = 20_000  # trajectories that are looked at; what is left out is counted
 
 
@@ -39,7 +40,7 @@ def embed(collected: Collected, most_bytes: int) -> Embedded:
 
     Args:
       collected: what the page shows.
-      most_bytes: of all blocks together.
+      most_bytes: of the page, for all of them together.
     """
     chosen = sorted(range(len(collected.samples)), key=_order(collected.samples))
     wanted = {
@@ -52,7 +53,7 @@ def embed(collected: Collected, most_bytes: int) -> Embedded:
         if i is not None and i not in packed:
             packed[i] = pack(_trajectory(trajectory))
     blocks: list[str] = []
-    documents: dict[tuple[int, int], int] = {}
+    documents: dict[tuple[int, QuestionKey], int] = {}
     entries: dict[int, dict[str, Any]] = {}
     left_out, room = 0, most_bytes
     for i in chosen:
@@ -61,19 +62,23 @@ def embed(collected: Collected, most_bytes: int) -> Embedded:
             if sample.answer.failed is not None:  # nothing was read: it has no block
                 entries[i] = _entry(sample, None, None)
             continue
-        place = (sample.folder, id(sample.question))
+        place = (sample.folder, sample.question.key)
         new = [packed[i]]
         if place not in documents and sample.question.chunks:
             new.append(pack(_document(sample.question)))
-        if sum(map(len, new)) > room:
+        block = len(blocks)
+        document = block + 1 if len(new) > 1 else documents.get(place)
+        entry = _entry(sample, block, document)
+        size = len(script_json(entry)) + 1
+        size += sum(len(each) + _AROUND for each in new)
+        if size > room:
             left_out += 1
             continue
-        room -= sum(map(len, new))
-        block = len(blocks)
-        if len(new) > 1:
-            documents[place] = block + 1
+        room -= size
+        if document is not None:
+            documents[place] = document
         blocks += new
-        entries[i] = _entry(sample, block, documents.get(place))
+        entries[i] = entry
     return Embedded(
         index=tuple(entries[i] for i in sorted(entries)),
         blocks=tuple(blocks),
@@ -86,6 +91,14 @@ def pack(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     raw = text.encode("utf-8", "surrogatepass")  # the browser shows U+FFFD
     return base64.b64encode(zlib.compress(raw, 9)).decode()
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand in a script element, whatever its texts are."""
+    text = json.dumps(value, separators=(",", ":"))  # of ASCII alone
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
 
 
 def _order(samples: tuple[Sample, ...]) -> Any:

@@ -5,13 +5,22 @@ from collections.abc import Mapping
 
 # Colours of Okabe and Ito's palette: distinct for the colour-blind and in grey. The
 # page has a second one of each for a dark background (report.css).
+# Names are the paper's (arXiv 2602.10560): EG is the exit gate.
 MODE_STYLES = {
-    "memagent": ("#D55E00", "MemAgent (no gates)"),
-    "without_exit_gate": ("#0072B2", "GRU-Mem without exit gate"),
-    "with_exit_gate": ("#009E73", "GRU-Mem with exit gate"),
-    "whole_text": ("#CC79A7", "whole text in one prompt"),
-    "bm25": ("#9C7A00", "BM25, best passages"),
+    "memagent": ("#D55E00", "MemAgent"),
+    "without_exit_gate": ("#0072B2", "GRU-Mem w/o EG"),
+    "with_exit_gate": ("#009E73", "GRU-Mem w EG"),
+    "whole_text": ("#CC79A7", "whole text"),
+    "bm25": ("#9C7A00", "BM25"),
     "question_alone": ("#707070", "question alone"),
+}
+MODE_MEANINGS = {
+    "memagent": "no gates: every turn writes the memory, every chunk is read",
+    "without_exit_gate": "the update gate is obeyed, every chunk is read",
+    "with_exit_gate": "both gates are obeyed",
+    "whole_text": "one prompt with the whole text, cut in the middle to the window",
+    "bm25": "one prompt with the passages that BM25 ranks first",
+    "question_alone": "one prompt without any text",
 }
 _MORE_COLORS = ("#56B4E9", "#7B5EA7", "#A6761D", "#3B7A57")
 PLACEMENTS = {

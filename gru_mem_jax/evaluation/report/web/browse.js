@@ -46,10 +46,11 @@ function startBrowsing() {
   }
   const field = document.getElementById("search");
   let wait;
-  field.addEventListener("input", () => {
-    clearTimeout(wait);
-    wait = setTimeout(() => search(field.value), 200);
-  });
+  for (const event of ["input", "search"]) // "search": cleared by Escape
+    field.addEventListener(event, () => {
+      clearTimeout(wait);
+      wait = setTimeout(() => search(field.value), 200);
+    });
   document.getElementById("list").addEventListener("click", (event) => {
     const row = event.target.closest("a");
     if (row && window.innerWidth <= 760) leaveList();

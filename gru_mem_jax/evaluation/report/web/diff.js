@@ -38,11 +38,17 @@ function wordDiff(before, after) {
     const word = kind === "gone" ? old[i] : now[j];
     if (kind !== "new") i++;
     if (kind !== "gone") j++;
-    const last = runs.at(-1);
-    if (last && last[0] === kind) last[1] += word;
-    else runs.push([kind, word]);
+    add(runs, kind, word);
   }
   return runs;
+}
+
+/** Adds a word to the runs; one that went is parted from what stands before it. */
+function add(runs, kind, word) {
+  const last = runs.at(-1);
+  if (kind === "gone" && last && !/\s$/.test(last[1])) word = ` ${word}`;
+  if (last && last[0] === kind) last[1] += word;
+  else runs.push([kind, word]);
 }
 
 /** The shortest list of "same", "gone", "new" that turns `a` into `b`. */

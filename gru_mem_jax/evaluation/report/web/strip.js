@@ -1,10 +1,5 @@
 // One trajectory at a glance: evidence, both gates and the memory's size by chunk.
 
-const LANES = [
-  ["evidence", 0],
-  ["update", 1],
-  ["exit", 2],
-];
 const LANE = 17; // height of a lane
 const BARS = 46; // height of the memory's bars
 const LABELS = 62; // width of the lanes' names
@@ -22,7 +17,11 @@ function strip(sample, turns, marks, pick) {
   const chunks = Math.max(sample.chunks, memory.length, 1);
   const cell = Math.max(5, Math.min(20, Math.floor(860 / chunks)));
   const width = LABELS + chunks * cell + 2;
-  const height = 3 * LANE + BARS + 22;
+  const lanes = GATED.includes(sample.mode)
+    ? ["evidence", "update", "exit"]
+    : ["evidence"];
+  const floor = lanes.length * LANE + BARS; // where the bars stand
+  const height = floor + 22;
   const picture = shape("svg", {
     class: "strip",
     width,
@@ -33,19 +32,16 @@ function strip(sample, turns, marks, pick) {
       `${memory.length} of ${counted(chunks, "chunk")} read: evidence, gates and ` +
       "memory size",
   });
-  for (const [name, lane] of LANES) {
-    const y = lane * LANE + 12;
-    picture.append(labelled(name, 0, y));
-  }
-  picture.append(labelled("memory", 0, 3 * LANE + BARS - 2));
+  lanes.forEach((name, lane) => picture.append(labelled(name, 0, lane * LANE + 12)));
+  picture.append(labelled("memory", 0, floor - 2));
   const most = Math.max(1, ...memory.map((turn) => turn.tokens));
   for (let chunk = 0; chunk < chunks; chunk++) {
     const turn = memory[chunk];
     const x = LABELS + chunk * cell;
     const column = shape("g", { "data-turn": turn ? chunk : null });
-    column.append(...cells(sample, turn, marks, chunk, x, cell, most));
+    column.append(...cells(sample, turn, marks, chunk, { x, cell, most, floor }));
     const tip = turnTip(sample, turn, marks, chunk);
-    const whole = { x, y: 0, width: cell, height: 3 * LANE + BARS + 2, class: "hit" };
+    const whole = { x, y: 0, width: cell, height: floor + 2, class: "hit" };
     column.append(shape("rect", whole, tip));
     if (turn) column.addEventListener("click", () => pick(chunk));
     picture.append(column);
@@ -55,7 +51,7 @@ function strip(sample, turns, marks, pick) {
       labelled(
         "never read",
         LABELS + ((memory.length + chunks) * cell) / 2,
-        3 * LANE + BARS / 2 + 4,
+        floor - BARS / 2 + 4,
         "middle",
       ),
     );
@@ -64,14 +60,14 @@ function strip(sample, turns, marks, pick) {
       labelled(
         chunk + 1,
         LABELS + (chunk + 0.5) * cell,
-        3 * LANE + BARS + 17,
+        floor + 17,
         "middle",
       ),
     );
   return picture;
 }
 
-function cells(sample, turn, marks, chunk, x, cell, most) {
+function cells(sample, turn, marks, chunk, { x, cell, most, floor }) {
   const gap = cell > 8 ? 2 : 1;
   const size = { width: cell - gap, height: LANE - 4, rx: 2 };
   const at = (lane) => ({ x: x + gap / 2, y: lane * LANE + 2, ...size });
@@ -93,7 +89,7 @@ function cells(sample, turn, marks, chunk, x, cell, most) {
   shapes.push(
     shape("rect", {
       x: x + gap / 2,
-      y: 3 * LANE + BARS - tall,
+      y: floor - tall,
       width: cell - gap,
       height: tall,
       class: "bar",
