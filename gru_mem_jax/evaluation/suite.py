@@ -31,6 +31,7 @@ class QuestionSet:
         it comes after. A label.
       attack: the kind of text that was put into the document; a label.
       in_mix: whether the row "mix" is over this set too.
+      left_out_modes: modes in which the set is not asked.
     """
 
     name: str
@@ -43,6 +44,7 @@ class QuestionSet:
     gap: int | None = None
     attack: str | None = None
     in_mix: bool = True
+    left_out_modes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         plain_numbers(self)

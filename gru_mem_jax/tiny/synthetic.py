@@ -17,8 +17,9 @@ chain: a link from K to L, later L's needle, distractors;
   "Which linked code belongs to K?"
 
 A needle is "The code for K is x y z.", a link "The code for K is that of L.". Each
-evidence sentence has a block of its own. Answers are the values in the order of the
-question (multi_value: of the text), joined by ", "; scoring is exact.
+evidence sentence has a block of its own, unless a chain's gap is 0. Answers are the
+values in the order of the question (multi_value: of the text), joined by ", "; scoring
+is exact.
 
 A share of the documents varies in typesetting (`surface`): wrapped, with other white
 space and case, with bullets, quotes or tags around sentences.
@@ -48,6 +49,7 @@ TASKS: tuple[Task, ...] = (
 NEEDLE_TOKENS = 9  # words and marks of a needle, and of a link
 _MIN_FILLER = 12  # both kinds of filler can fill any length from here on
 _MAX_SENTENCE = 9  # words and marks of the longest
+_MOST_CHUNKS = 1 << 20
 _TEST_SHARE = 26  # of 256: pairs of the test split
 
 
@@ -65,6 +67,9 @@ class SyntheticConfig:
       min_items, max_items: values of multi_value and keys of multi_query.
       placement: evidence anywhere ("uniform"), or in the first fifth of the blocks
         ("first_20"; in more blocks if the evidence needs them).
+      gap: blocks from a chain's link to its needle, the bridge gap; 0: they share one;
+        negative: the needle comes first, before a reader can know that it is wanted.
+        None: the link comes first, and any gap after it.
       max_distractors: of a block (none in single_key).
       varied: share of the examples whose white space, case and marks vary. It does not
         change the others.
@@ -80,6 +85,7 @@ class SyntheticConfig:
     min_items: int = 2
     max_items: int = 4
     placement: str = "uniform"
+    gap: int | None = None
     max_distractors: int = 2
     varied: float = 0.0
     split: str = "train"
@@ -112,13 +118,32 @@ class SyntheticConfig:
         check_int("num_chunks for these tasks", self.num_chunks, needed)
         check_int("max_distractors", self.max_distractors, 0)
         check_number("varied", self.varied, 0, 1)
-        least = NEEDLE_TOKENS * (1 + self.max_distractors) + _MIN_FILLER
+        if self.gap is not None:
+            self._check_gap()
+        needles = (2 if self.gap == 0 else 1) + self.max_distractors
+        least = NEEDLE_TOKENS * needles + _MIN_FILLER
         if self.chunk_tokens < least:
             raise InputError(
                 f"chunk_tokens must be at least {least} to hold a needle, "
                 f"{self.max_distractors} distractors and filler, got "
                 f"{self.chunk_tokens}"
             )
+
+    def _check_gap(self) -> None:
+        if self.tasks != ("chain",):
+            raise InputError(f"gap is of the task chain alone, got tasks {self.tasks}")
+        check_int("gap", self.gap, -_MOST_CHUNKS, _MOST_CHUNKS)
+        if abs(self.gap or 0) >= (region := self.region(2)):
+            raise InputError(
+                f"a gap of {self.gap} needs more than {abs(self.gap or 0)} blocks, got "
+                f"{region} (num_chunks {self.num_chunks}, placement {self.placement})"
+            )
+
+    def region(self, count: int) -> int:
+        """The number of first blocks that may hold `count` pieces of evidence."""
+        if self.placement == "first_20":
+            return max(-(-self.num_chunks // 5), count)
+        return self.num_chunks
 
 
 def _max_evidence(task: str, max_items: int) -> int:
@@ -141,13 +166,15 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     filler = config.filler
     if filler == "mixed":
         filler = rng.choice(("noise", "sentences"))
-    evidence_at = dict(zip(blocks, pairs))
+    evidence_at: dict[int, list[tuple[str, str]]] = {}
+    for block, pair in zip(blocks, pairs, strict=True):
+        evidence_at.setdefault(block, []).append(pair)
     # A generator of its own, so that plain documents do not depend on it.
     look = random.Random(f"{config.seed}/{config.split}/{index}/surface")
     setting = surface.draw(look) if look.random() < config.varied else surface.PLAIN
     sentences: list[Sentence] = []
     for block in range(config.num_chunks):
-        evidence = evidence_at.get(block)
+        evidence = evidence_at.get(block, ())
         sentences += _block(rng, config, task, filler, evidence, wanted, setting)
     document, spans = surface.lay_out(sentences, setting, look)
     return Example(
@@ -158,6 +185,12 @@ def generate(config: SyntheticConfig, index: int) -> Example:
         evidence=spans,
         task=task,
         scoring="exact",
+        # A link is needed first; what is asked for in one question, together.
+        evidence_order=tuple(
+            int(task == "chain" and "that of " not in sentence.text)
+            for sentence in sentences
+            if sentence.is_evidence
+        ),
     )
 
 
@@ -227,11 +260,12 @@ def _draw_link(rng: random.Random, split: str) -> tuple[str, str]:
 
 
 def _place(rng: random.Random, config: SyntheticConfig, count: int) -> list[int]:
-    """Blocks of the evidence, ascending, one each."""
-    region = config.num_chunks
-    if config.placement == "first_20":
-        region = max(-(-region // 5), count)
-    return sorted(rng.sample(range(region), count))
+    """Blocks of the evidence, one each, ascending; those of a link and its needle."""
+    region = config.region(count)
+    if config.gap is None:
+        return sorted(rng.sample(range(region), count))
+    first = rng.randrange(region - abs(config.gap))
+    return [first - min(config.gap, 0), first + max(config.gap, 0)]
 
 
 def _block(
@@ -239,7 +273,7 @@ def _block(
     config: SyntheticConfig,
     task: str,
     filler: str,
-    evidence: tuple[str, str] | None,
+    evidence: Sequence[tuple[str, str]],
     wanted: _Wanted,
     setting: Surface,
 ) -> list[Sentence]:
@@ -248,13 +282,12 @@ def _block(
     if task != "single_key":
         for _ in range(rng.randint(0, config.max_distractors)):
             pairs.append(_draw_distractor(rng, config, task, wanted))
-    if evidence is not None:
-        pairs.append(evidence)
+    pairs += evidence
     room = config.chunk_tokens - NEEDLE_TOKENS * len(pairs)
     if room - setting.needle_tokens * len(pairs) < _MIN_FILLER:
         setting = setting._replace(key_marks=("", ""), value_marks=("", ""))
     room -= setting.needle_tokens * len(pairs)
-    needles = [Sentence(needle(*p, setting), p is evidence) for p in pairs]
+    needles = [Sentence(needle(*p, setting), p in evidence) for p in pairs]
     rng.shuffle(needles)
     marked = _marked(setting, room, len(needles))
     room -= marked * setting.mark_tokens

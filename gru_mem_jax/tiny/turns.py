@@ -16,6 +16,7 @@ from gru_mem_jax.data.turns import (
     chosen_chunks,
     supervised_turn,
 )
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_number, plain_numbers
 from gru_mem_jax.tiny import oracle, words
 
@@ -84,8 +85,19 @@ class OracleTurns:
         self._builder = PromptBuilder(encoder, agent.prompt)
 
     def check(self, example: Example) -> None:
-        """Raises InputError if the question has another wording."""
+        """Checks that a reader of one chunk after the other can answer it.
+
+        Raises:
+          InputError: the question has another wording; the needle of a chain comes
+            before its link, and so before it is known to be wanted.
+        """
         oracle.parse_question(example.question)
+        order = example.evidence_order
+        if list(order) != sorted(order):
+            raise InputError(
+                f"example {example.id!r}: its second hop comes before the first: no "
+                "turns of a single reading lead to the answer"
+            )
 
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
         """The supervised turns of one example.

@@ -1,0 +1,296 @@
+"""A suite's question sets from data sets on disk, which are built where they can be."""
+
+import functools
+import os
+import pathlib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.data import dataset_files
+from gru_mem_jax.data.builders.recipe import Length, Recipe
+from gru_mem_jax.data.dataset_source import DatasetSource
+from gru_mem_jax.data.injection import InjectedSource
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.suite import QuestionSet
+from gru_mem_jax.evaluation.suites.catalogue import OFFICIAL_FILES, SUITES
+from gru_mem_jax.evaluation.suites.parts import MadeSuite, Part, chosen
+from gru_mem_jax.records import did_you_mean
+
+# The recipe of each builder.
+_RECIPES = {
+    "long_hotpotqa": "LongHotpotQA",
+    "long_2wiki": "Long2Wiki",
+    "long_musique": "LongMuSiQue",
+    "long_squad": "LongSQuAD",
+    "ruler": "Ruler",
+}
+Sources = Mapping[str, Sequence[str | os.PathLike[str]]]
+
+
+def check_sources(names: Sequence[str]) -> None:
+    """Checks the names of --source.
+
+    Raises:
+      InputError: one is unknown.
+    """
+    for name in names:
+        if name not in OFFICIAL_FILES:
+            hint = did_you_mean(name, OFFICIAL_FILES)
+            raise InputError(f"--source: unknown name {name!r}{hint}")
+
+
+def make_suite(
+    name: str,
+    *,
+    datasets: str | os.PathLike[str] | None,
+    sources: Sources | None = None,
+    lengths: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    gaps: Sequence[int] | None = None,
+    num_questions: int = 128,
+    seed: int = 0,
+    encoder: Callable[[], Encoder],
+    chunk_size: int,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> MadeSuite:
+    """The suite's sets, from data sets in a folder.
+
+    A data set that is in the folder is used as it is. One that is not is built there,
+    if its sources are given.
+
+    Args:
+      name: of `SUITES`.
+      datasets: the folder; each data set has one of its own in it.
+      sources: official files by name, see `OFFICIAL_FILES`.
+      lengths: of the documents, as --lengths has them; None: the suite's own.
+      tasks: of the suite; of "injection" kinds of attack. None: all.
+      gaps: of "bridge", in chunks; None: its own.
+      num_questions: of each set.
+      seed: of data sets that are built, and of attacks.
+      encoder: opens the policy's tokenizer; called where tokens are counted.
+      chunk_size: of the agent, in tokens.
+      on_progress: is told how far a build is.
+
+    Raises:
+      InputError: a setting does not fit the suite; data sets are missing: names each,
+        where its source can be had, and the command that builds it; one is damaged, or
+        has too few questions or other lengths.
+      RunError: a data set cannot be written.
+    """
+    kind = SUITES[name]
+    parts = kind.all_parts(lengths, gaps)
+    attacks = kind.attacks and chosen(tasks, kind.attacks, name)
+    if not attacks:
+        names = chosen(tasks, kind.tasks, name)
+        parts = [part for part in parts if part.name in names]
+    maker = _Maker(
+        None if datasets is None else pathlib.Path(datasets),
+        sources or {},
+        num_questions,
+        seed,
+        functools.cache(encoder),
+        chunk_size,
+    )
+    maker.check(name, parts)
+    for part in parts:
+        maker.build(part, on_progress)
+    sets = []
+    for part in parts:
+        for text, length in part.lengths.items():
+            source = maker.open(part, length)
+            for attack in (None, *attacks):
+                sets.append(
+                    QuestionSet(
+                        name=part.name,
+                        source=InjectedSource(
+                            source=source,
+                            kind=attack,
+                            encoder=maker.encoder(),
+                            chunk_size=chunk_size,
+                            seed=seed,
+                        )
+                        if attacks
+                        else source,
+                        count=num_questions,
+                        length=text,
+                        placement=part.placement,
+                        gap=part.gap,
+                        attack=attack,
+                        in_mix=part.in_mix,
+                        left_out_modes=part.left_out_modes,
+                    )
+                )
+    return MadeSuite(name=name, sets=tuple(sorted(sets, key=_by_length(sets))))
+
+
+def _by_length(sets: Sequence[QuestionSet]) -> Callable[[QuestionSet], int]:
+    """Contexts in the order in which they were named; sorting is stable."""
+    order = {text: i for i, text in enumerate(dict.fromkeys(s.length for s in sets))}
+    return lambda each: order[each.length]
+
+
+class _Maker:
+    """Data sets in a folder, and what they are built with."""
+
+    def __init__(
+        self,
+        datasets: pathlib.Path | None,
+        sources: Sources,
+        num_questions: int,
+        seed: int,
+        encoder: Callable[[], Encoder],
+        chunk_size: int,
+    ):
+        self._datasets, self._sources = datasets, sources
+        self._num_questions, self._seed = num_questions, seed
+        self.encoder, self._chunk_size = encoder, chunk_size
+
+    def check(self, suite: str, parts: Sequence[Part]) -> None:
+        """Raises InputError that names all data sets that cannot be had."""
+        missing, unready = [], []
+        for part in parts:
+            if self._is_built(part):
+                self._check_built(part)
+            elif lacking := [s for s in part.sources if s not in self._sources]:
+                missing.append((part, lacking))
+            elif self._datasets is None:
+                unready.append(part)
+        if missing or unready:
+            raise InputError(self._told(suite, missing, unready))
+
+    def _told(
+        self,
+        suite: str,
+        missing: Sequence[tuple[Part, Sequence[str]]],
+        unready: Sequence[Part],
+    ) -> str:
+        if not missing:
+            return (
+                f"suite {suite}: give --datasets DIR, a folder in which its data sets "
+                f"({', '.join(part.folder for part in unready)}) are built"
+            )
+        wanted = dict.fromkeys(name for _, names in missing for name in names)
+        where = self._datasets or "no --datasets"
+        lines = [
+            f"suite {suite}: {len(missing)} of its data sets are not there ({where})"
+        ]
+        lines += [
+            f"  --source {name}=FILE: {OFFICIAL_FILES[name][0]}, "
+            f"{OFFICIAL_FILES[name][1]}"
+            for name in wanted
+        ]
+        lines.append("give these files, or build the data sets, or choose by --tasks:")
+        lines += [f"  {part.name}: {self._command(part)}" for part, _ in missing]
+        return "\n".join(lines)
+
+    def _command(self, part: Part) -> str:
+        """The command that builds a part's data set."""
+        words = ["gru-mem", "data", "build", part.builder]
+        for name in part.sources:
+            flag = "--haystack" if name == "haystack" else "--source"
+            words += [flag, OFFICIAL_FILES[name][0] if flag == "--source" else "FILE"]
+        for name, value in part.settings.items():
+            words += [f"--{name}", str(value)]
+        lengths = list(part.lengths.values())
+        counts = ",".join(str(length.count) for length in lengths)
+        words += [f"--{lengths[0].unit}", counts]
+        words += ["--num_questions", str(self._num_questions)]
+        words += ["--seed", str(self._seed)]
+        if self._counts_tokens(part):
+            words += ["--policy", "DIR"]
+        if self._counts_chunks(part):
+            words += ["--chunk_size", str(self._chunk_size)]
+        words += ["--out", os.fspath(self._folder(part))]
+        return shlex.join(words)
+
+    def _folder(self, part: Part) -> pathlib.Path:
+        return (self._datasets or pathlib.Path("DIR")) / part.folder
+
+    def _is_built(self, part: Part) -> bool:
+        folder = self._folder(part)
+        return self._datasets is not None and folder.exists()
+
+    def _check_built(self, part: Part) -> None:
+        """Checks that a data set is the part's, by what it says about itself."""
+        folder = self._folder(part)
+        manifest = dataset_files.read_manifest(folder)
+        known = {each.length: each.questions for each in manifest.sets}
+        if manifest.name != part.builder:
+            raise InputError(
+                f"{folder}: is a data set of {manifest.name}, expected {part.builder}; "
+                "give another --datasets folder"
+            )
+        for name, value in part.settings.items():
+            if (found := manifest.recipe.get(name)) != value:
+                raise InputError(
+                    f"{folder}: has {name} {found!r}, expected {value!r}; move it away "
+                    f"and build it again: {self._command(part)}"
+                )
+        for length in part.lengths.values():
+            if length not in known:
+                raise InputError(
+                    f"{folder}: has no documents of {length} (it has "
+                    f"{', '.join(map(str, known))}); choose by --lengths, or move it "
+                    f"away and build it again: {self._command(part)}"
+                )
+            if known[length] < self._num_questions:
+                raise InputError(
+                    f"{folder}: has {known[length]} questions of {length}, fewer than "
+                    f"{self._num_questions}; lower --num_questions, or move it away "
+                    f"and build it again: {self._command(part)}"
+                )
+
+    def build(self, part: Part, on_progress: Callable[[str], None]) -> None:
+        """Builds a part's data set, if it is not there."""
+        from gru_mem_jax.data.builders import store
+
+        if self._is_built(part):
+            return
+        folder = self._folder(part)
+        told: set[str] = set()
+
+        def on_part(progress: store.Progress) -> None:
+            if progress.part not in told:
+                told.add(progress.part)
+                on_progress(f"building {folder}: {progress.part}")
+
+        store.build(self._recipe(part), folder, on_progress=on_part)
+
+    def _recipe(self, part: Part) -> Recipe:
+        from gru_mem_jax.data import builders
+
+        settings: dict[str, Any] = dict(part.settings)
+        files = {
+            name: tuple(map(os.fspath, self._sources[name])) for name in part.sources
+        }
+        if haystack := files.pop("haystack", ()):
+            settings["haystack"] = haystack[0]
+        if files:
+            settings["sources"] = tuple(
+                file for each in files.values() for file in each
+            )
+        if self._counts_tokens(part):
+            settings["encoder"] = self.encoder()
+        if self._counts_chunks(part):
+            settings["chunk_size"] = self._chunk_size
+        recipe: Recipe = getattr(builders, _RECIPES[part.builder])(
+            lengths=tuple(part.lengths.values()),
+            num_questions=self._num_questions,
+            seed=self._seed,
+            **settings,
+        )
+        return recipe
+
+    def _counts_chunks(self, part: Part) -> bool:
+        units = {length.unit for length in part.lengths.values()}
+        return "chunks" in units or "bridge_gap" in part.settings
+
+    def _counts_tokens(self, part: Part) -> bool:
+        units = {length.unit for length in part.lengths.values()}
+        return "tokens" in units or self._counts_chunks(part)
+
+    def open(self, part: Part, length: Length) -> DatasetSource:
+        """The questions of a length, in the data set's order."""
+        return DatasetSource(path=self._folder(part), length=str(length), shuffle=False)
