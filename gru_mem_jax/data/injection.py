@@ -252,7 +252,10 @@ def inject(
 
 
 def _free(example: Example, chunks: Sequence[Chunk]) -> tuple[list[int], list[int]]:
-    """Chunks without a character of evidence: before the last evidence, and after."""
+    """Chunks without a character of evidence: before the last evidence, and after.
+
+    A last one that is less than half a chunk is none of them.
+    """
     if not example.evidence:
         raise InputError(f"example {example.id!r}: its evidence is not labelled")
     borders = [(chunk.start, chunk.end) for chunk in chunks]
@@ -264,7 +267,8 @@ def _free(example: Example, chunks: Sequence[Chunk]) -> tuple[list[int], list[in
         for index, (start, end) in enumerate(borders)
         if any(a < end and start < b for a, b in example.evidence)
     }
-    free = [index for index in range(len(chunks)) if index not in held]
+    whole = len(chunks) - (2 * len(chunks[-1].ids) < len(chunks[0].ids))
+    free = [index for index in range(whole) if index not in held]
     return [i for i in free if i < last], [i for i in free if i > last]
 
 
