@@ -356,12 +356,10 @@ def _trajectory(record: Any) -> tuple[ScoredKey, Trajectory]:
 
 def _compact(trajectory: Trajectory) -> dict[str, Any]:
     """As JSON, without token ids and without memories that are as they were before."""
-    turns = tuple(
-        dataclasses.replace(turn, **dict.fromkeys(_TRACE)) for turn in trajectory.turns
-    )
-    record = trajectory_to_dict(dataclasses.replace(trajectory, turns=turns))
-    before = ""
+    record, before = trajectory_to_dict(trajectory), ""
     for turn in record["turns"]:
+        for name in _TRACE:
+            turn.pop(name, None)
         if turn["memory_before"] == before:
             del turn["memory_before"]
             if turn["memory"] == before:

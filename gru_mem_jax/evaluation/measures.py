@@ -3,6 +3,7 @@
 The rules are those of training (`rl.outcomes`, `rl.summary`), a question at a time.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.data.scoring import normalize_answer, score
+from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer
 
 ExitKind = Literal["exact", "early", "late"]
 Count = tuple[int, int]
@@ -25,6 +27,63 @@ for from had has have he her him his how i if in into is it its may more most my
 of on one or other our she so some such than that their them then there these they this
 to under was we were what when where which who whom whose why will with would you your
 """
+
+
+def scored_answer(
+    question: AskedQuestion,
+    document: str,
+    trajectory: Trajectory | None,
+    *,
+    failed: str | None = None,
+    policy: str,
+    mode: str,
+) -> ScoredAnswer:
+    """The line of an answer, without what the trajectory does not know: its times.
+
+    Args:
+      question: with its labels.
+      document: the text that it is on.
+      trajectory: None: it could not be begun.
+      failed: why there is no answer; its score is 0, and nothing else is measured.
+      policy, mode: names.
+    """
+    said = trajectory or Trajectory(mode=mode, question=question.question)
+    answer = ScoredAnswer(
+        policy=policy,
+        mode=mode,
+        set=question.set,
+        labels=question.labels,
+        index=question.index,
+        id=question.id,
+        score=0.0,
+        failed=failed,
+        answer=said.answer,
+        seconds=said.seconds,
+        stop_reason=said.stop_reason,
+        chunks_read=said.num_chunks,
+        prompt_tokens=said.prompt_tokens,
+        completion_tokens=said.completion_tokens,
+        shared_prompt_tokens=said.shared_prompt_tokens,
+        memory_tokens=tuple(turn.memory_tokens for turn in said.memory_turns),
+    )
+    if failed is not None:
+        return answer
+    on, off = updates(said, question.evidence_chunks) or (None, None)
+    texts = [document[start:end] for start, end in question.evidence]
+    captured, retained = kept_evidence(
+        said, question.evidence, texts, question.question, question.answers
+    ) or (None, None)
+    return dataclasses.replace(
+        answer,
+        score=score(said.answer, question.answers, question.scoring),
+        scores=answer_scores(said.answer, question.answers, question.scoring),
+        exit=exit_kind(said, max(question.evidence_chunks, default=None)),
+        updates_on=on,
+        updates_off=off,
+        well_formed=well_formed(said),
+        captured=captured,
+        retained=retained,
+    )
 
 
 def answer_scores(
@@ -71,7 +130,8 @@ def updates(
     """
     if trajectory.mode not in GATED or not evidence_chunks:
         return None
-    on, off = [], []
+    on: list[bool] = []
+    off: list[bool] = []
     labelled = set(evidence_chunks)
     for turn in trajectory.memory_turns:
         held = turn.chunk in labelled

@@ -1,7 +1,10 @@
 """The questions of an evaluation: drawn from their sources, judged, held out."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, overload
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptBuilder
@@ -21,6 +24,44 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import QuestionSet
 from gru_mem_jax.rl.outcomes import Labels
 
+Item = TypeVar("Item")
+
+
+class Made(Sequence[Item], Generic[Item]):
+    """A sequence whose items are made when they are asked for.
+
+    Args:
+      count: of items.
+      make: an item from its index.
+      keep: whether an item is kept once it is made.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Item], *, keep: bool):
+        self._count, self._make = count, make
+        self._kept: dict[int, Item] | None = {} if keep else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(self._count)[index])
+        index = range(self._count)[index]
+        if self._kept is None:
+            return self._make(index)
+        if index not in self._kept:
+            self._kept[index] = self._make(index)
+        return self._kept[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawnSet:
@@ -28,20 +69,53 @@ class DrawnSet:
 
     Attributes:
       of: what they were drawn for.
-      examples: none of them bad, each once.
-      labels: of each example's chunks, under the agent's tokenizer and chunk size.
+      examples: none of them bad, each once. Those whose documents are composed are
+        made whenever they are asked for, and none is held.
+      labels: of each example's chunks, under the agent's tokenizer and chunk size; made
+        when they are first asked for.
       skipped: bad examples that were passed over.
     """
 
     of: QuestionSet
-    examples: tuple[Example, ...]
-    labels: tuple[Labels, ...]
+    examples: Sequence[Example]
+    labels: Sequence[Labels]
     skipped: tuple[BadRecord, ...] = ()
+
+    @property
+    def holds_documents(self) -> bool:
+        """Whether the examples, and so their documents, are in memory."""
+        return isinstance(self.examples, tuple)
 
     def lines(self) -> list[str]:
         """A line for each example that was passed over."""
         name = source_name(self.of.source)
         return [f"skipped: {bad.message(name)}" for bad in self.skipped]
+
+    def facts(self) -> dict[str, Any]:
+        """What decides which questions these are, as JSON values.
+
+        Reads no document that is composed: there the source, its records and the
+        positions decide.
+        """
+        facts = {
+            "set": self.of.name,
+            "labels": self.of.labels,
+            "in_mix": self.of.in_mix,
+            "start": self.of.start,
+            "questions": len(self.examples),
+        }
+        if self.holds_documents:
+            known: Iterable[Example] = self.examples
+        else:
+            facts["source"] = repr(self.of.source)[:1000]
+            records = records_of(self.of.source)
+            known = [each for _, each in records.good] if records else []
+        digest = hashlib.sha256()
+        for each in known:
+            own = (each.id, each.question, each.answers, each.scoring, each.evidence)
+            digest.update(json.dumps(own).encode())
+            digest.update(each.document.encode("utf-8", "surrogatepass"))
+        return facts | {"sha256": digest.hexdigest()}
 
 
 def draw_sets(
@@ -75,12 +149,61 @@ def _draw(
             f"question set {of.name!r}: {source_name(source)} has no end; say how many "
             "questions"
         )
+    composed = records is not None and records.composed
+    if records is not None and _all_good(records, judge):
+        positions = [*range(of.start, len(records.good))][: of.count]
+        bad: list[BadRecord] = []
+        good: list[tuple[str, Example]] = []
+    else:
+        positions, good, bad = _chosen(of, judge, records)
+    if len(positions) < (wanted := of.count or 1):
+        raise InputError(
+            f"question set {of.name!r}: {source_name(source)} has {len(positions)} "
+            f"good questions from position {of.start} on, fewer than {wanted}"
+        )
+    examples: Sequence[Example] = tuple(example for _, example in good)
+    if composed:
+        examples = Made(
+            len(positions), lambda i: _composed(source, positions[i]), keep=False
+        )
+    return DrawnSet(
+        of=of,
+        examples=examples,
+        labels=Made(
+            len(positions),
+            lambda i: labels(examples[i], builder.encoder, config.chunk_size),
+            keep=True,
+        ),
+        skipped=tuple(bad),
+    )
+
+
+def _all_good(records: Records, judge: Judge) -> bool:
+    """Whether none need be read to know that it is good, but for its document."""
+    return records.composed and all(
+        judge.problem(example, composed=True) is None for _, example in records.good
+    )
+
+
+def _composed(source: ExampleSource, position: int) -> Example:
+    example, problem = example_at(source, position)
+    if example is None:
+        raise InputError(f"{source_name(source)}: position {position}: {problem}")
+    return example
+
+
+def _chosen(
+    of: QuestionSet, judge: Judge, records: Records | None
+) -> tuple[list[int], list[tuple[str, Example]], list[BadRecord]]:
+    """The positions of good examples, the examples if they are held, and the bad."""
+    source = of.source
     places = {} if records is None else {e.id: where for where, e in records.good}
+    positions: list[int] = []
     good: list[tuple[str, Example]] = []
     bad: list[BadRecord] = []
     in_a_row = 0
     for position in _positions(of, records):
-        if len(good) == of.count:
+        if len(positions) == of.count:
             break
         example, problem = example_at(source, position)
         own = "" if example is None else example.id
@@ -88,6 +211,11 @@ def _draw(
         if example is not None:
             problem = judge.problem(example)
         if example is not None and problem is None:
+            positions.append(position)
+            if records is not None and records.composed:  # hold no document
+                example = dataclasses.replace(
+                    example, document="", evidence=(), evidence_order=()
+                )
             good.append((where, example))
             in_a_row = 0
             continue
@@ -96,21 +224,10 @@ def _draw(
         stops = on_bad_record(source) == "error" or in_a_row == MOST_IN_A_ROW
         if records is None and stops:
             raise InputError(f"question set {of.name!r}: {_told(bad, source)}")
-    if bad and (on_bad_record(source) == "error" or not good):
+    if bad and (on_bad_record(source) == "error" or not positions):
         found = Records(name=source_name(source), good=tuple(good), bad=tuple(bad))
         raise BadRecordsError(found, source)
-    if len(good) < (wanted := of.count or 1):
-        raise InputError(
-            f"question set {of.name!r}: {source_name(source)} has {len(good)} good "
-            f"questions from position {of.start} on, fewer than {wanted}"
-        )
-    examples = tuple(example for _, example in good)
-    return DrawnSet(
-        of=of,
-        examples=examples,
-        labels=tuple(labels(e, builder.encoder, config.chunk_size) for e in examples),
-        skipped=tuple(bad),
-    )
+    return positions, good, bad
 
 
 def _positions(of: QuestionSet, records: Records | None) -> Iterator[int]:

@@ -1,0 +1,42 @@
+"""In which order the questions of an evaluation are asked."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from gru_mem_jax.evaluation.questions import DrawnSet
+
+
+def runs(
+    sets: Sequence[DrawnSet], modes: Sequence[str]
+) -> Iterator[tuple[list[DrawnSet], str]]:
+    """Sets that run together, with their mode: by context, then mode.
+
+    Those of the mix run as one; the others each by itself.
+    """
+    by_context: dict[object, list[DrawnSet]] = {}
+    for each in sets:
+        by_context.setdefault(tuple(each.of.labels.items()), []).append(each)
+    for chosen in by_context.values():
+        mixed = [each for each in chosen if each.of.in_mix]
+        alone = [[each] for each in chosen if not each.of.in_mix]
+        for mode in modes:
+            for group in filter(None, [mixed, *alone]):
+                yield group, mode
+
+
+def places(sets: Sequence[DrawnSet]) -> list[tuple[int, int]]:
+    """(set, index) of all questions: the first of each set, the second of each, ...
+
+    A question comes right after the first on its document, whose prefixes may then
+    still be held. Documents that are composed when they are asked for are taken to
+    differ.
+    """
+    each_set = [[(s, i) for i in range(len(d.examples))] for s, d in enumerate(sets)]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*each_set))
+    by_document: dict[object, list[tuple[int, int]]] = {}
+    for place in filter(None, in_turn):
+        drawn = sets[place[0]]
+        held = drawn.holds_documents
+        document = drawn.examples[place[1]].document if held else place
+        by_document.setdefault(document, []).append(place)
+    return list(itertools.chain.from_iterable(by_document.values()))
