@@ -23,7 +23,11 @@ ESSAY = " ".join(
 
 
 def tokens(*counts):
+    """Lengths."""
     return tuple(Length("tokens", count) for count in counts)
+
+
+SHORT = tokens(6000)
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def essay(tmp_path):
 
 @pytest.fixture
 def recipe(essay):
-    def make(task, lengths=tokens(6000), **fields):
+    def make(task, lengths=SHORT, **fields):
         if task in NEEDLES and NEEDLES[task].haystack == "essay":
             fields = {"haystack": essay} | fields
         fields = {"num_questions": 4, "encoder": ENCODER} | fields
@@ -81,7 +85,8 @@ def test_a_length_in_tokens_is_that_of_the_whole_input(task, recipe):
         length = len(ENCODER.encode(whole)) + ANSWER_ROOM[task]
         assert 4000 - 200 < length <= 4000
         assert example.question.split(" afterwards")[0] not in ("", whole)
-        assert "I will quiz you" in whole and "quiz" not in example.question
+        assert "I will quiz you" in whole
+        assert "quiz" not in example.question
 
 
 def test_a_length_in_chunks_is_that_of_the_document(recipe):
@@ -115,7 +120,8 @@ def test_a_shorter_document_is_a_part_of_the_longer(task, recipe):
 
 
 def test_needles_of_an_essay_stand_at_rulers_depths(recipe):
-    assert len(DEPTHS) == len(set(DEPTHS)) == 40 and {0, 3, 5, 8, 100} < set(DEPTHS)
+    assert len(DEPTHS) == len(set(DEPTHS)) == 40
+    assert {0, 3, 5, 8, 100} < set(DEPTHS)
     at = set()
     made = recipe("niah_multikey_1", tokens(9000), num_questions=12)
     pool = list(made.pool())
@@ -177,8 +183,9 @@ def test_equal_recipes_give_equal_sets_and_other_seeds_others(recipe):
 
 
 def test_an_essay_that_is_too_short_is_repeated(recipe):
-    with pytest.warns(UserWarning, match="essay.txt: has 2.* tokens; .* up to 3 times"):
-        made = recipe("niah_single_2", tokens(60000), num_questions=1)
+    made = recipe("niah_single_2", tokens(60000), num_questions=1)
+    said = "essay.txt: has 2.* tokens; it is repeated, up to 3 times"
+    with pytest.warns(UserWarning, match=said):
         (example,) = examples(made)
     assert example.document.count("On day 0 the keeper") == 3
     assert sum(map(len, made.pool())) < 30000
@@ -228,9 +235,10 @@ def test_a_malformed_essay_is_told(name, data, says, tmp_path, recipe):
 
 def test_rulers_own_essay_file_is_read(tmp_path, recipe):
     (tmp_path / "essays.json").write_text('{"text": "One day. Two  days."}')
+    made = recipe("niah_single_2", haystack=str(tmp_path / "essays.json"))
     with pytest.warns(UserWarning, match="repeated"):
-        made = recipe("niah_single_2", haystack=str(tmp_path / "essays.json"))
-        assert {"", "One day.", "Two days."} < set(made.pool())
+        pool = set(made.pool())
+    assert {"", "One day.", "Two days."} < pool
 
 
 def test_all_tasks_of_ruler_are_named():

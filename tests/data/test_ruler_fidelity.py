@@ -42,8 +42,8 @@ MADE_UP = {
         "provided text is",
     },
     "niah_multiquery": {
-        "input": "Some special magic numbers are hidden within the following text. Make "
-        "sure to memorize it. I will quiz you about the numbers afterwards.\n"
+        "input": "Some special magic numbers are hidden within the following text. "
+        "Make sure to memorize it. I will quiz you about the numbers afterwards.\n"
         + " ".join(TURNS)
         + "\nWhat are all the special magic numbers for c-d, g-h, a-b, and e-f "
         "mentioned in the provided text?",
@@ -68,8 +68,8 @@ def found(pattern, text):
 
 
 def put_together(draft, texts, glue):
-    """The example of a draft, and its evidence in words."""
-    pieces, places = draft.taken(len(draft.order))
+    """The example of a draft."""
+    pieces, _ = draft.taken(len(draft.order))
     stored = StoredQuestion(
         id=draft.id,
         question=draft.prompt.question,

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.encoding import Encoder, Span
 from gru_mem_jax.data.builders.recipe import GLUES, Length
 from gru_mem_jax.data.builders.ruler.wording import Prompt
@@ -185,13 +186,19 @@ class Room:
         )
 
     def lacking(self, length: Length, prompt: Prompt, document: str) -> int:
-        """By how many tokens a document is longer than its length; negative if less."""
+        """By how many tokens a document is longer than its length; negative if less.
+
+        The document is tokenised block by block, as an agent does.
+        """
         if length.unit == "documents":
             return 0
         if length.unit == "chunks":
-            return len(self.encoder.encode(document)) - self.of(length, prompt)
+            return self._tokens(document) - self.of(length, prompt)
         whole = prompt.instruction + document + prompt.query + prompt.answer_prefix
-        return len(self.encoder.encode(whole)) + self.answer - length.count
+        return self._tokens(whole) + self.answer - length.count
+
+    def _tokens(self, text: str) -> int:
+        return sum(len(chunk.ids) for chunk in iter_chunks(text, self.encoder, 4096))
 
 
 def spread_order(borders: Sequence[int], count: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Needle tasks: find the values of keys that are hidden in a haystack."""
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterable, Sequence
 
@@ -74,7 +75,7 @@ def places(
         return drawn[:asked], drawn[asked:]
     if rule == "spread":
         cuts = [len(population) * i // asked for i in range(asked + 1)]
-        mine = [rng.choice(population[a:b]) for a, b in zip(cuts, cuts[1:])]
+        mine = [rng.choice(population[a:b]) for a, b in itertools.pairwise(cuts)]
         rng.shuffle(mine)
     else:
         share = max(asked, len(population) // 5)
@@ -189,7 +190,7 @@ class NeedleTask:
         return hidden_in(
             items,
             sorted(zip(drawn, needles, range(len(needles)))),
-            {i: 0 for i in range(hidden.asked)},
+            dict.fromkeys(range(hidden.asked), 0),
             id=str(index),
             prompt=hidden.prompt,
             answers=hidden.answers,
