@@ -67,8 +67,8 @@ def add_suite_flags(add: Callable[..., object]) -> None:
     add(
         "--gaps",
         metavar="G[,G]",
-        help="of suite bridge: chunks between the hops; negative: the second comes "
-        "first",
+        help="of suite bridge: chunks by which what is needed first lies after what it "
+        "points to; negative: before",
     )
     add(
         "--contexts",

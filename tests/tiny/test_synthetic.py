@@ -107,7 +107,7 @@ def test_a_gap_is_that_of_the_blocks_of_link_and_code(gap, varied, index):
         len(pieces(example.document[: spans[step][0]])) // config.chunk_tokens
         for step in (0, 1)
     ]
-    assert blocks[1] - blocks[0] == gap
+    assert blocks[0] - blocks[1] == gap
 
 
 def test_evidence_is_needed_together_unless_it_is_a_chain():

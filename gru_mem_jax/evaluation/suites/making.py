@@ -18,14 +18,6 @@ from gru_mem_jax.evaluation.suites.catalogue import OFFICIAL_FILES, SUITES
 from gru_mem_jax.evaluation.suites.parts import MadeSuite, Part, chosen
 from gru_mem_jax.records import did_you_mean
 
-# The recipe of each builder.
-_RECIPES = {
-    "long_hotpotqa": "LongHotpotQA",
-    "long_2wiki": "Long2Wiki",
-    "long_musique": "LongMuSiQue",
-    "long_squad": "LongSQuAD",
-    "ruler": "Ruler",
-}
 Sources = Mapping[str, Sequence[str | os.PathLike[str]]]
 
 
@@ -199,7 +191,7 @@ class _Maker:
         words += ["--num_questions", str(self._num_questions)]
         words += ["--seed", str(self._seed)]
         if self._counts_tokens(part):
-            words += ["--policy", "DIR"]
+            words += ["--tokenizer", "DIR"]
         if self._counts_chunks(part):
             words += ["--chunk_size", str(self._chunk_size)]
         words += ["--out", os.fspath(self._folder(part))]
@@ -222,7 +214,10 @@ class _Maker:
                 f"{folder}: is a data set of {manifest.name}, expected {part.builder}; "
                 "give another --datasets folder"
             )
-        for name, value in part.settings.items():
+        wanted = dict(part.settings)
+        if "bridge_gap" in wanted:
+            wanted["chunk_size"] = self._chunk_size
+        for name, value in wanted.items():
             if (found := manifest.recipe.get(name)) != value:
                 raise InputError(
                     f"{folder}: has {name} {found!r}, expected {value!r}; move it away "
@@ -259,7 +254,7 @@ class _Maker:
         store.build(self._recipe(part), folder, on_progress=on_part)
 
     def _recipe(self, part: Part) -> Recipe:
-        from gru_mem_jax.data import builders
+        from gru_mem_jax.data.builders.registry import recipe_class
 
         settings: dict[str, Any] = dict(part.settings)
         files = {
@@ -275,7 +270,7 @@ class _Maker:
             settings["encoder"] = self.encoder()
         if self._counts_chunks(part):
             settings["chunk_size"] = self._chunk_size
-        recipe: Recipe = getattr(builders, _RECIPES[part.builder])(
+        recipe: Recipe = recipe_class(part.builder)(
             lengths=tuple(part.lengths.values()),
             num_questions=self._num_questions,
             seed=self._seed,
