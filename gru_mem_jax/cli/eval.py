@@ -3,15 +3,25 @@
 Questions of a suite (--suite), of a file (--data), of any source (by gin:
 EvaluationConfig.suite), or synthetic ones in the manner of RULER, are answered in
 several modes; a table of answers, gates, exits, chunks read and wall-clock goes to
-stdout, a page with plots to --out. Settings: the policy's own (gru_mem.json), then gin,
-then flags.
+stdout, all that was measured to --out: `gru-mem report` makes a page of it, and the
+same command goes on where an evaluation was stopped. Settings: the policy's own
+(gru_mem.json), then gin, then flags.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from gru_mem_jax.cli import arguments, suites
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import first_difference
+
+if TYPE_CHECKING:
+    from gru_mem_jax.agent.config import AgentConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,19 +33,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         type=path,
         metavar="DIR",
+        action="append",
         required=True,
-        help="a Hugging Face directory, or hf://org/name@revision",
+        help="a Hugging Face directory, or hf://org/name@revision; several, such as "
+        "seeds of one training: each in turn, and their mean",
     )
     add(
         "--out",
         type=path,
         metavar="DIR",
-        help="folder for results.json, report.html and plots",
+        help="folder for all that is measured; if it holds a part of this evaluation, "
+        "only the rest is asked",
     )
     arguments.add_json(add, "the rows")
     add("--modes", metavar="M[,M]", help="agent modes; default all three")
     suites.add_suite_flags(add)
     add("--slots", type=count, metavar="N", help="trajectories that run side by side")
+    add(
+        "--keep_trajectories",
+        type=arguments.integer(least=0),
+        metavar="N",
+        default=300,
+        help="trajectories that are kept to be looked at, over all sets, modes and "
+        "policies; default %(default)s",
+    )
+    add(
+        "--time_alone",
+        type=arguments.integer(least=0),
+        metavar="N",
+        default=0,
+        help="questions of each set that are asked once more, one at a time, to be "
+        "timed; default none",
+    )
     arguments.add_template_variables(add)
     arguments.add_host_flags(add)
     arguments.add_gin_flags(parser)
@@ -47,16 +76,19 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.cli.train import listed_if_bad
     from gru_mem_jax.evaluation import EvaluationConfig
-    from gru_mem_jax.evaluation.report import write_pages
-    from gru_mem_jax.evaluation.run import greedy, table_rows
-    from gru_mem_jax.hosts import processes as hosts
+    from gru_mem_jax.evaluation.run import greedy
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
     from gru_mem_jax.tokenization import TextTokenizer
 
     modes = args.modes and suites.choices("--modes", args.modes, MODES)
     target = json_output.open_target(args.json)
-    agent = greedy(policy_settings(open_policy_dir(args.policy)))
+    policies = evaluating.named(args.policy)
+    agents = {
+        name: greedy(policy_settings(open_policy_dir(path)))
+        for name, path in policies.items()
+    }
+    agent = _common(agents)
     if args.out is not None:
         arguments.check_folder("--out", args.out)
     runtime.start(args)
@@ -68,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     suite = suites.suite_from(
         args,
         config.suite,
-        lambda: TextTokenizer.from_pretrained(args.policy),
+        lambda: TextTokenizer.from_pretrained(args.policy[0]),
         agent.chunk_size,
     )
     if args.template_variable:
@@ -76,21 +108,52 @@ def run(args: argparse.Namespace) -> int:
         agent = replace_settings(agent, template_variables=given)
     if args.slots:
         engine = dataclasses.replace(engine, slots=args.slots)
-    with listed_if_bad(None):
-        results = evaluating.evaluate_policy(
-            args.policy,
+    with listed_if_bad(None), _folder(args.out) as out:
+        folder = evaluating.evaluate(
+            policies,
             agent,
             engine,
             list(suite.question_sets()),
             modes or config.modes,
-            config.cache_bytes,
+            out,
+            cache_bytes=config.cache_bytes,
+            keep_trajectories=args.keep_trajectories if args.out else 0,
+            time_alone=args.time_alone,
         )
-    if not hosts.current().is_first:
-        return 0
-    rows = table_rows(results)
-    if args.out:
-        write_pages(args.out, results, title=f"Evaluation of {args.policy}")
-    target.write({"policy": args.policy, "rows": rows})
+        if folder is None:  # not the first of several processes
+            return 0
+        results, status = folder.results(), evaluating.status(folder)
+    target.write(results)
     if not target.is_stdout:
-        evaluating.print_rows(rows, sys.stdout)
-    return 0
+        evaluating.print_rows(results["rows"], sys.stdout)
+    return status
+
+
+@contextlib.contextmanager
+def _folder(out: str | None) -> Iterator[str]:
+    """--out, or a folder for the time of the evaluation."""
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="gru-mem-eval-") as scratch:
+        yield scratch
+
+
+def _common(agents: Mapping[str, "AgentConfig"]) -> "AgentConfig":
+    """The settings that all policies have.
+
+    Raises:
+      InputError: two differ; names the first difference.
+    """
+    from gru_mem_jax.agent.config import config_to_dict
+
+    (first, agent), *others = agents.items()
+    for name, other in others:
+        found = first_difference(config_to_dict(other), config_to_dict(agent))
+        if found is not None:
+            raise InputError(
+                f"--policy: {name} and {first} differ in their settings "
+                f"(gru_mem.json): {found} as in {first}; evaluate each into a folder "
+                "of its own"
+            )
+    return agent

@@ -1,23 +1,34 @@
 """What `eval` and `quickstart` share: a warm engine, sets of questions, progress."""
 
+import contextlib
 import dataclasses
+import itertools
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
+from gru_mem_jax.agent.config import (
+    MODES,
+    AgentConfig,
+    check_budgets,
+    config_to_dict,
+    longest_turn,
+)
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.cli import terminal
+from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.cli import signals, terminal
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import cut, to_record
 from gru_mem_jax.sampling.config import EngineConfig
 
 if TYPE_CHECKING:
+    from gru_mem_jax.evaluation.asking import Asking
+    from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
     from gru_mem_jax.evaluation.questions import DrawnSet
-    from gru_mem_jax.evaluation.run import SetResult
     from gru_mem_jax.evaluation.suite import QuestionSet
-    from gru_mem_jax.hosts.processes import Hosts
-    from gru_mem_jax.policy.files import PolicyDir
 
-
+KEPT = 300  # trajectories, by default
 _PIPE_WIDTH = 200  # of the table, where no terminal has a width
 
 
@@ -41,34 +52,220 @@ def configurables() -> tuple[type, ...]:
     )
 
 
-def evaluate_policy(
-    policy_dir: str,
+def evaluate(
+    policies: Mapping[str, str],
     config: AgentConfig,
     engine_config: EngineConfig,
     sets: "Sequence[QuestionSet]",
     modes: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
     cache_bytes: int | None = None,
-) -> "list[SetResult]":
-    """Loads a policy, compiles its programs, and runs every set in every mode.
+    keep_trajectories: int = KEPT,
+    time_alone: int = 0,
+    title: str | None = None,
+) -> "ResultsFolder | None":
+    """Asks what the folder has not yet of every set, mode and policy, and tabulates it.
 
-    Settings and questions are checked before the weights are read.
+    Settings and questions are checked before weights are read, and those of a policy
+    that has answered all are not read but for their sha256.
 
     Args:
-      policy_dir: a Hugging Face directory.
+      policies: name to Hugging Face directory.
       config: of the agent.
       engine_config: its max_length is set by the budgets.
-      sets, modes: see `evaluation.run.evaluate`.
+      sets: questions.
+      modes: of the agent, and baselines.
+      out: the folder, new or of the same evaluation.
       cache_bytes: see `EvaluationConfig`.
+      keep_trajectories, time_alone: see `evaluation.asking.Asking`.
+      title: of the report; None: the policies' names.
+
+    Returns:
+      The folder, with its results.json; None on all processes but the first.
+
+    Raises:
+      KeyboardInterrupt, signals.Terminated: with a line on how to go on.
     """
+    from gru_mem_jax.evaluation import tabulate
+    from gru_mem_jax.evaluation.asking import Asking, count_left
+    from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
+    from gru_mem_jax.evaluation.questions import draw_sets
+    from gru_mem_jax.evaluation.records import Manifest
+    from gru_mem_jax.hosts import processes as hosts_lib
+
+    hosts = hosts_lib.current()
+    note = terminal.note if hosts.is_first else _unsaid
+    readers = {name: _Reader(path, config) for name, path in policies.items()}
+    drawn = draw_sets(sets, next(iter(readers.values())).builder, config)
+    for line in (line for each in drawn for line in each.lines()):
+        note(terminal.plain_line(line))
+    manifest = Manifest(
+        title=title or f"Evaluation of {', '.join(policies)}",
+        policies={name: str(path) for name, path in policies.items()},
+        modes=tuple(modes),
+        settings={
+            "agent": config_to_dict(config),
+            "engine": to_record(engine_config),
+            "cache_bytes": cache_bytes,
+            "time_alone": time_alone,
+            "sets": [each.facts() for each in drawn],
+            "policies": {name: reader.facts() for name, reader in readers.items()},
+        },
+    )
+    if hosts.count > 1:
+        hosts.agree("evaluation", {"modes": list(modes), **manifest.settings})
+    with contextlib.ExitStack() as stack:
+
+        def opened() -> "ResultsWriter | None":
+            if not hosts.is_first:
+                return None
+            return stack.enter_context(ResultsWriter(out, manifest))
+
+        writer = hosts.together("folder", opened)
+        for line in writer.notes if writer else ():
+            note(terminal.plain_line(line))
+        scored = dict(writer.scored) if writer else {}
+        for name, reader in readers.items():
+            asking = Asking(
+                policy=name,
+                modes=modes,
+                keep_trajectories=keep_trajectories,
+                num_policies=len(policies),
+                time_alone=time_alone,
+            )
+            left, every = hosts.gather("left", count_left(drawn, asking, scored))[0]
+            if left < every:
+                note(f"{name}: {every - left} of {every} questions were scored before")
+            if not left:
+                continue
+            try:
+                _ask(reader, config, engine_config, drawn, asking, writer, cache_bytes)
+            except (KeyboardInterrupt, signals.Terminated) as e:
+                raise type(e)(
+                    f"{len(writer.scored) if writer else 0} questions are scored; the "
+                    "same command goes on from there"
+                ) from None
+        if writer is None:
+            return None
+        folder = ResultsFolder(out)
+        writer.write_results(tabulate.results([folder]))
+    return folder
+
+
+class _Reader:
+    """A policy directory, checked, without its weights."""
+
+    def __init__(self, path: str, config: AgentConfig):
+        from gru_mem_jax.policy.files import open_policy_dir
+        from gru_mem_jax.policy.hf import load_config
+        from gru_mem_jax.tokenization import TextTokenizer
+
+        self.directory = open_policy_dir(path)
+        self.encoder = TextTokenizer.from_pretrained(self.directory.root)
+        self.shape = load_config(self.directory)
+        self.encoder.check_rows(self.shape.vocab_size)
+        self.builder = PromptBuilder(self.encoder, config.prompt)
+
+    def facts(self) -> dict[str, str]:
+        """What it is recognised by."""
+        from gru_mem_jax.runs.checkpoints.store import weights_digest
+
+        return {"sha256": weights_digest(self.directory)}
+
+
+def _ask(
+    reader: _Reader,
+    config: AgentConfig,
+    engine_config: EngineConfig,
+    drawn: "Sequence[DrawnSet]",
+    asking: "Asking",
+    writer: "ResultsWriter | None",
+    cache_bytes: int | None,
+) -> None:
+    """Asks one policy, with a bar of progress."""
     from rich import progress
     from rich.console import Console
 
-    from gru_mem_jax.evaluation.questions import draw_sets
-    from gru_mem_jax.evaluation.run import count_turns, evaluate, share_a_document
+    from gru_mem_jax.evaluation.asking import ask, count_left
     from gru_mem_jax.hosts import processes as hosts_lib
-    from gru_mem_jax.policy.files import open_policy_dir
+
+    hosts = hosts_lib.current()
+    note = terminal.note if hosts.is_first else _unsaid
+    warm = _local(reader, config, engine_config, drawn, asking.modes, cache_bytes)
+    hosts.barrier("warm")  # else one would count what another compiles
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("questions, {task.fields[turns]} turns"),
+        progress.TimeElapsedColumn(),
+        console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
+        disable=not (hosts.is_first and terminal.is_live(sys.stderr)),
+    )
+    left, every = count_left(drawn, asking, writer.scored if writer else {})
+    with bar:
+        task = bar.add_task("", total=every, completed=every - left, turns=0)
+        turns = itertools.count(1)
+
+        def on_run(group: "Sequence[DrawnSet]", mode: str) -> None:
+            warm.forget_documents()  # modes are compared: none has another's work
+            names = ", ".join(each.of.name for each in group)
+            labels = [str(label) for label in group[0].of.labels.values()]
+            text = " · ".join([mode, *labels, names])
+            bar.update(task, description=text)
+            if bar.disable:
+                note(text)
+
+        def on_turn() -> None:
+            hosts.check()
+            bar.update(task, turns=next(turns))
+
+        ask(
+            warm.generator,
+            reader.builder,
+            config,
+            drawn,
+            dataclasses.replace(asking, window=warm.window),
+            writer,
+            on_run=on_run,
+            forget=warm.forget,
+            on_turn=on_turn,
+            on_answer=lambda _: bar.advance(task),
+            hosts=hosts,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Warm:
+    """A generator that is ready to be timed.
+
+    Attributes:
+      generator: of completions.
+      window: tokens of the longest prompt and completion together.
+      forget_documents: drops what is kept of documents for later questions.
+      forget: drops all that is kept of earlier prompts.
+    """
+
+    generator: Generator
+    window: int | None
+    forget_documents: Callable[[], None]
+    forget: Callable[[], None]
+
+
+def _local(
+    reader: _Reader,
+    config: AgentConfig,
+    engine_config: EngineConfig,
+    drawn: "Sequence[DrawnSet]",
+    modes: Sequence[str],
+    cache_bytes: int | None,
+) -> Warm:
+    """An engine on this machine's devices, with its programs compiled."""
+    from gru_mem_jax.evaluation.queue import share_a_document
+    from gru_mem_jax.hosts import processes as hosts_lib
     from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.hf import load_config, load_policy
+    from gru_mem_jax.policy.hf import load_policy
     from gru_mem_jax.sampling import engine_pool
     from gru_mem_jax.sampling.footprint import (
         check_engine_fits,
@@ -80,27 +277,16 @@ def evaluate_policy(
         default_memory_bytes,
         with_trunks,
     )
-    from gru_mem_jax.tokenization import TextTokenizer
 
-    hosts = hosts_lib.current()
-    note = terminal.note if hosts.is_first else _unsaid
-    directory = open_policy_dir(policy_dir)
-    encoder = TextTokenizer.from_pretrained(directory.root)
-    shape = load_config(directory)
-    encoder.check_rows(shape.vocab_size)
-    builder = PromptBuilder(encoder, config.prompt)
+    note = terminal.note if hosts_lib.current().is_first else _unsaid
+    builder = reader.builder
     engine_config = engine_config.sized_for(_longest_turn(builder, config, modes))
-    mesh, policy = engine_pool.local_mesh(), make_policy(shape)
+    mesh, policy = engine_pool.local_mesh(), make_policy(reader.shape)
     devices = list(mesh.devices.flat)
     engine_config = with_tensor(policy, engine_config, devices)
     check_engine_fits(
         policy, engine_config, devices=devices, tensor=engine_config.tensor
     )
-    drawn = draw_sets(sets, builder, config)
-    if hosts.count > 1:
-        _agree(hosts, directory, (config, engine_config, modes, cache_bytes), drawn)
-    for line in (line for each in drawn for line in each.lines()):
-        note(terminal.plain_line(line))
     store = None
     if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
         store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
@@ -108,76 +294,37 @@ def evaluate_policy(
         engine_config = with_trunks(engine_config, builder, config)
     # Cut over the devices, and let go of where that was no engine's own.
     loaded = load_policy(
-        directory.root,
+        reader.directory.root,
         engine_dtype(engine_config),
         mesh=mesh if mesh.size > 1 else None,
         form="sampling",
     )
-    engine = engine_pool.make(*loaded, engine_config, encoder, mesh, store)
+    engine = engine_pool.make(*loaded, engine_config, reader.encoder, mesh, store)
     del loaded
     note(engine.attention)
     note("compiling the sampling programs")
     programs = engine.warm_up()
     seconds = engine.stats()["compile_seconds"]
     note(f"{programs} programs ready after {seconds:.1f} s")
-    hosts.barrier("warm")  # else one would count what another compiles
-    bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("turns"),
-        progress.TimeElapsedColumn(),
-        console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
-        disable=not (hosts.is_first and terminal.is_live(sys.stderr)),
+
+    def forget_documents() -> None:
+        if store is not None:
+            store.clear()
+
+    def forget() -> None:
+        forget_documents()
+        engine.reset()
+
+    return Warm(
+        generator=engine,
+        window=engine_config.max_length,
+        forget_documents=forget_documents,
+        forget=forget,
     )
-    with bar:
-        task = bar.add_task("", total=count_turns(drawn, modes))
-
-        def on_sets(group: "Sequence[DrawnSet]", mode: str) -> None:
-            if store is not None:
-                store.clear()  # modes are compared: none has what another computed
-            names = ", ".join(each.of.name for each in group)
-            labels = [str(label) for label in group[0].of.labels.values()]
-            text = " · ".join([mode, *labels, names])
-            bar.update(task, description=text)
-            if bar.disable:
-                note(text)
-
-        def advance(task: "progress.TaskID") -> None:
-            hosts.check()
-            bar.advance(task)
-
-        results = evaluate(
-            engine,
-            encoder,
-            config,
-            drawn,
-            modes,
-            on_sets,
-            lambda: advance(task),
-            hosts,
-        )
-        bar.update(task, completed=count_turns(drawn, modes))
-    return results
 
 
 def _unsaid(line: str) -> None:
     """What the first of several processes alone says."""
-
-
-def _agree(
-    hosts: "Hosts", directory: "PolicyDir", settings: Any, sets: "Sequence[DrawnSet]"
-) -> None:
-    """Refuses processes that would answer other questions, or with other weights."""
-    from gru_mem_jax.runs.checkpoints.store import weights_digest
-
-    asked = [[example.id for example in each.examples] for each in sets]
-    facts = {
-        "weights (sha256)": weights_digest(directory),
-        "settings": repr(settings),
-        "questions": asked,
-    }
-    hosts.agree("evaluation", facts)
 
 
 def _longest_turn(
@@ -190,10 +337,41 @@ def _longest_turn(
     """
     longest = 0
     for mode in modes:
+        if mode not in MODES:
+            continue
         each = dataclasses.replace(config, mode=mode)
         check_budgets(builder, each)
         longest = max(longest, longest_turn(builder, each))
     return longest
+
+
+def named(paths: Sequence[str]) -> dict[str, str]:
+    """Policies by name: the last parts of their paths that tell them apart.
+
+    Raises:
+      InputError: two are one.
+    """
+    parts = [[part for part in path.split("/") if part] for path in paths]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(paths):
+            return dict(zip(names, paths, strict=True))
+    raise InputError(f"--policy: given twice: {', '.join(paths)}")
+
+
+def status(folder: "ResultsFolder") -> int:
+    """The exit status: 1 if all questions failed; a line says if any did."""
+    answers = folder.answers()
+    failed = [answer for answer in answers if answer.failed is not None]
+    if failed:
+        last = " ".join(str(failed[-1].failed).split())
+        terminal.note(
+            terminal.plain_line(
+                f"{len(failed)} of {len(answers)} questions failed and count as wrong; "
+                f"the last: {cut(last, 200)}"
+            )
+        )
+    return int(bool(failed) and len(failed) == len(answers))
 
 
 def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO, title: str = "") -> None:

@@ -6,7 +6,7 @@ questions that run are in memory, and no others.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 from gru_mem_jax.agent import driver
@@ -174,6 +174,19 @@ def ask(
                 li for each in hosts.gather("done", buffer.lines) for li in each
             ):
                 _pass_on(line, results, on_answer)
+
+
+def count_left(
+    sets: Sequence[DrawnSet], asking: Asking, scored: Collection[ScoredKey]
+) -> tuple[int, int]:
+    """(questions that were not scored yet, all) over all modes."""
+    keys = [
+        _key(asking.policy, mode, drawn, index)
+        for group, mode in runs(sets, asking.modes)
+        for drawn in group
+        for index in range(len(drawn.examples))
+    ]
+    return sum(key not in scored for key in keys), len(keys)
 
 
 def _key(policy: str, mode: str, drawn: DrawnSet, index: int) -> ScoredKey:

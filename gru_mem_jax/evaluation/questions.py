@@ -107,7 +107,8 @@ class DrawnSet:
         if self.holds_documents:
             known: Iterable[Example] = self.examples
         else:
-            facts["source"] = repr(self.of.source)[:1000]
+            fingerprint = getattr(self.of.source, "fingerprint", None)
+            facts["data"] = fingerprint() if fingerprint else repr(self.of.source)
             records = records_of(self.of.source)
             known = [each for _, each in records.good] if records else []
         digest = hashlib.sha256()

@@ -11,7 +11,8 @@ def runs(
 ) -> Iterator[tuple[list[DrawnSet], str]]:
     """Sets that run together, with their mode: by context, then mode.
 
-    Those of the mix run as one; the others each by itself.
+    Those of the mix run as one; the others each by itself. A set is left out of the
+    modes that it says.
     """
     by_context: dict[object, list[DrawnSet]] = {}
     for each in sets:
@@ -20,8 +21,10 @@ def runs(
         mixed = [each for each in chosen if each.of.in_mix]
         alone = [[each] for each in chosen if not each.of.in_mix]
         for mode in modes:
-            for group in filter(None, [mixed, *alone]):
-                yield group, mode
+            for group in [mixed, *alone]:
+                asked = [each for each in group if mode not in each.of.left_out_modes]
+                if asked:
+                    yield asked, mode
 
 
 def places(sets: Sequence[DrawnSet]) -> list[tuple[int, int]]:
@@ -40,3 +43,9 @@ def places(sets: Sequence[DrawnSet]) -> list[tuple[int, int]]:
         document = drawn.examples[place[1]].document if held else place
         by_document.setdefault(document, []).append(place)
     return list(itertools.chain.from_iterable(by_document.values()))
+
+
+def share_a_document(sets: Sequence[DrawnSet]) -> bool:
+    """Whether two questions are on the same document, of those that are in memory."""
+    documents = [e.document for s in sets if s.holds_documents for e in s.examples]
+    return len(set(documents)) < len(documents)

@@ -1,5 +1,6 @@
 """The table at the end, on a terminal."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,47 +8,95 @@ from gru_mem_jax.evaluation.suite import LABELS
 from gru_mem_jax.runs import columns
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 _SUMS = ("mix", "all")
+_CONTEXT = ("policy", "stage", *LABELS)
+_ASIDE = ("num_questions", "failed", "policy")  # shown where they tell something
 
 
-def rich_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> "Table":
-    """Rows of `tabulate.table_rows` as a table: the main columns.
+def rich_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> "RenderableType":
+    """Rows of `tabulate.table_rows`, the main columns of them, within 120 columns.
 
-    A rule parts contexts, policies and modes; the mix stands in bold above its sets.
+    A line says the context and policy of the rows below it. A rule parts modes; sums
+    stand in bold.
     """
+    from rich.console import Group
+    from rich.text import Text
+
+    shown = [_shown(row) for row in rows]
+    several = len({row.get("policy") for row in shown}) > 1
+    named = [
+        column
+        for column in columns.table("evaluation", shown)
+        if column.name not in (*_CONTEXT, *_ASIDE)
+        or (column.name == "failed" and any(row.get("failed") for row in shown))
+    ]
+    widths = [
+        max(
+            *(len(word) for word in column.title.split()),
+            *(len(column.cell(row.get(column.name))) for row in shown),
+        )
+        for column in named
+    ]
+    parts: list[RenderableType] = [Text(title, "italic")] if title else []
+    for number, (context, group) in enumerate(
+        itertools.groupby(shown, lambda row: _context(row, several))
+    ):
+        table = _table(list(group), named, widths, heading=number == 0)
+        parts += [Text(context), table] if number else [table]
+        if number == 0 and context:
+            table.title = Text(context)
+    return Group(*parts)
+
+
+def _context(row: Mapping[str, Any], several: bool) -> str:
+    """What a line above rows says of them."""
+    names = [name for name in _CONTEXT if name in row and (several or name != "policy")]
+    found = [columns.find(name) for name in names]
+    if not set(LABELS) & set(row) and row["set"] == "all":
+        found = [columns.find("policy")] if several else []
+        return "all contexts" + ", ".join(
+            f", {c.heading} {row[c.name]}" for c in found if c
+        )
+    return ", ".join(
+        f"{column.heading} {column.cell(row[column.name])}"
+        for column in found
+        if column is not None
+    )
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]],
+    named: Sequence[columns.Column],
+    widths: Sequence[int],
+    *,
+    heading: bool,
+) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = [_shown(row) for row in rows]
-    hidden = [] if any(row.get("failed") for row in shown) else ["failed"]
-    if len({row.get("policy") for row in shown}) == 1:
-        hidden.append("policy")
-    shown = [{k: v for k, v in row.items() if k not in hidden} for row in shown]
     table = Table(
-        title=title or None,
         title_justify="left",
+        title_style="",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
+        show_header=heading,
     )
-    named = columns.table("evaluation", shown)
-    for column in named:
-        words = column.format == "text"
-        table.add_column(
-            column.title, justify="left" if words else "right", no_wrap=words
-        )
-    previous = None
-    for row in shown:
-        parts = ("policy", "stage", *LABELS, "mode")
-        group = tuple(row.get(name) for name in parts)
-        if previous is not None and group != previous:
+    for column, width in zip(named, widths, strict=True):
+        justify = "left" if column.format == "text" else "right"
+        table.add_column(column.title, justify=justify, width=width)
+    mode = rows[0]["mode"]
+    for row in rows:
+        if row["mode"] != mode:
             table.add_section()
+        mode = row["mode"]
         cells = [Text(column.cell(row.get(column.name))) for column in named]
         table.add_row(*cells, style="bold" if row["set"] in _SUMS else None)
-        previous = group
     return table
 
 
