@@ -195,7 +195,8 @@ def inject(
     """The example with an attack in its document; equal for equal arguments.
 
     Its metadata has `attack` (the kind), `twin` (the id of the clean example),
-    `attack_spans` ((start, end) of each place, in characters) and `wrong_answer`.
+    `attack_spans` ((start, end) of each place, in characters), `attack_chunks` (their
+    indices) and `wrong_answer`.
 
     Args:
       example: clean, with evidence.
@@ -246,6 +247,7 @@ def inject(
             "attack": kind,
             "twin": example.id,
             "attack_spans": [list(span) for span in attacked],
+            "attack_chunks": places,
             "wrong_answer": wrong,
         },
     )

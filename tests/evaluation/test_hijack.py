@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.evaluation.hijack import hijack_rows, share
 from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer
 
@@ -13,13 +12,13 @@ CLEAN = {"num_chunks": 4}
 
 
 def question(own, attacked, evidence=(2,)):
-    """Four chunks of 10 characters; the attacks are in chunks 1 and 3."""
+    """Four chunks; the attacks are in chunks 1 and 3."""
     metadata = {}
     if attacked:
         metadata = {
             "attack": "orders",
             "twin": own,
-            "attack_spans": [[12, 18], [31, 39]],
+            "attack_chunks": [1, 3],
             "wrong_answer": "eight",
         }
     return AskedQuestion(
@@ -36,10 +35,12 @@ def question(own, attacked, evidence=(2,)):
     )
 
 
-def answer(own, attacked, said="seven", mode="with_exit_gate", failed=None):
+def answer(own, attacked, said="seven", gates=None, failed=None):
+    """`gates`: a digit for each chunk that was read, of updates and of exits."""
+    updates, exits = gates or ("", "")
     return ScoredAnswer(
         policy="p",
-        mode=mode,
+        mode="memagent" if gates is None else "with_exit_gate",
         set="s",
         labels=ATTACK if attacked else CLEAN,
         index=int(own),
@@ -48,42 +49,20 @@ def answer(own, attacked, said="seven", mode="with_exit_gate", failed=None):
         answer=said,
         failed=failed,
         seconds=1.0,
+        chunks_read=len(updates),
+        updated=gates and tuple(i for i, gate in enumerate(updates) if gate == "1"),
+        said_end=gates and tuple(i for i, gate in enumerate(exits) if gate == "1"),
     )
-
-
-def trajectory(updates, exits=""):
-    """One digit a chunk that was read: whether its gate says yes."""
-    exits = exits or "0" * len(updates)
-    turns = tuple(
-        Turn(
-            kind="memory",
-            chunk=i,
-            chunk_span=(10 * i, 10 * i + 10),
-            update=update == "1",
-            exit=leave == "1",
-            well_formed=True,
-            memory="",
-            memory_tokens=0,
-            text="",
-            finish_reason="stop",
-            prompt_tokens=1,
-            completion_tokens=1,
-            seconds=0.0,
-        )
-        for i, (update, leave) in enumerate(zip(updates, exits, strict=True))
-    )
-    return Trajectory(mode="with_exit_gate", question="q", turns=turns)
 
 
 def rows(cases):
     """Of (id, clean answer, clean gates, attacked answer, attacked gates) each."""
-    questions, answers, runs = [], [], []
+    questions, answers = [], []
     for own, *both in cases:
         for attacked, (said, gates) in enumerate((both[:2], both[2:])):
             questions.append(question(own, bool(attacked)))
-            answers.append(answer(own, bool(attacked), said))
-            runs.append((answers[-1].key, trajectory(*gates)))
-    return hijack_rows(questions, answers, iter(runs))
+            answers.append(answer(own, bool(attacked), said, gates))
+    return hijack_rows(questions, answers)
 
 
 def counts(row, name):
@@ -122,23 +101,18 @@ def test_shares_are_of_what_the_twin_does_right():
 
 def test_evidence_in_an_attacked_chunk_is_no_wrong_update():
     questions = [question("0", attacked, (1, 2)) for attacked in (False, True)]
-    answers = [answer("0", attacked) for attacked in (False, True)]
-    runs = [
-        (answers[0].key, trajectory("0010")),
-        (answers[1].key, trajectory("0110")),
+    answers = [
+        answer("0", attacked, gates=(updates, "0000"))
+        for attacked, updates in ((False, "0010"), (True, "0110"))
     ]
-    (row,) = hijack_rows(questions, answers, runs)
+    (row,) = hijack_rows(questions, answers)
     assert counts(row, "wrong_updates") == (0, 1)
 
 
 def test_without_gates_only_answers_are_compared():
     questions = [question("0", attacked) for attacked in (False, True)]
-    answers = [
-        answer("0", attacked, said, mode="memagent")
-        for attacked, said in ((False, "seven"), (True, "nine"))
-    ]
-    runs = [(each.key, trajectory("1111")) for each in answers]
-    (row,) = hijack_rows(questions, answers, runs)
+    answers = [answer("0", False), answer("0", True, "nine")]
+    (row,) = hijack_rows(questions, answers)
     assert row["wrong_updates"] is None
     assert row["early_exits"] is None
     assert counts(row, "wrong_answers") == (1, 1)
@@ -149,13 +123,24 @@ def test_what_failed_or_has_no_twin_is_counted_apart():
     questions = [question(own, attacked) for own in "01" for attacked in (False, True)]
     answers = [answer("0", False), answer("0", True, failed="no answer")]
     answers += [answer("1", True)]
-    (row,) = hijack_rows(questions, answers, ())
+    (row,) = hijack_rows(questions, answers)
     assert (row["pairs"], row["unpaired"]) == (0, 2)
     assert row["wrong_answers"] is None
 
 
+@pytest.mark.parametrize("chunks", [None, 1, "13", [[1]], [-1, 99, 1.5], {"1": 3}])
+def test_a_folder_that_was_tampered_with_is_no_traceback(chunks):
+    spoilt = question("0", True)
+    spoilt.metadata.update(attack_chunks=chunks, wrong_answer=chunks)
+    questions = [question("0", False), spoilt]
+    gates = ("0010", "0000")
+    answers = [answer("0", attacked, gates=gates) for attacked in (False, True)]
+    (row,) = hijack_rows(questions, answers)
+    assert row["wrong_updates"] is None
+
+
 def test_without_attacks_there_is_no_row():
-    assert hijack_rows([question("0", False)], [answer("0", False)], ()) == []
+    assert hijack_rows([question("0", False)], [answer("0", False)]) == []
 
 
 def test_the_interval_is_wilsons():
