@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from gru_mem_jax.errors import InputError
 
-Scoring = Literal["exact", "f1", "all", "part", "boxed", "equivalent"]
+Scoring = Literal["exact", "f1", "hotpotqa_f1", "all", "part", "boxed", "equivalent"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,8 @@ class Example:
       evidence: (start, end) in characters of `document`, in order of start.
       task: name of the task, e.g. "single_key".
       scoring: "exact", any gold answer equals the prediction after normalisation;
-        "f1", the best F1 of the words with any (both SQuAD's); "part", the share of
+        "f1", the best F1 of the words with any (both SQuAD's); "hotpotqa_f1", that
+        with HotpotQA's rule for "yes" and "no"; "part", the share of
         gold answers that occur in it (RULER's); "all", whether all do; "boxed", any
         occurs in it or it in any (MemAgent's evaluation); "equivalent", any is it
         (MemAgent's reward). See `data.scoring`.
