@@ -139,7 +139,7 @@ def match_part(prediction: str, answers: Sequence[str]) -> float:
     """Share of the gold answers that occur in the prediction, in 0..1.
 
     RULER's `string_match_all` (Hsieh et al. 2024, `eval/synthetic/constants.py`):
-    case-folded substrings. `string_match_part` (any gold answer) is not implemented.
+    case-folded substrings.
     """
     if not answers:
         return 0.0
@@ -153,6 +153,16 @@ def match_all(prediction: str, answers: Sequence[str]) -> float:
     Of this library: 1 only where RULER's `string_match_all` (`match_part`) is 1.
     """
     return float(bool(answers) and match_part(prediction, answers) == 1.0)
+
+
+def match_some(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 if any gold answer occurs in the prediction, else 0.0.
+
+    RULER's `string_match_part` (Hsieh et al. 2024, `eval/synthetic/constants.py`), of
+    qa_1 and qa_2: case-folded substrings.
+    """
+    folded = prediction.lower()
+    return float(any(answer.lower() in folded for answer in answers))
 
 
 def match_any(prediction: str, answers: Sequence[str]) -> float:
@@ -182,6 +192,7 @@ SCORERS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "hotpotqa_f1": hotpotqa_f1,
     "all": match_all,
     "part": match_part,
+    "any": match_some,
     "boxed": match_any,
     "equivalent": match_equivalent,
 }
