@@ -163,9 +163,14 @@ class Composer:
           InputError: there are too few paragraphs, or the length is too small for the
             evidence, or for where it is to lie.
         """
-        ordered = self._ordered(item, length)
-        if length.unit == "chunks":
-            self._check_chunks(ordered.pieces, length)
+        try:
+            ordered = self._ordered(item, length)
+            if length.unit == "chunks":
+                self._check_chunks(ordered.pieces, length)
+        except InputError as error:
+            raise InputError(
+                f"record {item.id!r:.60} in a document of {length}: {error}"
+            ) from None
         return self._marked(item, ordered)
 
     def check(self, items: Sequence[ParagraphQuestion]) -> None:
@@ -179,8 +184,9 @@ class Composer:
         if longest.unit == "documents":
             for item in items:
                 self._check_count(item, longest.count)
-        self.compose(items[0], longest)
-        document = self.compose(items[0], shortest)
+        document = self.compose(items[0], longest)
+        for item in items:
+            document = self.compose(item, shortest)
         if self._counts is not None and self._settings.encoder is not None:
             text = GLUES[document.glue]([self.pool.texts[i] for i in document.pieces])
             tokens = len(self._settings.encoder.encode(text))
@@ -197,8 +203,8 @@ class Composer:
         have = len(own.held) + len(own.first) + others
         if have < count and not (self._settings.repeat_distractors and others):
             raise InputError(
-                f"for record {item.id!r:.60} there are {have} different paragraphs, "
-                f"too few for {count}; {_MORE}"
+                f"record {item.id!r:.60}: has {have} different paragraphs, "
+                f"too few for a document of {count}; {_MORE}"
             )
 
     def _own(self, item: ParagraphQuestion) -> "_Own":
@@ -223,7 +229,7 @@ class Composer:
         growing = Growing(itertools.chain(first, drawn))
         if length.unit == "documents":
             if len(own.held) > length.count:
-                raise InputError(f"its evidence lies in {len(own.held)} paragraphs")
+                raise InputError(f"its evidence alone has {len(own.held)} paragraphs")
             if not growing.to_count(length.count - len(own.held)):
                 raise InputError(f"the files have too few paragraphs; {_MORE}")
         else:
@@ -246,7 +252,7 @@ class Composer:
                 before, limit = limit, self._limit(each)
                 room += limit - before
                 if room < 0:
-                    raise InputError(f"its evidence has {limit - room} tokens")
+                    raise InputError(f"its evidence alone has {limit - room} tokens")
                 if (left := growing.fill(room, cost)) is None:
                     raise InputError(
                         "the different paragraphs of the files have too few tokens; "
