@@ -28,8 +28,8 @@ class QuestionSet:
       placement: where the evidence lies, if the set is made so; a label for tables.
       num_chunks: of every context, if the set is made so; a label for tables.
       length: of every context, as it was asked for: "7K", "50 documents"; a label.
-      gap: chunks between evidence that is needed first and what it points to; negative:
-        it comes after. A label.
+      gap: how many chunks the evidence that is needed first lies after the evidence
+        that it points to; negative: before. A label.
       attack: the kind of text that was put into the document; a label.
       in_mix: whether the row "mix" is over this set too.
       left_out_modes: modes in which the set is not asked.
