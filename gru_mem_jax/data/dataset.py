@@ -43,6 +43,11 @@ def open_dataset(
     return Dataset(folder, manifest, _chosen(folder, manifest, length))
 
 
+def first_length(path: str | os.PathLike[str]) -> Length:
+    """The length that a folder lists first; raises as `open_dataset`."""
+    return dataset_files.read_manifest(pathlib.Path(path)).lengths[0]
+
+
 def _chosen(
     folder: pathlib.Path,
     manifest: dataset_files.DatasetManifest,
@@ -127,6 +132,13 @@ class Dataset(Sequence[Example]):
     def questions(self) -> Iterator[StoredQuestion]:
         """All questions, without their documents."""
         return map(self.question, range(len(self)))
+
+    def pool(self) -> Iterator[str]:
+        """All texts, in order."""
+        for index in range(self.manifest.texts):
+            with self._reading():
+                text = self._texts[index]["text"].decode()
+            yield text
 
     def texts(self, indices: Sequence[int]) -> dict[int, str]:
         """The texts of the pool at these indices, each read once."""
