@@ -157,22 +157,31 @@ class Dataset(Sequence[Example]):
     def _questions(self) -> Any:
         from gru_mem_jax.data.builders import tables
 
-        return self._source(tables.Questions.name, tables.split_name(self.length))
+        split = tables.split_name(self.length)
+        return self._source(tables.Questions, split, len(self))
 
     @functools.cached_property
     def _texts(self) -> Any:
         from gru_mem_jax.data.builders import tables
 
-        return self._source(tables.Texts.name, tables.POOL)
+        return self._source(tables.Texts, tables.POOL, self.manifest.texts)
 
-    def _source(self, table: str, split: str) -> Any:
+    def _source(self, table: Any, split: str, count: int) -> Any:
         import tensorflow_datasets as tfds
 
-        from gru_mem_jax.data.builders import tables
-
-        folder = self.path / table / tables.VERSION
+        folder = self.path / table.name / str(table.VERSION)
+        table.check_features(folder)
         with self._lock:
-            return tfds.builder_from_directory(folder).as_data_source(split)
+            builder = tfds.builder_from_directory(folder)
+            info = builder.info.splits[split]
+            names = {pathlib.Path(name) for name in info.filepaths}
+            listed = {self.path / name for name in self.manifest.files}
+            if info.num_examples != count or not names <= listed:
+                raise InputError(
+                    f"{folder} and {dataset_files.MANIFEST} tell of other files or "
+                    "numbers of records"
+                )
+            return builder.as_data_source(split)
 
     @contextlib.contextmanager
     def _reading(self, index: int | None = None) -> Iterator[None]:
