@@ -90,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="long_*: again where the files have too few",
     )
     add("--form", metavar="numbered|plain", help="long_*: how paragraphs are written")
+    add("--aliases", metavar="FILE", help="long_2wiki: its id_aliases.json")
     add("--scoring", **text, help="long_*: of the answers (docs/data.md)")
     add("--task", **text, help="ruler, babilong: the task, such as niah_single_1")
     add("--haystack", metavar="FILE", help="a text, or noise or needles (ruler)")

@@ -92,10 +92,7 @@ class LongDocuments(DocumentSettings):
         return (self._stored(item, length) for item in self._data.questions)
 
     def _stored(self, item: ParagraphQuestion, length: Length) -> StoredQuestion:
-        try:
-            document = self._data.composer.compose(item, length)
-        except InputError as error:
-            raise InputError(f"record {item.id!r:.60}, {length}: {error}") from None
+        document = self._data.composer.compose(item, length)
         return StoredQuestion(
             id=item.id,
             question=item.question,

@@ -8,6 +8,9 @@ from gru_mem_jax.records import did_you_mean
 # The class of each, in `gru_mem_jax.data.builders`; its fields are what can be set.
 RECIPES = {
     "long_hotpotqa": "LongHotpotQA",
+    "long_2wiki": "Long2Wiki",
+    "long_musique": "LongMuSiQue",
+    "long_squad": "LongSQuAD",
     "ruler": "Ruler",
     "jsonl": "JsonlDocuments",
 }
