@@ -1,7 +1,8 @@
 r"""Scores beside the official scripts: where they agree, and where they are to differ.
 
-SQuAD's `evaluate-v2.0.py` (exact, f1), RULER's `string_match_all` (part) and `string_match_part` (any), MemAgent's
-`sub_em` (boxed) and `reward_score/hotpotqa.py` (equivalent), read branch by branch.
+SQuAD's `evaluate-v2.0.py` (exact, f1), RULER's `string_match_all` (part) and
+`string_match_part` (any), MemAgent's `sub_em` (boxed) and `reward_score/hotpotqa.py`
+(equivalent), read branch by branch.
 """
 
 import pytest

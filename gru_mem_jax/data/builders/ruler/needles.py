@@ -98,8 +98,6 @@ class NeedleTask:
       room: for the texts of the longest document, at most.
     """
 
-    step = 1
-
     def __init__(
         self,
         task: Needles,

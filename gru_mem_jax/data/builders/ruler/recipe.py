@@ -9,6 +9,10 @@ from typing import Any, Protocol
 
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.ruler.counting import (
+    CommonWordsTask,
+    FrequentWordsTask,
+)
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
     Draft,
@@ -20,6 +24,7 @@ from gru_mem_jax.data.builders.ruler.fitting import (
 )
 from gru_mem_jax.data.builders.ruler.haystack import WHERE, Essay, read_essay
 from gru_mem_jax.data.builders.ruler.needles import POSITIONS, NeedleTask
+from gru_mem_jax.data.builders.ruler.tracing import TracingTask
 from gru_mem_jax.data.builders.ruler.wording import (
     ANSWER_ROOM,
     NEEDLES,
@@ -31,6 +36,10 @@ from gru_mem_jax.data.builders.ruler.words import KINDS, words_version
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 
+# Texts of a span where the whole document is evidence, so that it is in every chunk.
+_RUN = 32
+_GLUES = {"cwe": "listed", "fwe": "words", "qa_1": "numbered", "qa_2": "numbered"}
+
 
 class Maker(Protocol):
     """Makes the questions of a task.
@@ -38,12 +47,10 @@ class Maker(Protocol):
     Attributes:
       texts: the pool.
       glue: how they are joined, a name of `recipe.GLUES`.
-      step: texts that are added together, see `fitting.count_that_fits`.
     """
 
     texts: tuple[str, ...]
     glue: str
-    step: int
 
     def prompt(self, index: int) -> Prompt:
         """Of a question."""
@@ -227,18 +234,37 @@ class Ruler:
         counted = self.lengths[0].unit != "documents"
         return Costs(self.encoder if counted else None, self._glue)
 
+    @functools.cached_property
+    def _piece_costs(self) -> list[int]:
+        return [self._costs.of(text) for text in self._maker.texts]
+
     @property
     def _glue(self) -> str:
-        return "words" if self._essay is not None else "lines"
+        return "words" if self._essay is not None else _GLUES.get(self.task, "lines")
 
     @functools.cached_property
     def _maker(self) -> Maker:
+        count, seed, costs = self.num_questions, self.seed, self._costs
+        if self.task == "vt":
+            return TracingTask(
+                self.encoder,
+                costs,
+                num_questions=count,
+                seed=seed,
+                rule=self.evidence_position,
+            )
+        if self.task == "cwe":
+            return CommonWordsTask(costs, seed=seed, room=self._most, words=self.words)
+        if self.task == "fwe":
+            return FrequentWordsTask(
+                costs, num_questions=count, seed=seed, room=self._most
+            )
         maker = NeedleTask(
             self._needles,
             self._essay,
-            self._costs,
-            num_questions=self.num_questions,
-            seed=self.seed,
+            costs,
+            num_questions=count,
+            seed=seed,
             rule=self.evidence_position,
             room=self._most,
         )
@@ -283,9 +309,7 @@ class Ruler:
             for each in self.lengths
         }
         draft = maker.draft(index, max(rooms.values()))
-        count = count_that_fits(
-            draft, maker.texts, self._costs, rooms[length], maker.step
-        )
+        count = count_that_fits(draft, self._piece_costs, self._costs, rooms[length])
         if count <= draft.fixed:
             raise InputError(
                 f"{length} are too few for {self.task}: nothing fits beside its "
@@ -293,7 +317,11 @@ class Ruler:
             )
         pieces, found = draft.taken(count)
         starts = piece_starts([maker.texts[i] for i in pieces], maker.glue)
-        spans = []
+        spans: list[tuple[int, int, int | None]] = []
+        if draft.all_evidence:
+            ends = [s + len(maker.texts[i]) for s, i in zip(starts, pieces)]
+            each = zip(starts[::_RUN], [*ends[_RUN - 1 :: _RUN], ends[-1]])
+            spans = [(start, end, None) for start, end in each]
         for position, place in found.items():
             step, inside = draft.evidence[position]
             spans += [(starts[place] + a, starts[place] + b, step) for a, b in inside]
