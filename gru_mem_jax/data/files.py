@@ -134,7 +134,13 @@ def check_new(own: str, where: str, seen: dict[str, str]) -> None:
         raise InputError(f"has the id {own!r:.60} of {other}; ids are unique")
 
 
-_NAMES = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
+_NAMES = {
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    int: "a whole number",
+    bool: "true or false",
+}
 
 
 @functools.lru_cache(maxsize=8)

@@ -59,7 +59,7 @@ class JsonlSource(FileSource):
         good: list[tuple[str, Example]] = []
         bad: list[BadRecord] = []
         seen: dict[str, str] = {}
-        for where, line, note in _lines(text):
+        for where, line, note in lines(text):
             with gathering(bad, where) as known:
                 good.append((where, _example(line, where, note, seen, known)))
         if not good and not bad:
@@ -69,12 +69,12 @@ class JsonlSource(FileSource):
         return FileData(records, hashlib.sha256(data).hexdigest())
 
 
-def _lines(data: bytes) -> Iterator[tuple[str, bytes, str]]:
+def lines(data: bytes) -> Iterator[tuple[str, bytes, str]]:
     """(place, bytes, note for an error) of each line that is not blank."""
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines, 1):
+    found = data.split(b"\n")
+    for number, line in enumerate(found, 1):
         if line.strip():
-            cut = number == len(lines) and number > 1
+            cut = number == len(found) and number > 1
             note = " (the last line, without an end: was the file cut?)" if cut else ""
             yield f"line {number}", line, note
 

@@ -1,7 +1,7 @@
 """RULER's own samples, put together again from their parts.
 
 The samples in ../shared were written by RULER's scripts (seed 42, Qwen2's tokenizer,
-4,096 tokens). Made-up miniatures of the same form are tested everywhere, as ../shared may be missing.
+4,096 tokens). Made-up miniatures of the same form are tested where it is missing, too.
 """
 
 import collections
@@ -45,7 +45,7 @@ def samples(request, task):
 
 
 def of(*tasks):
-    """Runs a test for tasks, with upstream's samples, and a miniature if there is one."""
+    """Runs a test with upstream's samples of tasks, and with those that are made up."""
     return pytest.mark.parametrize(
         ("task", "origin"),
         [(task, "upstream") for task in tasks]
