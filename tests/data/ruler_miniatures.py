@@ -85,3 +85,13 @@ MADE_UP["fwe"] = {
     "frequently appeared words are:",
 }
 MADE_UP["fwe"]["input"] = MADE_UP["fwe"]["input"].replace(" dddddd", " dddddd ffffff")
+GIVEN = (
+    "Answer the question based on the given documents. Only give me the answer and do "
+    "not output any other words."
+)
+MADE_UP["qa_2"] = {
+    "input": f"{GIVEN}\n\nThe following are given documents.\n\nDocument 1:\nFig\nFigs "
+    f"are red.\n\nDocument 2:\nPlum\nA plum.\n\n{GIVEN}\n\nQuestion: What is red? ",
+    "outputs": ["figs", "the figs", "figs"],
+    "answer_prefix": " Answer:",
+}

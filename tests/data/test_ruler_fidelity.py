@@ -11,6 +11,7 @@ import re
 import pytest
 from ruler_miniatures import MADE_UP
 
+from gru_mem_jax.data.builders import Length, Ruler
 from gru_mem_jax.data.builders.recipe import StoredQuestion
 from gru_mem_jax.data.builders.ruler import upstream_input
 from gru_mem_jax.data.builders.ruler.fitting import Draft
@@ -23,6 +24,7 @@ from gru_mem_jax.data.builders.ruler.wording import (
     frequent_words_prompt,
     needle,
     needle_prompt,
+    reading_prompt,
     tracing_prompt,
     with_worked_example,
 )
@@ -249,3 +251,43 @@ def test_frequent_words_are_put_together_as_upstream(task, origin, samples):
             **fields,
         )
         check_same(put_together(draft, texts, "words"), sample)
+
+
+@of("qa_1", "qa_2")
+def test_questions_on_documents_are_put_together_as_upstream(task, origin, samples):
+    for sample in samples:
+        documents, question = found(
+            r"\n\nThe following are given documents\.\n\n(.*)\n\nAnswer the question .*"
+            r"\n\nQuestion: (.*)$",
+            sample["input"],
+        )
+        parts = re.split(r"(?:^|\n\n)Document (\d+):\n", documents)[1:]
+        assert parts[::2] == [str(i + 1) for i in range(len(parts) // 2)]
+        fields, texts = counted(parts[1::2])
+        draft = Draft(
+            id="0",
+            prompt=reading_prompt(question),
+            answers=tuple(dict.fromkeys(sample["outputs"])),
+            fixed=0,
+            **fields,
+        )
+        check_same(put_together(draft, texts, "numbered"), sample)
+
+
+def test_squads_questions_and_documents_are_upstreams(shared_dir):
+    lengths = (Length("documents", 20),)
+    source = str(shared_dir / "data" / "squad" / "dev-v2.0-half.json")
+    made = Ruler(task="qa_1", sources=(source,), lengths=lengths, num_questions=4)
+    pool = list(made.pool())
+    folder = shared_dir / "data" / "ruler_samples"
+    lines = (folder / "qa_1_4096.jsonl").read_text(encoding="utf-8").splitlines()
+    for sample, item in zip(map(json.loads, lines), made.questions(lengths[0])):
+        _, *documents = re.split(r"\n\nDocument \d+:\n", sample["input"])
+        last = documents.pop().rsplit("\n\nAnswer the question", 1)[0]
+        assert {*documents, last} <= set(pool)
+        # The same question with the same answers; its paragraph is in both.
+        assert sample["input"].endswith(item.metadata["query"])
+        assert list(item.answers) == list(dict.fromkeys(sample["outputs"]))
+        example = item.example(pool.__getitem__)
+        ((start, end),) = example.evidence
+        assert example.document[start:end] in sample["input"]

@@ -9,12 +9,12 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.encoding import Encoder, Span
-from gru_mem_jax.data.builders.recipe import GLUES, Length
+from gru_mem_jax.data.builders.recipe import GLUES, Length, heading
 from gru_mem_jax.data.builders.ruler.wording import Prompt
 from gru_mem_jax.errors import InputError
 
@@ -25,8 +25,11 @@ _FRAMES = {
     "numbered": "{}\n\n",
     "listed": " {}",
 }
-# What is put before the text with a number.
-_HEADS = {"numbered": "Document {}:\n", "listed": " {}."}
+# What is put before the text with a number, for the numbered ones.
+_HEADS: Mapping[str, Callable[[int], str]] = {
+    "numbered": heading,
+    "listed": " {}.".format,
+}
 
 
 class Costs:
@@ -64,7 +67,7 @@ class Costs:
         # Numbers of as many digits cost the same, or nearly.
         digits = len(str(number))
         if digits not in self._heads:
-            head = self._head.format("7" * digits)
+            head = self._head(int("7" * digits))
             self._heads[digits] = len(self._encoder.encode(head))
         return self._heads[digits]
 
@@ -163,14 +166,13 @@ def count_that_fits(
 
 def piece_starts(texts: Sequence[str], glue: str) -> list[int]:
     """Where each text begins in the document, in characters."""
-    head = _HEADS.get(glue, "").lstrip(" ")
-    # "listed" puts a blank between number and word, too.
-    blank = " " if glue == "listed" else ""
+    # A list's first number has no blank before it, and each has one behind it.
+    head = _HEADS.get(glue)
     between = len(GLUES[glue](["", ""])) - 2 * len(GLUES[glue]([""]))
     starts = []
     offset = 0
     for number, text in enumerate(texts, 1):
-        offset += len(head.format(number) + blank) if head else 0
+        offset += len(head(number)) if head else 0
         starts.append(offset)
         offset += len(text) + between
     return starts

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
 from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
 from gru_mem_jax.data.builders.ruler.counting import (
     CommonWordsTask,
@@ -23,7 +24,12 @@ from gru_mem_jax.data.builders.ruler.fitting import (
     tokenizer_mark,
 )
 from gru_mem_jax.data.builders.ruler.haystack import WHERE, Essay, read_essay
-from gru_mem_jax.data.builders.ruler.needles import POSITIONS, NeedleTask
+from gru_mem_jax.data.builders.ruler.needles import NeedleTask
+from gru_mem_jax.data.builders.ruler.reading import (
+    HOMES,
+    ReadingTask,
+    read_sources,
+)
 from gru_mem_jax.data.builders.ruler.tracing import TracingTask
 from gru_mem_jax.data.builders.ruler.wording import (
     ANSWER_ROOM,
@@ -33,6 +39,7 @@ from gru_mem_jax.data.builders.ruler.wording import (
     Prompt,
 )
 from gru_mem_jax.data.builders.ruler.words import KINDS, words_version
+from gru_mem_jax.data.paragraphs import ParagraphFile
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 
@@ -98,7 +105,7 @@ class Ruler:
     words: str | None = None
     num_questions: int = 128
     seed: int = 0
-    evidence_position: str = "uniform"
+    evidence_position: EvidencePosition = "uniform"
     keys: str | None = None
     values: str | None = None
     num_keys: int | None = None
@@ -108,7 +115,7 @@ class Ruler:
     def __post_init__(self):
         plain_numbers(self)
         check_choice("task", self.task, TASKS)
-        check_choice("evidence_position", self.evidence_position, POSITIONS)
+        check_choice("evidence_position", self.evidence_position, EVIDENCE_POSITIONS)
         check_int("num_questions", self.num_questions, 1, 1 << 20)
         check_int("seed", self.seed, 0)
         if self.chunk_size is not None:
@@ -148,6 +155,8 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        if self.task not in HOMES and self.sources:
+            raise InputError(f"sources is a setting of qa_1 and qa_2, not {self.task}")
         if self.task not in NEEDLES and self.haystack is not None:
             raise InputError(f"haystack is a setting of needle tasks, not {self.task}")
 
@@ -175,6 +184,8 @@ class Ruler:
             said |= dataclasses.asdict(self._needles)
             if self._essay is not None:
                 said["haystack_sha256"] = self._essay.sha256
+        if self.task in HOMES:
+            said["sources_sha256"] = [file.sha256 for file in self._files]
         if "words" in said.values() or self.task == "cwe":
             said["words"] = words_version()
         return said
@@ -221,6 +232,10 @@ class Ruler:
         return read_essay(os.fspath(self.haystack))
 
     @functools.cached_property
+    def _files(self) -> list[ParagraphFile]:
+        return read_sources(self.task, self.sources)
+
+    @functools.cached_property
     def _room(self) -> Room:
         return Room(self.encoder, self.chunk_size, ANSWER_ROOM[self.task])
 
@@ -258,6 +273,15 @@ class Ruler:
         if self.task == "fwe":
             return FrequentWordsTask(
                 costs, num_questions=count, seed=seed, room=self._most
+            )
+        if self.task in HOMES:
+            return ReadingTask(
+                self.task,
+                self._files,
+                costs,
+                num_questions=count,
+                seed=seed,
+                position=self.evidence_position,
             )
         maker = NeedleTask(
             self._needles,
@@ -336,6 +360,6 @@ class Ruler:
             evidence=tuple((start, end) for start, end, _ in spans),
             evidence_order=() if None in steps else steps,
             task=self.task,
-            scoring="part",
+            scoring="any" if self.task in HOMES else "part",
             metadata=draft.prompt.metadata(),
         )

@@ -4,6 +4,7 @@ import random
 import string
 
 from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.data.builders.placing import EvidencePosition
 from gru_mem_jax.data.builders.recipe import GLUES
 from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft
 from gru_mem_jax.data.builders.ruler.haystack import Haystack
@@ -56,7 +57,7 @@ class TracingTask:
         *,
         num_questions: int,
         seed: int,
-        rule: str,
+        rule: EvidencePosition,
     ):
         self._seed, self._rule, self._costs = seed, rule, costs
         self._rngs = [f"{seed}/ruler/vt/{i}" for i in range(num_questions)]
