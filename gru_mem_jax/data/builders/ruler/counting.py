@@ -3,6 +3,7 @@
 import random
 import string
 from collections.abc import Sequence
+from typing import Any
 
 from gru_mem_jax.data import files
 from gru_mem_jax.data.builders.recipe import GLUES
@@ -47,10 +48,11 @@ def permutation(name: str, count: int) -> list[int]:
 
     seed = random.Random(name).getrandbits(32)
     # Of numpy's generators the one whose orders are the same in all versions.
-    return np.random.RandomState(seed).permutation(count).tolist()
+    order: list[int] = np.random.RandomState(seed).permutation(count).tolist()
+    return order
 
 
-def shuffled(items: Sequence[int], name: str, **fields: object) -> Draft:
+def shuffled(items: Sequence[int], name: str, **fields: Any) -> Draft:
     """A draft of items in a random order, the first ones in every shorter document."""
     order = permutation(name, len(items))
     pieces = [0] * len(items)

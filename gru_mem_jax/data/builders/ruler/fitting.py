@@ -136,19 +136,18 @@ def number_that_fit(
       each: tokens of the texts, without their heads.
       costs: for the heads.
       room: for the texts, in tokens.
-      fixed: at least so many.
-      step: further ones are added by so many.
+      fixed, step: after the first `fixed` ones, texts are added by so many.
     """
     if costs.has_heads:
         each = (cost + costs.head(i) for i, cost in enumerate(each, 1))
     count = bisect.bisect_right(list(itertools.accumulate(each)), room)
-    return max(fixed, count - (count - fixed) % step)
+    return count - (count - fixed) % step
 
 
 def count_that_fits(
     draft: Draft, piece_costs: Sequence[int], costs: Costs, room: int
 ) -> int:
-    """How many texts of a draft a document has.
+    """How many texts of a draft a document has; less than `draft.fixed`: too few fit.
 
     Args:
       draft: of the question.
@@ -241,7 +240,8 @@ def spread_order(borders: Sequence[int], count: int) -> list[int]:
 
     parts = itertools.pairwise([0, *borders, count])
     ranks = [np.arange(1, b - a + 1) / max(1, b - a) for a, b in parts]
-    return np.argsort(np.concatenate(ranks), kind="stable").tolist()
+    order: list[int] = np.argsort(np.concatenate(ranks), kind="stable").tolist()
+    return order
 
 
 def tokenizer_mark(encoder: Encoder | None) -> str | None:

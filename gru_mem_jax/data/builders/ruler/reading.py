@@ -116,7 +116,7 @@ class ReadingTask:
                 break
             drawn.append(piece)
         each = list(map(self._cost, drawn))
-        count = number_that_fit(each, self._costs, room, fixed=len(fixed))
+        count = max(len(fixed), number_that_fit(each, self._costs, room))
         held = sum(bool(paragraph.evidence) for paragraph in own)
         rng = random.Random(f"{name}/places")
         where = placing(self._position, rng, each[:held], exact=False)

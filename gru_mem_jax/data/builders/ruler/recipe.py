@@ -5,7 +5,7 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
@@ -14,13 +14,11 @@ from gru_mem_jax.data.builders.ruler.counting import (
     CommonWordsTask,
     FrequentWordsTask,
 )
+from gru_mem_jax.data.builders.ruler.documents import Documents, Maker
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
-    Draft,
     Room,
     check_encoder,
-    count_that_fits,
-    piece_starts,
     tokenizer_mark,
 )
 from gru_mem_jax.data.builders.ruler.haystack import WHERE, Essay, read_essay
@@ -36,34 +34,13 @@ from gru_mem_jax.data.builders.ruler.wording import (
     NEEDLES,
     TASKS,
     Needles,
-    Prompt,
 )
 from gru_mem_jax.data.builders.ruler.words import KINDS, words_version
 from gru_mem_jax.data.paragraphs import ParagraphFile
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 
-# Texts of a span where the whole document is evidence, so that it is in every chunk.
-_RUN = 32
 _GLUES = {"cwe": "listed", "fwe": "words", "qa_1": "numbered", "qa_2": "numbered"}
-
-
-class Maker(Protocol):
-    """Makes the questions of a task.
-
-    Attributes:
-      texts: the pool.
-      glue: how they are joined, a name of `recipe.GLUES`.
-    """
-
-    texts: tuple[str, ...]
-    glue: str
-
-    def prompt(self, index: int) -> Prompt:
-        """Of a question."""
-
-    def draft(self, index: int, room: int) -> Draft:
-        """A question with a document of at most `room` tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,7 +178,12 @@ class Ruler:
           InputError: a file is missing or malformed, or the length is too short.
         """
         for index in range(self.num_questions):
-            yield self._question(index, length)
+            yield self._documents.question(
+                index,
+                length,
+                task=self.task,
+                scoring="any" if self.task in HOMES else "part",
+            )
 
     @functools.cached_property
     def _needles(self) -> Needles:
@@ -248,10 +230,6 @@ class Ruler:
     def _costs(self) -> Costs:
         counted = self.lengths[0].unit != "documents"
         return Costs(self.encoder if counted else None, self._glue)
-
-    @functools.cached_property
-    def _piece_costs(self) -> list[int]:
-        return [self._costs.of(text) for text in self._maker.texts]
 
     @property
     def _glue(self) -> str:
@@ -302,64 +280,5 @@ class Ruler:
         return maker
 
     @functools.cached_property
-    def _kept_free(self) -> dict[Length, int]:
-        """Tokens by which the sum of the texts' tokens is too small, by length."""
-        free: dict[Length, int] = {}
-        prompt = self._maker.prompt(0)
-        longest_first = sorted(
-            set(self.lengths), key=lambda length: -self._room.of(length, prompt)
-        )
-        for length in longest_first:
-            free[length] = 0
-            while True:
-                item = self._stored(0, length, free)
-                document = item.example(self._maker.texts.__getitem__).document
-                over = self._room.lacking(length, prompt, document)
-                if over <= 0:
-                    break
-                free[length] += over
-        return free
-
-    def _question(self, index: int, length: Length) -> StoredQuestion:
-        return self._stored(index, length, self._kept_free)
-
-    def _stored(
-        self, index: int, length: Length, free: dict[Length, int]
-    ) -> StoredQuestion:
-        maker = self._maker
-        prompt = maker.prompt(index)
-        rooms = {
-            each: self._room.of(each, prompt) - free.get(each, 0)
-            for each in self.lengths
-        }
-        draft = maker.draft(index, max(rooms.values()))
-        count = count_that_fits(draft, self._piece_costs, self._costs, rooms[length])
-        if count <= draft.fixed:
-            raise InputError(
-                f"{length} are too few for {self.task}: nothing fits beside its "
-                f"{draft.fixed} texts that every document has"
-            )
-        pieces, found = draft.taken(count)
-        starts = piece_starts([maker.texts[i] for i in pieces], maker.glue)
-        spans: list[tuple[int, int, int | None]] = []
-        if draft.all_evidence:
-            ends = [s + len(maker.texts[i]) for s, i in zip(starts, pieces)]
-            each = zip(starts[::_RUN], [*ends[_RUN - 1 :: _RUN], ends[-1]])
-            spans = [(start, end, None) for start, end in each]
-        for position, place in found.items():
-            step, inside = draft.evidence[position]
-            spans += [(starts[place] + a, starts[place] + b, step) for a, b in inside]
-        spans.sort()
-        steps = tuple(step for _, _, step in spans)
-        return StoredQuestion(
-            id=draft.id,
-            question=draft.prompt.question,
-            answers=draft.answers,
-            pieces=pieces,
-            glue=maker.glue,
-            evidence=tuple((start, end) for start, end, _ in spans),
-            evidence_order=() if None in steps else steps,
-            task=self.task,
-            scoring="any" if self.task in HOMES else "part",
-            metadata=draft.prompt.metadata(),
-        )
+    def _documents(self) -> Documents:
+        return Documents(self._maker, self._costs, self._room, self.lengths)

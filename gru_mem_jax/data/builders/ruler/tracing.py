@@ -86,8 +86,8 @@ class TracingTask:
         self._example_noise = count
         return sorted(rng.sample(range(count), HOPS + 1))
 
-    def _example(self, rng: random.Random) -> tuple[str, str]:
-        """The document of the worked example, and its answer."""
+    def _example(self, rng: random.Random) -> tuple[str, str, str]:
+        """The document of the worked example, its value and its answer."""
         names, value = draw_chain(rng, 3)
         lines = [NOISE] * self._example_noise
         for at, line in zip(reversed(self._example_at), reversed(chain(names, value))):
