@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gru_mem_jax.agent.encoding import Span
 from gru_mem_jax.data.builders.placing import EvidencePosition
@@ -204,7 +204,7 @@ class NeedleTask:
 def hidden_in(
     items: Sequence[int],
     needles: Sequence[tuple[int, int, int]],
-    steps: dict[int, int],
+    steps: Mapping[int, int | None],
     *,
     id: str,
     prompt: Prompt,
@@ -217,7 +217,7 @@ def hidden_in(
     Args:
       items: of the haystack, indices in the pool.
       needles: (how many items precede it, index in the pool, number of the needle).
-      steps: of the needles that are evidence, by number.
+      steps: of the needles that are evidence, by number; None: not known.
       id, prompt, answers, gap: see `Draft`.
       lengths: of the needles by number, in characters, without blanks at the end.
     """
