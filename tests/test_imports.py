@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from its own layer and from those above it in this list.
 LAYERS = [
     {"errors", "shapes", "version", "records", "durable_files", "machine"}
-    | {"buckets", "storage"},
+    | {"buckets", "storage", "runs.lock", "runs.lease"},
     {"hosts"},
     {"data.example"},
     {"agent"},

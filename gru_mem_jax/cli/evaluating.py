@@ -29,6 +29,8 @@ def configurables() -> tuple[type, ...]:
         agent.AgentConfig,
         agent.PromptConfig,
         agent.SamplingConfig,
+        data.CurriculumSource,
+        data.DatasetSource,
         data.HotpotQASource,
         data.JsonlSource,
         data.SQuADSource,

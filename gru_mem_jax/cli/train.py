@@ -95,6 +95,8 @@ def run_configurables() -> tuple[type, ...]:
         agent.AgentConfig,
         agent.PromptConfig,
         agent.SamplingConfig,
+        data.CurriculumSource,
+        data.DatasetSource,
         data.HotpotQASource,
         data.JsonlSource,
         data.ListSource,

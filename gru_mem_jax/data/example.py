@@ -22,8 +22,8 @@ class Example:
       evidence: (start, end) in characters of `document`, in order of start.
       task: name of the task, e.g. "single_key".
       scoring: "exact", any gold answer equals the prediction after normalisation;
-        "f1", the best F1 of the words with any (both SQuAD's); "hotpotqa_f1", that
-        with HotpotQA's rule for "yes" and "no"; "part", the share of gold answers that
+        "f1", the best F1 of the words with any (both SQuAD's); "hotpotqa_f1", with
+        HotpotQA's rule for "yes" and "no"; "part", the share of gold answers that
         occur in it (RULER's); "all", whether all do; "any", whether any does (RULER's
         of qa_1 and qa_2); "boxed", any occurs in it or it in any (MemAgent's
         evaluation); "equivalent", any is it (MemAgent's reward). See `data.scoring`.

@@ -7,8 +7,8 @@ each step its question, in which #1 is the answer of the first, and
 paragraph_support_idx).
 """
 
-import codecs
 import hashlib
+import io
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +41,7 @@ def read_musique(path: str, check: Check) -> ParagraphFile:
     data = files.read_file(path)
     file = ParagraphFile([], [], [], hashlib.sha256(data).hexdigest())
     seen: dict[str, str] = {}
-    for where, line, note in jsonl.lines(data.removeprefix(codecs.BOM_UTF8)):
+    for where, line, note in jsonl.json_lines(io.BytesIO(data), path):
         with files.gathering(file.bad, where) as known:
             try:
                 record = files.parse_json(line, "")

@@ -6,8 +6,8 @@ and evidences: triples (subject, relation, object). Those of December 2020
 object a line: Q_id, aliases, demonyms.
 """
 
-import codecs
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +50,7 @@ def read_aliases(path: str) -> tuple[Names, str]:
     """
     data = files.read_file(path)
     names: dict[str, tuple[str, ...]] = {}
-    for where, line, note in jsonl.lines(data.removeprefix(codecs.BOM_UTF8)):
+    for where, line, note in jsonl.json_lines(io.BytesIO(data), path):
         where = f"{path}, {where}"
         try:
             record = files.parse_json(line, where)

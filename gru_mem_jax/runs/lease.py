@@ -185,7 +185,7 @@ def in_use(path: Any, holder: dict[str, Any]) -> InputError:
     return InputError(
         f"{path.parent}: in use by pid {holder.get('pid', 'unknown')} on host "
         f"{holder.get('host', 'unknown')}; wait for it, stop it, or give another "
-        "--run_dir"
+        "folder"
     )
 
 

@@ -6,8 +6,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "babilong": ["Babilong"],
+        "jsonl": ["JsonlDocuments"],
         "long_sets": ["Long2Wiki", "LongHotpotQA", "LongMuSiQue", "LongSQuAD"],
         "recipe": ["Length", "Recipe", "StoredQuestion"],
+        "registry": ["RECIPES", "recipe_class"],
         "ruler": ["Ruler"],
+        "store": ["Progress", "build"],
     },
 )
