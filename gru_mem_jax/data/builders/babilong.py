@@ -51,7 +51,8 @@ class Babilong:
       sources: one file of bAbI, such as qa1_single-supporting-fact_test.txt.
       haystack: path of a text, plain or JSON with a field "text".
       lengths: in tokens or chunks.
-      encoder: the tokenizer that lengths are counted with.
+      encoder: the tokenizer that lengths are counted with; required.
+      task: "qa1" to "qa20"; None, as the file is named.
       chunk_size: tokens, for lengths in chunks.
       num_questions: of each length, drawn from the file by the seed.
       seed: of everything that is drawn.
@@ -62,7 +63,8 @@ class Babilong:
     sources: tuple[str, ...]
     haystack: str | os.PathLike[str]
     lengths: tuple[Length, ...]
-    encoder: Encoder
+    encoder: Encoder | None = None
+    task: str | None = None
     chunk_size: int | None = None
     num_questions: int = 128
     seed: int = 0
@@ -95,8 +97,9 @@ class Babilong:
         return "babilong"
 
     @property
-    def task(self) -> str:
-        """ "qa1", ... by the name of the file, else "babi"."""
+    def _task(self) -> str:
+        if self.task is not None:
+            return self.task
         name = re.match(r"qa\d+(?=[_.])", os.path.basename(self.sources[0]))
         return name[0] if name else "babi"
 
@@ -107,7 +110,7 @@ class Babilong:
           InputError: a file is missing or malformed, or there are too few questions.
         """
         return {
-            "task": self.task,
+            "task": self._task,
             "lengths": [str(length) for length in self.lengths],
             "num_questions": self.num_questions,
             "seed": self.seed,
@@ -131,7 +134,7 @@ class Babilong:
         labels = list(self._stories.labels)
         for index in range(self.num_questions):
             item = self._documents.question(
-                index, length, task=self.task, scoring="all"
+                index, length, task=self._task, scoring="all"
             )
             yield dataclasses.replace(item, metadata={"labels": labels})
 
@@ -170,7 +173,7 @@ class Babilong:
             self._costs,
             seed=self.seed,
             rule=self.evidence_position,
-            ordered=self.task in _ORDERED,
+            ordered=self._task in _ORDERED,
         )
 
     @functools.cached_property
