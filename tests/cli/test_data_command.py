@@ -293,6 +293,8 @@ def test_what_is_known_is_dropped_and_an_interrupted_filter_goes_on(
     ]
     given = known(monkeypatch, ids[1], ids[4], after=3)
     assert filtered(asked, "--samples=2") == 130
+    told = capsys.readouterr().err
+    assert "gru-mem: interrupted: the same command goes on from here" in told
     assert not (folder / "kept").exists()
     answers = folder / ".kept.answers" / "answers.jsonl"
     lines = answers.read_text().splitlines()
