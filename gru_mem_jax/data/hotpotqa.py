@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import Records
 from gru_mem_jax.data.example import Example, Scoring
+from gru_mem_jax.data.json_list import JsonList
 from gru_mem_jax.data.paragraphs import (
     Check,
     Paragraph,
@@ -150,22 +151,19 @@ def read_list(
     Raises:
       InputError: as `read_hotpotqa`.
     """
-    value, sha256 = files.read_json(path)
-    values = files.checked(value, list, f"{path}: the file's value")
-    if not values:
-        raise InputError(f"{path}: holds no record")
-    file = ParagraphFile([], [], [], sha256)
+    file = ParagraphFile([], [], [], "")
     seen: dict[str, str] = {}
-    for index, each in enumerate(values):
+    for index, value in enumerate(records := JsonList(path)):
         where = f"record {index}"
-        values[index] = None  # its memory is free
         with files.gathering(file.bad, where) as known:
-            item = read(each, where, known)
+            item = read(value, where, known)
             files.check_new(item.id, where, seen)
             check(item)
             file.questions.append((where, item))
             file.paragraphs.extend(item.paragraphs)
-    return file
+    if not file.questions and not file.bad:
+        raise InputError(f"{path}: holds no record")
+    return file._replace(sha256=records.sha256())
 
 
 def _question(value: Any, where: str, known: dict[str, str]) -> ParagraphQuestion:
