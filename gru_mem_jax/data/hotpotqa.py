@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import Records
 from gru_mem_jax.data.example import Example, Scoring
+from gru_mem_jax.data.json_list import JsonList
 from gru_mem_jax.data.paragraphs import (
     Check,
     Paragraph,
@@ -150,22 +151,19 @@ def read_list(
     Raises:
       InputError: as `read_hotpotqa`.
     """
-    value, sha256 = files.read_json(path)
-    values = files.checked(value, list, f"{path}: the file's value")
-    if not values:
-        raise InputError(f"{path}: holds no record")
-    file = ParagraphFile([], [], [], sha256)
+    file = ParagraphFile([], [], [], "")
     seen: dict[str, str] = {}
-    for index, each in enumerate(values):
+    for index, value in enumerate(records := JsonList(path)):
         where = f"record {index}"
-        values[index] = None  # its memory is free
         with files.gathering(file.bad, where) as known:
-            item = read(each, where, known)
+            item = read(value, where, known)
             files.check_new(item.id, where, seen)
             check(item)
             file.questions.append((where, item))
             file.paragraphs.extend(item.paragraphs)
-    return file
+    if not file.questions and not file.bad:
+        raise InputError(f"{path}: holds no record")
+    return file._replace(sha256=records.sha256())
 
 
 def _question(value: Any, where: str, known: dict[str, str]) -> ParagraphQuestion:
@@ -227,11 +225,14 @@ def read_record(value: Any, where: str, known: dict[str, str]) -> ParagraphQuest
 def evidence_steps(item: ParagraphQuestion) -> tuple[int, ...]:
     """The step at which each paragraph is needed, as far as the text tells.
 
-    The official file does not tell it. All paragraphs of a comparison are needed
-    together. Of the two of a bridge question one comes first if its evidence names the
-    other's title, which neither the question names nor is the other's text about it,
-    and if the answer is in the other's text alone: 156 of the 433 bridge questions of
-    a sample. Else the order is not known.
+    The official file does not tell it. The paragraphs of a comparison are needed
+    together. Of the two of a bridge question one is needed first if
+
+    - its evidence names the other's title, which the question does not, and
+    - the answer is in the other's text alone, which does not name the first's title.
+
+    If this holds for neither order, or for both, the order is not known: a third of
+    bridge questions have one.
 
     Returns:
       As `ParagraphQuestion.steps`.
