@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "baselines": ["BASELINES", "Baseline", "BaselineConfig"],
         "questions": ["DrawnSet", "draw_sets"],
         "report": ["write_pages"],
         "run": ["SetResult", "evaluate", "run_sets", "table_rows"],

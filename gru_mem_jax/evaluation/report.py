@@ -11,13 +11,18 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.evaluation import figures
+from gru_mem_jax.evaluation.folder import ResultsFolder
+from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.evaluation.records import ScoredKey
 from gru_mem_jax.evaluation.run import MIX, SetResult, table_rows
-from gru_mem_jax.rl.outcomes import Outcomes, concatenate
+from gru_mem_jax.evaluation.suite import QuestionSet
+from gru_mem_jax.rl.outcomes import Outcomes, concatenate, outcomes
 from gru_mem_jax.runs import columns
 
 if TYPE_CHECKING:
@@ -99,6 +104,51 @@ def write_pages(
     text = json.dumps(results_json, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     return rows
+
+
+def set_results(folder: ResultsFolder) -> list[SetResult]:
+    """What is in a folder whose trajectories were all kept, for the pages above."""
+    asked = {question.key: question for question in folder.questions()}
+    answers = {answer.key: answer for answer in folder.answers()}
+    grouped: dict[object, list[ScoredKey]] = {}
+    kept = dict(folder.trajectories())
+    for key in answers:
+        grouped.setdefault(key[:4], []).append(key)
+    results = []
+    for keys in grouped.values():
+        keys.sort(key=lambda key: key[4])
+        examples, labels = [], []
+        for question in (asked[key[2:]] for key in keys):
+            examples.append(
+                Example(
+                    id=question.id,
+                    question=question.question,
+                    answers=question.answers,
+                    document="",
+                    scoring=cast(Any, question.scoring),
+                )
+            )
+            held = range(question.num_chunks)
+            evidence = tuple(i in question.evidence_chunks for i in held)
+            labels.append((evidence, max(question.evidence_chunks, default=None)))
+        trajectories = tuple(kept[key] for key in keys)
+        first = answers[keys[0]]
+        of = QuestionSet(
+            name=first.set, source=ListSource(examples=tuple(examples)), **first.labels
+        )
+        results.append(
+            SetResult(
+                questions=DrawnSet(
+                    of=of, examples=tuple(examples), labels=tuple(labels)
+                ),
+                mode=first.mode,
+                trajectories=trajectories,
+                outcomes=outcomes([[t] for t in trajectories], examples, labels),
+                seconds=sum(answers[key].seconds_share for key in keys),
+                stage=first.policy,
+            )
+        )
+    return results
 
 
 def _panels(results: Sequence[SetResult]) -> dict[str, dict[str, Outcomes]]:
