@@ -227,11 +227,14 @@ def read_record(value: Any, where: str, known: dict[str, str]) -> ParagraphQuest
 def evidence_steps(item: ParagraphQuestion) -> tuple[int, ...]:
     """The step at which each paragraph is needed, as far as the text tells.
 
-    The official file does not tell it. All paragraphs of a comparison are needed
-    together. Of the two of a bridge question one comes first if its evidence names the
-    other's title, which neither the question names nor is the other's text about it,
-    and if the answer is in the other's text alone: 156 of the 433 bridge questions of
-    a sample. Else the order is not known.
+    The official file does not tell it. The paragraphs of a comparison are needed
+    together. Of the two of a bridge question one is needed first if
+
+    - its evidence names the other's title, which the question does not, and
+    - the answer is in the other's text alone, which does not name the first's title.
+
+    If this holds for neither order, or for both, the order is not known: a third of
+    bridge questions have one.
 
     Returns:
       As `ParagraphQuestion.steps`.

@@ -174,38 +174,26 @@ class Composer:
         return self._marked(item, ordered)
 
     def check(self, items: Sequence[ParagraphQuestion]) -> None:
-        """Checks that questions can have documents of every length, as far as is quick.
+        """Checks that the questions can have their documents.
 
         Raises:
           InputError: one can't, see `compose`; or the tokens of paragraphs do not add
-            up to those of the document.
+            up to those of a document.
         """
         shortest, longest = min(self._settings.lengths), max(self._settings.lengths)
-        if longest.unit == "documents":
-            for item in items:
-                self._check_count(item, longest.count)
-        document = self.compose(items[0], longest)
         for item in items:
-            document = self.compose(item, shortest)
+            self.compose(item, longest)
+        documents = [self.compose(item, shortest) for item in items]
         if self._counts is not None and self._settings.encoder is not None:
-            text = GLUES[document.glue]([self.pool.texts[i] for i in document.pieces])
+            pieces, glue, *_ = documents[0]
+            text = GLUES[glue]([self.pool.texts[piece] for piece in pieces])
             tokens = len(self._settings.encoder.encode(text))
-            if (added := self._counts.document(document.pieces)) != tokens:
+            if (added := self._counts.document(pieces)) != tokens:
                 raise InputError(
-                    f"the tokenizer gives a document of {len(document.pieces)} "
-                    f"paragraphs {tokens} tokens, but these one by one {added}: it "
-                    "joins paragraphs; take lengths in documents, without encoder"
+                    f"the tokenizer gives a document of {len(pieces)} paragraphs "
+                    f"{tokens} tokens, but these one by one {added}: it joins "
+                    "paragraphs; take lengths in documents, without encoder"
                 )
-
-    def _check_count(self, item: ParagraphQuestion, count: int) -> None:
-        own = self._own(item)
-        others = len(self.pool) - len(own.avoid)
-        have = len(own.held) + len(own.first) + others
-        if have < count and not (self._settings.repeat_distractors and others):
-            raise InputError(
-                f"record {item.id!r:.60}: has {have} different paragraphs, "
-                f"too few for a document of {count}; {_MORE}"
-            )
 
     def _own(self, item: ParagraphQuestion) -> "_Own":
         index = self.pool.index
@@ -230,8 +218,12 @@ class Composer:
         if length.unit == "documents":
             if len(own.held) > length.count:
                 raise InputError(f"its evidence alone has {len(own.held)} paragraphs")
-            if not growing.to_count(length.count - len(own.held)):
-                raise InputError(f"the files have too few paragraphs; {_MORE}")
+            growing.to_count(length.count - len(own.held))
+            if growing.ended:
+                have = len(own.held) + len(growing.chosen)
+                raise InputError(
+                    f"the files have only {have} different paragraphs for it; {_MORE}"
+                )
         else:
             self._fill(growing, own.held, length)
         return growing.chosen
@@ -243,9 +235,7 @@ class Composer:
             number = len(held) + chosen + 1
             return counts.text(piece).tokens + counts.head(number)
 
-        room: int | None = -sum(
-            cost(piece, i - len(held)) for i, piece in enumerate(held)
-        )
+        room = -sum(cost(piece, i - len(held)) for i, piece in enumerate(held))
         limit = 0
         for each in sorted(self._settings.lengths):
             if each <= length:
@@ -253,12 +243,12 @@ class Composer:
                 room += limit - before
                 if room < 0:
                     raise InputError(f"its evidence alone has {limit - room} tokens")
-                if (left := growing.fill(room, cost)) is None:
+                room = growing.fill(room, cost)
+                if growing.ended:
                     raise InputError(
-                        "the different paragraphs of the files have too few tokens; "
-                        + _MORE
+                        "the files have only about "
+                        f"{limit - room} tokens of different paragraphs for it; {_MORE}"
                     )
-                room = left
 
     def _limit(self, length: Length) -> int:
         """The most tokens of a document of a length in tokens or chunks."""
