@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "babilong": ["Babilong"],
         "jsonl": ["JsonlDocuments"],
         "long_sets": ["Long2Wiki", "LongHotpotQA", "LongMuSiQue", "LongSQuAD"],
         "recipe": ["Length", "Recipe", "StoredQuestion"],

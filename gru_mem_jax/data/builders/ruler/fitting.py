@@ -5,16 +5,16 @@ of each text are counted once, and those of a document added up; `Room` holds wh
 tokenised document shows to be lacking.
 """
 
+import bisect
 import dataclasses
-import functools
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.encoding import Encoder, Span
-from gru_mem_jax.data.builders.recipe import GLUES, Length
+from gru_mem_jax.data.builders.recipe import GLUES, Length, heading
 from gru_mem_jax.data.builders.ruler.wording import Prompt
 from gru_mem_jax.errors import InputError
 
@@ -25,8 +25,11 @@ _FRAMES = {
     "numbered": "{}\n\n",
     "listed": " {}",
 }
-# What is put before the text with a number.
-_HEADS = {"numbered": "Document {}:\n", "listed": " {}."}
+# What is put before the text with a number, for the numbered ones.
+_HEADS: Mapping[str, Callable[[int], str]] = {
+    "numbered": heading,
+    "listed": " {}.".format,
+}
 
 
 class Costs:
@@ -41,6 +44,7 @@ class Costs:
         self._encoder = encoder
         self._frame, self._head = _FRAMES[glue], _HEADS.get(glue)
         self._known: dict[str, int] = {}
+        self._heads: dict[int, int] = {}
 
     def of(self, text: str) -> int:
         """Tokens of a text, without its head."""
@@ -51,15 +55,21 @@ class Costs:
             self._known[text] = len(ids)
         return self._known[text]
 
-    @functools.cache  # noqa: B019 (few numbers, and the object lives as long)
-    def _digits(self, digits: int) -> int:
-        if self._encoder is None or self._head is None:
-            return 0
-        return len(self._encoder.encode(self._head.format("7" * digits)))
+    @property
+    def has_heads(self) -> bool:
+        """Whether a head costs anything."""
+        return self._encoder is not None and self._head is not None
 
     def head(self, number: int) -> int:
         """Tokens of the head of the text with a number, from 1."""
-        return self._digits(len(str(number)))
+        if not self.has_heads:
+            return 0
+        # Numbers of as many digits cost the same, or nearly.
+        digits = len(str(number))
+        if digits not in self._heads:
+            head = self._head(int("7" * digits))
+            self._heads[digits] = len(self._encoder.encode(head))
+        return self._heads[digits]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +83,12 @@ class Draft:
       pieces: indices in the pool, in the order of the document.
       order: all positions in `pieces`; a document of n texts has the first n of them.
       fixed: how many of `order` are in every document.
+      step: further ones are added by so many.
       evidence: for positions that hold evidence (step, spans in the text); a step is
         None where it is not known.
       gap: index of an empty text, put before a needle that no haystack precedes, and
         after one that ends the document.
+      all_evidence: whether the whole document is, rather than `evidence`.
     """
 
     id: str
@@ -87,6 +99,8 @@ class Draft:
     fixed: int
     evidence: Mapping[int, tuple[int | None, Sequence[Span]]]
     gap: int | None = None
+    step: int = 1
+    all_evidence: bool = False
 
     def taken(self, count: int) -> tuple[list[int], dict[int, int]]:
         """The pieces of a document of `count` texts.
@@ -113,43 +127,51 @@ class Draft:
         return chosen, places
 
 
-def count_that_fits(
-    draft: Draft, texts: Sequence[str], costs: Costs, room: int, step: int = 1
+def number_that_fit(
+    each: Iterable[int], costs: Costs, room: int, *, fixed: int = 0, step: int = 1
 ) -> int:
-    """How many texts of a draft a document has.
+    """How many texts fit.
+
+    Args:
+      each: tokens of the texts, without their heads.
+      costs: for the heads.
+      room: for the texts, in tokens.
+      fixed, step: after the first `fixed` ones, texts are added by so many.
+    """
+    if costs.has_heads:
+        each = (cost + costs.head(i) for i, cost in enumerate(each, 1))
+    count = bisect.bisect_right(list(itertools.accumulate(each)), room)
+    return count - (count - fixed) % step
+
+
+def count_that_fits(
+    draft: Draft, piece_costs: Sequence[int], costs: Costs, room: int
+) -> int:
+    """How many texts of a draft a document has; less than `draft.fixed`: too few fit.
 
     Args:
       draft: of the question.
-      texts: the pool.
-      costs: of texts.
-      room: for them, in tokens.
-      step: texts are added by so many.
+      piece_costs: of the pool's texts, by `costs`.
+      costs: for the heads.
+      room: for the texts, in tokens.
     """
-    total = sum(map(costs.head, range(1, draft.fixed + 1)))
-    if draft.gap is not None:
-        total += draft.fixed + 1
-    total += sum(costs.of(texts[draft.pieces[i]]) for i in draft.order[: draft.fixed])
-    count = draft.fixed
-    for at in range(draft.fixed, len(draft.order), step):
-        added = draft.order[at : at + step]
-        for number, position in enumerate(added, at + 1):
-            total += costs.of(texts[draft.pieces[position]]) + costs.head(number)
-        if total > room:
-            break
-        count = at + len(added)
-    return count
+    # A gap is a blank.
+    blanks = 0 if draft.gap is None else draft.fixed + 1
+    each = (piece_costs[draft.pieces[i]] for i in draft.order)
+    return number_that_fit(
+        each, costs, room - blanks, fixed=draft.fixed, step=draft.step
+    )
 
 
 def piece_starts(texts: Sequence[str], glue: str) -> list[int]:
     """Where each text begins in the document, in characters."""
-    head = _HEADS.get(glue, "").lstrip(" ")
-    # "listed" puts a blank between number and word, too.
-    blank = " " if glue == "listed" else ""
+    # A list's first number has no blank before it, and each has one behind it.
+    head = _HEADS.get(glue)
     between = len(GLUES[glue](["", ""])) - 2 * len(GLUES[glue]([""]))
     starts = []
     offset = 0
     for number, text in enumerate(texts, 1):
-        offset += len(head.format(number) + blank) if head else 0
+        offset += len(head(number)) if head else 0
         starts.append(offset)
         offset += len(text) + between
     return starts
@@ -214,9 +236,12 @@ def spread_order(borders: Sequence[int], count: int) -> list[int]:
     Returns:
       Indices of haystack items.
     """
+    import numpy as np
+
     parts = itertools.pairwise([0, *borders, count])
-    ranked = [((i + 1 - a) / (b - a), i) for a, b in parts for i in range(a, b)]
-    return [index for _, index in sorted(ranked)]
+    ranks = [np.arange(1, b - a + 1) / max(1, b - a) for a, b in parts]
+    order: list[int] = np.argsort(np.concatenate(ranks), kind="stable").tolist()
+    return order
 
 
 def tokenizer_mark(encoder: Encoder | None) -> str | None:

@@ -3,9 +3,10 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gru_mem_jax.agent.encoding import Span
+from gru_mem_jax.data.builders.placing import EvidencePosition
 from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft, spread_order
 from gru_mem_jax.data.builders.ruler.haystack import Essay, Haystack
 from gru_mem_jax.data.builders.ruler.wording import (
@@ -18,7 +19,6 @@ from gru_mem_jax.data.builders.ruler.wording import (
 from gru_mem_jax.data.builders.ruler.words import Names
 from gru_mem_jax.errors import InputError
 
-POSITIONS = ("uniform", "first_20", "last_20", "spread")
 # Depths at which RULER puts needles into an essay, in percent of its sentences:
 # 40 from 0 to 100, rounded half to even.
 DEPTHS = tuple(round(100 * i / 39) for i in range(40))
@@ -60,7 +60,11 @@ def hide(task: Needles, names: Names, rng: random.Random) -> Hidden:
 
 
 def places(
-    rng: random.Random, population: Sequence[int], asked: int, others: int, rule: str
+    rng: random.Random,
+    population: Sequence[int],
+    asked: int,
+    others: int,
+    rule: EvidencePosition,
 ) -> tuple[list[int], list[int]]:
     """Different places for the needles in question and for the others, unsorted.
 
@@ -68,7 +72,7 @@ def places(
       rng: of the draw.
       population: all places, ascending.
       asked, others: how many.
-      rule: one of `POSITIONS`, for those in question; others are uniform.
+      rule: of `placing.EvidencePosition`, for those in question; others are uniform.
     """
     if rule == "uniform":
         drawn = rng.sample(population, asked + others)
@@ -98,8 +102,6 @@ class NeedleTask:
       room: for the texts of the longest document, at most.
     """
 
-    step = 1
-
     def __init__(
         self,
         task: Needles,
@@ -108,7 +110,7 @@ class NeedleTask:
         *,
         num_questions: int,
         seed: int,
-        rule: str,
+        rule: EvidencePosition,
         room: int,
     ):
         self._task, self._seed, self._rule, self._costs = task, seed, rule, costs
@@ -202,7 +204,7 @@ class NeedleTask:
 def hidden_in(
     items: Sequence[int],
     needles: Sequence[tuple[int, int, int]],
-    steps: dict[int, int],
+    steps: Mapping[int, int | None],
     *,
     id: str,
     prompt: Prompt,
@@ -215,7 +217,7 @@ def hidden_in(
     Args:
       items: of the haystack, indices in the pool.
       needles: (how many items precede it, index in the pool, number of the needle).
-      steps: of the needles that are evidence, by number.
+      steps: of the needles that are evidence, by number; None: not known.
       id, prompt, answers, gap: see `Draft`.
       lengths: of the needles by number, in characters, without blanks at the end.
     """
