@@ -236,7 +236,6 @@ def _evaluate(
         list(suite.question_sets()),
         MODES[::-1],
         out / "evaluation" / name,
-        keep_trajectories=10_000,
         title=_TITLE,
     )
 
@@ -257,7 +256,7 @@ def _report(
 ) -> None:
     from gru_mem_jax.cli import evaluating
     from gru_mem_jax.durable_files import write_atomically, writing
-    from gru_mem_jax.evaluation.report import set_results, write_pages
+    from gru_mem_jax.evaluation.report import write_report_page
     from gru_mem_jax.evaluation.tabulate import MIX
     from gru_mem_jax.runs.metrics import read_metrics
     from gru_mem_jax.runs.plots import plot_training
@@ -279,9 +278,9 @@ def _report(
         "rows": rows,
         "long_memory_rows": longer_rows,
     }
-    write_pages(
+    write_report_page(
+        [folder.path for folder in evaluated],
         out,
-        [each for folder in evaluated[:2] for each in set_results(folder)],
         title=_TITLE,
         notes=[
             f"A tiny policy (Qwen2, {model.num_layers} layers, width "
@@ -293,14 +292,14 @@ def _report(
             f"{recipe.rl.loop.num_steps} steps of {rollouts.questions_per_step} "
             f"questions x {rollouts.group_size} rollouts. Questions have key-value "
             f"pairs that training never saw; multi value and multi query ask for "
-            f"{suite.min_items} to {suite.max_items}.",
+            f"{suite.min_items} to {suite.max_items}. {heading}: in the sets of these "
+            "two alone.",
             f"Warm start: {_spent(seconds['warm_start'])}, reinforcement learning: "
             f"{_spent(seconds['rl'])}, all: {_spent(seconds['total'])}. “mix” is over "
             f"all tasks but the chain; they run together, and each has its share of "
             f"the seconds. MemAgent has no gates to measure.",
         ],
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
-        further={"long_memory_rows": (heading, set_results(evaluated[2]))},
     )
     with writing(out / "results.json"):
         write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")

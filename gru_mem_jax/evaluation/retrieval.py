@@ -115,7 +115,7 @@ def best_passages(
     Raises:
       InputError: bm25s is not installed.
     """
-    passages, index = _indexed(text, encoder, passage_tokens)
+    passages, index = _indexed(text, encoder, passage_tokens)  # type: ignore[arg-type]
     separator = tuple(encoder.encode("\n\n"))
     chosen: list[int] = []
     left = room
@@ -175,7 +175,7 @@ def _library() -> Any:
     held = {name: sys.modules.get(name, missing) for name in names}
     try:
         sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]
-        import bm25s
+        import bm25s  # type: ignore[import-untyped]
     except ImportError as error:
         raise InputError(
             f"the baseline bm25 needs the bm25s package ({error}): pip install "

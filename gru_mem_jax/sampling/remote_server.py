@@ -205,7 +205,7 @@ class Server:
         }
         if model is None and len(windows) == 1:
             model = next(iter(windows))
-        if model not in windows:
+        if model is None or model not in windows:
             serves = self._safe(", ".join(windows)) or "none"
             hint = "" if model is None else did_you_mean(model, windows)
             what = "several models" if model is None else f"no model {model!r}{hint}"

@@ -136,7 +136,7 @@ class CompletionServer:
         if self.bare and (odd := body.keys() - _OPENAI):
             raise InputError(f"Unrecognized request argument supplied: {sorted(odd)}")
         ids = self._chat_ids(body) if chat else self._prompt_ids(body)
-        budget = body.get("max_completion_tokens", body.get("max_tokens", 16))
+        budget = int(body.get("max_completion_tokens") or body.get("max_tokens", 16))
         if self.window is not None and len(ids) + budget > self.window:
             raise InputError(
                 f"This model's maximum context length is {self.window} tokens."
@@ -257,6 +257,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             except GRUMemError as error:
                 status = 400 if isinstance(error, InputError) else 500
                 self._send(status, _error(str(error)))
+            except (KeyError, TypeError, ValueError) as error:  # of this body
+                self._send(400, _error(f"{type(error).__name__}: {error}"))
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -301,14 +303,24 @@ def _error(message: str) -> Json:
 def main() -> None:
     """Serves a policy directory until it is interrupted."""
     from gru_mem_jax.agent.gru_mem_agent import GRUMemAgent
+    from gru_mem_jax.policy.agent_settings import policy_settings
+    from gru_mem_jax.policy.files import open_policy_dir
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", required=True, metavar="DIR")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--window", type=int, help="default what the agent needs")
     args = parser.parse_args()
-    agent = GRUMemAgent.from_pretrained(args.policy, slots=args.slots)
-    with CompletionServer(agent.generator, agent.encoder, port=args.port) as server:
+    budgets = {}
+    if args.window is not None:
+        own = policy_settings(open_policy_dir(args.policy))
+        budgets["prompt_tokens"] = args.window - own.completion_tokens
+    agent = GRUMemAgent.from_pretrained(args.policy, slots=args.slots, **budgets)
+    window = agent.config.prompt_tokens + agent.config.completion_tokens
+    with CompletionServer(
+        agent.generator, agent.encoder, window=window, port=args.port
+    ) as server:
         print(f"serving {args.policy} as {server.model} at {server.url}", flush=True)
         threading.Event().wait()
 

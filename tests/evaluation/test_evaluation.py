@@ -1,8 +1,6 @@
 """Sets of questions, answered by a script that follows the oracle."""
 
-import base64
 import dataclasses
-import json
 import time
 
 import numpy as np
@@ -15,8 +13,7 @@ from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation import report, run, tabulate
-from gru_mem_jax.evaluation.figures import mean_memory
+from gru_mem_jax.evaluation import run, tabulate
 from gru_mem_jax.evaluation.questions import DrawnSet
 from gru_mem_jax.evaluation.queue import share_a_document
 from gru_mem_jax.evaluation.suite import QuestionSet
@@ -185,61 +182,6 @@ def test_questions_on_one_document_are_asked_next_to_one_another():
     order, *_ = asked([one, two], [three])
     assert order == ["a0", "b0", "a1"]
     assert not share_a_document(sets_on([one, two], [three]))
-
-
-def test_pages(results, tmp_path):
-    rows = report.write_pages(
-        tmp_path,
-        results,
-        title="A <title>",
-        notes=["One & two"],
-        extra={"seconds_total": 1.5},
-    )
-    saved = json.loads((tmp_path / "results.json").read_text())
-    assert saved == {"seconds_total": 1.5, "rows": rows}
-    for name in ("memory.png", "trace.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / "report.html").read_text()
-    assert "A &lt;title&gt;" in page
-    assert "One &amp; two" in page
-    assert base64.b64encode((tmp_path / "memory.png").read_bytes()).decode() in page
-    assert '<td class="text">with_exit_gate</td>' in page
-    assert "exact %</th>" in page
-
-
-def test_what_policies_and_documents_say_is_escaped(results, tmp_path):
-    attack = "</script><script>alert(1)</script>"  # fault P11
-    first = next(report._pairs(results[-1]))
-    turns = tuple(
-        dataclasses.replace(turn, memory=attack) for turn in first.trajectory.turns
-    )
-    sample = dataclasses.replace(
-        first,
-        trajectory=dataclasses.replace(first.trajectory, answer=attack, turns=turns),
-        example=dataclasses.replace(first.example, question=attack),
-    )
-    page = tmp_path / "page.html"
-    row = {"set": attack, "mode": attack}
-    report.write_report(
-        page, title=attack, notes=[attack], rows=[row], figures=[], samples=[sample]
-    )
-    assert "<script" not in page.read_text()
-
-
-def test_memory_chunk_by_chunk(results):
-    """Against a plain loop over the trajectories."""
-    (done,) = [
-        r
-        for r in results
-        if (r.mode, r.questions.of.name) == ("with_exit_gate", "single_key")
-    ]
-    sizes, reading = mean_memory(done.outcomes)
-    runs = [t.memory_turns for t in done.trajectories]
-    for chunk, (size, share) in enumerate(zip(sizes, reading, strict=True)):
-        reached = [turns[chunk].memory_tokens for turns in runs if len(turns) > chunk]
-        assert size == pytest.approx(sum(reached) / len(reached))
-        assert share == len(reached) / len(runs)
-    assert len(sizes) == max(map(len, runs))
 
 
 def test_the_table_has_a_line_per_row_and_120_columns(tmp_path):
