@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train the gates of a policy by reinforcement learning",
     "plan": "say what a training run takes of a TPU slice, without one",
     "eval": "score a policy on questions whose answers are known",
+    "report": "make a page of evaluations: tables, plots, trajectories",
     "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",
     "plot": "draw a training run's metrics",
     "show": "show a training run's trajectories and last rows",

@@ -14,7 +14,7 @@ from gru_mem_jax.evaluation.report import write_report_page
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script><!--<script>"
-    "<img src=x onerror=\"window.pwned = 2\">\u2028\u2029\u202e\u2066'\"`${pwned}\x00\x1b[31m"
+    '<img src=x onerror="window.pwned = 2">\u2028\u2029\u202e\u2066\'"`${pwned}\x00\x1b[31m'
     "{{ 7 * 7 }}]]>&lt;\ud800"
 )
 
@@ -213,9 +213,7 @@ def test_a_trajectory_shows_what_its_records_say(browser, report):
 
 def test_chunks_after_the_exit_can_be_read(browser, report):
     path, answers = report
-    short = next(
-        a for a in answers if a.exit == "exact" and a.chunks_read < 8
-    )
+    short = next(a for a in answers if a.exit == "exact" and a.chunks_read < 8)
     with opened(browser, path, hash="#trajectories") as page:
         page.select_option("#pick-mode", "with_exit_gate")
         page.select_option("#pick-set", short.set)
@@ -252,7 +250,9 @@ def contrast(one, two):
 
     def luminance(color):
         parts = [int(n) / 255 for n in re.findall(r"\d+", color)[:3]]
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        linear = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts
+        ]
         return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
 
     low, high = sorted((luminance(one), luminance(two)))
@@ -282,7 +282,13 @@ def test_text_has_enough_contrast(browser, report, dark):
         for ground in ("paper", "panel"):
             for name in ("ink", "soft", "accent", "good", "bad"):
                 assert contrast(of[name], of[ground]) >= 4.5, (name, ground)
-        for ground in ("evidence-wash", "attack-wash", "new-wash", "gone-wash", "found"):
+        for ground in (
+            "evidence-wash",
+            "attack-wash",
+            "new-wash",
+            "gone-wash",
+            "found",
+        ):
             assert contrast(of["ink"], of[ground]) >= 4.5, ground
         for name in list(of)[-6:]:
             assert contrast(of[name], of["paper"]) >= 3, name
@@ -375,7 +381,9 @@ def test_what_the_policy_of_the_page_does_not_name_is_not_run(browser, report):
         with opened(browser, attacked) as page:
             page.wait_for_timeout(200)
             assert page.evaluate("window.pwned") is None
-            color = page.evaluate("getComputedStyle(document.getElementById('styled')).color")
+            color = page.evaluate(
+                "getComputedStyle(document.getElementById('styled')).color"
+            )
             assert color != "rgb(1, 2, 3)"
 
 
