@@ -126,6 +126,9 @@ def wording(kind: PromptKind, config: PromptConfig) -> str:
     }[kind]
 
 
+Template = tuple[Role | Segment, ...]  # roles of texts to insert, control segments
+
+
 class PromptBuilder:
     r"""Makes prompts for one tokenizer, in one order and style.
 
@@ -141,12 +144,10 @@ class PromptBuilder:
     def __init__(self, encoder: Encoder, config: PromptConfig | None = None):
         self.config = config or PromptConfig()
         self.encoder = encoder
-        variables = self.config.template_variables
         self._templates = {
-            kind: _template(encoder, wording(kind, self.config), variables)
-            for kind in PROMPT_KINDS
+            kind: self.template(wording(kind, self.config)) for kind in PROMPT_KINDS
         }
-        self.opened = _opened(encoder, variables)
+        self.opened = _opened(encoder, self.config.template_variables)
         self._no_memory = self.encode_content(NO_MEMORY[self.config.style])
 
     def lead(self, text: str) -> str:
@@ -178,9 +179,7 @@ class PromptBuilder:
 
     def overhead_tokens(self, kind: PromptKind) -> int:
         """Prompt tokens other than question, memory and chunk."""
-        return sum(
-            len(part) for part in self._templates[kind] if not isinstance(part, str)
-        )
+        return template_tokens(self._templates[kind])
 
     def no_memory_tokens(self) -> int:
         """Tokens that stand for an empty memory."""
@@ -217,20 +216,37 @@ class PromptBuilder:
         memory_ids: tuple[int, ...],
         chunk_ids: tuple[int, ...],
     ) -> Prompt:
-        contents = {
+        contents: dict[Role, tuple[int, ...]] = {
             "question": question_ids,
             "memory": memory_ids or self._no_memory,
             "chunk": chunk_ids,
         }
-        return tuple(
-            Segment(part, contents[part])
-            if isinstance(part, str)
-            else Segment("control", part)
-            for part in self._templates[kind]
-        )
+        return fill(self._templates[kind], contents)
+
+    def template(self, text: str) -> Template:
+        """The parts of a prompt of another wording, for `fill`.
+
+        Args:
+          text: the user's message, with {question}, {memory} and {chunk}, any of them,
+            once each, where texts are to be inserted.
+
+        Raises:
+          PolicyError: the chat template loses, repeats or reorders parts of it.
+        """
+        return _template(self.encoder, text, self.config.template_variables)
 
 
-_Part = Role | tuple[int, ...]  # the role of an inserted text, or template ids
+def fill(template: Template, contents: Mapping[Role, tuple[int, ...]]) -> Prompt:
+    """The prompt of a template, with the ids of each role that it has."""
+    return tuple(
+        Segment(part, contents[part]) if isinstance(part, str) else part
+        for part in template
+    )
+
+
+def template_tokens(template: Template) -> int:
+    """Tokens of a template without what is inserted."""
+    return sum(len(part.ids) for part in template if not isinstance(part, str))
 
 
 def _render(encoder: Encoder, text: str, variables: Mapping[str, Any]) -> str:
@@ -254,9 +270,7 @@ def _opened(encoder: Encoder, variables: Mapping[str, Any]) -> str:
     return end if other.isdisjoint(encoder.encode_control(end)) else ""
 
 
-def _template(
-    encoder: Encoder, text: str, variables: Mapping[str, Any]
-) -> tuple[_Part, ...]:
+def _template(encoder: Encoder, text: str, variables: Mapping[str, Any]) -> Template:
     """Chat template and wording as ids, with the roles of the texts between them."""
     roles: tuple[Role, ...] = ("question", "memory", "chunk")
     marks = {f"\ue000{role}\ue001": role for role in roles if f"{{{role}}}" in text}
@@ -275,13 +289,14 @@ def _template(
             f"the chat template reorders the user's message to "
             f"{', '.join(marks[mark] for mark in ordered)}; use one that keeps it"
         )
-    parts: list[_Part] = []
+    parts: list[Role | Segment] = []
     for mark in ordered:
         before, rendered = rendered.split(mark)
+        own, text = text.split(mark)
         ids = encoder.encode_control(before, start=not parts)
-        parts += [tuple(ids), marks[mark]]
-    parts.append(tuple(encoder.encode_control(rendered)))
-    return tuple(part for part in parts if part)
+        parts += [Segment("control", tuple(ids), own), marks[mark]]
+    parts.append(Segment("control", tuple(encoder.encode_control(rendered)), text))
+    return tuple(part for part in parts if isinstance(part, str) or part.ids)
 
 
 _RESERVED = ("messages", "add_generation_prompt", "tools", "documents")

@@ -17,10 +17,19 @@ FinishReason = Literal["stop", "length"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of prompt tokens of one role; ids are joined, texts never are."""
+    """A run of prompt tokens of one role; ids are joined, texts never are.
+
+    Attributes:
+      role: what it holds.
+      ids: its tokens.
+      text: of a control segment, its part of the user's message, without what the chat
+        template has put around that: for chat servers, which have the template. None:
+        not known.
+    """
 
     role: Role
     ids: tuple[int, ...]
+    text: str | None = dataclasses.field(default=None, compare=False)
 
 
 Prompt = tuple[Segment, ...]

@@ -23,8 +23,12 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
     def flags(self) -> list[str]:
-        """All long flags that this parser knows."""
-        return [s for s in self._option_string_actions if s.startswith("--")]
+        """All long flags that this parser knows, and those of its subcommands."""
+        found = [s for s in self._option_string_actions if s.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += (f for sub in action.choices.values() for f in sub.flags())
+        return list(dict.fromkeys(found))
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from gru_mem_jax.cli import arguments, suites
+from gru_mem_jax.cli import arguments, server, suites
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import first_difference
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path,
         metavar="DIR",
         action="append",
-        required=True,
+        default=[],
         help="a Hugging Face directory, or hf://org/name@revision; several, such as "
         "seeds of one training: each in turn, and their mean",
     )
@@ -46,7 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "only the rest is asked",
     )
     arguments.add_json(add, "the rows")
-    add("--modes", metavar="M[,M]", help="agent modes; default all three")
+    server.add_server_flags(add)
+    add(
+        "--modes",
+        metavar="M[,M]",
+        help="agent modes (default all three), and the baselines whole_text, bm25 and "
+        "question_alone",
+    )
+    add(
+        "--window",
+        type=count,
+        metavar="N",
+        help="tokens of prompt and completion that whole_text and bm25 may fill; "
+        "default what the model was made for",
+    )
     suites.add_suite_flags(add)
     add("--slots", type=count, metavar="N", help="trajectories that run side by side")
     add(
@@ -75,15 +88,19 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.agent.config import MODES, replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.cli.train import listed_if_bad
-    from gru_mem_jax.evaluation import EvaluationConfig
+    from gru_mem_jax.evaluation import BASELINES, EvaluationConfig
     from gru_mem_jax.evaluation.run import greedy
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.sampling import RemoteConfig
     from gru_mem_jax.tokenization import TextTokenizer
 
-    modes = args.modes and suites.choices("--modes", args.modes, MODES)
+    modes = args.modes and suites.choices("--modes", args.modes, (*MODES, *BASELINES))
     target = json_output.open_target(args.json)
-    policies = evaluating.named(args.policy)
+    served = server.served(args, args.policy)
+    if served is None and not args.policy:
+        raise InputError("give --policy DIR, or --server URL")
+    policies = evaluating.named([served.settings] if served else args.policy)
     agents = {
         name: greedy(policy_settings(open_policy_dir(path)))
         for name, path in policies.items()
@@ -91,16 +108,20 @@ def run(args: argparse.Namespace) -> int:
     agent = _common(agents)
     if args.out is not None:
         arguments.check_folder("--out", args.out)
-    runtime.start(args)
+    if served is None:
+        runtime.start(args)
     gin = gin_config.load(args, evaluating.configurables())
     suite = suites.default_suite(args, gin, agent.chunk_size)
     config = gin.build(EvaluationConfig(agent=agent, suite=suite))
+    remote = gin.build(RemoteConfig(send=args.send or "auto"))
     gin.check_all_read()
     agent, engine = config.agent, config.engine
     suite = suites.suite_from(
         args,
         config.suite,
-        lambda: TextTokenizer.from_pretrained(args.policy[0]),
+        lambda: TextTokenizer.from_pretrained(
+            served.tokenizer if served else args.policy[0]
+        ),
         agent.chunk_size,
     )
     if args.template_variable:
@@ -108,9 +129,10 @@ def run(args: argparse.Namespace) -> int:
         agent = replace_settings(agent, template_variables=given)
     if args.slots:
         engine = dataclasses.replace(engine, slots=args.slots)
+        remote = dataclasses.replace(remote, concurrency=args.slots)
     with listed_if_bad(None), _folder(args.out) as out:
         folder = evaluating.evaluate(
-            policies,
+            {served.name: served.where} if served else policies,
             agent,
             engine,
             list(suite.question_sets()),
@@ -119,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
             cache_bytes=config.cache_bytes,
             keep_trajectories=args.keep_trajectories if args.out else 0,
             time_alone=args.time_alone,
+            window=args.window,
+            reader=served and served.reader(remote),
         )
         if folder is None:  # not the first of several processes
             return 0

@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gru_mem_jax.agent.config import (
-    MODES,
     AgentConfig,
-    check_budgets,
     config_to_dict,
     longest_turn,
 )
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.cli import signals, terminal
+from gru_mem_jax.cli.readers import SHOW_TEXT, Reader, Warm, agents_in
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import cut, to_record
 from gru_mem_jax.sampling.config import EngineConfig
@@ -48,6 +46,7 @@ def configurables() -> tuple[type, ...]:
         evaluation.EvaluationConfig,
         evaluation.SourceSuite,
         sampling.EngineConfig,
+        sampling.RemoteConfig,
         tiny.SyntheticSuite,
     )
 
@@ -63,6 +62,8 @@ def evaluate(
     cache_bytes: int | None = None,
     keep_trajectories: int = KEPT,
     time_alone: int = 0,
+    window: int | None = None,
+    reader: Callable[[str, AgentConfig], Reader] | None = None,
     title: str | None = None,
 ) -> "ResultsFolder | None":
     """Asks what the folder has not yet of every set, mode and policy, and tabulates it.
@@ -71,7 +72,7 @@ def evaluate(
     that has answered all are not read but for their sha256.
 
     Args:
-      policies: name to Hugging Face directory.
+      policies: name to Hugging Face directory, or to what `reader` takes.
       config: of the agent.
       engine_config: its max_length is set by the budgets.
       sets: questions.
@@ -79,6 +80,8 @@ def evaluate(
       out: the folder, new or of the same evaluation.
       cache_bytes: see `EvaluationConfig`.
       keep_trajectories, time_alone: see `evaluation.asking.Asking`.
+      window: of baselines that show a text; None: what a policy was made for.
+      reader: of policies that are no directories.
       title: of the report; None: the policies' names.
 
     Returns:
@@ -96,7 +99,8 @@ def evaluate(
 
     hosts = hosts_lib.current()
     note = terminal.note if hosts.is_first else _unsaid
-    readers = {name: _Reader(path, config) for name, path in policies.items()}
+    read = reader or _Reader
+    readers = {name: read(path, config) for name, path in policies.items()}
     drawn = draw_sets(sets, next(iter(readers.values())).builder, config)
     for line in (line for each in drawn for line in each.lines()):
         note(terminal.plain_line(line))
@@ -109,6 +113,7 @@ def evaluate(
             "engine": to_record(engine_config),
             "cache_bytes": cache_bytes,
             "time_alone": time_alone,
+            "window": window,
             "sets": [each.facts() for each in drawn],
             "policies": {name: reader.facts() for name, reader in readers.items()},
         },
@@ -133,6 +138,7 @@ def evaluate(
                 keep_trajectories=keep_trajectories,
                 num_policies=len(policies),
                 time_alone=time_alone,
+                window=window,
             )
             left, every = hosts.gather("left", count_left(drawn, asking, scored))[0]
             if left < every:
@@ -173,9 +179,20 @@ class _Reader:
 
         return {"sha256": weights_digest(self.directory)}
 
+    def warm(
+        self,
+        config: AgentConfig,
+        engine_config: EngineConfig,
+        drawn: "Sequence[DrawnSet]",
+        asking: "Asking",
+        cache_bytes: int | None,
+    ) -> "Warm":
+        """An engine on this machine's devices, with its programs compiled."""
+        return _local(self, config, engine_config, drawn, asking, cache_bytes)
+
 
 def _ask(
-    reader: _Reader,
+    reader: Reader,
     config: AgentConfig,
     engine_config: EngineConfig,
     drawn: "Sequence[DrawnSet]",
@@ -192,7 +209,7 @@ def _ask(
 
     hosts = hosts_lib.current()
     note = terminal.note if hosts.is_first else _unsaid
-    warm = _local(reader, config, engine_config, drawn, asking.modes, cache_bytes)
+    warm = reader.warm(config, engine_config, drawn, asking, cache_bytes)
     hosts.barrier("warm")  # else one would count what another compiles
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
@@ -236,29 +253,12 @@ def _ask(
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Warm:
-    """A generator that is ready to be timed.
-
-    Attributes:
-      generator: of completions.
-      window: tokens of the longest prompt and completion together.
-      forget_documents: drops what is kept of documents for later questions.
-      forget: drops all that is kept of earlier prompts.
-    """
-
-    generator: Generator
-    window: int | None
-    forget_documents: Callable[[], None]
-    forget: Callable[[], None]
-
-
 def _local(
     reader: _Reader,
     config: AgentConfig,
     engine_config: EngineConfig,
     drawn: "Sequence[DrawnSet]",
-    modes: Sequence[str],
+    asking: "Asking",
     cache_bytes: int | None,
 ) -> Warm:
     """An engine on this machine's devices, with its programs compiled."""
@@ -280,7 +280,12 @@ def _local(
 
     note = terminal.note if hosts_lib.current().is_first else _unsaid
     builder = reader.builder
-    engine_config = engine_config.sized_for(_longest_turn(builder, config, modes))
+    agents = agents_in(builder, config, asking.modes)
+    longest = max(longest_turn(builder, each) for each in agents)
+    window = None
+    if set(asking.modes) & SHOW_TEXT:
+        window = asking.window or reader.shape.max_position_embeddings
+    engine_config = engine_config.sized_for(max(longest, window or 0))
     mesh, policy = engine_pool.local_mesh(), make_policy(reader.shape)
     devices = list(mesh.devices.flat)
     engine_config = with_tensor(policy, engine_config, devices)
@@ -317,7 +322,7 @@ def _local(
 
     return Warm(
         generator=engine,
-        window=engine_config.max_length,
+        window=min(window or longest, engine_config.max_length),
         forget_documents=forget_documents,
         forget=forget,
     )
@@ -325,24 +330,6 @@ def _local(
 
 def _unsaid(line: str) -> None:
     """What the first of several processes alone says."""
-
-
-def _longest_turn(
-    builder: PromptBuilder, config: AgentConfig, modes: Sequence[str]
-) -> int:
-    """Tokens of the longest turn within the budgets.
-
-    Raises:
-      InputError: a prompt of full budgets exceeds prompt_tokens.
-    """
-    longest = 0
-    for mode in modes:
-        if mode not in MODES:
-            continue
-        each = dataclasses.replace(config, mode=mode)
-        check_budgets(builder, each)
-        longest = max(longest, longest_turn(builder, each))
-    return longest
 
 
 def named(paths: Sequence[str]) -> dict[str, str]:

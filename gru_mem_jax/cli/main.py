@@ -17,6 +17,7 @@ COMMANDS = {
     "ask": "answer a question from a text of any length",
     "sft": "train a policy on an oracle's turns: the warm start",
     "train": "train the gates of a policy by reinforcement learning",
+    "data": "build, show and filter sets of questions on long documents",
     "plan": "say what a training run takes of a TPU slice, without one",
     "eval": "score a policy on questions whose answers are known",
     "report": "make a page of evaluations: tables, plots, trajectories",

@@ -2,12 +2,14 @@
 
 A tiny policy learns to copy by supervision, with half of its gates taught wrong
 (warm_start/); reinforcement learning corrects the gates (rl/, a run folder; policy/).
-Both answer held-out questions in the three modes. Finished stages are not repeated.
-Writes results.json, report.html and plots into --out; the table goes to stdout.
+Both answer held-out questions in the three modes (evaluation/). Finished stages are not
+repeated, and no question is asked twice. Writes results.json, report.html and plots
+into --out; the table goes to stdout.
 """
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import shutil
 import sys
@@ -28,7 +30,7 @@ _STAGES = {
 _RL_STEPS = 24
 _TITLE = "GRU-Mem quickstart"
 _SUITES = ("before", "after", "long_memory")
-_MADE = ("sft", "spoil", "warm_start", "rl", "policy")
+_MADE = ("sft", "spoil", "warm_start", "rl", "policy", "evaluation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,16 +98,16 @@ def run(args: argparse.Namespace) -> int:
         began = time.perf_counter()
         train(recipe, out)
         seconds[stage] = time.perf_counter() - began
-    results, long_memory = [], []
-    for stage, name, suite, kept in (
-        ("warm_start", "warm_start", recipe.before, results),
-        ("rl", "policy", recipe.after, results),
-        ("rl", "policy", recipe.long_memory, long_memory),
-    ):
-        for result in _evaluate(recipe, out / name, suite):
-            kept.append(dataclasses.replace(result, stage=stage))
+    evaluated = [
+        _evaluate(recipe, out, *which)
+        for which in (
+            ("warm_start", "warm_start", "warm_start", recipe.before),
+            ("policy", "rl", "policy", recipe.after),
+            ("long_memory", "rl", "policy", recipe.long_memory),
+        )
+    ]
     seconds["total"] = time.perf_counter() - started
-    _report(recipe, out, results, long_memory, seconds)
+    _report(recipe, out, evaluated, seconds)
     return 0
 
 
@@ -216,19 +218,32 @@ def _reinforce(recipe: _Recipe, out: pathlib.Path) -> None:
     export_run(_train(recipe, out, "rl", "the gates learn from rewards"), target)
 
 
-def _evaluate(recipe: _Recipe, policy_dir: pathlib.Path, suite: Any) -> list[Any]:
+def _evaluate(
+    recipe: _Recipe, out: pathlib.Path, name: str, stage: str, policy: str, suite: Any
+) -> Any:
+    """Asks a policy; its `ResultsFolder`."""
     from gru_mem_jax.agent.config import MODES
     from gru_mem_jax.cli import evaluating
     from gru_mem_jax.evaluation.run import greedy
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.policy.files import open_policy_dir
 
-    terminal.note(f"{policy_dir} answers questions")
-    config = greedy(policy_settings(open_policy_dir(policy_dir)))
-    sets = list(suite.question_sets())
-    return evaluating.evaluate_policy(
-        str(policy_dir), config, recipe.engine, sets, MODES[::-1]
+    terminal.note(f"{out / policy} answers questions")
+    return evaluating.evaluate(
+        {stage: str(out / policy)},
+        greedy(policy_settings(open_policy_dir(out / policy))),
+        recipe.engine,
+        list(suite.question_sets()),
+        MODES[::-1],
+        out / "evaluation" / name,
+        title=_TITLE,
     )
+
+
+def _rows(folder: Any) -> list[dict[str, Any]]:
+    """The table of an evaluation, whose policy is the stage that it is from."""
+    rows = [dict(row) for row in folder.results()["rows"]]
+    return [{"stage": row.pop("policy"), **row} for row in rows]
 
 
 def _spent(seconds: float) -> str:
@@ -237,18 +252,17 @@ def _spent(seconds: float) -> str:
 
 
 def _report(
-    recipe: _Recipe,
-    out: pathlib.Path,
-    results: list[Any],
-    long_memory: list[Any],
-    seconds: dict[str, float],
+    recipe: _Recipe, out: pathlib.Path, evaluated: list[Any], seconds: dict[str, float]
 ) -> None:
     from gru_mem_jax.cli import evaluating
-    from gru_mem_jax.evaluation.report import write_pages
-    from gru_mem_jax.evaluation.run import MIX, table_rows
+    from gru_mem_jax.durable_files import write_atomically, writing
+    from gru_mem_jax.evaluation.report import write_report_page
+    from gru_mem_jax.evaluation.tabulate import MIX
     from gru_mem_jax.runs.metrics import read_metrics
     from gru_mem_jax.runs.plots import plot_training
 
+    before, after, longer_rows = (_rows(folder) for folder in evaluated)
+    rows = [*before, *after]
     overview, *_ = plot_training(
         {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"
     )
@@ -256,9 +270,17 @@ def _report(
     rollouts = recipe.rl.rollouts
     suite, longer = recipe.after, recipe.long_memory
     heading = f"A long memory: {longer.min_items} to {longer.max_items} values or keys"
-    rows = write_pages(
+    results = {
+        "seconds_total": seconds["total"],
+        "seconds_warm_start": seconds["warm_start"],
+        "seconds_rl": seconds["rl"],
+        "seed": recipe.sft.loop.seed,
+        "rows": rows,
+        "long_memory_rows": longer_rows,
+    }
+    write_report_page(
+        [folder.path for folder in evaluated],
         out,
-        results,
         title=_TITLE,
         notes=[
             f"A tiny policy (Qwen2, {model.num_layers} layers, width "
@@ -270,22 +292,18 @@ def _report(
             f"{recipe.rl.loop.num_steps} steps of {rollouts.questions_per_step} "
             f"questions x {rollouts.group_size} rollouts. Questions have key-value "
             f"pairs that training never saw; multi value and multi query ask for "
-            f"{suite.min_items} to {suite.max_items}.",
+            f"{suite.min_items} to {suite.max_items}. {heading}: in the sets of these "
+            "two alone.",
             f"Warm start: {_spent(seconds['warm_start'])}, reinforcement learning: "
             f"{_spent(seconds['rl'])}, all: {_spent(seconds['total'])}. “mix” is over "
             f"all tasks but the chain; they run together, and each has its share of "
             f"the seconds. MemAgent has no gates to measure.",
         ],
-        extra={
-            "seconds_total": seconds["total"],
-            "seconds_warm_start": seconds["warm_start"],
-            "seconds_rl": seconds["rl"],
-            "seed": recipe.sft.loop.seed,
-        },
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
-        further={"long_memory_rows": (heading, long_memory)},
     )
-    for title, printed in (("", rows), (heading, table_rows(long_memory))):
+    with writing(out / "results.json"):
+        write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
+    for title, printed in (("", rows), (heading, longer_rows)):
         mixes = [row for row in printed if row["set"] == MIX]
         evaluating.print_rows(mixes or printed, sys.stdout, title)
     terminal.note(

@@ -67,8 +67,8 @@ def add_suite_flags(add: Callable[..., object]) -> None:
     add(
         "--gaps",
         metavar="G[,G]",
-        help="of suite bridge: chunks between the hops; negative: the second comes "
-        "first",
+        help="of suite bridge: chunks by which what is needed first lies after what it "
+        "points to; negative: before",
     )
     add(
         "--contexts",
@@ -141,7 +141,12 @@ def suite_from(
 def _named(
     args: argparse.Namespace, encoder: "Callable[[], Encoder]", chunk_size: int
 ) -> "Suite":
-    from gru_mem_jax.evaluation.suites import SUITES, check_sources, make_suite
+    from gru_mem_jax.evaluation.suites import (
+        SUITES,
+        MissingDataSets,
+        check_sources,
+        make_suite,
+    )
     from gru_mem_jax.tiny.suites import TINY_SUITES, make_tiny_suite
 
     name = args.suite
@@ -183,19 +188,24 @@ def _named(
         )
     if args.contexts is not None:
         raise InputError("--contexts is for synthetic texts: give --source tiny too")
-    return make_suite(
-        name,
-        datasets=args.datasets,
-        sources=sources,
-        lengths=lengths,
-        tasks=tasks,
-        gaps=gaps,
-        num_questions=args.num_questions or 128,
-        seed=args.seed or 0,
-        encoder=encoder,
-        chunk_size=chunk_size,
-        on_progress=terminal.note,
-    )
+    try:
+        return make_suite(
+            name,
+            datasets=args.datasets,
+            sources=sources,
+            lengths=lengths,
+            tasks=tasks,
+            gaps=gaps,
+            num_questions=args.num_questions or 128,
+            seed=args.seed or 0,
+            encoder=encoder,
+            chunk_size=chunk_size,
+            on_progress=terminal.note,
+        )
+    except MissingDataSets as error:
+        for line in error.lines:
+            terminal.note(line)
+        raise InputError(f"{error.summary} (listed above)") from None
 
 
 def _with_flags(suite: Any, args: argparse.Namespace) -> Any:

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hotpotqa": ["HotpotQASource"],
         "files": ["FileSource"],
         "jsonl": ["JsonlSource"],
+        "memagent": ["MemAgentSource"],
         "paragraphs": ["ParagraphSource"],
         "scoring": ["normalize_answer", "score"],
         "sources": ["ExampleSource", "ListSource"],

@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from gru_mem_jax.errors import InputError
 
-Scoring = Literal["exact", "f1", "all", "part", "boxed", "equivalent"]
+Scoring = Literal[
+    "exact", "f1", "hotpotqa_f1", "all", "part", "any", "boxed", "equivalent"
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,10 +22,11 @@ class Example:
       evidence: (start, end) in characters of `document`, in order of start.
       task: name of the task, e.g. "single_key".
       scoring: "exact", any gold answer equals the prediction after normalisation;
-        "f1", the best F1 of the words with any (both SQuAD's); "part", the share of
-        gold answers that occur in it (RULER's); "all", whether all do; "boxed", any
-        occurs in it or it in any (MemAgent's evaluation); "equivalent", any is it
-        (MemAgent's reward). See `data.scoring`.
+        "f1", the best F1 of the words with any (both SQuAD's); "hotpotqa_f1", with
+        HotpotQA's rule for "yes" and "no"; "part", the share of gold answers that
+        occur in it (RULER's); "all", whether all do; "any", whether any does (RULER's
+        of qa_1 and qa_2); "boxed", any occurs in it or it in any (MemAgent's
+        evaluation); "equivalent", any is it (MemAgent's reward). See `data.scoring`.
       evidence_order: for each span of `evidence` the step at which it is needed, from
         0: where the first names what to look for next, it has 0 and the next 1. Equal
         numbers are needed together; empty: not known.

@@ -9,7 +9,7 @@ import os
 import random
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from gru_mem_jax import buckets, storage
 from gru_mem_jax.agent.text import check_text, refuse_binary
@@ -41,26 +41,58 @@ def read_file(path: str) -> bytes:
     Raises:
       InputError: it cannot be read, is a folder or a pipe, is larger, or is not text.
     """
-    try:
-        where = storage.locate(path)
-        if storage.in_bucket(where):
-            buckets.check(where)
-        elif not stat.S_ISREG(where.stat().st_mode):
-            raise InputError(f"{path}: expected a regular file")
+    with _reading(path):
+        where = _located(path)
         if (size := storage.size(where)) > MOST_BYTES:
             raise InputError(f"{path}: has {size} bytes, more than 2 GiB")
         data = storage.read_bytes(where)
+    _check_head(data[:64], path)
+    return data
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """While entered, a regular file or an object in a bucket, to read from its start.
+
+    Raises:
+      InputError: as `read_file`, but for its size.
+    """
+    with _reading(path):
+        where = _located(path)
+        with storage.reader(where) as file:
+            head = file.read(64)
+        _check_head(head, path)
+        with storage.reader(where) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """While entered, what the file system refuses is an InputError."""
+    try:
+        yield
     except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: {reason}") from error
-    refuse_binary(data[:64], path)
-    if data.startswith(b"version https://git-lfs"):
+
+
+def _located(path: str) -> Any:
+    where = storage.locate(path)
+    if storage.in_bucket(where):
+        buckets.check(where)
+    elif not stat.S_ISREG(where.stat().st_mode):
+        raise InputError(f"{path}: expected a regular file")
+    return where
+
+
+def _check_head(head: bytes, path: str) -> None:
+    refuse_binary(head, path)
+    if head.startswith(b"version https://git-lfs"):
         raise InputError(
             f"{path}: is a pointer of Git LFS, not the file; run git lfs pull"
         )
-    return data
 
 
 def read_json(path: str) -> tuple[Any, str]:
@@ -134,7 +166,13 @@ def check_new(own: str, where: str, seen: dict[str, str]) -> None:
         raise InputError(f"has the id {own!r:.60} of {other}; ids are unique")
 
 
-_NAMES = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
+_NAMES = {
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    int: "a whole number",
+    bool: "true or false",
+}
 
 
 @functools.lru_cache(maxsize=8)

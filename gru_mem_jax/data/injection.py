@@ -195,7 +195,8 @@ def inject(
     """The example with an attack in its document; equal for equal arguments.
 
     Its metadata has `attack` (the kind), `twin` (the id of the clean example),
-    `attack_spans` ((start, end) of each place, in characters) and `wrong_answer`.
+    `attack_spans` ((start, end) of each place, in characters), `attack_chunks` (their
+    indices) and `wrong_answer`.
 
     Args:
       example: clean, with evidence.
@@ -246,13 +247,17 @@ def inject(
             "attack": kind,
             "twin": example.id,
             "attack_spans": [list(span) for span in attacked],
+            "attack_chunks": places,
             "wrong_answer": wrong,
         },
     )
 
 
 def _free(example: Example, chunks: Sequence[Chunk]) -> tuple[list[int], list[int]]:
-    """Chunks without a character of evidence: before the last evidence, and after."""
+    """Chunks without a character of evidence: before the last evidence, and after.
+
+    A last one that is less than half a chunk is none of them.
+    """
     if not example.evidence:
         raise InputError(f"example {example.id!r}: its evidence is not labelled")
     borders = [(chunk.start, chunk.end) for chunk in chunks]
@@ -264,7 +269,8 @@ def _free(example: Example, chunks: Sequence[Chunk]) -> tuple[list[int], list[in
         for index, (start, end) in enumerate(borders)
         if any(a < end and start < b for a, b in example.evidence)
     }
-    free = [index for index in range(len(chunks)) if index not in held]
+    whole = len(chunks) - (2 * len(chunks[-1].ids) < len(chunks[0].ids))
+    free = [index for index in range(whole) if index not in held]
     return [i for i in free if i < last], [i for i in free if i > last]
 
 

@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import BadRecord, Records
+from gru_mem_jax.data.builders.recipe import heading
 from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.data.scoring import SCORERS
 from gru_mem_jax.records import check_choice, check_int
@@ -29,6 +30,45 @@ class Paragraph(NamedTuple):
     title: str
     text: str
     evidence: tuple[Span, ...] = ()
+
+
+class ParagraphQuestion(NamedTuple):
+    """A question of a file of questions on paragraphs.
+
+    Attributes:
+      id, question, answers: see `Example`.
+      paragraphs: that the file gives with the question; some hold evidence.
+      steps: of each paragraph, the step at which its evidence is needed, from 0, see
+        `Example.evidence_order`; -1 without evidence. Empty: the order is not known.
+      kind: of the question, as the file names it; "" if it does not.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    paragraphs: tuple[Paragraph, ...]
+    steps: tuple[int, ...] = ()
+    kind: str = ""
+
+
+class ParagraphFile(NamedTuple):
+    """What is read of such a file.
+
+    Attributes:
+      questions: (place in the file, question), in its order.
+      paragraphs: all, in its order; equal ones may occur more than once.
+      bad: records that cannot be used.
+      sha256: of the file.
+    """
+
+    questions: list[tuple[str, ParagraphQuestion]]
+    paragraphs: list[Paragraph]
+    bad: list[BadRecord]
+    sha256: str
+
+
+# Refuses a question by an InputError, for reasons of its own.
+Check = Callable[[ParagraphQuestion], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +165,7 @@ def compose(
     spans: list[Span] = []
     offset = 0
     for number, paragraph in enumerate(every, 1):
-        head = f"Document {number}:\n" if form == "numbered" else ""
+        head = heading(number) if form == "numbered" else ""
         head += f"{paragraph.title}\n"
         start = offset + len(head)
         spans += [(start + a, start + b) for a, b in paragraph.evidence]

@@ -31,6 +31,7 @@ _TEX_SPELLINGS = (
     (" .", " 0."),
     ("{.", "{0."),
 )
+_VERDICTS = frozenset({"yes", "no", "noanswer"})
 _BLANK_OR_SIGN = re.compile(r"[\s%$]")
 
 
@@ -76,9 +77,9 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     """Best F1 of the normalised words, over the gold answers, in 0..1.
 
     SQuAD's (Rajpurkar et al. 2018, `evaluate-v2.0.py`): words count as often as they
-    occur; 0.0 where the prediction has none. HotpotQA's has a rule of its own for
-    "yes", "no" and "noanswer" that is not implemented. Unlike the scripts, a gold
-    answer without words is compared as `exact_match` does.
+    occur; 0.0 where the prediction has none. MuSiQue's (Trivedi et al. 2022,
+    `metrics/answer.py`) is the same, with its aliases as gold answers. Unlike the
+    scripts, a gold answer without words is compared as `exact_match` does.
     """
     return max((_f1(prediction, answer) for answer in answers), default=0.0)
 
@@ -90,6 +91,23 @@ def _f1(prediction: str, answer: str) -> float:
         return float(_same(prediction, answer))
     # The harmonic mean of precision and recall.
     return 2 * (said & gold).total() / (said.total() + gold.total())
+
+
+def hotpotqa_f1(prediction: str, answers: Sequence[str]) -> float:
+    """As `f1`, but "yes", "no" and "noanswer" score 0.0 unless both sides are the same.
+
+    HotpotQA's (Yang et al. 2018, `hotpot_evaluate_v1.py`) and 2WikiMultihopQA's (Ho et
+    al. 2020, `2wikimultihop_evaluate_v1.1.py`, whose aliases are gold answers): "yes it
+    is" is worth nothing where the answer is "yes".
+    """
+    return max((_hotpotqa_f1(prediction, answer) for answer in answers), default=0.0)
+
+
+def _hotpotqa_f1(prediction: str, answer: str) -> float:
+    said, gold = normalize_answer(prediction), normalize_answer(answer)
+    if said != gold and (said in _VERDICTS or gold in _VERDICTS):
+        return 0.0
+    return _f1(prediction, answer)
 
 
 def match_equivalent(prediction: str, answers: Sequence[str]) -> float:
@@ -121,7 +139,7 @@ def match_part(prediction: str, answers: Sequence[str]) -> float:
     """Share of the gold answers that occur in the prediction, in 0..1.
 
     RULER's `string_match_all` (Hsieh et al. 2024, `eval/synthetic/constants.py`):
-    case-folded substrings. `string_match_part` (any gold answer) is not implemented.
+    case-folded substrings.
     """
     if not answers:
         return 0.0
@@ -135,6 +153,16 @@ def match_all(prediction: str, answers: Sequence[str]) -> float:
     Of this library: 1 only where RULER's `string_match_all` (`match_part`) is 1.
     """
     return float(bool(answers) and match_part(prediction, answers) == 1.0)
+
+
+def match_some(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 if any gold answer occurs in the prediction, else 0.0.
+
+    RULER's `string_match_part` (Hsieh et al. 2024, `eval/synthetic/constants.py`), of
+    qa_1 and qa_2: case-folded substrings.
+    """
+    folded = prediction.lower()
+    return float(any(answer.lower() in folded for answer in answers))
 
 
 def match_any(prediction: str, answers: Sequence[str]) -> float:
@@ -161,8 +189,10 @@ def _contains(prediction: str, answer: str) -> bool:
 SCORERS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "exact": exact_match,
     "f1": f1,
+    "hotpotqa_f1": hotpotqa_f1,
     "all": match_all,
     "part": match_part,
+    "any": match_some,
     "boxed": match_any,
     "equivalent": match_equivalent,
 }

@@ -29,6 +29,17 @@ def whole_sentences(text: str, span: Span) -> Span:
     return stripped(text, (start, end))
 
 
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text in order, without white space around them."""
+    ends = [
+        match.end()
+        for match in _END.finditer(text)
+        if not (match[1] and match[1].islower())
+    ]
+    parts = (text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)]))
+    return [part for part in parts if part]
+
+
 def evidence_pieces(
     document: str,
     evidence: Sequence[Span],

@@ -12,13 +12,15 @@ import random
 from typing import Any, NamedTuple
 
 from gru_mem_jax.data import files
-from gru_mem_jax.data.bad_records import BadRecord, Records
+from gru_mem_jax.data.bad_records import Records
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.paragraphs import (
+    Check,
     Paragraph,
+    ParagraphFile,
+    ParagraphQuestion,
     ParagraphSource,
     Pool,
-    Span,
     compose,
 )
 from gru_mem_jax.data.sentences import whole_sentences
@@ -49,13 +51,13 @@ class SQuADSource(ParagraphSource):
         data = self._usable
         item = data.questions[files.index_at(position, self.seed, len(data.questions))]
         rng = random.Random(f"{self.seed}/squad/{position}")
-        own = Paragraph(item.title, item.text, (item.evidence,))
-        document, evidence = compose([own], data.pool, self.paragraphs, self.form, rng)
+        own = item.paragraphs[:1]
+        document, evidence = compose(own, data.pool, self.paragraphs, self.form, rng)
         return dataclasses.replace(
             self._example(item), document=document, evidence=evidence
         )
 
-    def _example(self, item: "_Question") -> Example:
+    def _example(self, item: ParagraphQuestion) -> Example:
         return Example(
             id=item.id,
             question=item.question,
@@ -67,74 +69,87 @@ class SQuADSource(ParagraphSource):
 
     @functools.cached_property
     def _data(self) -> "_Data":
-        value, sha256 = files.read_json(self.path)
-        bad: list[BadRecord] = []
-        paragraphs, items = _read(value, self.path, self.scoring, bad)
-        if not items and not bad:
-            raise InputError(f"{self.path}: holds no question with an answer")
-        items = self._part_of(items, bad)
+        def check(item: ParagraphQuestion) -> None:
+            files.check_answers(item.answers, self.scoring)
+
+        file = read_squad(self.path, check)
+        items = self._part_of(file.questions, file.bad)
         questions = tuple(item for _, item in items)
-        records = self._records(items, bad)
-        of_title = collections.Counter(paragraph.title for paragraph in paragraphs)
-        most = (
-            1 + len(paragraphs) - max((of_title[q.title] for q in questions), default=0)
-        )
+        records = self._records(items, file.bad)
+        titles = collections.Counter(each.title for each in file.paragraphs)
+        of_title = (titles[item.paragraphs[0].title] for item in questions)
+        most = 1 + len(file.paragraphs) - max(of_title, default=0)
         if most < self.paragraphs and not self._refuses(records):
             raise InputError(
                 f"{self.path}: has paragraphs of other articles for documents of at "
                 f"most {most}; lower paragraphs {self.paragraphs}, or take a larger "
                 "file"
             )
-        return _Data(records, sha256, questions, Pool(paragraphs))
-
-
-class _Question(NamedTuple):
-    id: str
-    question: str
-    answers: tuple[str, ...]
-    title: str
-    text: str
-    evidence: Span
+        return _Data(records, file.sha256, questions, Pool(file.paragraphs))
 
 
 class _Data(NamedTuple):
     records: Records
     sha256: str
-    questions: tuple[_Question, ...]
+    questions: tuple[ParagraphQuestion, ...]
     pool: Pool
 
 
-def _read(
-    value: Any, path: str, scoring: str, bad: list[BadRecord]
-) -> tuple[list[Paragraph], list[tuple[str, _Question]]]:
-    """All paragraphs, and (where, question) of the questions with an answer."""
-    paragraphs: list[Paragraph] = []
-    items: list[tuple[str, _Question]] = []
+def read_squad(path: str, check: Check) -> ParagraphFile:
+    """The questions of an official file that have an answer.
+
+    A question's first paragraph holds its evidence; the others of its article follow.
+
+    Args:
+      path: of the JSON file.
+      check: of each question.
+
+    Raises:
+      InputError: the file cannot be read, is not JSON or not of this form, or holds no
+        question with an answer.
+    """
+    value, sha256 = files.read_json(path)
+    file = ParagraphFile([], [], [], sha256)
     seen: dict[str, str] = {}
     for a, article in enumerate(files.field(value, "data", list, f"{path}: the file")):
-        where = f"article {a}"
-        with files.gathering(bad, where):
-            title = files.field(article, "title", str, where)
-            for p, each in enumerate(files.field(article, "paragraphs", list, where)):
-                inner = f"{where}, paragraph {p}"
-                with files.gathering(bad, inner):
-                    text = files.field(each, "context", str, inner)
-                    records = files.field(each, "qas", list, inner)
-                    paragraphs.append(Paragraph(title, text))
-                    for q, record in enumerate(records):
-                        here = f"{inner}, question {q}"
-                        with files.gathering(bad, here) as known:
-                            item = _question(record, paragraphs[-1], here, known)
-                            if item is not None:
-                                files.check_new(item.id, here, seen)
-                                files.check_answers(item.answers, scoring)
-                                items.append((here, item))
-    return paragraphs, items
+        with files.gathering(file.bad, where := f"article {a}"):
+            _read_article(article, where, file, seen, check)
+    if not file.questions and not file.bad:
+        raise InputError(f"{path}: holds no question with an answer")
+    return file
+
+
+def _read_article(
+    article: Any, where: str, file: ParagraphFile, seen: dict[str, str], check: Check
+) -> None:
+    """Adds an article's paragraphs and questions to those of the file."""
+    title = files.field(article, "title", str, where)
+    paragraphs: list[Paragraph] = []
+    found: list[tuple[str, ParagraphQuestion]] = []
+    for p, each in enumerate(files.field(article, "paragraphs", list, where)):
+        inner = f"{where}, paragraph {p}"
+        with files.gathering(file.bad, inner):
+            text = files.field(each, "context", str, inner)
+            records = files.field(each, "qas", list, inner)
+            paragraphs.append(Paragraph(title, text))
+            for q, record in enumerate(records):
+                here = f"{inner}, question {q}"
+                with files.gathering(file.bad, here) as known:
+                    item = _question(record, paragraphs[-1], here, known)
+                    if item is not None:
+                        files.check_new(item.id, here, seen)
+                        check(item)
+                        found.append((here, item))
+    file.paragraphs.extend(paragraphs)
+    for here, item in found:
+        (own,) = item.paragraphs
+        others = [each for each in paragraphs if each.text != own.text]
+        file.questions.append((here, item._replace(paragraphs=(own, *others))))
 
 
 def _question(
     record: Any, paragraph: Paragraph, where: str, known: dict[str, str]
-) -> _Question | None:
+) -> ParagraphQuestion | None:
     """The question; None if it has no answer."""
     answers = files.field(record, "answers", list, where)
     if not answers or record.get("is_impossible") is True:
@@ -149,11 +164,7 @@ def _question(
     question = files.field(record, "question", str, where)
     if not question.strip():
         raise InputError(f"{where}.question is empty")
-    return _Question(
-        known["id"],
-        question.strip(),
-        tuple(dict.fromkeys(gold)),
-        paragraph.title,
-        paragraph.text,
-        whole_sentences(paragraph.text, (start, end)),
-    )
+    evidence = whole_sentences(paragraph.text, (start, end))
+    own = paragraph._replace(evidence=(evidence,))
+    answers = tuple(dict.fromkeys(gold))
+    return ParagraphQuestion(known["id"], question.strip(), answers, (own,))

@@ -5,10 +5,14 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "baselines": ["BASELINES", "Baseline", "BaselineConfig"],
+        "folder": ["ResultsFolder", "ResultsWriter"],
         "questions": ["DrawnSet", "draw_sets"],
-        "report": ["write_pages"],
-        "run": ["SetResult", "evaluate", "run_sets", "table_rows"],
+        "records": ["AskedQuestion", "Manifest", "ScoredAnswer"],
+        "report": ["write_report_page"],
+        "run": ["SetResult", "run_sets"],
         "suite": ["EvaluationConfig", "QuestionSet", "SourceSuite", "Suite"],
         "table": ["rich_table"],
+        "tabulate": ["table_rows"],
     },
 )

@@ -31,6 +31,7 @@ from gru_mem_jax.evaluation.attempts import (
     Refusing,
     documents,
 )
+from gru_mem_jax.evaluation.baselines import Baseline
 from gru_mem_jax.evaluation.excerpts import chunk_texts
 from gru_mem_jax.evaluation.measures import scored_answer
 from gru_mem_jax.evaluation.questions import DrawnSet
@@ -328,9 +329,7 @@ class _Run:
                     resume=before,
                 )
             else:
-                from gru_mem_jax.evaluation import baselines
-
-                asked.recurrence = baselines.make(
+                asked.recurrence = Baseline(
                     self._mode,
                     self._builder,
                     self._config,

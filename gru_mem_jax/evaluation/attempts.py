@@ -12,6 +12,7 @@ from gru_mem_jax.agent.requests import Completion, Generator, Request
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.evaluation.baselines import Baseline
 from gru_mem_jax.evaluation.questions import DrawnSet
 from gru_mem_jax.evaluation.records import QuestionKey, labels_text
 
@@ -64,7 +65,7 @@ class Attempt:
 
     def __init__(self, place: Place, example: Example, document: Document):
         self.place, self.example, self.document = place, example, document
-        self.recurrence: Recurrence | None = None
+        self.recurrence: Recurrence | Baseline | None = None
         self.error: str | None = None
         self.began = 0.0  # by the clock of shares
 
@@ -133,14 +134,7 @@ class Refusing:
             return self._generator.submit(request)
         except InputError as error:
             handle = -1 - len(self._refused)
-            given_up = Completion(
-                ids=(),
-                logprobs=(),
-                sampling_logprobs=(),
-                finish_reason="stop",
-                failure=str(error),
-            )
-            self._refused.append((handle, given_up))
+            self._refused.append((handle, Completion.failed(str(error))))
             return handle
 
     def step(self) -> Sequence[tuple[int, Completion]]:

@@ -68,6 +68,11 @@ def scored_answer(
     )
     if failed is not None:
         return answer
+    updated = said_end = None
+    if said.mode in GATED:
+        turns = [(turn.chunk or 0, turn) for turn in said.memory_turns]
+        updated = tuple(chunk for chunk, turn in turns if turn.update)
+        said_end = tuple(chunk for chunk, turn in turns if turn.exit)
     on, off = updates(said, question.evidence_chunks) or (None, None)
     texts = [document[start:end] for start, end in question.evidence]
     captured, retained = kept_evidence(
@@ -80,6 +85,8 @@ def scored_answer(
         exit=exit_kind(said, max(question.evidence_chunks, default=None)),
         updates_on=on,
         updates_off=off,
+        updated=updated,
+        said_end=said_end,
         well_formed=well_formed(said),
         captured=captured,
         retained=retained,

@@ -123,6 +123,8 @@ class ScoredAnswer:
         is labelled.
       updates_on, updates_off: (right, all) of the turns that read evidence, and of the
         others; None where the mode has no update gate or nothing is labelled.
+      updated, said_end: indices of the chunks at which the memory was replaced, and at
+        which the exit gate said end, obeyed or not; None where the mode has no gates.
       well_formed: share of its turns.
       captured: (how many, of how many) spans of evidence entered the memory with their
         chunk; None: not labelled.
@@ -150,6 +152,8 @@ class ScoredAnswer:
     exit: Literal["exact", "early", "late"] | None = None
     updates_on: tuple[int, int] | None = None
     updates_off: tuple[int, int] | None = None
+    updated: tuple[int, ...] | None = None
+    said_end: tuple[int, ...] | None = None
     well_formed: float | None = None
     captured: tuple[int, int] | None = None
     retained: tuple[int, int] | None = None

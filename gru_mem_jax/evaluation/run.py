@@ -1,10 +1,9 @@
-"""Answers sets of questions in several modes, and tabulates how that went."""
+"""Answers sets of questions together, as training does to watch its policy."""
 
 import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig
@@ -19,11 +18,10 @@ from gru_mem_jax.agent.trajectory import (
     trajectory_to_dict,
 )
 from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.evaluation.queue import places
 from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.rl.outcomes import Outcomes, concatenate, outcomes
 from gru_mem_jax.rl.summary import Summary, summarize
-
-MIX = "mix"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +33,6 @@ class SetResult:
       trajectories: one for each question.
       outcomes: of P questions with one rollout each: arrays of [P, 1, ...].
       seconds: wall-clock of the whole set; its share where sets ran together.
-      stage: of training that the policy is from, where several are compared.
     """
 
     questions: DrawnSet
@@ -43,7 +40,6 @@ class SetResult:
     trajectories: tuple[Trajectory, ...]
     outcomes: Outcomes
     seconds: float
-    stage: str | None = None
 
 
 def greedy(config: AgentConfig) -> AgentConfig:
@@ -87,7 +83,7 @@ def run_sets(
         for questions in sets
     ]
     start = time.perf_counter()
-    queue = _queue(sets, by_set)
+    queue = [by_set[number][index] for number, index in places(sets)]
     own = [queue[i] for i in hosts.part(len(queue))]
 
     def answer() -> None:
@@ -133,119 +129,6 @@ def _of_all(hosts: Hosts, trajectories: list[Trajectory]) -> list[Trajectory]:
     return [trajectory_from_dict(record) for each in given for record in each]
 
 
-def _queue(
-    sets: Sequence[DrawnSet], by_set: Sequence[Sequence[Recurrence]]
-) -> list[Recurrence]:
-    """The first question of each set, the second of each, ..., by document.
-
-    A question comes right after the first on its document, whose prefixes may then
-    still be held.
-    """
-    each_set = [
-        [(example.document, recurrence) for example, recurrence in zip(s.examples, own)]
-        for s, own in zip(sets, by_set, strict=True)
-    ]
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*each_set))
-    by_document: dict[str, list[Recurrence]] = {}
-    for document, recurrence in filter(None, in_turn):
-        by_document.setdefault(document, []).append(recurrence)
-    return list(itertools.chain.from_iterable(by_document.values()))
-
-
-def share_a_document(sets: Iterable[DrawnSet]) -> bool:
-    """Whether two questions are on the same document."""
-    documents = [example.document for each in sets for example in each.examples]
-    return len(set(documents)) < len(documents)
-
-
-def evaluate(
-    generator: Generator,
-    encoder: Encoder,
-    config: AgentConfig,
-    sets: Sequence[DrawnSet],
-    modes: Sequence[str],
-    on_sets: Callable[[Sequence[DrawnSet], str], None] = lambda sets, mode: None,
-    on_turn: Callable[[], None] = lambda: None,
-    hosts: Hosts | None = None,
-) -> list[SetResult]:
-    """Runs every set in every mode.
-
-    The sets of the mix run as one for each kind of context and mode, so that slots that
-    one leaves are filled by the next; the others run one after the other.
-
-    Args:
-      generator: warm, so that seconds count no compilation.
-      encoder: the policy's tokenizer.
-      config: of the agent; its mode is replaced by each of `modes`.
-      sets: questions.
-      modes: of the agent.
-      on_sets: called before each run.
-      on_turn: called after each turn.
-      hosts: as of `run_sets`.
-
-    Returns:
-      Results in the order of a table: by context, then mode, then set.
-    """
-    results = []
-    by_context: dict[object, list[DrawnSet]] = {}
-    for each in sets:
-        by_context.setdefault(tuple(each.of.labels.items()), []).append(each)
-    for chosen in by_context.values():
-        mixed = [each for each in chosen if each.of.in_mix]
-        alone = [[each] for each in chosen if not each.of.in_mix]
-        for mode in modes:
-            mode_config = dataclasses.replace(config, mode=mode)
-            for group in filter(None, [mixed, *alone]):
-                on_sets(group, mode)
-                results += run_sets(
-                    generator, encoder, mode_config, group, on_turn, hosts
-                )
-    return results
-
-
-def count_turns(sets: Iterable[DrawnSet], modes: Sequence[str]) -> int:
-    """The most turns that `evaluate` may take: every chunk read, and the answers."""
-    turns = (len(evidence) + 1 for each in sets for evidence, _ in each.labels)
-    return len(modes) * sum(turns)
-
-
-def table_rows(results: Sequence[SetResult]) -> list[dict[str, Any]]:
-    """A row per set, and before those of a stage, context and mode one over its mix.
-
-    A set's seconds are its own or its share, so the mix took the sum of them.
-
-    Args:
-      results: in the order of the table.
-
-    Returns:
-      Columns by name, as `runs.columns` declares them.
-    """
-    grouped: dict[object, list[SetResult]] = {}
-    for result in results:
-        labels = tuple(result.questions.of.labels.items())
-        grouped.setdefault((result.stage, labels, result.mode), []).append(result)
-    rows = []
-    for group in grouped.values():
-        mixed = [result for result in group if result.questions.of.in_mix]
-        if len(mixed) > 1:
-            rows.append(_row(MIX, mixed))
-        rows += [_row(result.questions.of.name, [result]) for result in group]
-    return rows
-
-
-def _row(name: str, results: Sequence[SetResult]) -> dict[str, Any]:
-    first = results[0]
-    return {
-        **({} if first.stage is None else {"stage": first.stage}),
-        "set": name,
-        "mode": first.mode,
-        **first.questions.of.labels,
-        "num_questions": sum(len(result.trajectories) for result in results),
-        **_summary(results),
-        "seconds": sum(result.seconds for result in results),
-    }
-
-
 def _summary(results: Sequence[SetResult]) -> Summary:
     return summarize(concatenate([result.outcomes for result in results]))
 
@@ -277,7 +160,7 @@ def evaluation_columns(
     columns: Summary = {}
     modes = tuple(modes) or (agent.mode,)
     for mode in modes:
-        config = dataclasses.replace(greedy(agent), mode=mode)
+        config = dataclasses.replace(greedy(agent), mode=cast(Any, mode))
         results = run_sets(generator, encoder, config, sets, on_turn, hosts)
         prefix = "eval" if len(modes) == 1 else f"eval/{mode}"
         columns |= {f"{prefix}/{name}": n for name, n in _summary(results).items()}

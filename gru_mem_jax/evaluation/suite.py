@@ -7,6 +7,7 @@ from typing import Protocol
 from gru_mem_jax.agent.config import MODES, AgentConfig
 from gru_mem_jax.data.sources import ExampleSource
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.baselines import BASELINES
 from gru_mem_jax.records import check_choice, check_int, plain_numbers, shown
 from gru_mem_jax.sampling.config import EngineConfig
 
@@ -27,8 +28,8 @@ class QuestionSet:
       placement: where the evidence lies, if the set is made so; a label for tables.
       num_chunks: of every context, if the set is made so; a label for tables.
       length: of every context, as it was asked for: "7K", "50 documents"; a label.
-      gap: chunks between evidence that is needed first and what it points to; negative:
-        it comes after. A label.
+      gap: how many chunks the evidence that is needed first lies after the evidence
+        that it points to; negative: before. A label.
       attack: the kind of text that was put into the document; a label.
       in_mix: whether the row "mix" is over this set too.
       left_out_modes: modes in which the set is not asked.
@@ -119,7 +120,7 @@ class EvaluationConfig:
     Attributes:
       suite: the questions.
       agent: how contexts are read.
-      modes: of the agent; its own is replaced by each of them.
+      modes: of the agent, whose own is replaced by each of them, and baselines.
       engine: of the sampler; its max_length becomes what the budgets can need.
       cache_bytes: most bytes of memory for keys and values of chunks, which the other
         questions on a document reuse if prompts are chunk_first; 0 keeps none, None
@@ -142,4 +143,4 @@ class EvaluationConfig:
         if isinstance(self.modes, str) or not self.modes:
             raise InputError(f"modes must be a tuple of modes, got {self.modes!r}")
         for mode in self.modes:
-            check_choice("modes", mode, MODES)
+            check_choice("modes", mode, (*MODES, *BASELINES))

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax.evaluation.suite import LABELS
+from gru_mem_jax.evaluation.tabulate import ALL, MIX
 from gru_mem_jax.runs import columns
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-_SUMS = ("mix", "all")
 _CONTEXT = ("policy", "stage", *LABELS)
+_MOST = 119  # columns of a terminal
 _ASIDE = ("num_questions", "failed", "policy")  # shown where they tell something
 
 
@@ -55,16 +56,10 @@ def _context(row: Mapping[str, Any], several: bool) -> str:
     """What a line above rows says of them."""
     names = [name for name in _CONTEXT if name in row and (several or name != "policy")]
     found = [columns.find(name) for name in names]
-    if not set(LABELS) & set(row) and row["set"] == "all":
-        found = [columns.find("policy")] if several else []
-        return "all contexts" + ", ".join(
-            f", {c.heading} {row[c.name]}" for c in found if c
-        )
-    return ", ".join(
-        f"{column.heading} {column.cell(row[column.name])}"
-        for column in found
-        if column is not None
-    )
+    words = [f"{c.heading} {c.cell(row[c.name])}" for c in found if c is not None]
+    if row["set"] == ALL:
+        words.append("all contexts")
+    return ", ".join(words)
 
 
 def _table(
@@ -78,12 +73,14 @@ def _table(
     from rich.table import Table
     from rich.text import Text
 
+    wide = sum(widths) + 2 * len(widths) > _MOST
     table = Table(
         title_justify="left",
         title_style="",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=0 if wide else (0, 1),
         collapse_padding=True,
         show_header=heading,
     )
@@ -96,7 +93,7 @@ def _table(
             table.add_section()
         mode = row["mode"]
         cells = [Text(column.cell(row.get(column.name))) for column in named]
-        table.add_row(*cells, style="bold" if row["set"] in _SUMS else None)
+        table.add_row(*cells, style="bold" if row["set"] in (MIX, ALL) else None)
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from gru_mem_jax.evaluation import statistics
 from gru_mem_jax.evaluation.folder import ResultsFolder
+from gru_mem_jax.evaluation.hijack import hijack_rows
 from gru_mem_jax.evaluation.records import QuestionKey, ScoredAnswer, labels_text
 from gru_mem_jax.evaluation.suite import LABELS
 from gru_mem_jax.records import to_record
@@ -54,6 +55,11 @@ def results(folders: Sequence[ResultsFolder]) -> dict[str, Any]:
         "modes": list(modes),
         "rows": rows,
         "comparisons": [each for group in asked for each in _comparisons(group)],
+        "attacks": [
+            row
+            for folder in folders
+            for row in hijack_rows(folder.questions(), folder.answers())
+        ],
     }
 
 

@@ -9,5 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "engine": ["Engine"],
         "footprint": ["check_engine_fits"],
         "prefix_store": ["PrefixStore"],
+        "remote": ["RemoteGenerator"],
+        "remote_server": ["RemoteConfig"],
     },
 )

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "byte_tokenizer": ["ByteEncoder"],
+        "completion_server": ["CompletionServer", "Fault"],
         "scripted": ["ScriptedGenerator", "prompt_text", "said_in"],
     },
 )

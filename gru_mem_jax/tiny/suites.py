@@ -26,7 +26,7 @@ TINY_SUITES: dict[str, tuple[str, Contexts]] = {
     "bridge": ("a link and its code, some chunks apart", (("uniform", 160),)),
     "injection": ("attacks in the document", (("uniform", 8),)),
 }
-# Chunks from the link to the code; negative: the code comes first.
+# Chunks by which the link lies after the code that it points to.
 GAPS = (-128, -32, -8, 0, 8, 32, 128)
 _SEED = 1000  # of `SyntheticSuite`
 

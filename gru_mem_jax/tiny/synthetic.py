@@ -67,9 +67,10 @@ class SyntheticConfig:
       min_items, max_items: values of multi_value and keys of multi_query.
       placement: evidence anywhere ("uniform"), or in the first fifth of the blocks
         ("first_20"; in more blocks if the evidence needs them).
-      gap: blocks from a chain's link to its needle, the bridge gap; 0: they share one;
-        negative: the needle comes first, before a reader can know that it is wanted.
-        None: the link comes first, and any gap after it.
+      gap: the bridge gap of a chain: how many blocks the link, which is needed first,
+        lies after the needle that it points to. With 8, the needle is read eight blocks
+        before a reader can know that it is wanted; with -8, eight blocks after; with 0
+        they share a block. None: the needle comes later, anywhere.
       max_distractors: of a block (none in single_key).
       varied: share of the examples whose white space, case and marks vary. It does not
         change the others.
@@ -265,7 +266,7 @@ def _place(rng: random.Random, config: SyntheticConfig, count: int) -> list[int]
     if config.gap is None:
         return sorted(rng.sample(range(region), count))
     first = rng.randrange(region - abs(config.gap))
-    return [first - min(config.gap, 0), first + max(config.gap, 0)]
+    return [first + max(config.gap, 0), first - min(config.gap, 0)]
 
 
 def _block(

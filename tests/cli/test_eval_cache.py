@@ -57,7 +57,10 @@ def evaluate(folder, monkeypatch, capsys):
         assert main([*words, "--modes=without_exit_gate,memagent", *flags]) == 0
         rows = json.loads(capsys.readouterr().out)["rows"]
         for row in rows:
-            del row["seconds"]
+            for time in ("seconds", "question_seconds", "speed_up"):
+                row.pop(time, None)
+            shared = row.pop("shared_prompt")
+        assert (shared > 0.3) == (made[-1][1] is not None)
         return rows, *made.pop()
 
     return evaluate

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from gru_mem_jax.cli.main import main
+from gru_mem_jax.evaluation import ResultsFolder
 from gru_mem_jax.runs.metrics import read_metrics
 
 SMALL = (
@@ -91,11 +92,17 @@ def test_results(finished):
     assert "A long memory: 4 to 6 values or keys" in (
         finished / "report.html"
     ).read_text(encoding="utf-8")
+    for name, more in (("warm_start", 15), ("policy", 15), ("long_memory", 6)):
+        folder = ResultsFolder(finished / "evaluation" / name)
+        assert len(folder.answers()) == len(dict(folder.trajectories())) == more
 
 
 def test_pages(finished):
-    for name in ("memory.png", "rl/plots/overview.png"):
-        assert (finished / name).read_bytes().startswith(b"\x89PNG")
+    plots = [finished / "rl/plots/overview.png", *finished.glob("plots/*.png")]
+    assert len(plots) > 4
+    assert any("memory" in path.name for path in plots)
+    for path in plots:
+        assert path.read_bytes().startswith(b"\x89PNG")
     page = (finished / "report.html").read_text()
     assert "warm_start" in page
     assert "Reinforcement learning of the gates" in page
@@ -104,8 +111,14 @@ def test_pages(finished):
 def test_what_is_there_is_not_made_again(finished, capsys):
     """Also without the supervised stages, which only the warm start needed."""
     before = (finished / "policy" / "model.safetensors").stat().st_mtime_ns
+    files = sorted((finished / "evaluation").glob("*/*.jsonl"))
+    lines = [path.read_bytes() for path in files]
+    assert len(lines) == 9
     assert main(flags(finished)) == 0
     err = capsys.readouterr().err
+    assert "rl: 15 of 15 questions were scored before" in err
+    assert [path.read_bytes() for path in files] == lines
+    assert "compiling" not in err
     assert "warm_start exists; --retrain repeats its training" in err
     assert "policy exists; --retrain repeats its training" in err
     after = (finished / "policy" / "model.safetensors").stat().st_mtime_ns

@@ -80,16 +80,15 @@ def test_what_is_refused(policy, flag, message):
         configured(policy, f"--template_variable={flag}")
 
 
-def test_eval_takes_them_too(policy, monkeypatch, capsys):
+def test_eval_takes_them_too(policy, monkeypatch):
     used = []
 
-    def evaluate(policy_dir, config, engine_config, sets, modes, cache_bytes):
+    def evaluate(policies, config, *unused, **settings):
         used.append(config.prompt.template_variables)
-        return []
+        raise InputError("told")
 
-    monkeypatch.setattr(evaluating, "evaluate_policy", evaluate)
+    monkeypatch.setattr(evaluating, "evaluate", evaluate)
     flag = "--template_variable=a=2"
-    assert main(["eval", f"--policy={policy}", flag, "--json=-"]) == 0
+    assert main(["eval", f"--policy={policy}", flag, "--json=-"]) == 2
     assert used == [{"a": 2, "b": "own"}]
     assert eval_command.__doc__
-    assert json.loads(capsys.readouterr().out)["rows"] == []

@@ -1,6 +1,6 @@
 r"""Scores beside the official scripts: where they agree, and where they are to differ.
 
-SQuAD's `evaluate-v2.0.py` (exact, f1), RULER's `string_match_all` (part), MemAgent's
+SQuAD's `evaluate-v2.0.py` (exact, f1), RULER's `string_match_all` (part) and `string_match_part` (any), MemAgent's
 `sub_em` (boxed) and `reward_score/hotpotqa.py` (equivalent), read branch by branch.
 """
 
@@ -294,6 +294,7 @@ def test_another_value_than_the_scripts(how, prediction, answers, value):
 ))  # fmt: skip
 def test_all_is_the_whole_of_part(_how, prediction, answers, value):
     assert score(prediction, answers, "all") == float(value == 1.0)
+    assert score(prediction, answers, "any") == float(value > 0.0)
 
 
 @pytest.mark.parametrize("how", SCORERS)
@@ -307,7 +308,7 @@ def test_a_gold_answer_that_normalises_to_nothing(how):
             assert score(wrong, [gold], how) == 0.0
     for wrong in ("the", "an", "...", "!?"):
         assert score(wrong, ["Xerxes"], how) == 0.0
-        if how not in ("all", "part"):  # "a" occurs in "an"
+        if how not in ("all", "part", "any"):  # "a" occurs in "an"
             assert score(wrong, ["A"], how) == 0.0
     # As words, and without the punctuation around: choices of a test.
     for said in ("(A)", "A.", "**A**", r"\text{A}", "{A}"):

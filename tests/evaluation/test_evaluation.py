@@ -1,118 +1,42 @@
 """Sets of questions, answered by a script that follows the oracle."""
 
-import base64
 import dataclasses
-import json
-import re
 import time
 
 import numpy as np
 import pytest
+from oracle_sets import CONFIG, ENCODER, oracle_generator, question_sets
+from test_asking import evaluated
 
-from gru_mem_jax.agent.config import MODES, AgentConfig
-from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
+from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation import report, run
-from gru_mem_jax.evaluation.figures import mean_memory
-from gru_mem_jax.evaluation.questions import DrawnSet, draw_sets
+from gru_mem_jax.evaluation import run, tabulate
+from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.evaluation.queue import share_a_document
 from gru_mem_jax.evaluation.suite import QuestionSet
 from gru_mem_jax.evaluation.table import rich_table
+from gru_mem_jax.rl.summary import summarize
 from gru_mem_jax.runs import columns
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 from gru_mem_jax.testing.threads import as_hosts
-from gru_mem_jax.tiny import oracle, synthetic
+from gru_mem_jax.tiny import synthetic
 from gru_mem_jax.tiny.sources import SyntheticSuite
-
-ENCODER = ByteEncoder()
-CONFIG = AgentConfig(
-    chunk_size=300,
-    question_tokens=200,
-    memory_tokens=400,
-    completion_tokens=900,
-    prompt_tokens=4000,
-    prompt=PromptConfig(style="compact"),
-)
-NEEDLE = re.compile(r"The code for (\w+) is (\w+ \w+ \w+)\.")
-
-
-def blocks_of(example, size):
-    """The example on a document whose blocks have `size` bytes: none is split."""
-    text, spans, starts = [], [], []
-    sentences = re.findall(r"[^.]*\.", example.document)
-    length = 0
-    for sentence in sentences:
-        sentence = sentence.strip()
-        room = size - length % size
-        if len(sentence) + 1 > room:
-            text.append(" " * room)
-            length += room
-        starts.append((sentence, length))
-        text.append(sentence + " ")
-        length += len(sentence) + 1
-    gold = {example.document[a:b] for a, b in example.evidence}
-    spans = tuple((s, s + len(t)) for t, s in starts if t in gold)
-    return Example(
-        id=example.id,
-        question=example.question,
-        answers=example.answers,
-        document="".join(text),
-        evidence=spans,
-        task=example.task,
-        scoring=example.scoring,
-    )
-
-
-def oracle_generator(**kwargs):
-    """Reads each prompt as an ideal policy would; memory holds the sentences found."""
-
-    def say(request):
-        shown = said_in(request, ENCODER)
-        asked = oracle.parse_question(shown["question"].strip())
-        found = NEEDLE.findall(shown["memory"])
-        if "chunk" not in shown:
-            return oracle.answer_turn(asked, found)
-        new = [f for f in NEEDLE.findall(shown["chunk"]) if f[0] in asked.keys]
-        memory = " ".join(f"The code for {k} is {v}." for k, v in (*found, *new))
-        if "<rewrite>" in shown["control"]:
-            return memory or "none"
-        end = oracle.is_complete(asked, (*found, *new))
-        return (
-            f"<think>t</think><check>{'yes' if new else 'no'}</check>"
-            f"<update>{memory if new else ''}</update>"
-            f"<next>{'end' if end else 'continue'}</next>"
-        )
-
-    return ScriptedGenerator(say, ENCODER, **kwargs)
-
-
-def question_sets(tasks=("single_key", "multi_query"), questions=4, mix=()):
-    config = SyntheticSuite(
-        tasks=tasks, contexts=(("uniform", 8),), num_questions=questions
-    )
-    sets = []
-    for item in config.question_sets():
-        examples = (item.source.example(i) for i in range(item.count))
-        blocks = tuple(blocks_of(example, CONFIG.chunk_size) for example in examples)
-        source = ListSource(examples=blocks)
-        sets.append(
-            dataclasses.replace(item, source=source, in_mix=item.name in (mix or tasks))
-        )
-    return draw_sets(sets, PromptBuilder(ENCODER, CONFIG.prompt), CONFIG)
 
 
 @pytest.fixture(scope="module")
 def results():
+    """Of one set after the other, in every mode."""
     generator = oracle_generator(capacity=3, shuffle_seed=1)
-    turns = []
-    sets = question_sets()
-    done = run.evaluate(
-        generator, ENCODER, CONFIG, sets, MODES, on_turn=lambda: turns.append(1)
-    )
-    assert len(turns) <= run.count_turns(sets, MODES)
+    sets, turns, done = question_sets(), [], []
+    for mode in MODES:
+        config = dataclasses.replace(CONFIG, mode=mode)
+        done += run.run_sets(
+            generator, ENCODER, config, sets, on_turn=lambda: turns.append(1)
+        )
     assert len(turns) == sum(len(t.turns) for r in done for t in r.trajectories)
     return done
 
@@ -123,16 +47,17 @@ def test_processes_answer_a_part_each_and_have_all_results(results, count):
     asked = []
 
     def work(hosts):
-        generator = oracle_generator(capacity=3)
-        done = run.evaluate(
-            generator, ENCODER, CONFIG, question_sets(), MODES, hosts=hosts
-        )
+        generator, done = oracle_generator(capacity=3), []
+        for mode in MODES:
+            config = dataclasses.replace(CONFIG, mode=mode)
+            done += run.run_sets(
+                generator, ENCODER, config, question_sets(), hosts=hosts
+            )
         asked.append(len(generator.requests))
         return done
 
     def figures(done):
-        rows = run.table_rows(done)
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        return [summarize(result.outcomes) for result in done]
 
     def texts(done):
         return [[t.answer for t in result.trajectories] for result in done]
@@ -145,32 +70,9 @@ def test_processes_answer_a_part_each_and_have_all_results(results, count):
     assert max(asked) < turns
 
 
-def test_an_oracle_has_perfect_figures(results):
-    rows = run.table_rows(results)
-    assert [(r["mode"], r["set"]) for r in rows] == [
-        (mode, name) for mode in MODES for name in ("mix", "single_key", "multi_query")
-    ]
-    for row in rows:
-        assert row["exact"] == 1.0
-        assert (row["placement"], row["num_chunks"]) == ("uniform", 8)
-        if row["mode"] != "memagent":
-            assert row["well_formed"] == 1.0
-            assert row["update_on_evidence"] == row["update_off_evidence"] == 1.0
-        if row["mode"] == "with_exit_gate":
-            assert row["exact_exit"] == 1.0
-            assert row["chunks_read"] < 1.0
-        else:
-            assert row["chunks_read"] == 1.0
-    mix = rows[0]
-    assert mix["num_questions"] == 8
-    assert mix["seconds"] == pytest.approx(rows[1]["seconds"] + rows[2]["seconds"])
-
-
-def test_memagent_has_no_gates_to_measure(results):
-    """Nowhere: not in rows, not in a training run's columns, a dash in tables."""
+def test_memagent_has_no_gates_to_measure():
+    """Not in a training run's columns; `test_asking` has rows, and tables a dash."""
     gates = {"update_on_evidence", "update_off_evidence", "exact_exit", "well_formed"}
-    rows = [row for row in run.table_rows(results) if row["mode"] == "memagent"]
-    assert all(not gates & set(row) for row in rows)
     columns = run.evaluation_columns(
         oracle_generator(), ENCODER, CONFIG, question_sets(questions=1), ("memagent",)
     )
@@ -178,7 +80,7 @@ def test_memagent_has_no_gates_to_measure(results):
     assert not {f"eval/{name}" for name in gates} & set(columns)
 
 
-def test_a_policy_that_never_parses_has_no_gate_right():
+def test_a_policy_that_never_parses_has_no_gate_right(tmp_path):
     """It keeps its memory off evidence, where that is right, and scores 0 for it."""
     generator = ScriptedGenerator(lambda request: "no idea", ENCODER)
     sets = question_sets(questions=2)
@@ -188,11 +90,11 @@ def test_a_policy_that_never_parses_has_no_gate_right():
         assert row["eval/update_off_evidence"] == row["eval/update_on_evidence"] == 0.0
         assert row["eval/well_formed"] == row["eval/well_formed_turns"] == 0.0
         assert (row["eval/exact"], row["eval/chunks_read"]) == (0.0, 1.0)
-        (*_, single, multi) = run.table_rows(
-            run.run_sets(generator, ENCODER, config, sets)
-        )
-        for table_row in (single, multi):
-            assert table_row["update_off_evidence"] == 0.0
+    rows = tabulate.table_rows(
+        [evaluated(tmp_path, sets, ("without_exit_gate",), generator)]
+    )
+    for table_row in rows:
+        assert table_row["update_off_evidence"] == 0.0
 
 
 def test_columns_of_several_modes():
@@ -209,10 +111,7 @@ def test_columns_of_several_modes():
     assert whole > row["eval/memagent/completion_tokens"] > 1
 
 
-def test_every_column_of_an_evaluation_is_declared(results):
-    rows = run.table_rows(results)
-    rows[0]["stage"] = "rl"
-    assert {name for row in rows for name in row if not columns.find(name)} == set()
+def test_every_column_of_an_evaluation_is_declared():
     row = run.evaluation_columns(
         oracle_generator(), ENCODER, CONFIG, question_sets(questions=1)
     )
@@ -222,29 +121,18 @@ def test_every_column_of_an_evaluation_is_declared(results):
 
 
 def test_sets_that_run_together_share_the_time(results):
-    """The same answers, one run for each mode, its wall-clock divided."""
-    groups = []
-    tasks = ("single_key", "multi_query", "chain")
-    sets = question_sets(tasks, mix=("single_key", "multi_query"))
+    """Their seconds add up to the wall-clock, as their turns held slots."""
     begun = time.perf_counter()
-    together = run.evaluate(
-        oracle_generator(capacity=3, shuffle_seed=1),
-        ENCODER,
-        CONFIG,
-        sets,
-        MODES,
-        on_sets=lambda group, mode: groups.append([s.of.name for s in group]),
+    together = run.run_sets(
+        oracle_generator(capacity=3, shuffle_seed=1), ENCODER, CONFIG, question_sets()
     )
     passed = time.perf_counter() - begun
-    assert groups == [["single_key", "multi_query"], ["chain"]] * 3
-    assert [r.questions.of.name for r in together[:3]] == list(tasks)
     before = {(r.mode, r.questions.of.name): r for r in results}
     for result in together:
         assert 0 < result.seconds < passed
-        other = before.get((result.mode, result.questions.of.name))
-        if other is not None:
-            mine, theirs = map(dataclasses.asdict, (result.outcomes, other.outcomes))
-            assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        other = before[result.mode, result.questions.of.name]
+        mine, theirs = map(dataclasses.asdict, (result.outcomes, other.outcomes))
+        assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
     assert sum(result.seconds for result in together) < passed
 
 
@@ -289,77 +177,37 @@ def test_questions_on_one_document_are_asked_next_to_one_another():
     assert found == [["a0?", "a1?", "a2?"], ["b0?", "b1?", "b2?"]]
     assert numbers == [[0, 1, 2]] * 2
     assert seen == len(one) + len(two) + len(three)  # each is chunked once
-    assert run.share_a_document(sets_on([one, two], [three, one]))
+    assert share_a_document(sets_on([one, two], [three, one]))
     # Without a shared document the sets take turns.
     order, *_ = asked([one, two], [three])
     assert order == ["a0", "b0", "a1"]
-    assert not run.share_a_document(sets_on([one, two], [three]))
+    assert not share_a_document(sets_on([one, two], [three]))
 
 
-def test_pages(results, tmp_path):
-    rows = report.write_pages(
-        tmp_path,
-        results,
-        title="A <title>",
-        notes=["One & two"],
-        extra={"seconds_total": 1.5},
-    )
-    saved = json.loads((tmp_path / "results.json").read_text())
-    assert saved == {"seconds_total": 1.5, "rows": rows}
-    for name in ("memory.png", "trace.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / "report.html").read_text()
-    assert "A &lt;title&gt;" in page
-    assert "One &amp; two" in page
-    assert base64.b64encode((tmp_path / "memory.png").read_bytes()).decode() in page
-    assert '<td class="text">with_exit_gate</td>' in page
-    assert "exact %</th>" in page
-
-
-def test_what_policies_and_documents_say_is_escaped(results, tmp_path):
-    attack = "</script><script>alert(1)</script>"  # fault P11
-    first = next(report._pairs(results[-1]))
-    turns = tuple(
-        dataclasses.replace(turn, memory=attack) for turn in first.trajectory.turns
-    )
-    sample = dataclasses.replace(
-        first,
-        trajectory=dataclasses.replace(first.trajectory, answer=attack, turns=turns),
-        example=dataclasses.replace(first.example, question=attack),
-    )
-    page = tmp_path / "page.html"
-    row = {"set": attack, "mode": attack}
-    report.write_report(
-        page, title=attack, notes=[attack], rows=[row], figures=[], samples=[sample]
-    )
-    assert "<script" not in page.read_text()
-
-
-def test_memory_chunk_by_chunk(results):
-    """Against a plain loop over the trajectories."""
-    (done,) = [
-        r
-        for r in results
-        if (r.mode, r.questions.of.name) == ("with_exit_gate", "single_key")
-    ]
-    sizes, reading = mean_memory(done.outcomes)
-    runs = [t.memory_turns for t in done.trajectories]
-    for chunk, (size, share) in enumerate(zip(sizes, reading, strict=True)):
-        reached = [turns[chunk].memory_tokens for turns in runs if len(turns) > chunk]
-        assert size == pytest.approx(sum(reached) / len(reached))
-        assert share == len(reached) / len(runs)
-    assert len(sizes) == max(map(len, runs))
-
-
-def test_the_table_has_a_line_per_row(results):
+def test_the_table_has_a_line_per_row_and_120_columns(tmp_path):
     from rich.console import Console
 
-    console = Console(width=200, no_color=True)
+    sets = question_sets(questions=1)
+    rows = tabulate.table_rows(
+        [
+            evaluated(tmp_path / name, sets, policy=name)
+            for name in ("seed_one", "seed_two")
+        ]
+    )
+    for row in rows[:3]:
+        row |= {"failed": 1, "exact_sd": 0.25, "length": "6400 documents"}
+    console = Console(width=120, no_color=True)
     with console.capture() as capture:
-        console.print(rich_table(run.table_rows(results)))
+        console.print(rich_table(rows))
     text = capture.get()
-    assert text.count("multi_query") == 3
-    assert "100.0" in text
+    assert text.count("multi_query") == 3 * 3
+    assert text.count("with_exit_gate") == len(
+        [row for row in rows if row["mode"] == "with_exit_gate"]
+    )
+    assert "…" not in text
+    assert "policy mean, evidence uniform, chunks 8" in text
+    assert "100–100" in text
+    assert "25.0" in text
 
 
 @pytest.mark.parametrize(

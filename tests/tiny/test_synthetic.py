@@ -85,6 +85,55 @@ def test_the_first_example_is_what_it_always_was():
     )
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(-11, 11), st.sampled_from([0.0, 1.0]), st.integers(0, 10**6))
+def test_a_gap_is_that_of_the_blocks_of_link_and_code(gap, varied, index):
+    config = SyntheticConfig(
+        tasks=("chain",), num_chunks=12, gap=gap, varied=varied, split="test"
+    )
+    example = generate(config, index)
+    assert example == generate(config, index)
+    assert len(pieces(example.document)) == 12 * config.chunk_tokens
+    # By the step at which they are needed: the link, then the code.
+    spans = dict(zip(example.evidence_order, example.evidence, strict=True))
+    (link, needle) = (example.document[slice(*spans[step])] for step in (0, 1))
+    ((key, target),), ((other, value),) = map(oracle.facts_in, (link, needle))
+    assert example.question.lower().split("belongs to ")[1].split("?")[0].split() == [
+        key
+    ]
+    assert target == f"that of {other}"
+    assert example.answers == (value,)
+    blocks = [
+        len(pieces(example.document[: spans[step][0]])) // config.chunk_tokens
+        for step in (0, 1)
+    ]
+    assert blocks[0] - blocks[1] == gap
+
+
+def test_evidence_is_needed_together_unless_it_is_a_chain():
+    orders = {
+        task: generate(SyntheticConfig(tasks=(task,)), 0).evidence_order
+        for task in synthetic.TASKS
+    }
+    assert orders.pop("chain") == (0, 1)
+    assert all(set(order) == {0} for order in orders.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"tasks": ("single_key",), "gap": 1}, "of the task chain alone"),
+        ({"num_chunks": 8, "gap": -8}, "more than 8 blocks, got 8"),
+        ({"num_chunks": 40, "gap": 8, "placement": "first_20"}, "got 8"),
+        ({"gap": 0, "chunk_tokens": 47}, "at least 48"),
+        ({"gap": 0.5}, "gap"),
+    ],
+)
+def test_gaps_that_cannot_be_are_refused(wrong, named):
+    with pytest.raises(InputError, match=named):
+        SyntheticConfig(**{"tasks": ("chain",), **wrong})
+
+
 def test_plain_documents_are_what_they_were_before_some_varied():
     config = SyntheticConfig(max_items=6, seed=3)
     varied = dataclasses.replace(config, varied=0.5)

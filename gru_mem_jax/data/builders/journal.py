@@ -61,11 +61,13 @@ class Journal:
         """
         path = work / _NAME
         identity, state = _read(path)
-        if state.parts and (found := first_difference(identity, wanted)):
-            raise InputError(
-                f"{work}: holds an unfinished build of other settings: {found}; finish "
-                "it with them, or remove this folder"
-            )
+        if found := first_difference(identity, wanted):
+            if state.parts:
+                raise InputError(
+                    f"{work}: holds an unfinished build of other settings: {found}; "
+                    "finish it with them, or remove this folder"
+                )
+            state = _State()
         kept: list[Part] = []
         lost: set[str] = set()  # a part is of use only after those before it
         for part in state.parts:

@@ -29,10 +29,14 @@ class Length:
         return f"{self.count} {self.unit}"
 
 
+def heading(number: int) -> str:
+    """The line above a numbered text, as MemAgent writes it; from 1."""
+    return f"Document {number}:\n"
+
+
 def numbered(texts: Sequence[str]) -> str:
-    """Each text below a line "Document 3:", as MemAgent does; empty lines between."""
-    heads = (f"Document {number}:\n{text}" for number, text in enumerate(texts, 1))
-    return "\n\n".join(heads)
+    """Each text below its `heading`, with empty lines between."""
+    return "\n\n".join(heading(i) + text for i, text in enumerate(texts, 1))
 
 
 # How the texts of a document are joined, by name.

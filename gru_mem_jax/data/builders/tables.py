@@ -7,7 +7,8 @@ ordinary builders, and a folder that they describe is read by
 `store.build` writes what they generate itself. TFDS's own writer (4.9) keeps up to 1 GB
 of records in memory, and puts the rest, where the order is to be kept, into one file
 that it then reads whole to sort it; it writes into a folder of a random name, which it
-drops on an error, so that an interrupted build begins again.
+drops on an error, so that an interrupted build begins again; and the order of a
+record's fields, and so its bytes, differs from process to process.
 """
 
 import json
@@ -61,9 +62,14 @@ class _Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def serializer(self) -> Callable[[dict[str, Any]], bytes]:
         """Makes a record of a row."""
-        serialize = tfds.core.ExampleSerializer(self.features.get_serialized_info())
-        encode = self.features.encode_example
-        return lambda row: serialize.serialize_example(encode(row))
+        serializer = tfds.core.ExampleSerializer(self.features.get_serialized_info())
+
+        def serialize(row: dict[str, Any]) -> bytes:
+            example = serializer.get_tf_example(self.features.encode_example(row))
+            found: bytes = example.SerializeToString(deterministic=True)
+            return found
+
+        return serialize
 
     def path_of(self, split: str, number: int) -> pathlib.Path:
         """The file of a part of a split."""

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "catalogue": ["OFFICIAL_FILES", "SUITES", "SuiteKind"],
-        "making": ["check_sources", "make_suite"],
+        "making": ["MissingDataSets", "check_sources", "make_suite"],
         "parts": ["MadeSuite", "Part"],
     },
 )

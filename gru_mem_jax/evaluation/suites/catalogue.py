@@ -55,7 +55,7 @@ _PAPER_NAMES = {
     "MV": "niah_multivalue",
     "MQ": "niah_multiquery",
 }
-# Chunks between the hops; negative: the second comes first.
+# Chunks by which what is needed first lies after what it points to.
 GAPS = (-128, -32, -8, 0, 8, 32, 128)
 _DOCUMENTS = tuple(str(50 << i) for i in range(8))  # 50 to 6,400
 
@@ -102,21 +102,21 @@ def _labelled(lengths: Sequence[Length]) -> dict[str, Length]:
 
 
 def _paper(lengths: Sequence[Length], gaps: Sequence[int]) -> list[Part]:
-    paragraphs = {label(length): in_documents(length) for length in lengths}
     parts = [
         Part(
             name="HQA",
             folder="hotpotqa",
             builder="long_hotpotqa",
             sources=("hotpotqa",),
-            lengths=paragraphs,
+            # The field's protocol counts paragraphs here, and tokens elsewhere.
+            lengths={label(length): in_documents(length) for length in lengths},
         ),
         Part(
             name="SQuAD",
             folder="squad",
             builder="long_squad",
             sources=("squad",),
-            lengths=paragraphs,
+            lengths=_labelled(lengths),
         ),
     ]
     return parts + [

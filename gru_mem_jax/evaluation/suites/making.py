@@ -18,14 +18,25 @@ from gru_mem_jax.evaluation.suites.catalogue import OFFICIAL_FILES, SUITES
 from gru_mem_jax.evaluation.suites.parts import MadeSuite, Part, chosen
 from gru_mem_jax.records import did_you_mean
 
-# The recipe of each builder.
-_RECIPES = {
-    "long_hotpotqa": "LongHotpotQA",
-    "long_2wiki": "Long2Wiki",
-    "long_musique": "LongMuSiQue",
-    "long_squad": "LongSQuAD",
-    "ruler": "Ruler",
-}
+
+class MissingDataSets(InputError):
+    """Data sets of a suite are not there, and cannot be built.
+
+    Attributes:
+      summary: without the lines.
+      lines: one for each official file that is missing, with where it can be had; then
+        one for each data set, with the command that builds it.
+    """
+
+    def __init__(self, suite: str, lines: Sequence[str], count: int):
+        self.lines = tuple(lines)
+        self.summary = (
+            f"suite {suite}: {count} of its data sets are missing; give the files that "
+            "they are built from, or build them, or choose by --tasks what is there"
+        )
+        super().__init__(": ".join((self.summary, "; ".join(lines))))
+
+
 Sources = Mapping[str, Sequence[str | os.PathLike[str]]]
 
 
@@ -157,33 +168,24 @@ class _Maker:
                 missing.append((part, lacking))
             elif self._datasets is None:
                 unready.append(part)
-        if missing or unready:
-            raise InputError(self._told(suite, missing, unready))
-
-    def _told(
-        self,
-        suite: str,
-        missing: Sequence[tuple[Part, Sequence[str]]],
-        unready: Sequence[Part],
-    ) -> str:
-        if not missing:
-            return (
+        if missing:
+            raise MissingDataSets(suite, self._lines(missing), len(missing))
+        if unready:
+            names = ", ".join(dict.fromkeys(part.folder for part in unready))
+            raise InputError(
                 f"suite {suite}: give --datasets DIR, a folder in which its data sets "
-                f"({', '.join(part.folder for part in unready)}) are built"
+                f"({names}) are built"
             )
+
+    def _lines(self, missing: Sequence[tuple[Part, Sequence[str]]]) -> tuple[str, ...]:
+        """Where each file can be had, and the command that builds each data set."""
         wanted = dict.fromkeys(name for _, names in missing for name in names)
-        where = self._datasets or "no --datasets"
-        lines = [
-            f"suite {suite}: {len(missing)} of its data sets are not there ({where})"
-        ]
-        lines += [
-            f"  --source {name}=FILE: {OFFICIAL_FILES[name][0]}, "
-            f"{OFFICIAL_FILES[name][1]}"
-            for name in wanted
-        ]
-        lines.append("give these files, or build the data sets, or choose by --tasks:")
-        lines += [f"  {part.name}: {self._command(part)}" for part, _ in missing]
-        return "\n".join(lines)
+        files = (
+            f"--source {name}=FILE: {file} ({home})"
+            for name, (file, home) in ((n, OFFICIAL_FILES[n]) for n in wanted)
+        )
+        commands = (f"{part.name}: {self._command(part)}" for part, _ in missing)
+        return (*files, *commands)
 
     def _command(self, part: Part) -> str:
         """The command that builds a part's data set."""
@@ -199,7 +201,7 @@ class _Maker:
         words += ["--num_questions", str(self._num_questions)]
         words += ["--seed", str(self._seed)]
         if self._counts_tokens(part):
-            words += ["--policy", "DIR"]
+            words += ["--tokenizer", "DIR"]
         if self._counts_chunks(part):
             words += ["--chunk_size", str(self._chunk_size)]
         words += ["--out", os.fspath(self._folder(part))]
@@ -222,7 +224,10 @@ class _Maker:
                 f"{folder}: is a data set of {manifest.name}, expected {part.builder}; "
                 "give another --datasets folder"
             )
-        for name, value in part.settings.items():
+        wanted = dict(part.settings)
+        if "bridge_gap" in wanted:
+            wanted["chunk_size"] = self._chunk_size
+        for name, value in wanted.items():
             if (found := manifest.recipe.get(name)) != value:
                 raise InputError(
                     f"{folder}: has {name} {found!r}, expected {value!r}; move it away "
@@ -259,7 +264,7 @@ class _Maker:
         store.build(self._recipe(part), folder, on_progress=on_part)
 
     def _recipe(self, part: Part) -> Recipe:
-        from gru_mem_jax.data import builders
+        from gru_mem_jax.data.builders.registry import recipe_class
 
         settings: dict[str, Any] = dict(part.settings)
         files = {
@@ -275,7 +280,7 @@ class _Maker:
             settings["encoder"] = self.encoder()
         if self._counts_chunks(part):
             settings["chunk_size"] = self._chunk_size
-        recipe: Recipe = getattr(builders, _RECIPES[part.builder])(
+        recipe: Recipe = recipe_class(part.builder)(
             lengths=tuple(part.lengths.values()),
             num_questions=self._num_questions,
             seed=self._seed,

@@ -1,0 +1,313 @@
+"""The recipe of a set of questions of one of RULER's tasks."""
+
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.ruler.fitting import (
+    Costs,
+    Draft,
+    Room,
+    check_encoder,
+    count_that_fits,
+    piece_starts,
+    tokenizer_mark,
+)
+from gru_mem_jax.data.builders.ruler.haystack import WHERE, Essay, read_essay
+from gru_mem_jax.data.builders.ruler.needles import POSITIONS, NeedleTask
+from gru_mem_jax.data.builders.ruler.wording import (
+    ANSWER_ROOM,
+    NEEDLES,
+    TASKS,
+    Needles,
+    Prompt,
+)
+from gru_mem_jax.data.builders.ruler.words import KINDS, words_version
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_choice, check_int, plain_numbers
+
+
+class Maker(Protocol):
+    """Makes the questions of a task.
+
+    Attributes:
+      texts: the pool.
+      glue: how they are joined, a name of `recipe.GLUES`.
+      step: texts that are added together, see `fitting.count_that_fits`.
+    """
+
+    texts: tuple[str, ...]
+    glue: str
+    step: int
+
+    def prompt(self, index: int) -> Prompt:
+        """Of a question."""
+
+    def draft(self, index: int, room: int) -> Draft:
+        """A question with a document of at most `room` tokens."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ruler:
+    """Questions of one of RULER's tasks (Hsieh et al. 2024), at several lengths.
+
+    A length in tokens is that of RULER's whole input, with room for its answer. The
+    longest document is laid out as RULER's; each shorter one is a part of it, with
+    evidence at the same depths. Keys, values and places differ from question to
+    question. The texts' tokens are added up; the first document of each length is
+    tokenised, and what it exceeds its length by is kept free in all.
+
+    Attributes:
+      task: one of `wording.TASKS`.
+      lengths: in tokens or chunks, or documents for qa_1 and qa_2.
+      encoder: the tokenizer that lengths are counted with; None for documents.
+      chunk_size: tokens, for lengths in chunks.
+      haystack: "noise", "needles", or the path of a text; None, the task's own. Most
+        needle tasks hide in an essay, for which a text must be named; one that is too
+        short is repeated, as RULER does.
+      sources: for qa_1 SQuAD's files, for qa_2 HotpotQA's.
+      words: for cwe, a JSON file of words (RULER's english_words.json), used where a
+        document needs more words than wonderwords has.
+      num_questions: of each length.
+      seed: of everything that is drawn.
+      evidence_position: "uniform", as RULER; "first_20" or "last_20" percent of the
+        document; "spread", one needle in each of equal parts.
+      keys, values: kinds, "words", "numbers" or "uuids"; None, the task's.
+      num_keys, num_values, num_queries: keys in the document, values of each, keys in
+        question; None, the task's.
+    """
+
+    task: str
+    lengths: tuple[Length, ...]
+    encoder: Encoder | None = None
+    chunk_size: int | None = None
+    haystack: str | os.PathLike[str] | None = None
+    sources: tuple[str, ...] = ()
+    words: str | None = None
+    num_questions: int = 128
+    seed: int = 0
+    evidence_position: str = "uniform"
+    keys: str | None = None
+    values: str | None = None
+    num_keys: int | None = None
+    num_values: int | None = None
+    num_queries: int | None = None
+
+    def __post_init__(self):
+        plain_numbers(self)
+        check_choice("task", self.task, TASKS)
+        check_choice("evidence_position", self.evidence_position, POSITIONS)
+        check_int("num_questions", self.num_questions, 1, 1 << 20)
+        check_int("seed", self.seed, 0)
+        if self.chunk_size is not None:
+            check_int("chunk_size", self.chunk_size, 1)
+        self._check_lengths()
+        self._check_overrides()
+        if self.haystack is not None:
+            object.__setattr__(self, "haystack", os.fspath(self.haystack))
+
+    def _check_lengths(self) -> None:
+        if not self.lengths:
+            raise InputError("lengths must not be empty")
+        units = {length.unit for length in self.lengths}
+        for length in self.lengths:
+            check_int("lengths: count", length.count, 1, 1 << 32)
+        if "documents" in units and not self.task.startswith("qa_"):
+            raise InputError(
+                f"{self.task} has no documents to count: give lengths in tokens or "
+                "chunks"
+            )
+        if "documents" in units and len(units) > 1:
+            raise InputError("lengths must not mix documents with tokens or chunks")
+        check_encoder(self.lengths, self.encoder, self.chunk_size)
+
+    def _check_overrides(self) -> None:
+        of_needles = ("keys", "values", "num_keys", "num_values", "num_queries")
+        for name in of_needles:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if self.task not in NEEDLES:
+                raise InputError(
+                    f"{name} is a setting of needle tasks, not {self.task}"
+                )
+            if name in ("keys", "values"):
+                check_choice(name, value, KINDS)
+            else:
+                # RULER has 40 depths of an essay.
+                check_int(name, value, 1, 40)
+        if self.task not in NEEDLES and self.haystack is not None:
+            raise InputError(f"haystack is a setting of needle tasks, not {self.task}")
+
+    @property
+    def name(self) -> str:
+        """ "ruler"."""
+        return "ruler"
+
+    def settings(self) -> dict[str, Any]:
+        """All that the set depends on; JSON values.
+
+        Raises:
+          InputError: a file is missing or malformed.
+        """
+        said = {
+            "task": self.task,
+            "lengths": [str(length) for length in self.lengths],
+            "num_questions": self.num_questions,
+            "seed": self.seed,
+            "evidence_position": self.evidence_position,
+            "tokenizer": tokenizer_mark(self.encoder),
+            "chunk_size": self.chunk_size,
+        }
+        if self.task in NEEDLES:
+            said |= dataclasses.asdict(self._needles)
+            if self._essay is not None:
+                said["haystack_sha256"] = self._essay.sha256
+        if "words" in said.values() or self.task == "cwe":
+            said["words"] = words_version()
+        return said
+
+    def pool(self) -> Iterator[str]:
+        """The texts that documents consist of, each once."""
+        yield from self._maker.texts
+
+    def questions(self, length: Length) -> Iterator[StoredQuestion]:
+        """The questions of a length.
+
+        Raises:
+          InputError: a file is missing or malformed, or the length is too short.
+        """
+        for index in range(self.num_questions):
+            yield self._question(index, length)
+
+    @functools.cached_property
+    def _needles(self) -> Needles:
+        task = NEEDLES[self.task]
+        names = (f.name for f in dataclasses.fields(Needles))
+        given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        if "haystack" in given and given["haystack"] not in ("noise", "needles"):
+            given["haystack"] = "essay"
+        task = dataclasses.replace(task, **given)
+        if task.num_queries > task.num_keys:
+            task = dataclasses.replace(task, num_keys=task.num_queries)
+        if task.num_keys * task.num_values > 40:
+            raise InputError(
+                f"num_keys {task.num_keys} of num_values {task.num_values} each are "
+                "more than 40 needles"
+            )
+        return task
+
+    @functools.cached_property
+    def _essay(self) -> Essay | None:
+        if self.task not in NEEDLES or self._needles.haystack != "essay":
+            return None
+        if self.haystack is None:
+            raise InputError(
+                f"{self.task} hides its needles in an essay: set haystack; {WHERE}; or "
+                'haystack="noise"'
+            )
+        return read_essay(os.fspath(self.haystack))
+
+    @functools.cached_property
+    def _room(self) -> Room:
+        return Room(self.encoder, self.chunk_size, ANSWER_ROOM[self.task])
+
+    @functools.cached_property
+    def _most(self) -> int:
+        """Tokens of the longest document, at most."""
+        return max(self._room.of(length, None) for length in self.lengths)
+
+    @functools.cached_property
+    def _costs(self) -> Costs:
+        counted = self.lengths[0].unit != "documents"
+        return Costs(self.encoder if counted else None, self._glue)
+
+    @property
+    def _glue(self) -> str:
+        return "words" if self._essay is not None else "lines"
+
+    @functools.cached_property
+    def _maker(self) -> Maker:
+        maker = NeedleTask(
+            self._needles,
+            self._essay,
+            self._costs,
+            num_questions=self.num_questions,
+            seed=self.seed,
+            rule=self.evidence_position,
+            room=self._most,
+        )
+        if self._essay is not None and maker.tokens < self._most:
+            times = -(-self._most // maker.tokens)
+            warnings.warn(
+                f"{self._essay.path}: has {maker.tokens} tokens; it is repeated, up to "
+                f"{times} times in {max(self.lengths)}",
+                stacklevel=2,
+            )
+        return maker
+
+    @functools.cached_property
+    def _kept_free(self) -> dict[Length, int]:
+        """Tokens by which the sum of the texts' tokens is too small, by length."""
+        free: dict[Length, int] = {}
+        prompt = self._maker.prompt(0)
+        longest_first = sorted(
+            set(self.lengths), key=lambda length: -self._room.of(length, prompt)
+        )
+        for length in longest_first:
+            free[length] = 0
+            while True:
+                item = self._stored(0, length, free)
+                document = item.example(self._maker.texts.__getitem__).document
+                over = self._room.lacking(length, prompt, document)
+                if over <= 0:
+                    break
+                free[length] += over
+        return free
+
+    def _question(self, index: int, length: Length) -> StoredQuestion:
+        return self._stored(index, length, self._kept_free)
+
+    def _stored(
+        self, index: int, length: Length, free: dict[Length, int]
+    ) -> StoredQuestion:
+        maker = self._maker
+        prompt = maker.prompt(index)
+        rooms = {
+            each: self._room.of(each, prompt) - free.get(each, 0)
+            for each in self.lengths
+        }
+        draft = maker.draft(index, max(rooms.values()))
+        count = count_that_fits(
+            draft, maker.texts, self._costs, rooms[length], maker.step
+        )
+        if count <= draft.fixed:
+            raise InputError(
+                f"{length} are too few for {self.task}: nothing fits beside its "
+                f"{draft.fixed} texts that every document has"
+            )
+        pieces, found = draft.taken(count)
+        starts = piece_starts([maker.texts[i] for i in pieces], maker.glue)
+        spans = []
+        for position, place in found.items():
+            step, inside = draft.evidence[position]
+            spans += [(starts[place] + a, starts[place] + b, step) for a, b in inside]
+        spans.sort()
+        steps = tuple(step for _, _, step in spans)
+        return StoredQuestion(
+            id=draft.id,
+            question=draft.prompt.question,
+            answers=draft.answers,
+            pieces=pieces,
+            glue=maker.glue,
+            evidence=tuple((start, end) for start, end, _ in spans),
+            evidence_order=() if None in steps else steps,
+            task=self.task,
+            scoring="part",
+            metadata=draft.prompt.metadata(),
+        )
