@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
             keep_trajectories=args.keep_trajectories if args.out else 0,
             time_alone=args.time_alone,
             window=args.window,
-            reader=served and served.reader(remote),
+            reader=served.reader(remote) if served else None,
         )
         if folder is None:  # not the first of several processes
             return 0

@@ -16,7 +16,7 @@ from gru_mem_jax.agent.config import (
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.cli import signals, terminal
 from gru_mem_jax.cli.readers import SHOW_TEXT, Reader, Warm, agents_in
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import cut, to_record
 from gru_mem_jax.sampling.config import EngineConfig
 
@@ -102,7 +102,7 @@ def evaluate(
     read = reader or _Reader
     readers = {name: read(path, config) for name, path in policies.items()}
     drawn = draw_sets(sets, next(iter(readers.values())).builder, config)
-    for line in (line for each in drawn for line in each.lines()):
+    for line in (line for one in drawn for line in one.lines()):
         note(terminal.plain_line(line))
     manifest = Manifest(
         title=title or f"Evaluation of {', '.join(policies)}",
@@ -115,7 +115,7 @@ def evaluate(
             "time_alone": time_alone,
             "window": window,
             "sets": [each.facts() for each in drawn],
-            "policies": {name: reader.facts() for name, reader in readers.items()},
+            "policies": {name: each.facts() for name, each in readers.items()},
         },
     )
     if hosts.count > 1:
@@ -131,7 +131,7 @@ def evaluate(
         for line in writer.notes if writer else ():
             note(terminal.plain_line(line))
         scored = dict(writer.scored) if writer else {}
-        for name, reader in readers.items():
+        for name, each in readers.items():
             asking = Asking(
                 policy=name,
                 modes=modes,
@@ -146,12 +146,17 @@ def evaluate(
             if not left:
                 continue
             try:
-                _ask(reader, config, engine_config, drawn, asking, writer, cache_bytes)
+                _ask(each, config, engine_config, drawn, asking, writer, cache_bytes)
             except (KeyboardInterrupt, signals.Terminated) as e:
                 raise type(e)(
                     f"{len(writer.scored) if writer else 0} questions are scored; the "
                     "same command goes on from there"
                 ) from None
+            except RunError as e:
+                raise RunError(
+                    f"{e}; {len(writer.scored) if writer else 0} questions are scored, "
+                    "and the same command goes on from there"
+                ) from e
         if writer is None:
             return None
         folder = ResultsFolder(out)

@@ -7,7 +7,7 @@ questions that run are in memory, and no others.
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.chunking import evidence_labels
@@ -19,8 +19,6 @@ from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Generator
 from gru_mem_jax.agent.trajectory import (
     Trajectory,
-    trajectory_from_dict,
-    trajectory_to_dict,
 )
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
@@ -34,6 +32,7 @@ from gru_mem_jax.evaluation.attempts import (
 from gru_mem_jax.evaluation.baselines import Baseline
 from gru_mem_jax.evaluation.excerpts import chunk_texts
 from gru_mem_jax.evaluation.measures import scored_answer
+from gru_mem_jax.evaluation.passing_on import Buffer, Results, pass_on
 from gru_mem_jax.evaluation.questions import DrawnSet
 from gru_mem_jax.evaluation.queue import places, runs
 from gru_mem_jax.evaluation.records import (
@@ -44,23 +43,6 @@ from gru_mem_jax.evaluation.records import (
     labels_text,
 )
 from gru_mem_jax.hosts.processes import Hosts
-from gru_mem_jax.records import from_record, to_record
-
-
-class Results(Protocol):
-    """Where questions and answers go: a `folder.ResultsWriter`."""
-
-    @property
-    def scored(self) -> dict[ScoredKey, ScoredAnswer]:
-        """What need not be asked."""
-
-    def write_question(self, question: AskedQuestion) -> None:
-        """Takes a question, the first time."""
-
-    def write_answer(
-        self, answer: ScoredAnswer, trajectory: Trajectory | None = None
-    ) -> None:
-        """Takes an answer that was scored, and the trajectory if it is kept."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +130,7 @@ def ask(
             continue
         on_run(group, mode)
         own = [queue[i] for i in hosts.part(len(queue))]
-        buffer = _Buffer()
+        buffer = Buffer()
         run = _Run(
             generator,
             builder,
@@ -174,7 +156,7 @@ def ask(
             for line in (
                 li for each in hosts.gather("done", buffer.lines) for li in each
             ):
-                _pass_on(line, results, on_answer)
+                pass_on(line, results, on_answer)
 
 
 def count_left(
@@ -192,37 +174,6 @@ def count_left(
 
 def _key(policy: str, mode: str, drawn: DrawnSet, index: int) -> ScoredKey:
     return policy, mode, drawn.of.name, labels_text(drawn.of.labels), index
-
-
-class _Buffer:
-    """Results on their way to the first process, as JSON values."""
-
-    def __init__(self) -> None:
-        self.scored: dict[ScoredKey, ScoredAnswer] = {}
-        self.lines: list[Any] = []
-
-    def write_question(self, question: AskedQuestion) -> None:
-        self.lines.append(["question", to_record(question)])
-
-    def write_answer(
-        self, answer: ScoredAnswer, trajectory: Trajectory | None = None
-    ) -> None:
-        kept = None if trajectory is None else trajectory_to_dict(trajectory)
-        self.lines.append(["answer", to_record(answer), kept])
-
-
-def _pass_on(
-    line: Any, results: Results | None, on_answer: Callable[[ScoredAnswer], None]
-) -> None:
-    if results is None:
-        return
-    if line[0] == "question":
-        results.write_question(from_record(AskedQuestion, line[1], "question"))
-        return
-    answer = from_record(ScoredAnswer, line[1], "answer")
-    kept = None if line[2] is None else trajectory_from_dict(line[2])
-    results.write_answer(answer, kept)
-    on_answer(answer)
 
 
 class _Run:

@@ -19,6 +19,13 @@ from gru_mem_jax.agent.trajectory import (
     trajectory_to_dict,
 )
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.lines import (
+    complete_lines,
+    cut_to,
+    cut_torn,
+    line_of,
+    parsed,
+)
 from gru_mem_jax.evaluation.records import (
     AskedQuestion,
     Manifest,
@@ -38,7 +45,6 @@ RESULTS = "results.json"
 
 _LOCK = "lock"
 _FORMAT = 1
-_LONGEST_LINE = 1 << 28
 _LARGEST_JSON = 1 << 26
 _SYNC_SECONDS = 1.0
 _TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
@@ -102,9 +108,9 @@ class ResultsFolder:
         return found
 
     def _records(self, name: str, read: Callable[[Any], Record]) -> Iterator[Record]:
-        for number, line in enumerate(_lines(self.path / name), 1):
+        for number, line in enumerate(complete_lines(self.path / name), 1):
             try:
-                record = read(_parsed(line))
+                record = read(parsed(line))
             except InputError as error:
                 problem = f"{self.path / name}:{number}: {error}"
                 if problem not in self.problems:
@@ -172,7 +178,7 @@ class ResultsWriter:
                     f"{self.path}: no folder of an evaluation: it has {strange[0]} and "
                     f"no {MANIFEST}; give a new folder"
                 )
-        data = _json(to_record(manifest), indent=1)
+        data = line_of(to_record(manifest), indent=1)
         with durable_files.writing(self.path / MANIFEST):
             durable_files.write_atomically(self.path / MANIFEST, data)
         for name in (QUESTIONS, TRAJECTORIES, ANSWERS):
@@ -191,7 +197,7 @@ class ResultsWriter:
             )
         with durable_files.writing(self.path):
             for name in (QUESTIONS, TRAJECTORIES, ANSWERS):
-                _cut_torn(self.path / name)
+                cut_torn(self.path / name)
             self.scored = {answer.key: answer for answer in have.answers()}
             self._asked = {question.key for question in have.questions()}
             _cut_unscored(self.path / TRAJECTORIES, self.scored)
@@ -233,7 +239,7 @@ class ResultsWriter:
         Raises:
           RunError: it cannot be written.
         """
-        data = _json(results, indent=1)
+        data = line_of(results, indent=1)
         with durable_files.writing(self.path / RESULTS):
             durable_files.write_atomically(self.path / RESULTS, data)
 
@@ -259,7 +265,7 @@ class ResultsWriter:
             self._lock.release()
 
     def _append(self, name: str, record: Any) -> None:
-        data = _json(record)
+        data = line_of(record)
         with durable_files.writing(self.path / name, needed=len(data)):
             self._files[name].append(data)
 
@@ -269,63 +275,14 @@ def json_values(value: Any) -> Any:
     return json.loads(json.dumps(to_record(value)))
 
 
-def _json(value: Any, indent: int | None = None) -> bytes:
-    """A line of JSON; indented: several."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
-    with contextlib.suppress(UnicodeEncodeError):
-        return f"{text}\n".encode()
-    return f"{json.dumps(value, indent=indent)}\n".encode()  # a lone surrogate
-
-
-def _lines(path: Any) -> Iterator[bytes]:
-    """The complete lines of a file; of none, if there is no file.
-
-    Raises:
-      InputError: it cannot be read.
-    """
-    try:
-        if not storage.exists(path):
-            return
-        if not storage.is_file(path):  # e.g. a pipe: the folder is untrusted
-            raise InputError(f"{path}: expected a file")
-        with storage.reader(path) as file:
-            while line := file.readline(_LONGEST_LINE):
-                if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
-                    return  # killed, or still writing
-                yield line
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-
-
-def _cut_torn(path: Any) -> None:
-    """Removes an incomplete last line."""
-    _cut(path, sum(map(len, _lines(path))))
-
-
 def _cut_unscored(path: Any, scored: Mapping[ScoredKey, ScoredAnswer]) -> None:
     """Removes a last trajectory that the process did not live to score."""
     start, line = 0, b""
-    for following in _lines(path):
+    for following in complete_lines(path):
         start, line = start + len(line), following
     with contextlib.suppress(InputError):
-        if line and _trajectory_key(_parsed(line)) not in scored:
-            _cut(path, start)
-
-
-def _cut(path: Any, size: int) -> None:
-    if not storage.exists(path) or storage.size(path) == size:
-        return
-    if storage.in_bucket(path):
-        buckets.write(path, storage.read_bytes(path)[:size])
-    else:
-        os.truncate(path, size)
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        raise InputError("expected a line of JSON") from None
+        if line and _trajectory_key(parsed(line)) not in scored:
+            cut_to(path, start)
 
 
 def _question(record: Any) -> AskedQuestion:

@@ -1,0 +1,232 @@
+"""Tables from folders: policies, contexts, comparisons, counted by hand."""
+
+import dataclasses
+
+import pytest
+
+from gru_mem_jax.evaluation import statistics, tabulate
+from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
+from gru_mem_jax.evaluation.records import AskedQuestion, Manifest, ScoredAnswer
+from gru_mem_jax.runs import columns
+
+MODES = ("memagent", "with_exit_gate")
+
+
+def answers(policy, mode, name, scores, labels=None, **fields):
+    return [
+        ScoredAnswer(
+            policy=policy,
+            mode=mode,
+            set=name,
+            labels=labels or {},
+            index=index,
+            id=f"{name}{index}",
+            score=score,
+            seconds=9.0,
+            **{"seconds_share": 1.0, "chunks_read": 2, **fields},
+        )
+        for index, score in enumerate(scores)
+    ]
+
+
+def folder(path, given, policies=("p",), sets=None, modes=MODES):
+    named = sorted({(a.set, tuple(a.labels.items())) for a in given})
+    facts = [{"set": n, "labels": dict(la), "in_mix": n != "own"} for n, la in named]
+    manifest = Manifest(
+        title="T",
+        policies=dict.fromkeys(policies, "/x"),
+        modes=modes,
+        settings={"sets": facts if sets is None else sets},
+    )
+    with ResultsWriter(path, manifest) as writer:
+        for answer in given:
+            writer.write_question(
+                AskedQuestion(
+                    set=answer.set,
+                    labels=answer.labels,
+                    index=answer.index,
+                    id=answer.id,
+                    question="?",
+                    answers=("x",),
+                    scoring="exact",
+                    num_chunks=4,
+                )
+            )
+            writer.write_answer(answer)
+    return ResultsFolder(path)
+
+
+def by(rows, **fields):
+    (row,) = [r for r in rows if all(r.get(k) == v for k, v in fields.items())]
+    return row
+
+
+def test_the_columns_of_a_row(tmp_path):
+    first, second, third = answers("p", "with_exit_gate", "a", [1.0, 0.5, 0.0])
+    given = [
+        dataclasses.replace(
+            first,
+            scores={"exact": 1.0, "f1": 1.0},
+            exit="exact",
+            updates_on=(2, 2),
+            updates_off=(3, 4),
+            well_formed=1.0,
+            captured=(1, 2),
+            retained=(1, 1),
+            prompt_tokens=100,
+            shared_prompt_tokens=60,
+            completion_tokens=10,
+            memory_tokens=(0, 8),
+            seconds_alone=0.5,
+        ),
+        dataclasses.replace(
+            second,
+            scores={"exact": 0.0, "f1": 0.5},
+            exit="late",
+            updates_on=(0, 1),
+            updates_off=(1, 1),
+            well_formed=0.5,
+            captured=(2, 2),
+            retained=(1, 2),
+            prompt_tokens=300,
+            completion_tokens=30,
+            memory_tokens=(4,),
+            chunks_read=4,
+            seconds_share=3.0,
+        ),
+        dataclasses.replace(third, failed="error 500"),
+    ]
+    (row,) = tabulate.table_rows([folder(tmp_path, given)])
+    low, high = statistics.interval([1.0, 0.5, 0.0])
+    assert row == {
+        "policy": "p",
+        "set": "a",
+        "mode": "with_exit_gate",
+        "num_questions": 3,
+        "failed": 1,
+        "exact": 0.5,
+        "exact_low": low,
+        "exact_high": high,
+        "exact_match": pytest.approx(1 / 3),  # what failed counts as wrong
+        "f1": 0.5,
+        "update_on_evidence": pytest.approx(2 / 3),
+        "update_off_evidence": 0.8,
+        "exact_exit": 0.5,
+        "early_exit": 0.0,
+        "late_exit": 0.5,
+        "well_formed": 0.5,
+        "capture": 0.75,
+        "retention": pytest.approx(2 / 3),
+        "chunks_read": 0.75,
+        "chunks": 3.0,
+        "memory_tokens": 4.0,
+        "longest_memory": 8,
+        "prompt_tokens": 200.0,
+        "trajectory_tokens": 20.0,
+        "shared_prompt": 0.15,
+        "seconds": 5.0,
+        "question_seconds": 2.0,
+        "alone_seconds": 0.5,
+    }
+    assert all(columns.find(name) for name in row)
+
+
+def test_mix_and_all_and_what_is_in_neither(tmp_path):
+    given = [
+        *answers("p", "memagent", "a", [1.0, 1.0], {"length": "7K"}),
+        *answers("p", "memagent", "b", [0.0, 1.0], {"length": "7K"}),
+        *answers("p", "memagent", "own", [0.0], {"length": "7K"}),
+        *answers("p", "memagent", "a", [0.0, 0.0], {"length": "14K"}),
+    ]
+    rows = tabulate.table_rows([folder(tmp_path, given)])
+    table = [(r.get("length"), r["set"], r["exact"]) for r in rows]
+    assert sorted(table[:1] + table[1:], key=str) == sorted(
+        [
+            ("14K", "a", 0.0),
+            ("7K", "mix", 0.75),
+            ("7K", "a", 1.0),
+            ("7K", "b", 0.5),
+            ("7K", "own", 0.0),
+            (None, "all", 0.5),
+        ],
+        key=str,
+    )
+    assert table[-1] == (None, "all", 0.5)
+    assert by(rows, set="mix")["num_questions"] == 4
+
+
+@pytest.mark.parametrize("folders", [1, 2])
+def test_several_policies_in_one_folder_or_in_several(tmp_path, folders):
+    """In several each is named by its folder where the names are the same."""
+    given = {
+        name: [
+            *answers(name, "memagent", "a", base, seconds_share=2.0),
+            *answers(name, "with_exit_gate", "a", gated),
+        ]
+        for name, base, gated in (
+            ("p1", [1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]),
+            ("p2", [0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0]),
+        )
+    }
+    if folders == 1:
+        made = [folder(tmp_path, [a for g in given.values() for a in g], ("p1", "p2"))]
+        names = ["p1", "p2"]
+    else:
+        made = [
+            folder(
+                tmp_path / name,
+                [dataclasses.replace(a, policy="p") for a in own],
+                sets=[{"set": "a", "labels": {}, "in_mix": True}],
+            )
+            for name, own in given.items()
+        ]
+        names = ["p1/p", "p2/p"]
+    rows = tabulate.table_rows(made)
+    order = [(row["policy"], row["mode"]) for row in rows]
+    assert order == [(name, mode) for name in (*names, "mean") for mode in MODES]
+    mean = by(rows, policy="mean", mode="memagent")
+    assert mean["exact"] == pytest.approx((0.75 + 0.5) / 2)
+    assert mean["exact_sd"] == pytest.approx(0.25 / 2**0.5)
+    # Over the questions, each with its mean over the policies.
+    interval = statistics.interval([0.5, 0.0, 1.0, 1.0])
+    assert (mean["exact_low"], mean["exact_high"]) == interval
+    assert (mean["num_questions"], mean["seconds"]) == (4, 16.0)
+    assert all(row["speed_up"] == 2.0 for row in rows if row["mode"] != "memagent")
+    assert all("speed_up" not in row for row in rows if row["mode"] == "memagent")
+    results = tabulate.results(made)
+    assert results["rows"] == rows
+    assert results["policies"] == names
+    found = {c["policy"]: c for c in results["comparisons"]}
+    assert set(found) == {*names, "mean"}
+    for each in found.values():
+        assert (each["mode"], each["against"]) == ("with_exit_gate", "memagent")
+        assert each["count"] == 4
+    expected = statistics.paired([1.0, 0.5, 1.0, 1.0], [0.5, 0.0, 1.0, 1.0])
+    assert found["mean"]["mean"] == expected.mean == 0.25
+    assert (found["mean"]["low"], found["mean"]["p"]) == (expected.low, expected.p)
+
+
+def test_comparisons_are_on_the_questions_of_both(tmp_path):
+    """As an evaluation that is not at its end has them."""
+    given = [
+        *answers("p", "memagent", "a", [1.0, 0.0, 1.0]),
+        *answers("p", "with_exit_gate", "a", [0.0, 0.0]),
+    ]
+    (found,) = tabulate.results([folder(tmp_path, given)])["comparisons"]
+    assert (found["count"], found["mean"]) == (2, -0.5)
+
+
+def test_folders_on_other_questions_stay_apart(tmp_path):
+    one = folder(tmp_path / "1", answers("p", "memagent", "a", [1.0]))
+    two = folder(tmp_path / "2", answers("p", "memagent", "b", [0.0]))
+    rows = tabulate.table_rows([one, two])
+    assert [(row["policy"], row["set"]) for row in rows] == [("p", "a"), ("p", "b")]
+
+
+@pytest.mark.parametrize("sets", [None, 7, [7], [{"set": "a"}], [{"labels": 3}]])
+def test_a_manifest_without_sets_is_no_obstacle(tmp_path, sets):
+    given = answers("p", "memagent", "a", [1.0])
+    made = folder(tmp_path, given, sets=sets)
+    (row,) = tabulate.table_rows([made])
+    assert (row["set"], row["exact"]) == ("a", 1.0)
+    assert tabulate.table_rows([folder(tmp_path / "none", [])]) == []
