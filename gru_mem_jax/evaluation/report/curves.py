@@ -76,7 +76,7 @@ def _series(
     samples: Sequence[Sample],
     modes: Sequence[str],
 ) -> Series:
-    ticks = dict.fromkeys(sample.answer.labels.get(axis or "") for sample in samples)
+    ticks = dict.fromkeys(s.answer.labels.get(axis or "", "") for s in samples)
     if all(isinstance(tick, int) for tick in ticks):
         ticks = dict.fromkeys(sorted(ticks))  # type: ignore[type-var]
     title = context_title(kept)
@@ -86,7 +86,7 @@ def _series(
     cells: dict[tuple[str, str, int], list[Sample]] = {}
     for sample in samples:
         answer = sample.answer
-        place = places[answer.labels.get(axis or "")]
+        place = places[answer.labels.get(axis or "", "")]
         cells.setdefault((answer.set, answer.mode, place), []).append(sample)
     own = {mode for _, mode, _ in cells}
     return Series(
@@ -100,10 +100,13 @@ def _series(
 
 
 def score(samples: Iterable[Sample]) -> Point | None:
-    """Mean score, failed ones included, with its interval."""
+    """Mean score, failed ones included, with its interval over the questions."""
     from gru_mem_jax.evaluation.statistics import interval
 
-    values = [sample.answer.score for sample in samples]
+    by_question: dict[object, list[float]] = {}
+    for sample in samples:
+        by_question.setdefault(sample.question.key, []).append(sample.answer.score)
+    values = [statistics.fmean(own) for own in by_question.values()]
     if not values:
         return None
     low, high = interval(values, resamples=2000)
@@ -114,8 +117,7 @@ def seconds(samples: Iterable[Sample]) -> Point | None:
     """Mean seconds a question: alone where that was measured, else in company."""
     answers = [s.answer for s in samples if s.answer.failed is None]
     alone = [a.seconds_alone for a in answers if a.seconds_alone is not None]
-    shares = [a.seconds_share or a.seconds for a in answers]
-    values = alone or shares
+    values = alone or [a.seconds_share for a in answers]
     return Point(value=statistics.fmean(values)) if values else None
 
 

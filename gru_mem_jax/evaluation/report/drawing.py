@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax.evaluation.report.curves import Point
 from gru_mem_jax.evaluation.report.words import mode_style, visible
@@ -21,6 +21,7 @@ INK, SOFT, FAINT = "#1D1F22", "#5C6167", "#E3E3DF"
 GOOD, BAD = "#00704F", "#B3400A"
 _WIDTH = 4.3  # inches
 _TITLE, _TEXT = 9.5, 8
+_LEGEND_COLUMNS = 3
 _BESIDE = 0.055  # of the distance of two ticks
 _MARKS = ("o", "s", "D", "^", "v", "P")
 
@@ -94,7 +95,7 @@ def lines(
                 [point.value],
                 marker=_MARKS[number % len(_MARKS)],
                 color=color,
-                markersize=4.2,
+                markersize=4.8,
                 markeredgewidth=0,
             )
             _ids(dot, mode, f"{name}, {ticks[i]}: {_number(point, percent)}")
@@ -220,7 +221,9 @@ def histogram(title: str, distances: Sequence[int], mode: str) -> "Figure":
         bar = math.copysign(math.ceil(abs(distance) / width), distance)
         counts[int(bar)] = counts.get(int(bar), 0) + 1
     for bar, count in sorted(counts.items()):
-        low, high = sorted((bar * width, (abs(bar) - 1) * width * (1 if bar > 0 else -1)))
+        low, high = sorted(
+            (bar * width, (abs(bar) - 1) * width * (1 if bar > 0 else -1))
+        )
         color = GOOD if bar == 0 else BAD
         value = count / len(distances)
         if bar == 0:
@@ -263,12 +266,23 @@ def add_legend(figure: "Figure", modes: Iterable[str]) -> None:
         [name for _, name in styles],
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
-        ncols=min(3, len(styles)),
+        ncols=min(_LEGEND_COLUMNS, len(styles)),
         frameon=False,
         fontsize=_TEXT,
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _bounds(figure: "Figure") -> Any:
+    """The figure, and its legend below it; None without one."""
+    from matplotlib.transforms import Bbox
+
+    if not figure.legends:
+        return None
+    rows = -(-len(figure.legends[0].get_texts()) // _LEGEND_COLUMNS)
+    width, height = figure.get_size_inches()
+    return Bbox([[0, -0.1 - 0.17 * rows], [width, height]])
 
 
 def saved(figure: "Figure", form: str) -> bytes:
@@ -281,8 +295,7 @@ def saved(figure: "Figure", form: str) -> bytes:
     with warnings.catch_warnings(), matplotlib.rc_context(settings):
         # Letters of a name that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        bounds = "tight" if figure.legends else None
         figure.savefig(
-            file, dpi=200, format=form, metadata=metadata, bbox_inches=bounds
+            file, dpi=160, format=form, metadata=metadata, bbox_inches=_bounds(figure)
         )
     return file.getvalue()
