@@ -220,7 +220,9 @@ def histogram(title: str, distances: Sequence[int], mode: str) -> "Figure":
         bar = math.copysign(math.ceil(abs(distance) / width), distance)
         counts[int(bar)] = counts.get(int(bar), 0) + 1
     for bar, count in sorted(counts.items()):
-        low, high = sorted((bar * width, (abs(bar) - 1) * width * (1 if bar > 0 else -1)))
+        low, high = sorted(
+            (bar * width, (abs(bar) - 1) * width * (1 if bar > 0 else -1))
+        )
         color = GOOD if bar == 0 else BAD
         value = count / len(distances)
         if bar == 0:
