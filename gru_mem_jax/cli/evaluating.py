@@ -16,7 +16,7 @@ from gru_mem_jax.agent.config import (
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.cli import signals, terminal
 from gru_mem_jax.cli.readers import SHOW_TEXT, Reader, Warm, agents_in
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import cut, to_record
 from gru_mem_jax.sampling.config import EngineConfig
 
@@ -152,6 +152,11 @@ def evaluate(
                     f"{len(writer.scored) if writer else 0} questions are scored; the "
                     "same command goes on from there"
                 ) from None
+            except RunError as e:
+                raise RunError(
+                    f"{e}; {len(writer.scored) if writer else 0} questions are scored, "
+                    "and the same command goes on from there"
+                ) from e
         if writer is None:
             return None
         folder = ResultsFolder(out)

@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "folder": ["ResultsFolder", "ResultsWriter"],
         "questions": ["DrawnSet", "draw_sets"],
         "records": ["AskedQuestion", "Manifest", "ScoredAnswer"],
-        "report": ["write_report_page"],
         "run": ["SetResult", "run_sets"],
         "suite": ["EvaluationConfig", "QuestionSet", "SourceSuite", "Suite"],
         "table": ["rich_table"],

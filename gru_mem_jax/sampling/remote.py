@@ -11,10 +11,14 @@ from typing import Any
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Completion, Request
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.sampling.remote_server import RefusedError, RemoteConfig, Server
+from gru_mem_jax.sampling.remote_server import (
+    TOO_LATE,
+    RefusedError,
+    RemoteConfig,
+    Server,
+)
 
 _LOOK_SECONDS = 0.05  # how often `step_until` looks whether it is called
-_FEWEST_IN_A_ROW = 4  # failures that end a run
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,8 +37,9 @@ class RemoteGenerator:
     >>> agent = GRUMemAgent(generator, builder.encoder, config)
 
     A request that the server does not complete, after the retries, ends with
-    `Completion.failure`, and the others go on. A request that was cancelled is finished
-    by the server, and ignored. The key is read from the environment: OPENAI_API_KEY.
+    `Completion.failure`, and the others go on; but only if the server completes others:
+    one that is gone is an error. A request that was cancelled is finished by the
+    server, and ignored. The key is read from the environment: OPENAI_API_KEY.
 
     Args:
       url: of the server, such as http://localhost:8000; /v1 is added where it has no
@@ -67,8 +72,8 @@ class RemoteGenerator:
         self._landed: queue.SimpleQueue[tuple[int, Completion, bool]] = (
             queue.SimpleQueue()
         )
-        self._in_a_row = 0  # failures of the server
-        self._last_failure: str | None = None
+        # Failed, and it is not known yet whether the server is gone.
+        self._doubtful: list[tuple[int, Completion]] = []
 
     @property
     def name(self) -> str:
@@ -99,8 +104,7 @@ class RemoteGenerator:
         """Waits until at least one request ends.
 
         Raises:
-          RunError: as many requests in a row as are under way at once, and at least 4,
-            have failed for reasons of the server.
+          RunError: requests failed, and the server does not complete another one.
         """
         return self.step_until(lambda: False)
 
@@ -108,10 +112,12 @@ class RemoteGenerator:
         self, called: Callable[[], bool]
     ) -> Sequence[tuple[int, Completion]]:
         """As `step`, but returns early once `called()` is true."""
-        self._check_server()
-        while self._flights:
-            if ended := self._take():
-                self._send_waiting()
+        while self._flights or self._doubtful:
+            ended = self._take()
+            self._send_waiting()
+            if not self._flights and not ended:
+                ended = self._cleared()
+            if ended:
                 return ended
             if called():
                 break
@@ -121,6 +127,7 @@ class RemoteGenerator:
         """Forgets these requests; the server may go on with them."""
         gone = set(handles)
         self._waiting = deque(each for each in self._waiting if each[0] not in gone)
+        self._doubtful = [each for each in self._doubtful if each[0] not in gone]
         for handle in gone:
             self._flights.pop(handle, None)
         self._send_waiting()
@@ -129,7 +136,7 @@ class RemoteGenerator:
         """Forgets all requests."""
         self._waiting.clear()
         self._flights.clear()
-        self._in_a_row = 0
+        self._doubtful.clear()
 
     # -- requests under way -----------------------------------------------------------
 
@@ -162,8 +169,8 @@ class RemoteGenerator:
 
     def _take(self) -> list[tuple[int, Completion]]:
         """What has ended, after a short wait for it."""
-        ended = []
-        wait = _LOOK_SECONDS
+        ended: list[tuple[int, Completion]] = []
+        wait = _LOOK_SECONDS if self._flights else 0.0
         while True:
             try:
                 handle, completion, of_the_server = self._landed.get(timeout=wait)
@@ -172,26 +179,29 @@ class RemoteGenerator:
             wait = 0.0
             if (flight := self._flights.pop(handle, None)) is None:
                 continue  # cancelled
-            self._count(completion, of_the_server)
             seconds = time.monotonic() - flight.submitted
-            ended.append((handle, dataclasses.replace(completion, seconds=seconds)))
+            completion = dataclasses.replace(completion, seconds=seconds)
+            if of_the_server:
+                self._doubtful.append((handle, completion))
+            else:  # the server is there
+                ended += [*self._doubtful, (handle, completion)]
+                self._doubtful = []
         now = time.monotonic()
         for handle in [h for h, flight in self._flights.items() if flight.ends <= now]:
             seconds = now - self._flights.pop(handle).submitted
-            late = Completion.failed("no answer within the time limit", seconds)
-            self._count(late, of_the_server=True)
-            ended.append((handle, late))
+            self._doubtful.append((handle, Completion.failed(TOO_LATE, seconds)))
         return ended
 
-    def _count(self, completion: Completion, of_the_server: bool) -> None:
-        self._in_a_row = self._in_a_row + 1 if of_the_server else 0
-        self._last_failure = completion.failure
-
-    def _check_server(self) -> None:
-        """Ends a run whose server is gone: all that is left would be failures."""
-        if self._in_a_row >= max(_FEWEST_IN_A_ROW, self.capacity):
-            failed, self._in_a_row = self._in_a_row, 0
-            raise RunError(
-                f"{self.name}: {failed} requests in a row have failed, the last one: "
-                f"{self._last_failure}"
-            )
+    def _cleared(self) -> list[tuple[int, Completion]]:
+        """The failures that are in doubt, if the server completes another request."""
+        failed, self._doubtful = self._doubtful, []
+        if failed:
+            try:
+                self._server.check()
+            except RefusedError as error:
+                last = failed[-1][1].failure
+                raise RunError(
+                    f"{self.name} does not answer any more ({error}); the last of "
+                    f"{len(failed)} requests failed with: {last}"
+                ) from None
+        return failed

@@ -45,7 +45,11 @@ class Reading:
         if reason not in ("stop", "length"):
             raise ReplyError(f"the completion ended by {_brief(reason)}")
         usage = _mapping(reply.get("usage"))
-        prompt = len(prompt_ids(request.prompt))
+        sent = prompt_ids(request.prompt)
+        prompt = len(sent)
+        theirs = choice.get("prompt_token_ids")
+        if self.ids and isinstance(theirs, list) and tuple(theirs) != sent:
+            raise ReplyError("the reply is to another prompt")
         read = usage.get("prompt_tokens")
         if self.ids and _is_count(read) and read != prompt:
             raise ReplyError(f"the server read {read} of the prompt's {prompt} tokens")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.requests import Completion, Prompt, Request, Segment, prompt_ids
+from gru_mem_jax.agent.requests import Completion, Request, Segment, prompt_ids
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import (
     check_bool,
@@ -28,7 +28,9 @@ KEY = "OPENAI_API_KEY"
 _NOT_TAKEN = (400, 404, 405, 422, 501)
 _OF_THE_REQUEST = (400, 413, 422)  # it is the cause: others may well be answered
 _START_SECONDS = 20.0
+_CHECK_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
+TOO_LATE = "no answer within the time limit"
 _PROBE = "Zwei Bücher, 12345 words?\n\tif x_1 == 'a': pass"
 
 
@@ -141,6 +143,13 @@ class Server:
             reason = self._safe(str(error))
             raise RefusedError(reason, 200, of_the_server=False) from None
 
+    def check(self) -> None:
+        """Asks for one token; raises RefusedError if it does not come."""
+        seconds = min(_CHECK_SECONDS, self._config.seconds)
+        self._send(
+            self.body(self._one_token()), self._client.with_options(timeout=seconds)
+        )
+
     def body(self, request: Request) -> dict[str, Any]:
         """A request as the server takes it.
 
@@ -216,8 +225,7 @@ class Server:
     def _probe_ids(self) -> bool:
         """Whether prompts of token ids are taken."""
         encoder = self._builder.encoder
-        ids = tuple(encoder.encode_control(_PROBE, start=True))
-        request = self._one_token((Segment("control", ids),))
+        request = self._one_token()
         self.takes_ids = True
         try:
             reply = self._send(self.body(request))
@@ -232,11 +240,12 @@ class Server:
                 ) from None
             return False
         if reply["choices"][0].get("token_ids") is not None:
-            self._check_tokenizer(self.body(request), list(ids))
+            self._check_tokenizer(self.body(request))
         return True
 
-    def _check_tokenizer(self, body: dict[str, Any], own: list[int]) -> None:
+    def _check_tokenizer(self, body: dict[str, Any]) -> None:
         """Refuses another tokenizer, where the server tells the ids of a text."""
+        own = body["prompt"]
         body["prompt"] = _PROBE
         body["extra_body"]["add_special_tokens"] = False
         try:
@@ -253,8 +262,7 @@ class Server:
 
     def _probe_chat(self) -> None:
         """Whether fields beside OpenAI's are taken; raises if there is no chat."""
-        ids = tuple(self._builder.encoder.encode_control("Hello"))
-        request = self._one_token((Segment("control", ids, "Hello"),))
+        request = self._one_token()
         try:
             self._send(self.body(request))
         except RefusedError as error:
@@ -266,10 +274,15 @@ class Server:
             except RefusedError as again:
                 raise self._at_start(again) from None
 
-    def _one_token(self, prompt: Prompt) -> Request:
-        stop_ids = self._builder.encoder.stop_ids
+    def _one_token(self) -> Request:
+        """A small request, to see whether it is completed."""
+        encoder = self._builder.encoder
+        ids = tuple(encoder.encode_control(_PROBE, start=True))
         return Request(
-            prompt=prompt, max_new_tokens=1, stop_ids=stop_ids, temperature=0.0
+            prompt=(Segment("control", ids, _PROBE),),
+            max_new_tokens=1,
+            stop_ids=encoder.stop_ids,
+            temperature=0.0,
         )
 
     def _at_start(self, error: Exception) -> InputError | RunError:
@@ -287,10 +300,10 @@ class Server:
 
     # -- a request --------------------------------------------------------------------
 
-    def _send(self, body: Mapping[str, Any]) -> Any:
+    def _send(self, body: Mapping[str, Any], client: Any = None) -> Any:
         """The reply, as JSON values; raises RefusedError."""
-        chat = "messages" in body
-        path = self._client.chat.completions if chat else self._client.completions
+        client = client or self._client
+        path = client.chat.completions if "messages" in body else client.completions
         return self._json(lambda: path.with_raw_response.create(**body))
 
     def _json(self, ask: Callable[[], Any]) -> Any:
@@ -305,7 +318,7 @@ class Server:
                 of_the_server=status not in _OF_THE_REQUEST,
             ) from None
         except self._openai.APITimeoutError:
-            raise RefusedError("no answer within the time limit") from None
+            raise RefusedError(TOO_LATE) from None
         except self._openai.APIConnectionError as error:
             why = error.__cause__ or error
             reason = f"connection failed: {self._safe(str(why)) or type(why).__name__}"

@@ -8,6 +8,8 @@ from gru_mem_jax.agent.prompts import (
     STYLES,
     PromptBuilder,
     PromptConfig,
+    fill,
+    template_tokens,
     wording,
 )
 from gru_mem_jax.agent.requests import prompt_ids
@@ -137,6 +139,32 @@ def test_overhead_is_what_is_not_inserted(kind, order, style):
         assert text.count(field) == (field != "{chunk}" or kind != "answer")
         text = text.replace(field, "")
     assert builder.overhead_tokens(kind) >= len(chat("")) - 32
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("kind", PROMPT_KINDS)
+def test_control_segments_know_their_part_of_the_message(kind, style):
+    builder = PromptBuilder(BYTES, PromptConfig(style=style))
+    chunk = () if kind == "answer" else (ids("Text."),)
+    prompt = getattr(builder, kind)(ids("Who?"), ids("é"), *chunk)
+    shown = "".join(BYTES.decode(s.ids) if s.text is None else s.text for s in prompt)
+    message = wording(kind, builder.config)
+    for name, text in (("question", "Who?"), ("memory", "é"), ("chunk", "Text.")):
+        message = message.replace(f"{{{name}}}", text)
+    assert shown == message
+    assert BYTES.decode(prompt_ids(prompt)) == chat(message)
+
+
+def test_another_wording():
+    builder = PromptBuilder(BYTES)
+    template = builder.template("a {chunk} <b> {question}")
+    assert template_tokens(template) == len(BYTES.encode_control(chat("a  <b> ")))
+    prompt = fill(template, {"chunk": ids("x"), "question": ids("é"), "memory": (1,)})
+    assert [segment.role for segment in prompt] == [
+        *("control", "chunk", "control", "question", "control")
+    ]
+    assert BYTES.decode(prompt_ids(prompt)) == chat("a x <b> é")
+    assert BYTES.decode(prompt_ids(fill(builder.template("a"), {}))) == chat("a")
 
 
 def test_gated_wording_shows_the_format():

@@ -8,9 +8,9 @@ import pytest
 
 from gru_mem_jax.agent.config import AgentConfig, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.agent.requests import Completion, SamplingConfig
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.errors import InputError
+from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.rl.rollout import (
     check_agent,
     join,
@@ -263,6 +263,13 @@ def test_what_a_turn_raises_ends_the_rollouts():
             on_turn=on_turn,
         )
     assert len(calls) == 3
+
+
+def test_a_request_that_is_given_up_is_no_rollout_to_learn_from():
+    gone = [gated(), Completion.failed("the server is gone"), gated(), gated()]
+    generator = ScriptedGenerator([*gone, *[gated()] * 9], ENCODER)
+    with pytest.raises(RunError, match="the server is gone"):
+        rollout(generator, BUILDER, CONFIG, {0: example(0)}, 2, step=1, seed=0)
 
 
 @pytest.mark.parametrize(

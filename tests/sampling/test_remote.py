@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -268,23 +269,53 @@ def test_a_question_fails_alone():
     assert trajectory.failure == "status 500: it was told to fail"
 
 
-def test_a_server_that_is_gone_ends_the_run_with_one_line():
+@pytest.mark.parametrize("dies", ["closes", "fails", "hangs"])
+def test_a_server_that_is_gone_ends_the_run_with_one_line(dies):
     with serving() as server:
-        generator = remote(server, concurrency=2)
+        generator = remote(server, concurrency=2, seconds=0.3)
         completed(generator, request_of())
-    handles = [generator.submit(request_of()) for _ in range(6)]
-    failed = []
-    # The first four may come in several steps.
-    while len(failed) < 4:
-        failed += generator.step()
-    with pytest.raises(
-        RunError, match=r"^policy at http://.*/v1: [4-6] requests in a "
-    ):
-        generator.step()
-    assert {handle for handle, _ in failed} <= set(handles)
-    assert all("refused" in done.failure for _, done in failed)
-    generator.cancel()
-    assert generator.step() == ()
+        if dies == "closes":
+            server.close()
+        else:
+            fault = Fault(status=500) if dies == "fails" else Fault(seconds=0.5)
+            server.fault = lambda number: fault
+        for _ in range(6):
+            generator.submit(request_of())
+        with pytest.raises(RunError) as error:
+            generator.step()
+        found = re.fullmatch(
+            r"policy at http://.*/v1 does not answer any more \((.*)\); the last of 6 "
+            r"requests failed with: (.*)",
+            str(error.value),
+        )
+        reason = {
+            "closes": "connection failed: .*",
+            "fails": "status 500: it was told to fail",
+            "hangs": "no answer within the time limit",
+        }[dies]
+        assert all(re.fullmatch(reason, part) for part in found.groups())
+        generator.cancel()
+        assert generator.step() == ()
+
+
+def test_a_failure_is_in_doubt_until_another_request_is_answered():
+    # Of two under way one fails at once: the other says that the server is there.
+    late = {0: Fault(status=500), 1: Fault(seconds=0.2)}
+    with serving(fault=lambda n: late.get(n - 2)) as server:
+        generator = remote(server, concurrency=2)
+        handles = [generator.submit(request_of()) for _ in range(2)]
+        time.sleep(0.05)
+        ended = generator.step()
+        assert [handle for handle, _ in ended] == handles
+        assert [done.failure is None for _, done in ended] == [False, True]
+        assert len(server.asked) == 2 + 2
+        # Alone, the server is asked for one more token.
+        server.fault = lambda n: Fault(status=500) if n == 4 else None
+        assert completed(generator, request_of())[0].failure
+        assert server.asked[-1]["max_tokens"] == 1
+        generator.submit(request_of())
+        generator.discard([3])
+        assert generator.step() == ()
 
 
 def test_requests_that_are_refused_say_nothing_about_the_server():
@@ -392,7 +423,8 @@ def test_keys(monkeypatch, caplog):
         generator = remote(server)
         completed(generator, request_of())
         echo = json.dumps({"error": {"message": f"bad key {SECRET} é"}})
-        server.fault = lambda n: Fault(status=403, body=echo)
+        last = len(server.asked)
+        server.fault = lambda n: Fault(status=403, body=echo) if n == last else None
         (failed,) = completed(generator, request_of())
     assert failed.failure == "status 403: bad key <OPENAI_API_KEY> é"
     assert SECRET not in generator.name

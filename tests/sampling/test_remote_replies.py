@@ -109,6 +109,7 @@ def test_malformed_ones_are_so_as_local_ones(choice, problem):
             {"choices": [{"token_ids": [1] * 7, "finish_reason": "length"}]},
             "the server sent 7 tokens, and the budget is 6",
         ),
+        ({"choices": [text("a") | {"prompt_token_ids": [1, 2, 4]}]}, "another prompt"),
         ({"choices": [{"token_ids": [-1], "finish_reason": "stop"}]}, "token_ids are"),
         ({"choices": [{"token_ids": [True], "finish_reason": "stop"}]}, "token_ids"),
         ({"choices": [{"token_ids": "12", "finish_reason": "stop"}]}, "token_ids are"),
