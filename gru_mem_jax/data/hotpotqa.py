@@ -44,8 +44,7 @@ class HotpotQASource(ParagraphSource):
       paragraphs: of a document. If the record has more, those with evidence are kept.
       seed, form, on_bad_record, part, held_out_share: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
-        what it is evaluated with, "exact" is HotpotQA's own; "f1" is SQuAD's, without
-        HotpotQA's rule for "yes" and "no".
+        what it is evaluated with; "exact" and "hotpotqa_f1" are HotpotQA's own.
     """
 
     scoring: Scoring = "equivalent"

@@ -72,6 +72,8 @@ class DocumentSettings:
             check_int(f"a length in {length.unit}", length.count, 1)
         if len({length.unit for length in self.lengths}) > 1:
             raise InputError("lengths must all be in one unit")
+        if len(set(self.lengths)) < len(self.lengths):
+            raise InputError("lengths holds one of them twice")
         check_int("seed", self.seed, 0)
         if self.chunk_size is not None:
             check_int("chunk_size", self.chunk_size, 1)
@@ -181,9 +183,10 @@ class Composer:
             up to those of a document.
         """
         shortest, longest = min(self._settings.lengths), max(self._settings.lengths)
-        for item in items:
-            self.compose(item, longest)
         documents = [self.compose(item, shortest) for item in items]
+        if longest != shortest:
+            for item in items:
+                self.compose(item, longest)
         if self._counts is not None and self._settings.encoder is not None:
             pieces, glue, *_ = documents[0]
             text = GLUES[glue]([self.pool.texts[piece] for piece in pieces])
@@ -195,7 +198,7 @@ class Composer:
                     "paragraphs; take lengths in documents, without encoder"
                 )
 
-    def _own(self, item: ParagraphQuestion) -> "_Own":
+    def _own(self, item: ParagraphQuestion) -> _Own:
         index = self.pool.index
         held = [index(each) for each in item.paragraphs if each.evidence]
         first: list[int] = []
@@ -258,7 +261,7 @@ class Composer:
         # Chunks are a few tokens shorter where one would begin within a character.
         return length.count * size - min(size // 8, 8 + length.count // 8)
 
-    def _ordered(self, item: ParagraphQuestion, length: Length) -> "_Ordered":
+    def _ordered(self, item: ParagraphQuestion, length: Length) -> _Ordered:
         if self._settings.bridge_gap is not None:
             return self._bridged(item, length, self._settings.bridge_gap)
         held, others = self._own(item).held, self._others(item, length)
@@ -267,8 +270,8 @@ class Composer:
         if position in ("uniform", "spread") or counts is None:
             weights: list[float] = [1.0] * (len(held) + len(others))
         else:
-            pieces = enumerate((*held, *others), 1)
-            weights = [counts.text(p).tokens + counts.head(n) for n, p in pieces]
+            numbered = enumerate((*held, *others), 1)
+            weights = [counts.text(p).tokens + counts.head(n) for n, p in numbered]
         many = len(held)
         where = placing(position, rng, weights[:many], exact=counts is None)
         places = [*where.evidence, *map(where.place, weights[many:])]
@@ -288,18 +291,22 @@ class Composer:
         pair = sorted(range(2), key=steps.__getitem__, reverse=gap > 0)
         if gap == 0:
             rng.shuffle(pair)
-        marked = []
-        for which in pair:
+
+        def marked(which: int) -> bridge_gap.Held:
             shift = len(evidence[which].title) + 1
             spans = evidence[which].evidence
             span = (shift + spans[0][0], shift + spans[-1][1])
-            marked.append(
-                bridge_gap.Held(held[which], *counts.extent(held[which], span))
-            )
+            return bridge_gap.Held(held[which], *counts.extent(held[which], span))
+
         others = self._others(item, length)
         short = len(self._others(item, min(self._settings.lengths)))
         parts = bridge_gap.arrange(
-            rng, counts, self._chunk_size, abs(gap), tuple(marked), others[:short]
+            rng,
+            counts,
+            self._chunk_size,
+            abs(gap),
+            (marked(pair[0]), marked(pair[1])),
+            others[:short],
         )
         behind = [(rng.random(), piece) for piece in (*parts.after, *others[short:])]
         pieces = [*parts.before, held[pair[0]], *parts.between, held[pair[1]]]
