@@ -8,6 +8,7 @@ import collections
 import json
 import re
 
+import numpy as np
 import pytest
 from ruler_miniatures import MADE_UP
 
@@ -66,7 +67,7 @@ def put_together(draft, texts, glue):
         id=draft.id,
         question=draft.prompt.question,
         answers=draft.answers,
-        pieces=pieces,
+        pieces=pieces.tolist(),
         glue=glue,
         metadata=draft.prompt.metadata(),
     )
@@ -194,7 +195,8 @@ def counted(words):
     texts = list(dict.fromkeys(words))
     index = {text: i for i, text in enumerate(texts)}
     pieces = [index[word] for word in words]
-    return {"pieces": pieces, "order": range(len(pieces)), "evidence": {}}, texts
+    order = np.arange(len(pieces))
+    return {"pieces": np.array(pieces), "order": order, "evidence": {}}, texts
 
 
 @of("cwe")

@@ -2,8 +2,9 @@
 
 import random
 import string
-from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from gru_mem_jax.data import files
 from gru_mem_jax.data.builders.recipe import GLUES
@@ -42,22 +43,18 @@ def read_words(path: str) -> tuple[str, ...]:
     return tuple(sorted(set(words)))
 
 
-def permutation(name: str, count: int) -> list[int]:
-    """An order of `count` numbers, equal for equal names."""
-    import numpy as np
-
+def permutation(name: str, count: int) -> np.ndarray:
+    """int64 [count], an order of numbers, equal for equal names."""
     seed = random.Random(name).getrandbits(32)
     # Of numpy's generators the one whose orders are the same in all versions.
-    order: list[int] = np.random.RandomState(seed).permutation(count).tolist()
-    return order
+    return np.random.RandomState(seed).permutation(count)
 
 
-def shuffled(items: Sequence[int], name: str, **fields: Any) -> Draft:
+def shuffled(items: np.ndarray, name: str, **fields: Any) -> Draft:
     """A draft of items in a random order, the first ones in every shorter document."""
     order = permutation(name, len(items))
-    pieces = [0] * len(items)
-    for place, item in zip(order, items):
-        pieces[place] = item
+    pieces = np.empty_like(items)
+    pieces[order] = items
     return Draft(pieces=pieces, order=order, evidence={}, all_evidence=True, **fields)
 
 
@@ -88,12 +85,14 @@ class CommonWordsTask:
                 )
             texts = read_words(words)
         self.texts = tuple(texts)
+        self._piece_costs = np.array([costs.of(text) for text in texts])
 
-    def _list(self, name: str, count: int, common: int, others: int) -> list[int]:
+    def _list(self, name: str, count: int, common: int, others: int) -> np.ndarray:
         """Words of a list: the common ones first, each as often as it occurs."""
         drawn = random.Random(name).sample(range(len(self.texts)), count)
-        rest = [word for word in drawn[COMMON:] for _ in range(others)]
-        return drawn[:COMMON] * common + rest
+        return np.array(
+            drawn[:COMMON] * common + np.repeat(drawn[COMMON:], others).tolist()
+        )
 
     def prompt(self, index: int) -> Prompt:
         """Of a question."""
@@ -112,7 +111,7 @@ class CommonWordsTask:
         items = self._list(name, len(self.texts), common, self._others)
         fixed = COMMON * common
         count = number_that_fit(
-            (self._costs.of(self.texts[i]) for i in items),
+            self._piece_costs[items],
             self._costs,
             room,
             fixed=fixed,
@@ -168,8 +167,6 @@ class FrequentWordsTask:
 
     def draft(self, index: int, room: int) -> Draft:
         """A question with a document of at most `room` tokens."""
-        import numpy as np
-
         words = self._vocabularies[index]
         powers = np.arange(1, len(words) + 1) ** _ALPHA
         cost = np.array([self._costs.of(word) for word in words])
@@ -189,7 +186,7 @@ class FrequentWordsTask:
         occurrence = np.concatenate([np.arange(1, n + 1) for n in held])
         key = occurrence * powers[rank]
         indices = np.array([self._index[word] for word in words])
-        items = indices[rank[np.argsort(key, kind="stable")]].tolist()
+        items = indices[rank[np.argsort(key, kind="stable")]]
         return shuffled(
             items,
             f"{self._seed}/ruler/fwe/order/{index}",

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
@@ -53,7 +55,8 @@ class Documents:
     ):
         self._maker, self._costs, self._room = maker, costs, room
         self._lengths = tuple(lengths)
-        self._piece_costs = [costs.of(text) for text in maker.texts]
+        self._piece_costs = np.array([costs.of(text) for text in maker.texts], np.int64)
+        self._sizes = np.array([len(text) for text in maker.texts], np.int64)
 
     def question(
         self, index: int, length: Length, *, task: str, scoring: Scoring
@@ -111,23 +114,24 @@ class Documents:
                 f"has its {draft.fixed} texts; take a longer one"
             )
         pieces, found = draft.taken(count)
-        texts = [maker.texts[i] for i in pieces]
-        starts = piece_starts(texts, maker.glue)
+        sizes = self._sizes[pieces]
+        starts = piece_starts(sizes, maker.glue)
         spans: list[tuple[int, int, int | None]] = []
         if draft.all_evidence:
-            ends = [start + len(text) for start, text in zip(starts, texts)]
-            each_run = zip(starts[::_RUN], [*ends[_RUN - 1 :: _RUN], ends[-1]])
-            spans = [(start, end, None) for start, end in each_run]
+            last = np.append(np.arange(_RUN, len(pieces), _RUN), len(pieces)) - 1
+            ends = (starts + sizes)[last].tolist()
+            spans = [(a, b, None) for a, b in zip(starts[::_RUN].tolist(), ends)]
         for position, place in found.items():
             step, inside = draft.evidence[position]
-            spans += [(starts[place] + a, starts[place] + b, step) for a, b in inside]
+            start = int(starts[place])
+            spans += [(start + a, start + b, step) for a, b in inside]
         spans.sort(key=lambda span: span[:2])
         steps = tuple(step for _, _, step in spans if step is not None)
         return StoredQuestion(
             id=draft.id,
             question=draft.prompt.question,
             answers=draft.answers,
-            pieces=pieces,
+            pieces=pieces.tolist(),
             glue=maker.glue,
             evidence=tuple((start, end) for start, end, _ in spans),
             evidence_order=steps if len(steps) == len(spans) else (),

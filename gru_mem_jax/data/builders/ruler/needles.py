@@ -5,6 +5,8 @@ import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from gru_mem_jax.agent.encoding import Span
 from gru_mem_jax.data.builders.placing import EvidencePosition
 from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft, spread_order
@@ -179,7 +181,7 @@ class NeedleTask:
                 f"{len(needles)} texts are needed, one a needle; take a longer one"
             )
         cycle = self._cycle
-        items = [cycle[i % len(cycle)] for i in range(count)]
+        items = np.resize(cycle, count).tolist()
         if self._task.haystack == "needles":
             rng.shuffle(items)
         population: Sequence[int] = range(count) if self._gap is None else DEPTHS
@@ -221,21 +223,16 @@ def hidden_in(
       id, prompt, answers, gap: see `Draft`.
       lengths: of the needles by number, in characters, without blanks at the end.
     """
-    pieces: list[int] = []
-    evidence: dict[int, tuple[int | None, list[Span]]] = {}
-    fixed: list[int] = []
-    done = 0
-    for before, piece, number in needles:
-        pieces += items[done:before]
-        done = before
-        if number in steps:
-            evidence[len(pieces)] = steps[number], [(0, lengths[number])]
-        fixed.append(len(pieces))
-        pieces.append(piece)
-    pieces += items[done:]
     borders = [before for before, _, _ in needles]
+    pieces = np.insert(np.asarray(items), borders, [piece for _, piece, _ in needles])
+    # Each needle stands behind the items and the needles before it.
+    fixed = np.array(borders, np.int64) + np.arange(len(needles))
+    evidence: dict[int, tuple[int | None, list[Span]]] = {
+        place: (steps[number], [(0, lengths[number])])
+        for place, (_, _, number) in zip(fixed.tolist(), needles)
+        if number in steps
+    }
     # Haystack items in order of rank, at their places between the needles.
-    held = set(fixed)
-    place_of = [i for i in range(len(pieces)) if i not in held]
-    order = fixed + [place_of[i] for i in spread_order(borders, len(items))]
-    return Draft(id, prompt, answers, pieces, order, len(fixed), evidence, gap)
+    places_of = np.delete(np.arange(len(pieces)), fixed)
+    order = np.concatenate([fixed, places_of[spread_order(borders, len(items))]])
+    return Draft(id, prompt, answers, pieces, order, len(needles), evidence, gap)

@@ -4,6 +4,8 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from gru_mem_jax.data import files
 from gru_mem_jax.data.builders.placing import EvidencePosition, placing
 from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft, number_that_fit
@@ -116,7 +118,7 @@ class ReadingTask:
                 break
             drawn.append(piece)
         each = list(map(self._cost, drawn))
-        count = max(len(fixed), number_that_fit(each, self._costs, room))
+        count = max(len(fixed), number_that_fit(np.array(each), self._costs, room))
         held = sum(bool(paragraph.evidence) for paragraph in own)
         rng = random.Random(f"{name}/places")
         where = placing(self._position, rng, each[:held], exact=False)
@@ -134,8 +136,8 @@ class ReadingTask:
             id=item.id,
             prompt=self.prompt(index),
             answers=item.answers,
-            pieces=[drawn[i] for i in by_place],
-            order=order,
+            pieces=np.array(drawn)[by_place],
+            order=np.array(order),
             fixed=len(fixed),
             evidence=evidence,
         )
