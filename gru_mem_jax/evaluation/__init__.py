@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "baselines": ["BASELINES", "Baseline", "BaselineConfig"],
         "folder": ["ResultsFolder", "ResultsWriter"],
+        "hijack": ["hijack_rows"],
         "questions": ["DrawnSet", "draw_sets"],
         "records": ["AskedQuestion", "Manifest", "ScoredAnswer"],
         "run": ["SetResult", "run_sets"],
