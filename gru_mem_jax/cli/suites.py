@@ -154,7 +154,7 @@ def _named(
     sources: dict[str, tuple[str, ...]] = {}
     for source_name, file in args.source:
         sources[source_name] = (*sources.get(source_name, ()), file)
-    check_sources(set(sources) - {TINY})
+    check_sources(name for name in sources if name != TINY)
     tasks = None if args.tasks is None else tuple(args.tasks.split(","))
     lengths = None if args.lengths is None else tuple(args.lengths.split(","))
     gaps = None if args.gaps is None else _gaps(args.gaps)

@@ -118,6 +118,7 @@ class InjectedSource:
       encoder, chunk_size: of the policy.
       seed: of the places, which are the same for each kind, and of the wordings.
       texts: the wordings, such as `wordings`.
+      most: how many questions are taken, the first; None: all.
     """
 
     source: FiniteSource
@@ -126,6 +127,7 @@ class InjectedSource:
     chunk_size: int
     seed: int = 0
     texts: Wordings = wordings
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if not is_finite(self.source):
@@ -137,6 +139,8 @@ class InjectedSource:
             check_choice("kind", self.kind, KINDS)
         check_int("chunk_size", self.chunk_size, 1)
         check_int("seed", self.seed, 0)
+        if self.most is not None:
+            check_int("most", self.most, 1)
 
     @property
     def path(self) -> str:
@@ -150,7 +154,8 @@ class InjectedSource:
 
     def records(self) -> Records:
         """Those of the source, whose documents are not known yet."""
-        return dataclasses.replace(self.source.records(), composed=True)
+        found = self.source.records()
+        return dataclasses.replace(found, good=found.good[: self.most], composed=True)
 
     def example(self, position: int) -> Example:
         """The attacked example at a position.
