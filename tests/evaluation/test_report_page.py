@@ -160,7 +160,7 @@ def test_other_questions_under_equal_names_get_a_part_of_their_own(
 
 
 def test_the_page_is_one_file(made):
-    folder, _, page = made
+    page = made[2]
     assert "One &amp; two" in page
     assert "A &lt;picture&gt;" in page
     assert 'src="data:image/png;base64,' in page
@@ -237,8 +237,36 @@ def test_exits_are_counted_from_the_last_evidence(made):
     assert len(distances) == len(exits) == 24
     assert sum(d == 0 for d in distances) == exits.count("exact")
     assert sum(d > 0 for d in distances) == exits.count("late")
-    point = curves.share("exact")(collected.samples)
-    assert point.value == exits.count("exact") / 24
+
+
+def test_figures_say_what_tables_say(made):
+    folder, _, _ = made
+    results = ResultsFolder(folder / "results")
+    samples = collect([results]).samples
+    measures = {
+        "exact": curves.score,
+        "question_seconds": curves.seconds,
+        "capture": curves.ratio("captured"),
+        "retention": curves.ratio("retained"),
+        "update_on_evidence": curves.ratio("updates_on"),
+        "update_off_evidence": curves.ratio("updates_off"),
+        "exact_exit": curves.exact_exit,
+        "well_formed": curves.well_formed,
+        "chunks_read": curves.read_share,
+    }
+    rows = [row for row in table_rows([results]) if row["set"] in ("a", "multi_key")]
+    assert len(rows) == 12
+    for row in rows:
+        own = [
+            s
+            for s in samples
+            if (s.answer.mode, s.answer.set) == (row["mode"], row["set"])
+            and s.answer.labels["num_chunks"] == row["num_chunks"]
+        ]
+        for name, measure in measures.items():
+            point = measure(own)
+            value = None if point is None else pytest.approx(point.value)
+            assert row.get(name) == value, (row["mode"], name)
 
 
 def relabelled(samples, labels):
@@ -282,7 +310,7 @@ def test_what_varies_is_the_axis(made):
         "",
     )
     groups = plot_groups(placed, MODES)
-    assert all(plot.draw() for group in groups for plot in group.plots[:1])
+    assert all(plot.draw() for group in groups for plot in group.rows[0][:1])
     (bare,) = curves.series(relabelled(samples, [{}] * 72), MODES)
     assert (bare.title, bare.axis, bare.ticks) == ("", "", ("",))
 
