@@ -6,7 +6,6 @@ it is cut.
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -49,14 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.cli import json_output
-    from gru_mem_jax.data.dataset import open_dataset
-    from gru_mem_jax.data.dataset_files import read_manifest
+    from gru_mem_jax.data.dataset import first_length, open_dataset
     from gru_mem_jax.errors import InputError
     from gru_mem_jax.records import to_record
 
     target = json_output.open_target(args.json)
-    first = read_manifest(pathlib.Path(args.path)).lengths[0]
-    dataset = open_dataset(args.path, args.length or first, verify=args.verify)
+    length = args.length or first_length(args.path)
+    dataset = open_dataset(args.path, length, verify=args.verify)
     index = args.index or 0
     if index >= len(dataset):
         raise InputError(
@@ -75,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         }
     )
     if not target.is_stdout:
-        out.print(_facts(dataset, index, example))
-        out.print(marked(example))
+        out.print(_facts(dataset, index, example), soft_wrap=True)
+        out.print(marked(example), soft_wrap=True)
     return 0
 
 

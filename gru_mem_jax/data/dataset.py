@@ -43,6 +43,11 @@ def open_dataset(
     return Dataset(folder, manifest, _chosen(folder, manifest, length))
 
 
+def first_length(path: str | os.PathLike[str]) -> Length:
+    """The length that a folder lists first; raises as `open_dataset`."""
+    return dataset_files.read_manifest(pathlib.Path(path)).lengths[0]
+
+
 def _chosen(
     folder: pathlib.Path,
     manifest: dataset_files.DatasetManifest,
@@ -128,6 +133,13 @@ class Dataset(Sequence[Example]):
         """All questions, without their documents."""
         return map(self.question, range(len(self)))
 
+    def pool(self) -> Iterator[str]:
+        """All texts, in order."""
+        for index in range(self.manifest.texts):
+            with self._reading():
+                text = self._texts[index]["text"].decode()
+            yield text
+
     def texts(self, indices: Sequence[int]) -> dict[int, str]:
         """The texts of the pool at these indices, each read once."""
         wanted = sorted(set(map(int, indices)))
@@ -145,22 +157,31 @@ class Dataset(Sequence[Example]):
     def _questions(self) -> Any:
         from gru_mem_jax.data.builders import tables
 
-        return self._source(tables.Questions.name, tables.split_name(self.length))
+        split = tables.split_name(self.length)
+        return self._source(tables.Questions, split, len(self))
 
     @functools.cached_property
     def _texts(self) -> Any:
         from gru_mem_jax.data.builders import tables
 
-        return self._source(tables.Texts.name, tables.POOL)
+        return self._source(tables.Texts, tables.POOL, self.manifest.texts)
 
-    def _source(self, table: str, split: str) -> Any:
+    def _source(self, table: Any, split: str, count: int) -> Any:
         import tensorflow_datasets as tfds
 
-        from gru_mem_jax.data.builders import tables
-
-        folder = self.path / table / tables.VERSION
+        folder = self.path / table.name / str(table.VERSION)
+        table.check_features(folder)
         with self._lock:
-            return tfds.builder_from_directory(folder).as_data_source(split)
+            builder = tfds.builder_from_directory(folder)
+            info = builder.info.splits[split]
+            names = {pathlib.Path(name) for name in info.filepaths}
+            listed = {self.path / name for name in self.manifest.files}
+            if info.num_examples != count or not names <= listed:
+                raise InputError(
+                    f"{folder} and {dataset_files.MANIFEST} tell of other files or "
+                    "numbers of records"
+                )
+            return builder.as_data_source(split)
 
     @contextlib.contextmanager
     def _reading(self, index: int | None = None) -> Iterator[None]:

@@ -62,8 +62,12 @@ def opened(path: str) -> Iterator[BinaryIO]:
         with storage.reader(where) as file:
             head = file.read(64)
         _check_head(head, path)
-        with storage.reader(where) as file:
+        file = storage.reader(where)
+    try:
+        with file:
             yield file
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

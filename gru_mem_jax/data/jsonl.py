@@ -170,6 +170,8 @@ def _document(record: dict[str, Any], path: str) -> tuple[str, str]:
         raise InputError(f"example has both document and {_PATH}; give one of them")
     name = field(record, _PATH, str, "example")
     del record[_PATH]
+    if "\0" in name:
+        raise InputError(f"example.{_PATH} {name!r:.80} is no path: it holds a NUL")
     if storage.in_bucket(path):
         raise InputError(
             f"example.{_PATH}: works on a disk alone; {path} is in a bucket"

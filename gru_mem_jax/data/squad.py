@@ -144,7 +144,9 @@ def _read_article(
     for here, item in found:
         (own,) = item.paragraphs
         others = [each for each in paragraphs if each.text != own.text]
-        file.questions.append((here, item._replace(paragraphs=(own, *others))))
+        steps = (0, *(-1 for _ in others))
+        item = item._replace(paragraphs=(own, *others), steps=steps)
+        file.questions.append((here, item))
 
 
 def _question(

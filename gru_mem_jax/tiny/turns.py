@@ -88,14 +88,20 @@ class OracleTurns:
         """Checks that a reader of one chunk after the other can answer it.
 
         Raises:
-          InputError: the question has another wording; the needle of a chain comes
-            before its link, and so before it is known to be wanted.
+          InputError: the question has another wording; the needle of a chain is read
+            in a chunk before its link, and so before it is known to be wanted.
         """
         oracle.parse_question(example.question)
         order = example.evidence_order
-        if list(order) != sorted(order):
+        if list(order) == sorted(order):
+            return
+        chunks = iter_chunks(example.document, self.encoder, self._chunk_size)
+        ends = [chunk.end for chunk in chunks]
+        read = [bisect.bisect_left(ends, end) for _, end in example.evidence]
+        by_step = [chunk for _, chunk in sorted(zip(order, read, strict=True))]
+        if by_step != sorted(by_step):
             raise InputError(
-                f"example {example.id!r}: its second hop comes before the first: no "
+                f"example {example.id!r}: its second hop is read before the first: no "
                 "turns of a single reading lead to the answer"
             )
 

@@ -1,18 +1,34 @@
 """RULER's own samples, put together again from their parts.
 
 The samples in ../shared were written by RULER's scripts (seed 42, Qwen2's tokenizer,
-4,096 tokens). Made-up miniatures of the same form are tested everywhere.
+4,096 tokens). Made-up miniatures of the same form are tested where it is missing, too.
 """
 
+import collections
 import json
 import re
 
+import numpy as np
 import pytest
+from ruler_miniatures import MADE_UP
 
+from gru_mem_jax.data.builders import Length, Ruler
 from gru_mem_jax.data.builders.recipe import StoredQuestion
 from gru_mem_jax.data.builders.ruler import upstream_input
+from gru_mem_jax.data.builders.ruler.fitting import Draft
 from gru_mem_jax.data.builders.ruler.needles import hidden_in
-from gru_mem_jax.data.builders.ruler.wording import NEEDLES, needle, needle_prompt
+from gru_mem_jax.data.builders.ruler.tracing import HOPS, chain
+from gru_mem_jax.data.builders.ruler.wording import (
+    NEEDLES,
+    NOISE,
+    common_words_prompt,
+    frequent_words_prompt,
+    needle,
+    needle_prompt,
+    reading_prompt,
+    tracing_prompt,
+    with_worked_example,
+)
 from gru_mem_jax.data.sentences import split_sentences
 
 NAME = {
@@ -20,47 +36,24 @@ NAME = {
     "numbers": r"\d{7}",
     "uuids": r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
 }
-FOUR = [
-    f"One of the special magic numbers for {key} is: {value}."
-    for key, value in zip(("a-b", "c-d", "e-f", "g-h"), range(1000001, 1000005))
-]
-# Sentences and needles in turn, joined by blanks: depths 0, 50, 50 and 100 percent.
-TURNS = ["", FOUR[0], "Plums are blue. Figs are green.", FOUR[1], "", FOUR[2]]
-TURNS += ["Kiwis are brown. So it", FOUR[3], ""]
-MADE_UP = {
-    "niah_single_1": {
-        "input": "A special magic number is hidden within the following text. Make "
-        "sure to memorize it. I will quiz you about the number afterwards.\n"
-        + "The grass is green. The sky is blue. The sun is yellow. Here we go. There "
-        "and back again.\n"
-        "One of the special magic numbers for red-fig is: 1234567.\n"
-        "The grass is green. The sky is blue. The sun is yellow. Here we go. There "
-        "and back again.\n"
-        "What is the special magic number for red-fig mentioned in the provided text?",
-        "outputs": ["1234567"],
-        "answer_prefix": " The special magic number for red-fig mentioned in the "
-        "provided text is",
-    },
-    "niah_multiquery": {
-        "input": "Some special magic numbers are hidden within the following text. "
-        "Make sure to memorize it. I will quiz you about the numbers afterwards.\n"
-        + " ".join(TURNS)
-        + "\nWhat are all the special magic numbers for c-d, g-h, a-b, and e-f "
-        "mentioned in the provided text?",
-        "outputs": ["1000002", "1000004", "1000001", "1000003"],
-        "answer_prefix": " The special magic numbers for c-d, g-h, a-b, and e-f "
-        "mentioned in the provided text are",
-    },
-}
 
 
 @pytest.fixture
 def samples(request, task):
     if request.getfixturevalue("origin") == "made_up":
-        return [MADE_UP[task]] if task in MADE_UP else pytest.skip("no miniature")
+        return [MADE_UP[task]]
     folder = request.getfixturevalue("shared_dir") / "data" / "ruler_samples"
     lines = (folder / f"{task}_4096.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def of(*tasks):
+    """Runs a test with upstream's samples of tasks, and with those that are made up."""
+    return pytest.mark.parametrize(
+        ("task", "origin"),
+        [(task, "upstream") for task in tasks]
+        + [(task, "made_up") for task in tasks if task in MADE_UP],
+    )
 
 
 def found(pattern, text):
@@ -74,7 +67,7 @@ def put_together(draft, texts, glue):
         id=draft.id,
         question=draft.prompt.question,
         answers=draft.answers,
-        pieces=pieces,
+        pieces=pieces.tolist(),
         glue=glue,
         metadata=draft.prompt.metadata(),
     )
@@ -87,8 +80,7 @@ def check_same(example, sample):
     assert list(example.answers) == list(dict.fromkeys(sample["outputs"]))
 
 
-@pytest.mark.parametrize("origin", ["made_up", "upstream"])
-@pytest.mark.parametrize("task", NEEDLES)
+@of(*NEEDLES)
 def test_needle_tasks_are_put_together_as_upstream(task, origin, samples):
     rule = NEEDLES[task]
     key, value = NAME[rule.keys], NAME[rule.values]
@@ -152,3 +144,152 @@ def test_needle_tasks_are_put_together_as_upstream(task, origin, samples):
         assert sorted(values) == sorted(sample["outputs"])
         for output in sample["outputs"]:
             assert re.fullmatch(value, output)
+
+
+def around(prompt):
+    return re.escape(prompt.instruction) + "(.*)" + re.escape(prompt.query)
+
+
+@of("vt")
+def test_tracing_is_put_together_as_upstream(task, origin, samples):
+    for sample in samples:
+        worked, asked = sample["input"].split("\n\nMemorize and track")
+        asked = "Memorize and track" + asked
+        names = sample["outputs"]
+        value = re.search(r"VAR [A-Z]{5} = (\d{5})\n", asked)[1]
+        prompt = tracing_prompt(value, len(names))
+        (context,) = found(f"^{around(prompt)}$", asked)
+        # The worked example: three letters, and all lines of 500 tokens.
+        first = re.search(r"VAR [A-Z]{3} = (\d{5})\n", worked)[1]
+        shown = tracing_prompt(first, len(names))
+        inner, said = found(
+            f"^{around(shown)}{re.escape(shown.answer_prefix)} (.*)$", worked
+        )
+        for text, vars_ in ((inner, said.split()), (context, names)):
+            lines = [line for line in text.split("\n") if line != NOISE]
+            value_of = first if text is inner else value
+            assert lines == chain(vars_, value_of)
+            assert {len(name) for name in vars_} == {3 if text is inner else 5}
+        assert len(names) == HOPS + 1
+        texts = [NOISE, *chain(names, value)]
+        before, needles = 0, []
+        for line in context.split("\n"):
+            if line == NOISE:
+                before += 1
+            else:
+                needles.append((before, texts.index(line), len(needles)))
+        draft = hidden_in(
+            [0] * before,
+            needles,
+            {},
+            id="0",
+            prompt=with_worked_example(prompt, shown, inner, f" {said}\n\n"),
+            answers=tuple(names),
+            lengths=[len(line) for line in texts[1:]],
+        )
+        check_same(put_together(draft, texts, "lines"), sample)
+
+
+def counted(words):
+    """A draft of words in their order, with the texts."""
+    texts = list(dict.fromkeys(words))
+    index = {text: i for i, text in enumerate(texts)}
+    pieces = [index[word] for word in words]
+    order = np.arange(len(pieces))
+    return {"pieces": np.array(pieces), "order": order, "evidence": {}}, texts
+
+
+@of("cwe")
+def test_common_words_are_put_together_as_upstream(task, origin, samples):
+    prompt = common_words_prompt()
+    whole = around(prompt)
+    for sample in samples:
+        inner, said, context = found(
+            f"^{whole}{re.escape(prompt.answer_prefix)} (.*)\n{whole}$",
+            sample["input"],
+        )
+        words, shown, best = (
+            re.split(r" ?\d+\. ", text)[1:] for text in (context, inner, said)
+        )
+        # How often common and other words occur, in the list and the example.
+        assert sorted(collections.Counter(shown).values()) == [3] * 30 + [10] * 10
+        assert {collections.Counter(shown)[word] for word in best} == {10}
+        often = collections.Counter(words)
+        assert {often[word] for word in sample["outputs"]} == {30}
+        assert set((often - collections.Counter(sample["outputs"] * 30)).values()) == {
+            3
+        }
+        fields, texts = counted(words)
+        draft = Draft(
+            id="0",
+            prompt=with_worked_example(prompt, prompt, inner, f" {said}\n"),
+            answers=tuple(sample["outputs"]),
+            fixed=0,
+            **fields,
+        )
+        check_same(put_together(draft, texts, "listed"), sample)
+
+
+@of("fwe")
+def test_frequent_words_are_put_together_as_upstream(task, origin, samples):
+    prompt = frequent_words_prompt()
+    for sample in samples:
+        (context,) = found(f"^{around(prompt)}$", sample["input"])
+        words = context.split(" ")
+        often = collections.Counter(words).most_common()
+        assert often[0][0] == "..."
+        assert [word for word, _ in often[1:4]] == sample["outputs"]
+        assert all(re.fullmatch("[a-z]{6}", word) for word, _ in often[1:])
+        # Zipf's law with exponent 2, floored, as by the keys of FrequentWordsTask.
+        key = often[0][1]
+        law = [key // k**2 for k in range(1, int(key**0.5) + 1)]
+        assert [count for _, count in often] == law
+        fields, texts = counted(words)
+        draft = Draft(
+            id="0",
+            prompt=prompt,
+            answers=tuple(sample["outputs"]),
+            fixed=0,
+            **fields,
+        )
+        check_same(put_together(draft, texts, "words"), sample)
+
+
+@of("qa_1", "qa_2")
+def test_questions_on_documents_are_put_together_as_upstream(task, origin, samples):
+    for sample in samples:
+        documents, question = found(
+            r"\n\nThe following are given documents\.\n\n(.*)\n\nAnswer the question .*"
+            r"\n\nQuestion: (.*)$",
+            sample["input"],
+        )
+        parts = re.split(r"(?:^|\n\n)Document (\d+):\n", documents)[1:]
+        assert parts[::2] == [str(i + 1) for i in range(len(parts) // 2)]
+        fields, texts = counted(parts[1::2])
+        draft = Draft(
+            id="0",
+            prompt=reading_prompt(question),
+            answers=tuple(dict.fromkeys(sample["outputs"])),
+            fixed=0,
+            **fields,
+        )
+        check_same(put_together(draft, texts, "numbered"), sample)
+
+
+def test_squads_questions_and_documents_are_upstreams(shared_dir):
+    lengths = (Length("documents", 20),)
+    source = str(shared_dir / "data" / "squad" / "dev-v2.0-half.json")
+    made = Ruler(task="qa_1", sources=(source,), lengths=lengths, num_questions=4)
+    pool = list(made.pool())
+    folder = shared_dir / "data" / "ruler_samples"
+    lines = (folder / "qa_1_4096.jsonl").read_text(encoding="utf-8").splitlines()
+    for sample, item in zip(map(json.loads, lines), made.questions(lengths[0])):
+        _, *documents = re.split(r"\n\nDocument \d+:\n", sample["input"])
+        last = documents.pop().rsplit("\n\nAnswer the question", 1)[0]
+        assert {*documents, last} <= set(pool)
+        # The same question with the same answers; its paragraph is in both.
+        assert sample["input"].endswith(item.metadata["query"])
+        assert list(item.answers) == list(dict.fromkeys(sample["outputs"]))
+        example = item.example(pool.__getitem__)
+        ((start, end),) = example.evidence
+        assert example.document[start:end] in sample["input"]

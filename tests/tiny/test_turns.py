@@ -71,6 +71,36 @@ def test_the_loop_asks_what_is_taught_and_the_oracle_answers(
     assert len(rows) == 9
 
 
+def chain(gap, index):
+    return generate(SyntheticConfig(tasks=("chain",), gap=gap, split="test"), index)
+
+
+@pytest.mark.parametrize("gap", [0, -1, -5])
+def test_a_chain_is_taught_at_every_gap_that_a_reading_can_bridge(encoder, gap):
+    """At gap 0 in either order: both are read in one turn."""
+    agent = AgentConfig(mode="with_exit_gate", chunk_size=64, prompt=AGENT.prompt)
+    oracle = TurnConfig(off_evidence=100, blank_memory=0.0).oracle(encoder, agent)
+    orders = set()
+    for index in range(6):
+        example = chain(gap, index)
+        orders.add(example.evidence_order)
+        oracle.check(example)
+        rows = oracle.turns(example, random.Random(0))
+        taught = {row.prompt: row.completion for row in rows}
+        builder = PromptBuilder(encoder, agent.prompt)
+        loop = Recurrence(builder, agent, example.question, example.document)
+        while (request := loop.next_request()) is not None:
+            loop.receive(completion(taught[prompt_ids(request.prompt)]))
+        assert loop.trajectory.answer == example.answers[0]
+    assert orders == ({(0, 1), (1, 0)} if gap == 0 else {(0, 1)})
+
+
+def test_a_second_hop_before_the_first_is_no_turn_to_teach(encoder):
+    oracle = TurnConfig().oracle(encoder, AGENT)
+    with pytest.raises(InputError, match="second hop is read before the first"):
+        oracle.check(chain(1, 0))
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("mode", ["with_exit_gate", "memagent"])
 def test_needles_are_evidence_like_any_other(encoder, task, mode):

@@ -16,19 +16,21 @@ class Growing:
 
     Attributes:
       chosen: so far; only ever appended to.
+      ended: whether all paragraphs of the source are chosen, and more were wanted.
     """
 
     def __init__(self, source: Iterable[int]):
         self._source: Iterator[int] = iter(source)
         self._waiting: collections.deque[int] = collections.deque()
         self.chosen: list[int] = []
+        self.ended = False
 
-    def to_count(self, count: int) -> bool:
-        """Adds the next ones, up to `count` in all; whether there are as many."""
+    def to_count(self, count: int) -> None:
+        """Adds the next ones, up to `count` in all."""
         self.chosen += itertools.islice(self._source, count - len(self.chosen))
-        return len(self.chosen) >= count
+        self.ended = len(self.chosen) < count
 
-    def fill(self, room: int, cost: Callable[[int, int], int]) -> int | None:
+    def fill(self, room: int, cost: Callable[[int, int], int]) -> int:
         """Adds those that fit until none of many does.
 
         One that is too long waits for the next call, so that a shorter one behind it
@@ -39,7 +41,7 @@ class Growing:
           cost: of a paragraph, when a number of others are chosen before it.
 
         Returns:
-          The room that is left; None if the source has ended before.
+          The room that is left.
         """
         too_long: list[int] = []
         misses = 0
@@ -56,4 +58,5 @@ class Growing:
                 too_long.append(piece)
                 misses += 1
         self._waiting.extendleft(reversed(too_long))
-        return room if misses == _TRIES else None
+        self.ended = not self._waiting
+        return room

@@ -39,10 +39,16 @@ def numbered(texts: Sequence[str]) -> str:
     return "\n\n".join(heading(i) + text for i, text in enumerate(texts, 1))
 
 
+def listed(texts: Sequence[str]) -> str:
+    """Each text after its number, "1. red 2. blue", as RULER's lists of words."""
+    return " ".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
+
+
 # How the texts of a document are joined, by name.
 GLUES: Mapping[str, Callable[[Sequence[str]], str]] = {
     "numbered": numbered,
     "paragraphs": "\n\n".join,
+    "listed": listed,
     "lines": "\n".join,
     "words": " ".join,
     "nothing": "".join,

@@ -12,6 +12,7 @@ RECIPES = {
     "long_musique": "LongMuSiQue",
     "long_squad": "LongSQuAD",
     "ruler": "Ruler",
+    "babilong": "Babilong",
     "jsonl": "JsonlDocuments",
 }
 

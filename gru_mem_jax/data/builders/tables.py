@@ -22,9 +22,10 @@ import tensorflow_datasets as tfds
 
 from gru_mem_jax.data.builders.journal import Part
 from gru_mem_jax.data.builders.recipe import GLUES, Length, Recipe, StoredQuestion
+from gru_mem_jax.data.files import parse_json, read_file
 from gru_mem_jax.data.scoring import SCORERS
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import cut
+from gru_mem_jax.records import cut, first_difference
 
 POOL = "pool"
 FORMAT = "array_record"
@@ -59,6 +60,22 @@ class _Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features=self.features,
             disable_shuffling=True,
         )
+
+    @classmethod
+    def check_features(cls, folder: pathlib.Path) -> None:
+        """Refuses a folder of other features, before TFDS reads it.
+
+        Its reader imports the modules that features.json names.
+
+        Raises:
+          InputError: they are not those of this table.
+        """
+        from google.protobuf import json_format
+
+        path = os.fspath(folder / "features.json")
+        expected = json_format.MessageToDict(cls.features.to_proto())
+        if difference := first_difference(parse_json(read_file(path), path), expected):
+            raise InputError(f"{path}: is not that of {cls.name}: {difference}")
 
     def serializer(self) -> Callable[[dict[str, Any]], bytes]:
         """Makes a record of a row."""

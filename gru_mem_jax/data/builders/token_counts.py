@@ -21,12 +21,10 @@ class Counted(NamedTuple):
 
     Attributes:
       tokens: how many.
-      last: how many without the empty line, at a document's end.
       inside: those that begin within a character: no chunk begins there.
     """
 
     tokens: int
-    last: int
     inside: tuple[int, ...]
 
 
@@ -51,8 +49,7 @@ class TokenCounts:
             inside = tuple(
                 i for i in range(1, len(spans)) if spans[i - 1][1] > spans[i][0]
             )
-            last = len(self._spans(index, ""))
-            counted = self._counted[index] = Counted(len(spans), last, inside)
+            counted = self._counted[index] = Counted(len(spans), inside)
         return counted
 
     def head(self, number: int) -> int:
@@ -76,9 +73,8 @@ class TokenCounts:
     def document(self, pieces: Sequence[int]) -> int:
         """The tokens of the document of these texts."""
         heads = sum(self.head(number) for number in range(1, len(pieces) + 1))
-        body = sum(self.text(piece).tokens for piece in pieces)
-        last = self.text(pieces[-1])
-        return heads + body - last.tokens + last.last
+        body = sum(self.text(piece).tokens for piece in pieces[:-1])
+        return heads + body + len(self._spans(pieces[-1], ""))
 
     def starts(self, pieces: Sequence[int]) -> list[int]:
         """The first token of each text behind its heading, in the document."""

@@ -120,18 +120,18 @@ def _paper(lengths: Sequence[Length], gaps: Sequence[int]) -> list[Part]:
         ),
     ]
     return parts + [
-        _ruler_task(name, task, lengths) for name, task in _PAPER_NAMES.items()
+        _ruler_task("paper", name, task, lengths) for name, task in _PAPER_NAMES.items()
     ]
 
 
 def _ruler(lengths: Sequence[Length], gaps: Sequence[int]) -> list[Part]:
-    return [_ruler_task(task, task, lengths) for task in RULER_TASKS]
+    return [_ruler_task("ruler", task, task, lengths) for task in RULER_TASKS]
 
 
-def _ruler_task(name: str, task: str, lengths: Sequence[Length]) -> Part:
+def _ruler_task(suite: str, name: str, task: str, lengths: Sequence[Length]) -> Part:
     return Part(
         name=name,
-        folder=f"ruler_{task}",
+        folder=f"{suite}_{task}",
         builder="ruler",
         sources=RULER_TASKS[task],
         settings={"task": task},

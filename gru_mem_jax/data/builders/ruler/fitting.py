@@ -5,16 +5,18 @@ of each text are counted once, and those of a document added up; `Room` holds wh
 tokenised document shows to be lacking.
 """
 
+import bisect
 import dataclasses
-import functools
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.encoding import Encoder, Span
-from gru_mem_jax.data.builders.recipe import GLUES, Length
+from gru_mem_jax.data.builders.recipe import GLUES, Length, heading
 from gru_mem_jax.data.builders.ruler.wording import Prompt
 from gru_mem_jax.errors import InputError
 
@@ -25,8 +27,11 @@ _FRAMES = {
     "numbered": "{}\n\n",
     "listed": " {}",
 }
-# What is put before the text with a number.
-_HEADS = {"numbered": "Document {}:\n", "listed": " {}."}
+# What is put before the text with a number, for the numbered ones.
+_HEADS: Mapping[str, Callable[[int], str]] = {
+    "numbered": heading,
+    "listed": " {}.".format,
+}
 
 
 class Costs:
@@ -41,6 +46,7 @@ class Costs:
         self._encoder = encoder
         self._frame, self._head = _FRAMES[glue], _HEADS.get(glue)
         self._known: dict[str, int] = {}
+        self._heads: dict[int, int] = {}
 
     def of(self, text: str) -> int:
         """Tokens of a text, without its head."""
@@ -51,108 +57,128 @@ class Costs:
             self._known[text] = len(ids)
         return self._known[text]
 
-    @functools.cache  # noqa: B019 (few numbers, and the object lives as long)
-    def _digits(self, digits: int) -> int:
-        if self._encoder is None or self._head is None:
-            return 0
-        return len(self._encoder.encode(self._head.format("7" * digits)))
+    @property
+    def has_heads(self) -> bool:
+        """Whether a head costs anything."""
+        return self._encoder is not None and self._head is not None
 
     def head(self, number: int) -> int:
         """Tokens of the head of the text with a number, from 1."""
-        return self._digits(len(str(number)))
+        if not self.has_heads:
+            return 0
+        # Numbers of as many digits cost the same, or nearly.
+        digits = len(str(number))
+        if digits not in self._heads:
+            head = self._head(int("7" * digits))
+            self._heads[digits] = len(self._encoder.encode(head))
+        return self._heads[digits]
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A question with the longest of its documents.
+    """A question with the longest of its documents, of N texts.
 
     Attributes:
       id: of the question.
       prompt: around the document.
       answers: gold.
-      pieces: indices in the pool, in the order of the document.
-      order: all positions in `pieces`; a document of n texts has the first n of them.
+      pieces: int64 [N], indices in the pool, in the order of the document.
+      order: int64 [N], all positions in `pieces`; a document of n texts has the first n
+        of them.
       fixed: how many of `order` are in every document.
+      step: further ones are added by so many.
       evidence: for positions that hold evidence (step, spans in the text); a step is
         None where it is not known.
       gap: index of an empty text, put before a needle that no haystack precedes, and
         after one that ends the document.
+      all_evidence: whether the whole document is, rather than `evidence`.
     """
 
     id: str
     prompt: Prompt
     answers: tuple[str, ...]
-    pieces: Sequence[int]
-    order: Sequence[int]
+    pieces: np.ndarray
+    order: np.ndarray
     fixed: int
     evidence: Mapping[int, tuple[int | None, Sequence[Span]]]
     gap: int | None = None
+    step: int = 1
+    all_evidence: bool = False
 
-    def taken(self, count: int) -> tuple[list[int], dict[int, int]]:
+    def taken(self, count: int) -> tuple[np.ndarray, dict[int, int]]:
         """The pieces of a document of `count` texts.
 
         Returns:
-          Indices in the pool; and for positions of evidence in `pieces` those in them.
+          int64, indices in the pool; and for positions of evidence in `pieces` those
+          in them.
         """
-        needles = set(self.order[: self.fixed]) if self.gap is not None else ()
-        chosen: list[int] = []
-        places: dict[int, int] = {}
-        alone = True  # whether nothing of the haystack precedes
-        for position in sorted(self.order[:count]):
-            if position in needles:
-                if alone:
-                    chosen.append(self.gap)
-                alone = True
-            else:
-                alone = False
-            if position in self.evidence:
-                places[position] = len(chosen)
-            chosen.append(self.pieces[position])
-        if needles and alone:
-            chosen.append(self.gap)
-        return chosen, places
+        positions = np.sort(self.order[:count])
+        chosen = self.pieces[positions]
+        gaps: list[int] = []
+        if self.gap is not None:
+            needles = np.searchsorted(positions, np.sort(self.order[: self.fixed]))
+            alone = {-1, *needles.tolist()}
+            gaps = [i for i in needles.tolist() if i - 1 in alone]
+            if len(chosen) - 1 in alone:
+                gaps.append(len(chosen))
+            chosen = np.insert(chosen, gaps, self.gap)
+        at = np.searchsorted(positions, list(self.evidence)).tolist()
+        moved = [place + bisect.bisect_right(gaps, place) for place in at]
+        return chosen, dict(zip(self.evidence, moved))
+
+
+def number_that_fit(
+    each: np.ndarray, costs: Costs, room: int, *, fixed: int = 0, step: int = 1
+) -> int:
+    """How many texts fit.
+
+    Args:
+      each: int64 [N], tokens of the texts, without their heads.
+      costs: for the heads.
+      room: for the texts, in tokens.
+      fixed, step: after the first `fixed` ones, texts are added by so many.
+    """
+    if costs.has_heads:
+        each = each + [costs.head(number) for number in range(1, len(each) + 1)]
+    count = int(np.searchsorted(np.cumsum(each), room, side="right"))
+    return count - (count - fixed) % step
 
 
 def count_that_fits(
-    draft: Draft, texts: Sequence[str], costs: Costs, room: int, step: int = 1
+    draft: Draft, piece_costs: np.ndarray, costs: Costs, room: int
 ) -> int:
-    """How many texts of a draft a document has.
+    """How many texts of a draft a document has; less than `draft.fixed`: too few fit.
 
     Args:
       draft: of the question.
-      texts: the pool.
-      costs: of texts.
-      room: for them, in tokens.
-      step: texts are added by so many.
+      piece_costs: int64, tokens of the pool's texts, by `costs`.
+      costs: for the heads.
+      room: for the texts, in tokens.
     """
-    total = sum(map(costs.head, range(1, draft.fixed + 1)))
-    if draft.gap is not None:
-        total += draft.fixed + 1
-    total += sum(costs.of(texts[draft.pieces[i]]) for i in draft.order[: draft.fixed])
-    count = draft.fixed
-    for at in range(draft.fixed, len(draft.order), step):
-        added = draft.order[at : at + step]
-        for number, position in enumerate(added, at + 1):
-            total += costs.of(texts[draft.pieces[position]]) + costs.head(number)
-        if total > room:
-            break
-        count = at + len(added)
-    return count
+    # A gap is a blank.
+    blanks = 0 if draft.gap is None else draft.fixed + 1
+    each = piece_costs[draft.pieces[draft.order]]
+    return number_that_fit(
+        each, costs, room - blanks, fixed=draft.fixed, step=draft.step
+    )
 
 
-def piece_starts(texts: Sequence[str], glue: str) -> list[int]:
-    """Where each text begins in the document, in characters."""
-    head = _HEADS.get(glue, "").lstrip(" ")
-    # "listed" puts a blank between number and word, too.
-    blank = " " if glue == "listed" else ""
+def piece_starts(sizes: np.ndarray, glue: str) -> np.ndarray:
+    """Where each text begins in the document, in characters.
+
+    Args:
+      sizes: int64 [N], characters of the texts.
+      glue: how they are joined.
+    """
     between = len(GLUES[glue](["", ""])) - 2 * len(GLUES[glue]([""]))
-    starts = []
-    offset = 0
-    for number, text in enumerate(texts, 1):
-        offset += len(head.format(number) + blank) if head else 0
-        starts.append(offset)
-        offset += len(text) + between
-    return starts
+    heads = np.zeros_like(sizes)
+    if glue in _HEADS:
+        heads[:] = [len(GLUES[glue]([""]))] * len(sizes)
+        # Heads are as long as the first but for the digits of their numbers.
+        for power in range(1, len(str(len(sizes)))):
+            heads[10**power - 1 :] += 1
+    ends = np.cumsum(heads + sizes + between)
+    return ends - between - sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +227,7 @@ class Room:
         return sum(len(chunk.ids) for chunk in iter_chunks(text, self.encoder, 4096))
 
 
-def spread_order(borders: Sequence[int], count: int) -> list[int]:
+def spread_order(borders: Sequence[int], count: int) -> np.ndarray:
     """An order in which the first n haystack items are spread as all of them are.
 
     The needles divide the haystack in parts; of each part the first items come first,
@@ -212,11 +238,11 @@ def spread_order(borders: Sequence[int], count: int) -> list[int]:
       count: haystack items.
 
     Returns:
-      Indices of haystack items.
+      int64 [count], indices of haystack items.
     """
     parts = itertools.pairwise([0, *borders, count])
-    ranked = [((i + 1 - a) / (b - a), i) for a, b in parts for i in range(a, b)]
-    return [index for _, index in sorted(ranked)]
+    ranks = [np.arange(1, b - a + 1) / max(1, b - a) for a, b in parts]
+    return np.argsort(np.concatenate(ranks), kind="stable")
 
 
 def tokenizer_mark(encoder: Encoder | None) -> str | None:

@@ -3,9 +3,12 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from gru_mem_jax.agent.encoding import Span
+from gru_mem_jax.data.builders.placing import EvidencePosition
 from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft, spread_order
 from gru_mem_jax.data.builders.ruler.haystack import Essay, Haystack
 from gru_mem_jax.data.builders.ruler.wording import (
@@ -18,7 +21,6 @@ from gru_mem_jax.data.builders.ruler.wording import (
 from gru_mem_jax.data.builders.ruler.words import Names
 from gru_mem_jax.errors import InputError
 
-POSITIONS = ("uniform", "first_20", "last_20", "spread")
 # Depths at which RULER puts needles into an essay, in percent of its sentences:
 # 40 from 0 to 100, rounded half to even.
 DEPTHS = tuple(round(100 * i / 39) for i in range(40))
@@ -60,7 +62,11 @@ def hide(task: Needles, names: Names, rng: random.Random) -> Hidden:
 
 
 def places(
-    rng: random.Random, population: Sequence[int], asked: int, others: int, rule: str
+    rng: random.Random,
+    population: Sequence[int],
+    asked: int,
+    others: int,
+    rule: EvidencePosition,
 ) -> tuple[list[int], list[int]]:
     """Different places for the needles in question and for the others, unsorted.
 
@@ -68,7 +74,7 @@ def places(
       rng: of the draw.
       population: all places, ascending.
       asked, others: how many.
-      rule: one of `POSITIONS`, for those in question; others are uniform.
+      rule: of `placing.EvidencePosition`, for those in question; others are uniform.
     """
     if rule == "uniform":
         drawn = rng.sample(population, asked + others)
@@ -98,8 +104,6 @@ class NeedleTask:
       room: for the texts of the longest document, at most.
     """
 
-    step = 1
-
     def __init__(
         self,
         task: Needles,
@@ -108,7 +112,7 @@ class NeedleTask:
         *,
         num_questions: int,
         seed: int,
-        rule: str,
+        rule: EvidencePosition,
         room: int,
     ):
         self._task, self._seed, self._rule, self._costs = task, seed, rule, costs
@@ -177,7 +181,7 @@ class NeedleTask:
                 f"{len(needles)} texts are needed, one a needle; take a longer one"
             )
         cycle = self._cycle
-        items = [cycle[i % len(cycle)] for i in range(count)]
+        items = np.resize(cycle, count).tolist()
         if self._task.haystack == "needles":
             rng.shuffle(items)
         population: Sequence[int] = range(count) if self._gap is None else DEPTHS
@@ -202,7 +206,7 @@ class NeedleTask:
 def hidden_in(
     items: Sequence[int],
     needles: Sequence[tuple[int, int, int]],
-    steps: dict[int, int],
+    steps: Mapping[int, int | None],
     *,
     id: str,
     prompt: Prompt,
@@ -215,25 +219,20 @@ def hidden_in(
     Args:
       items: of the haystack, indices in the pool.
       needles: (how many items precede it, index in the pool, number of the needle).
-      steps: of the needles that are evidence, by number.
+      steps: of the needles that are evidence, by number; None: not known.
       id, prompt, answers, gap: see `Draft`.
       lengths: of the needles by number, in characters, without blanks at the end.
     """
-    pieces: list[int] = []
-    evidence: dict[int, tuple[int | None, list[Span]]] = {}
-    fixed: list[int] = []
-    done = 0
-    for before, piece, number in needles:
-        pieces += items[done:before]
-        done = before
-        if number in steps:
-            evidence[len(pieces)] = steps[number], [(0, lengths[number])]
-        fixed.append(len(pieces))
-        pieces.append(piece)
-    pieces += items[done:]
     borders = [before for before, _, _ in needles]
+    pieces = np.insert(np.asarray(items), borders, [piece for _, piece, _ in needles])
+    # Each needle stands behind the items and the needles before it.
+    fixed = np.array(borders, np.int64) + np.arange(len(needles))
+    evidence: dict[int, tuple[int | None, list[Span]]] = {
+        place: (steps[number], [(0, lengths[number])])
+        for place, (_, _, number) in zip(fixed.tolist(), needles)
+        if number in steps
+    }
     # Haystack items in order of rank, at their places between the needles.
-    held = set(fixed)
-    place_of = [i for i in range(len(pieces)) if i not in held]
-    order = fixed + [place_of[i] for i in spread_order(borders, len(items))]
-    return Draft(id, prompt, answers, pieces, order, len(fixed), evidence, gap)
+    places_of = np.delete(np.arange(len(pieces)), fixed)
+    order = np.concatenate([fixed, places_of[spread_order(borders, len(items))]])
+    return Draft(id, prompt, answers, pieces, order, len(needles), evidence, gap)

@@ -5,51 +5,42 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
 from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.ruler.counting import (
+    CommonWordsTask,
+    FrequentWordsTask,
+)
+from gru_mem_jax.data.builders.ruler.documents import Documents, Maker
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
-    Draft,
     Room,
     check_encoder,
-    count_that_fits,
-    piece_starts,
     tokenizer_mark,
 )
 from gru_mem_jax.data.builders.ruler.haystack import WHERE, Essay, read_essay
-from gru_mem_jax.data.builders.ruler.needles import POSITIONS, NeedleTask
+from gru_mem_jax.data.builders.ruler.needles import NeedleTask
+from gru_mem_jax.data.builders.ruler.reading import (
+    HOMES,
+    ReadingTask,
+    read_sources,
+)
+from gru_mem_jax.data.builders.ruler.tracing import TracingTask
 from gru_mem_jax.data.builders.ruler.wording import (
     ANSWER_ROOM,
     NEEDLES,
     TASKS,
     Needles,
-    Prompt,
 )
 from gru_mem_jax.data.builders.ruler.words import KINDS, words_version
+from gru_mem_jax.data.paragraphs import ParagraphFile
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 
-
-class Maker(Protocol):
-    """Makes the questions of a task.
-
-    Attributes:
-      texts: the pool.
-      glue: how they are joined, a name of `recipe.GLUES`.
-      step: texts that are added together, see `fitting.count_that_fits`.
-    """
-
-    texts: tuple[str, ...]
-    glue: str
-    step: int
-
-    def prompt(self, index: int) -> Prompt:
-        """Of a question."""
-
-    def draft(self, index: int, room: int) -> Draft:
-        """A question with a document of at most `room` tokens."""
+_GLUES = {"cwe": "listed", "fwe": "words", "qa_1": "numbered", "qa_2": "numbered"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +82,7 @@ class Ruler:
     words: str | None = None
     num_questions: int = 128
     seed: int = 0
-    evidence_position: str = "uniform"
+    evidence_position: EvidencePosition = "uniform"
     keys: str | None = None
     values: str | None = None
     num_keys: int | None = None
@@ -101,7 +92,7 @@ class Ruler:
     def __post_init__(self):
         plain_numbers(self)
         check_choice("task", self.task, TASKS)
-        check_choice("evidence_position", self.evidence_position, POSITIONS)
+        check_choice("evidence_position", self.evidence_position, EVIDENCE_POSITIONS)
         check_int("num_questions", self.num_questions, 1, 1 << 20)
         check_int("seed", self.seed, 0)
         if self.chunk_size is not None:
@@ -141,6 +132,8 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        if self.task not in HOMES and self.sources:
+            raise InputError(f"sources is a setting of qa_1 and qa_2, not {self.task}")
         if self.task not in NEEDLES and self.haystack is not None:
             raise InputError(f"haystack is a setting of needle tasks, not {self.task}")
 
@@ -168,6 +161,8 @@ class Ruler:
             said |= dataclasses.asdict(self._needles)
             if self._essay is not None:
                 said["haystack_sha256"] = self._essay.sha256
+        if self.task in HOMES:
+            said["sources_sha256"] = [file.sha256 for file in self._files]
         if "words" in said.values() or self.task == "cwe":
             said["words"] = words_version()
         return said
@@ -183,7 +178,12 @@ class Ruler:
           InputError: a file is missing or malformed, or the length is too short.
         """
         for index in range(self.num_questions):
-            yield self._question(index, length)
+            yield self._documents.question(
+                index,
+                length,
+                task=self.task,
+                scoring="any" if self.task in HOMES else "part",
+            )
 
     @functools.cached_property
     def _needles(self) -> Needles:
@@ -214,6 +214,10 @@ class Ruler:
         return read_essay(os.fspath(self.haystack))
 
     @functools.cached_property
+    def _files(self) -> list[ParagraphFile]:
+        return read_sources(self.task, self.sources)
+
+    @functools.cached_property
     def _room(self) -> Room:
         return Room(self.encoder, self.chunk_size, ANSWER_ROOM[self.task])
 
@@ -229,16 +233,40 @@ class Ruler:
 
     @property
     def _glue(self) -> str:
-        return "words" if self._essay is not None else "lines"
+        return "words" if self._essay is not None else _GLUES.get(self.task, "lines")
 
     @functools.cached_property
     def _maker(self) -> Maker:
+        count, seed, costs = self.num_questions, self.seed, self._costs
+        if self.task == "vt":
+            return TracingTask(
+                self.encoder,
+                costs,
+                num_questions=count,
+                seed=seed,
+                rule=self.evidence_position,
+            )
+        if self.task == "cwe":
+            return CommonWordsTask(costs, seed=seed, room=self._most, words=self.words)
+        if self.task == "fwe":
+            return FrequentWordsTask(
+                costs, num_questions=count, seed=seed, room=self._most
+            )
+        if self.task in HOMES:
+            return ReadingTask(
+                self.task,
+                self._files,
+                costs,
+                num_questions=count,
+                seed=seed,
+                position=self.evidence_position,
+            )
         maker = NeedleTask(
             self._needles,
             self._essay,
-            self._costs,
-            num_questions=self.num_questions,
-            seed=self.seed,
+            costs,
+            num_questions=count,
+            seed=seed,
             rule=self.evidence_position,
             room=self._most,
         )
@@ -252,62 +280,5 @@ class Ruler:
         return maker
 
     @functools.cached_property
-    def _kept_free(self) -> dict[Length, int]:
-        """Tokens by which the sum of the texts' tokens is too small, by length."""
-        free: dict[Length, int] = {}
-        prompt = self._maker.prompt(0)
-        longest_first = sorted(
-            set(self.lengths), key=lambda length: -self._room.of(length, prompt)
-        )
-        for length in longest_first:
-            free[length] = 0
-            while True:
-                item = self._stored(0, length, free)
-                document = item.example(self._maker.texts.__getitem__).document
-                over = self._room.lacking(length, prompt, document)
-                if over <= 0:
-                    break
-                free[length] += over
-        return free
-
-    def _question(self, index: int, length: Length) -> StoredQuestion:
-        return self._stored(index, length, self._kept_free)
-
-    def _stored(
-        self, index: int, length: Length, free: dict[Length, int]
-    ) -> StoredQuestion:
-        maker = self._maker
-        prompt = maker.prompt(index)
-        rooms = {
-            each: self._room.of(each, prompt) - free.get(each, 0)
-            for each in self.lengths
-        }
-        draft = maker.draft(index, max(rooms.values()))
-        count = count_that_fits(
-            draft, maker.texts, self._costs, rooms[length], maker.step
-        )
-        if count <= draft.fixed:
-            raise InputError(
-                f"{length} are too few for {self.task}: nothing fits beside its "
-                f"{draft.fixed} texts that every document has"
-            )
-        pieces, found = draft.taken(count)
-        starts = piece_starts([maker.texts[i] for i in pieces], maker.glue)
-        spans = []
-        for position, place in found.items():
-            step, inside = draft.evidence[position]
-            spans += [(starts[place] + a, starts[place] + b, step) for a, b in inside]
-        spans.sort()
-        steps = tuple(step for _, _, step in spans)
-        return StoredQuestion(
-            id=draft.id,
-            question=draft.prompt.question,
-            answers=draft.answers,
-            pieces=pieces,
-            glue=maker.glue,
-            evidence=tuple((start, end) for start, end, _ in spans),
-            evidence_order=() if None in steps else steps,
-            task=self.task,
-            scoring="part",
-            metadata=draft.prompt.metadata(),
-        )
+    def _documents(self) -> Documents:
+        return Documents(self._maker, self._costs, self._room, self.lengths)

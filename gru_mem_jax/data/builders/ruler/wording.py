@@ -183,13 +183,16 @@ def reading_prompt(question: str) -> Prompt:
     )
 
 
-def with_worked_example(prompt: Prompt, document: str, answer: str) -> Prompt:
+def with_worked_example(
+    prompt: Prompt, shown: Prompt, document: str, answer: str
+) -> Prompt:
     """The prompt after one that is answered, as in vt and cwe.
 
     Args:
-      prompt: of a task.
-      document: of the worked example, asked for by the same prompt's wording.
+      prompt: of a question.
+      shown: of the worked example.
+      document: of the worked example.
       answer: to it, as it follows the answer prefix, with what separates the two.
     """
-    shown = f"{prompt.instruction}{document}{prompt.query}{prompt.answer_prefix}"
-    return prompt._replace(instruction=f"{shown}{answer}{prompt.instruction}")
+    before = f"{shown.instruction}{document}{shown.query}{shown.answer_prefix}{answer}"
+    return prompt._replace(instruction=before + prompt.instruction)

@@ -1,0 +1,96 @@
+"""The flags that say which questions an evaluation asks."""
+
+import pytest
+
+from gru_mem_jax.cli import suites
+from gru_mem_jax.cli.arguments import Parser
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.suite import SourceSuite
+from gru_mem_jax.tiny.sources import SyntheticSuite
+
+
+class Gin:
+    """Binds nothing."""
+
+    def build(self, value):
+        return value
+
+
+def suite_of(*flags, chunk_size=64):
+    parser = Parser()
+    suites.add_suite_flags(parser.add_argument)
+    args = parser.parse(flags)
+    suite = suites.default_suite(args, Gin(), chunk_size)
+    return suites.suite_from(args, suite, lambda: None, chunk_size)
+
+
+def test_without_flags_questions_are_synthetic():
+    assert suite_of() == SyntheticSuite(chunk_tokens=64)
+    assert suite_of(chunk_size=50) == SyntheticSuite(chunk_tokens=50)
+
+
+def test_flags_change_the_synthetic_questions():
+    assert suite_of(
+        *("--tasks=chain,single_key", "--contexts=uniform:4,first_20:9"),
+        *("--num_questions=3", "--seed=7"),
+    ) == SyntheticSuite(
+        chunk_tokens=64,
+        tasks=("chain", "single_key"),
+        contexts=(("uniform", 4), ("first_20", 9)),
+        num_questions=3,
+        seed=7,
+    )
+
+
+def test_a_file_is_a_suite(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"question": "q", "answers": ["a"], "document": "d"}\n')
+    suite = suite_of(f"--data={file}", "--num_questions=1")
+    assert isinstance(suite, SourceSuite)
+    (only,) = suite.question_sets()
+    assert (only.name, only.count) == ("mine", 1)
+
+
+def test_a_synthetic_suite_by_name():
+    suite = suite_of("--suite=bridge", "--source=tiny", "--gaps=-8,8", "--lengths=20")
+    assert [(s.gap, s.num_chunks, s.count) for s in suite.question_sets()] == [
+        *((-8, 20, 32), (8, 20, 32)),
+    ]
+    assert suite_of("--suite=tiny", "--seed=5") == SyntheticSuite(
+        chunk_tokens=64, seed=5
+    )
+
+
+def test_what_is_missing_is_listed(capsys):
+    with pytest.raises(InputError, match=r"2 of its data sets are missing.*above"):
+        suite_of("--suite=paper", "--tasks=HQA,SQuAD")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        *("--source hotpotqa=FILE", "--source squad=FILE", "HQA", "SQuAD"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--suite=papers"], r"unknown suite 'papers' \(did you mean paper\?\)"),
+        (["--suite=paper", "--source=hotpot=x"], "did you mean hotpotqa"),
+        (["--suite=paper", "--source=tiny"], "suite paper has no synthetic documents"),
+        (
+            ["--suite=injection", "--source=tiny", "--source=squad=x"],
+            "injection cannot stand in documents of data sets; multihop and bridge can",
+        ),
+        (["--suite=tiny", "--datasets=x"], "suite tiny needs no --datasets"),
+        (["--suite=ruler", "--contexts=uniform:8"], "--contexts is for synthetic"),
+        (["--suite=tiny", "--data=x"], "--data and --suite are two choices"),
+        (["--lengths=7K"], "--lengths is for a suite by name"),
+        (["--datasets=x"], "--datasets is for a suite by name"),
+        (["--source=squad"], "expected NAME=FILE such as squad=dev-v2.0.json"),
+        (["--suite=bridge", "--source=tiny", "--gaps=a"], "--gaps: expected"),
+        (["--tasks=chian"], "--tasks: unknown name 'chian'"),
+        (["--contexts=uniform"], "--contexts: expected e.g. uniform:8"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(flags, named):
+    with pytest.raises(InputError, match=named):
+        suite_of(*flags)
