@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import numbers
 import operator
 import types
@@ -176,13 +177,19 @@ def from_record(cls: type[D], record: object, where: str) -> D:
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
         if required and name not in record:
             raise InputError(f"{where} has no field {name!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     return cls(
         **{
             name: _convert(value, hints[name], f"{where}.{name}")
             for name, value in record.items()
         }
     )
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a class's fields, which take long to find."""
+    return typing.get_type_hints(cls)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

@@ -28,7 +28,7 @@ def chromium():
 
 
 @contextlib.contextmanager
-def opened(browser, path, *, size=WIDE, dark=False, hash="", before=""):
+def opened(browser, path, *, size=WIDE, dark=False, hash="", before="", said=None):
     """A page from its file; what the browser complains of fails the test.
 
     Args:
@@ -38,6 +38,7 @@ def opened(browser, path, *, size=WIDE, dark=False, hash="", before=""):
       dark: whether the system asks for dark colours.
       hash: the URL's fragment, with #.
       before: a script that runs before those of the page.
+      said: a list for what the browser complains of: it is no failure then.
     """
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
@@ -45,16 +46,19 @@ def opened(browser, path, *, size=WIDE, dark=False, hash="", before=""):
     )
     context.set_default_timeout(20_000)
     page = context.new_page()
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(dialog.message))
+    lines, asked = [], []
+    page.on("console", lambda message: lines.append(message.text))
+    page.on("pageerror", lambda error: lines.append(str(error)))
+    page.on("dialog", lambda dialog: lines.append(dialog.message))
     page.on("request", lambda request: asked.append(request.url))
     if before:
         page.add_init_script(before)
     page.goto(f"{path.resolve().as_uri()}{hash}")
     yield page
     context.close()
-    assert not said, said
+    if said is not None:
+        said += lines
+        return
+    assert not lines, lines
     outside = [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
     assert not outside, outside

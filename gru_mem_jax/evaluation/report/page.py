@@ -7,6 +7,7 @@ not needed). Data stand in script elements of types that no browser runs.
 """
 
 import base64
+import collections
 import functools
 import hashlib
 import json
@@ -17,10 +18,26 @@ from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation import tabulate
 from gru_mem_jax.evaluation.folder import ResultsFolder
-from gru_mem_jax.evaluation.report.collect import Collected, Sample, collect
+from gru_mem_jax.evaluation.report.collect import Collected, Part, Sample, collect
 from gru_mem_jax.evaluation.report.embed import Embedded, embed, script_json
-from gru_mem_jax.evaluation.report.plots import plot_groups, write_plots
+from gru_mem_jax.evaluation.report.further_tables import (
+    comparisons_table,
+    injection_tables,
+    measures_table,
+)
+from gru_mem_jax.evaluation.report.plots import (
+    injection_group,
+    plot_groups,
+    write_plots,
+)
+from gru_mem_jax.evaluation.report.tables import (
+    Table,
+    averages_table,
+    main_tables,
+    policy_title,
+)
 from gru_mem_jax.evaluation.report.words import mode_style, visible
 
 if TYPE_CHECKING:
@@ -30,8 +47,8 @@ PAGE = "report.html"
 PLOTS = "plots"
 MOST_BYTES = 15_000_000  # of the page
 _WEB = pathlib.Path(__file__).with_name("web")
-_SCRIPTS = ("text", "unpack", "diff", "strip", "sample", "browse", "page")
-_STYLES = ("report", "viewer")
+_SCRIPTS = ("text", "unpack", "diff", "strip", "turn", "sample", "browse", "page")
+_STYLES = ("base", "report", "list", "sample")
 
 Picture = tuple[str | os.PathLike[str], str]
 
@@ -92,8 +109,8 @@ def _report(
         "about": _about(collected),
         "warnings": _warnings(collected),
         "modes": {visible(mode): mode_style(mode)[1] for mode in collected.modes},
-        "tables": [],
-        "plots_caption": "Drawn from the same answers as the tables; a pointer on a mark "
+        "tables": _tables(collected),
+        "plots_caption": "Of the answers that the tables are of; a pointer on a mark "
         f"shows its numbers. As PNG and SVG in {PLOTS}/.",
         "pictures": [_picture(*picture) for picture in pictures],
         "settings": [
@@ -103,18 +120,55 @@ def _report(
     }
 
 
+def _tables(collected: Collected) -> list[Table]:
+    made: list[Table] = []
+    for number, part in enumerate(collected.parts):
+        found = tabulate.results([collected.folders[i] for i in part.folders])
+        rows = found["rows"]
+        if not rows:
+            continue
+        own = [
+            averages_table(rows),
+            *main_tables(rows, _aside(collected, part)),
+            *injection_tables(collected.hijack_rows(part.folders)),
+            comparisons_table(found["comparisons"]),
+            measures_table(rows),
+        ]
+        heading = visible(part.heading)
+        made += [
+            table.of_part(number, heading if i == 0 else "")
+            for i, table in enumerate(filter(None, own))
+        ]
+    return made
+
+
+def _aside(collected: Collected, part: Part) -> set[str]:
+    """Names of the sets that are in no average."""
+    settings = [collected.settings[i].get("sets") for i in part.folders]
+    sets = [each for own in settings if isinstance(own, list) for each in own]
+    known = [each for each in sets if isinstance(each, dict)]
+    return {str(each.get("set")) for each in known if each.get("in_mix") is False}
+
+
 def _plots(collected: Collected, folder: Any) -> list[dict[str, Any]]:
-    """Figures of the mean over seeds, else of each policy."""
-    by_policy: dict[str, list[Sample]] = {}
+    """Figures of each policy, or of several on the same questions together."""
+    parts = {i: part for part in collected.parts for i in part.folders}
+    kinds: dict[tuple[str, tuple[str, ...]], list[Sample]] = {}
     for sample in collected.samples:
-        own = "" if collected.seeds else sample.answer.policy
-        by_policy.setdefault(own, []).append(sample)
+        policies = collected.compared[sample.folder]
+        kind = parts[sample.folder].heading, policies
+        kinds.setdefault(kind, []).append(sample)
     shown = []
-    for number, (policy, samples) in enumerate(by_policy.items()):
-        several = len(by_policy) > 1
+    for number, ((heading, policies), samples) in enumerate(kinds.items()):
+        policy = tabulate.MEAN if len(policies) > 1 else policies[0]
+        names = [heading] if heading else []
+        if len(kinds) > 1 or policy == tabulate.MEAN:
+            names.append(policy_title(policy))
         groups = plot_groups(samples, collected.modes)
-        drawn = write_plots(groups, folder, f"policy_{number}_" if several else "")
-        shown.append({"policy": visible(policy) if several else "", "groups": drawn})
+        numbers = sorted({sample.folder for sample in samples})
+        groups += injection_group(collected.hijack_rows(numbers))
+        drawn = write_plots(groups, folder, f"{number}_" if len(kinds) > 1 else "")
+        shown.append({"title": visible(": ".join(names)), "groups": drawn})
     return shown
 
 
@@ -124,7 +178,7 @@ def _about(collected: Collected) -> list[tuple[str, str]]:
         for name, where in collected.policies.items()
     ]
     facts.append(
-        ("questions", f"{collected.asked:,}, {len(collected.samples):,} answers")
+        ("questions", f"{sum(collected.asked):,}, {len(collected.samples):,} answers")
     )
     return [(visible(name), visible(text)) for name, text in facts]
 
@@ -133,11 +187,20 @@ def _warnings(collected: Collected) -> list[str]:
     lines = []
     if not collected.samples:
         lines.append("Nothing was answered yet.")
+    answers = collections.Counter(sample.folder for sample in collected.samples)
+    for number, folder in enumerate(collected.folders):
+        of = folder.manifest
+        wanted = collected.asked[number] * len(of.modes) * len(of.policies)
+        if answers[number] < wanted:
+            lines.append(
+                f"{folder.path} is not complete: {answers[number]:,} of {wanted:,} "
+                "answers to the questions that were begun."
+            )
     failed = sum(sample.answer.failed is not None for sample in collected.samples)
     if failed:
         lines.append(f"{failed:,} of {len(collected.samples):,} failed: they score 0.")
-    lines += [visible(problem) for problem in collected.problems[:20]]
-    return lines
+    lines += collected.problems[:20]
+    return list(map(visible, lines))
 
 
 def _picture(path: str | os.PathLike[str], caption: str) -> dict[str, str]:

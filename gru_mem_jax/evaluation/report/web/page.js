@@ -83,7 +83,8 @@ function startTables() {
   for (const select of document.querySelectorAll("select[data-rows]")) {
     select.closest("label").hidden = false;
     select.addEventListener("change", () => {
-      for (const group of document.querySelectorAll(`.${select.dataset.rows} [data-group]`))
+      const place = document.getElementById(select.dataset.rows);
+      for (const group of place.querySelectorAll("[data-group]"))
         group.hidden = select.value !== "" && group.dataset.group !== select.value;
     });
   }
