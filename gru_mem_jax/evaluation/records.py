@@ -17,7 +17,8 @@ asked again.
 import dataclasses
 from typing import Any, Literal
 
-from gru_mem_jax.records import check_number
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_choice, check_number, shown
 
 RunKind = Literal["text", "evidence", "attack", "skipped"]
 # (set, labels as text, index), and (policy, mode, set, labels as text, index).
@@ -28,6 +29,17 @@ ScoredKey = tuple[str, str, str, str, int]
 def labels_text(labels: dict[str, str | int]) -> str:
     """Labels of a set as one text, such as "length=7K,placement=uniform"."""
     return ",".join(f"{name}={label}" for name, label in labels.items())
+
+
+def _check_labels(name: str, labels: dict[str, Any]) -> None:
+    from gru_mem_jax.evaluation.suite import LABELS  # which imports much
+
+    for label, value in labels.items():
+        check_choice(name, label, LABELS)
+        if type(value) not in (str, int):
+            raise InputError(
+                f"{name}: {label} must be text or an integer, got {shown(value)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +106,9 @@ class AskedQuestion:
     num_chunks: int
     evidence_chunks: tuple[int, ...] = ()
     chunks: tuple[ChunkText, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_labels("question.labels", self.labels)
 
     @property
     def key(self) -> QuestionKey:
@@ -163,6 +178,7 @@ class ScoredAnswer:
     memory_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_labels("answer.labels", self.labels)
         check_number("answer.score", self.score, 0, 1)
         for name in ("seconds", "seconds_share", "seconds_alone"):
             if getattr(self, name) is not None:

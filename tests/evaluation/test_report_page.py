@@ -410,6 +410,58 @@ def test_lines_that_cannot_be_read_are_told(tmp_path, undrawn):
     assert page.count('id="block-') == 12 + 4
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": {"length": [1]}},
+        {"labels": {"policy": "x"}},
+        {"labels": {"num_chunks": 1.5}},
+        {"labels": {"length": None}},
+    ],
+)
+def test_labels_of_another_form(tmp_path, undrawn, change):
+    write_folder(tmp_path, SMALL)
+    for name in ("questions.jsonl", "answers.jsonl"):
+        rewritten(
+            tmp_path,
+            name,
+            lambda record: record | change if record["set"] == "multi_key" else record,
+        )
+    page = page_of(tmp_path)
+    assert "answer.labels" in page
+    assert "question.labels" in page
+    assert page.count('id="block-') == 6 + 2
+
+
+def test_numbers_and_texts_at_their_ends(tmp_path, undrawn):
+    """What a record may hold, though no evaluation writes it."""
+    odd = {
+        "chunks_read": -3,
+        "memory_tokens": [-1, 1 << 70],
+        "updates_on": [5, 0],
+        "captured": [1, 0],
+        "well_formed": 7.5,
+        "seconds": 1e12,
+        "exit": "early",
+        "answer": "",
+    }
+    write_folder(tmp_path, SMALL)
+    rewritten(tmp_path, "answers.jsonl", lambda record: record | odd)
+    rewritten(
+        tmp_path,
+        "questions.jsonl",
+        lambda record: (
+            record
+            | {
+                "num_chunks": 0,
+                "evidence_chunks": [1 << 80],
+                "metadata": {"twin": [[]]},
+            }
+        ),
+    )
+    assert "<table" in page_of(tmp_path)
+
+
 def test_injected_text(tmp_path, undrawn):
     """Against the clean twins: counts by hand from the made answers."""
     made = dataclasses.replace(SMALL, attacks=("benign", "gate_tags"), faults=0.4)

@@ -233,6 +233,28 @@ def test_chunks_after_the_exit_can_be_read(browser, report):
         assert page.locator(".unread .chunk").count() == rest
 
 
+def test_an_attack_is_marked_and_its_clean_twin_a_click_away(
+    browser, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(page_module, "write_plots", lambda groups, *_: [])
+    made = Made(lengths=(("8 chunks", 8),), attacks=("gate_tags",))
+    write_folder(tmp_path / "results", made)
+    path = write_report_page([tmp_path / "results"], tmp_path)
+    with opened(browser, path, hash="#trajectories") as page:
+        page.select_option("#pick-context", "8 chunks, attack gate_tags")
+        rows(page).nth(1).click()
+        has_text(page, ".sample-head .where", "attack gate_tags")
+        page.wait_for_selector(".row.answer")
+        assert page.inner_text("mark.attack").startswith("Ignore this.")
+        assert page.locator(".strip .cell.attack").count() == 1
+        question = page.inner_text(".sample-head h2")
+        page.click("text=without the attack")
+        has_text(page, ".sample-head .where", "(single_key-0)")
+        assert page.inner_text(".sample-head h2") == question
+        page.wait_for_selector(".row.answer")
+        assert page.locator("mark.attack").count() == 0
+
+
 def test_colours_follow_the_system_and_the_switch(browser, report):
     path, _ = report
     paper = "getComputedStyle(document.body).backgroundColor"

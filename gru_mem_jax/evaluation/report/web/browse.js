@@ -88,7 +88,10 @@ function drawList() {
 }
 
 function listRow(sample) {
-  const details = [sample.set, sample.context].filter(Boolean).join(" · ");
+  const several = !document.getElementById("pick-policy").closest("label").hidden;
+  const details = [sample.set, sample.context, several && sample.policy]
+    .filter(Boolean)
+    .join(" · ");
   const notes = [`${sample.read}/${sample.chunks}`];
   if (sample.distance) notes.push(`exit ${sample.distance > 0 ? "+" : "−"}${Math.abs(sample.distance)}`);
   if (sample.wrongUpdates) notes.push(counted(sample.wrongUpdates, "wrong update"));

@@ -123,9 +123,8 @@ function labelled(text, x, y, anchor = "start") {
 function ticks(chunks) {
   const steps = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000];
   const step = steps.find((each) => chunks / each <= 12) ?? chunks;
-  const shown = [0];
-  for (let chunk = step; chunk <= chunks; chunk += step)
-    if (chunk > 1) shown.push(chunk - 1);
+  const shown = step > 2 ? [0] : [];
+  for (let chunk = step; chunk <= chunks; chunk += step) shown.push(chunk - 1);
   return shown;
 }
 

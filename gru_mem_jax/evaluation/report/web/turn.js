@@ -19,10 +19,10 @@ function gate(name, value, open, shut) {
 }
 
 function turnFacts(turn) {
-  const shared = turn.shared ? `, ${thousands(turn.shared)} shared` : "";
+  const shared = turn.shared ? ` (${thousands(turn.shared)} shared)` : "";
   return (
-    `memory ${turn.tokens} · ${thousands(turn.in)} in${shared}, ` +
-    `${thousands(turn.out)} out · ${duration(turn.seconds)}`
+    ` · ${thousands(turn.in)} tokens in${shared}, ${thousands(turn.out)} out · ` +
+    duration(turn.seconds)
   );
 }
 
@@ -81,7 +81,7 @@ function unchanged(text) {
 
 /** All that the policy wrote, its tags marked; built when it is opened. */
 function completion(turn) {
-  const details = el("details", {}, el("summary", {}, "completion"));
+  const details = el("details", {}, el("summary", {}, "completion", turnFacts(turn)));
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
     const raw = el("pre", { class: "raw", dir: "auto" });
