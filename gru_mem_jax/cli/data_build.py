@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gru_mem_jax.cli import arguments, terminal
+from gru_mem_jax.cli import arguments, signals, terminal
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import did_you_mean
 
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     arguments.check_folder("--out", args.out)
     recipe = recipe_from(args)
     started, built = time.monotonic(), False
-    with listed_if_bad(20), _warned(), _Progress(recipe) as show:
+    with going_on(), listed_if_bad(20), _warned(), _Progress(recipe) as show:
 
         def on_progress(progress: "Progress") -> None:
             nonlocal built
@@ -208,6 +208,15 @@ def _told(out: str, seconds: float | None) -> None:
         terminal.note(f"exists, and is what was asked for: {line}")
     else:
         terminal.note(f"built in {seconds:.1f} s: {line}")
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """While entered, an interruption says that nothing is lost."""
+    try:
+        yield
+    except (KeyboardInterrupt, signals.Terminated) as error:
+        raise type(error)("the same command goes on from here") from None
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.cli import runtime
+    from gru_mem_jax.cli.data_build import going_on
     from gru_mem_jax.data.builders import build
     from gru_mem_jax.data.builders.filtered import FilteredSet
     from gru_mem_jax.data.dataset import first_length, open_dataset
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.note("exists, and is what was asked for")
         print(args.out)
         return 0
-    with _answers(pathlib.Path(args.out), why) as (known, keep):
+    with going_on(), _answers(pathlib.Path(args.out), why) as (known, keep):
         solved = _asked(dataset, asking, known, keep)
         kept = tuple(i for i in range(len(dataset)) if i not in solved)
         terminal.note(

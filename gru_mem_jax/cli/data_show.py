@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         }
     )
     if not target.is_stdout:
-        out.print(_facts(dataset, index, example))
-        out.print(marked(example))
+        out.print(_facts(dataset, index, example), soft_wrap=True)
+        out.print(marked(example), soft_wrap=True)
     return 0
 
 

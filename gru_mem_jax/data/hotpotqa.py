@@ -10,13 +10,13 @@ same file, 200 in all for training, and shuffle them.
 import dataclasses
 import functools
 import random
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import Records
 from gru_mem_jax.data.example import Example, Scoring
+from gru_mem_jax.data.json_list import JsonList
 from gru_mem_jax.data.paragraphs import (
     Check,
     Paragraph,
@@ -44,8 +44,7 @@ class HotpotQASource(ParagraphSource):
       paragraphs: of a document. If the record has more, those with evidence are kept.
       seed, form, on_bad_record, part, held_out_share: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
-        what it is evaluated with, "exact" is HotpotQA's own; "f1" is SQuAD's, without
-        HotpotQA's rule for "yes" and "no".
+        what it is evaluated with; "exact" and "hotpotqa_f1" are HotpotQA's own.
     """
 
     scoring: Scoring = "equivalent"
@@ -150,22 +149,19 @@ def read_list(
     Raises:
       InputError: as `read_hotpotqa`.
     """
-    value, sha256 = files.read_json(path)
-    values = files.checked(value, list, f"{path}: the file's value")
-    if not values:
-        raise InputError(f"{path}: holds no record")
-    file = ParagraphFile([], [], [], sha256)
+    file = ParagraphFile([], [], [], "")
     seen: dict[str, str] = {}
-    for index, each in enumerate(values):
+    for index, value in enumerate(records := JsonList(path)):
         where = f"record {index}"
-        values[index] = None  # its memory is free
         with files.gathering(file.bad, where) as known:
-            item = read(each, where, known)
+            item = read(value, where, known)
             files.check_new(item.id, where, seen)
             check(item)
             file.questions.append((where, item))
             file.paragraphs.extend(item.paragraphs)
-    return file
+    if not file.questions and not file.bad:
+        raise InputError(f"{path}: holds no record")
+    return file._replace(sha256=records.sha256())
 
 
 def _question(value: Any, where: str, known: dict[str, str]) -> ParagraphQuestion:
@@ -274,8 +270,14 @@ def _name(paragraph: Paragraph) -> str:
 
 def _names(text: str, name: str) -> bool:
     """Whether a text has a name, as whole words, in any case."""
-    pattern = rf"(?<!\w){re.escape(name.lower())}(?!\w)"
-    return bool(name.strip()) and re.search(pattern, text.lower()) is not None
+    text, name = text.lower(), name.lower().strip()
+    at = text.find(name) if name else -1
+    while at >= 0:
+        end = at + len(name)
+        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+            return True
+        at = text.find(name, at + 1)
+    return False
 
 
 def _paragraph(

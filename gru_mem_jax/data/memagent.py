@@ -69,7 +69,7 @@ class MemAgentSource(files.FileSource):
                 files.check_new(example.id, where, seen)
                 files.check_answers(example.answers, self.scoring)
                 if official is not None:
-                    example = _labelled(example, official)
+                    example = _labelled(example, official, f"{self.hotpotqa}")
                 good.append((where, example))
         mine = self._part_of(good, bad)
         records = Records(name=self.path, good=tuple(mine), bad=tuple(bad))
@@ -103,10 +103,12 @@ def _example(
     )
 
 
-def _labelled(example: Example, official: Mapping[str, ParagraphQuestion]) -> Example:
+def _labelled(
+    example: Example, official: Mapping[str, ParagraphQuestion], path: str
+) -> Example:
     """With the evidence of HotpotQA's record of the same question."""
     if (item := official.get(example.question)) is None:
-        raise InputError(f"its question {example.question!r:.60} is not in hotpotqa")
+        raise InputError(f"its question {example.question!r:.60} is not in {path}")
     found: list[tuple[tuple[int, int], int]] = []
     for i, paragraph in enumerate(item.paragraphs):
         if paragraph.evidence:
@@ -114,7 +116,7 @@ def _labelled(example: Example, official: Mapping[str, ParagraphQuestion]) -> Ex
             if (at := example.document.find(text)) < 0:
                 raise InputError(
                     f"its context lacks the paragraph {paragraph.title!r:.60}, which "
-                    "hotpotqa has as evidence"
+                    f"is evidence by {path}"
                 )
             shift = at + len(paragraph.title) + 2
             step = item.steps[i] if item.steps else -1

@@ -14,7 +14,7 @@ from gru_mem_jax.data.builders import JsonlDocuments, Length, build
 from gru_mem_jax.errors import InputError
 
 quick = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -40,10 +40,12 @@ def outcome(folder):
         source = DatasetSource(path=str(folder), shuffle=False)
         assert [source.example(i) for i in range(len(dataset))] == examples
     except InputError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith(str(folder))
-        return str(error)
-    return examples
+        message = str(error)
+    else:
+        return examples
+    assert "\n" not in message
+    assert message.startswith(str(folder))
+    return message
 
 
 TABLES = ("texts/1.0.0/texts-pool", "questions/1.0.0/questions-documents_2")
@@ -186,10 +188,12 @@ def test_lines_of_a_user(tmp_path, changes, cut):
     second = json.dumps(LINE | {"id": "b"} | changes)
     path.write_text(json.dumps(LINE) + "\n" + second[:cut], encoding="utf-8")
     recipe = JsonlDocuments(sources=(str(path),))
+    message = ""
     try:
         recipe.settings()
         list(recipe.pool())
         list(recipe.questions(Length("documents", 1)))
     except InputError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith(f"1 of 2 records are bad: {path}:2: ")
+        message = str(error)
+    assert "\n" not in message
+    assert not message or message.startswith(f"1 of 2 records are bad: {path}:2: ")

@@ -15,6 +15,7 @@ from gru_mem_jax.hosts.processes import Hosts
 SHORT, LONG = "2 documents", "3 documents"
 LENGTHS = (Length("documents", 2), Length("documents", 3))
 COUNT = 12
+FEW = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,12 @@ def test_without_shuffling_a_position_is_an_index(path):
 def test_the_state_of_grains_iterator_is_the_position(path):
     """A run that is resumed at its position goes on as grain's own iterator does."""
     source = DatasetSource(path=path, length=SHORT, seed=3)
-    iterator = iter(source.examples().to_iter_dataset())
+    iterator = iter(source.examples().to_iter_dataset(FEW))
     assert [next(iterator) for _ in range(7)] == [source.example(i) for i in range(7)]
     state = iterator.get_state()
     assert state == {"next_index": 7}
     after = [next(iterator) for _ in range(10)]
-    resumed = iter(source.examples().to_iter_dataset())
+    resumed = iter(source.examples().to_iter_dataset(FEW))
     resumed.set_state({"next_index": 7})
     assert [next(resumed) for _ in range(10)] == after
     assert after == [source.example(i) for i in range(7, 17)]
@@ -77,7 +78,7 @@ def test_a_shard_a_process(path, count):
         ]
         options = grain.sharding.ShardOptions(index, count)
         shard = source.examples()[options.shard_index :: options.shard_count]
-        iterator = iter(shard.to_iter_dataset())
+        iterator = iter(shard.to_iter_dataset(FEW))
         assert [next(iterator).id for _ in dealt] == dealt
 
 

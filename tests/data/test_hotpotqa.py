@@ -4,9 +4,12 @@ import collections
 import json
 import re
 
+import damage
+import hypothesis
+import official_files
 import pytest
 
-from gru_mem_jax.data.hotpotqa import HotpotQASource
+from gru_mem_jax.data.hotpotqa import HotpotQASource, read_hotpotqa
 from gru_mem_jax.data.scoring import score
 from gru_mem_jax.errors import InputError
 
@@ -161,6 +164,73 @@ def test_files_and_settings_that_are_none(tmp_path):
     for fields in ({"paragraphs": 0}, {"form": "x"}, {"scoring": "x"}, {"seed": "1"}):
         with pytest.raises(InputError, match="must be"):
             HotpotQASource(path="x", **fields)
+
+
+BRIDGE = {
+    "question": "When did the sister ship of the Alpha sink?",
+    "answer": "1912",
+    "supporting_facts": [["Alpha (ship)", 0], ["Beta (ship)", 0]],
+    "context": [
+        ["Other", ["Nothing."]],
+        ["Beta (ship)", ["She sank in 1912."]],
+        ["Alpha (ship)", ["Her sister ship was the beta.", " She was red."]],
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (-1, 1, 0)),
+        ({"type": "comparison"}, (-1, 0, 0)),
+        ({"type": None}, ()),
+        # The first does not name the second, or not in its evidence.
+        ({"context": [["Alpha (ship)", ["A."]], ["Beta (ship)", ["1912."]]]}, ()),
+        ({"supporting_facts": [["Alpha (ship)", 1], ["Beta (ship)", 0]]}, ()),
+        ({"context": [["Alpha (ship)", ["Betas."]], ["Beta (ship)", ["1912."]]]}, ()),
+        # The question names the second; the answer is in the first too, or in none.
+        ({"question": "When did the Beta sink?"}, ()),
+        ({"answer": "beta"}, ()),
+        ({"answer": "1913"}, ()),
+        # Each names the other.
+        (
+            {
+                "context": [
+                    ["Beta (ship)", ["Sister of the Alpha, sank in 1912."]],
+                    ["Alpha (ship)", ["Sister of the Beta."]],
+                ]
+            },
+            (),
+        ),
+        # Of three one does not come first.
+        (
+            {
+                "supporting_facts": [
+                    ["Alpha (ship)", 0],
+                    ["Beta (ship)", 0],
+                    ["Other", 0],
+                ]
+            },
+            (),
+        ),
+    ],
+)
+def test_the_order_of_evidence_as_far_as_the_text_tells(changes, expected, tmp_path):
+    path = tmp_path / "hotpot.json"
+    path.write_text(json.dumps([record(1, **BRIDGE | changes)]))
+    file = read_hotpotqa(str(path), lambda item: None)
+    assert not file.bad
+    assert file.questions[0][1].steps == expected
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(record=damage.damaged(record(1, **BRIDGE)))
+def test_damaged_records(record, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "damaged_hotpot.json"
+    path.write_text(json.dumps([official_files.hotpotqa(2), record]))
+    file = read_hotpotqa(str(path), lambda item: None)
+    assert file.questions[0][1].id == "h2"
+    assert len(file.questions) + len(file.bad) == 2
 
 
 def test_real_records(shared_dir):

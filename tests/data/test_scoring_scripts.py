@@ -1,8 +1,10 @@
 r"""Scores beside the official scripts: where they agree, and where they are to differ.
 
-SQuAD's `evaluate-v2.0.py` (exact, f1), RULER's `string_match_all` (part) and
-`string_match_part` (any), MemAgent's `sub_em` (boxed) and `reward_score/hotpotqa.py`
-(equivalent), read branch by branch.
+SQuAD's `evaluate-v2.0.py` and MuSiQue's `metrics/answer.py` (exact, f1), HotpotQA's
+`hotpot_evaluate_v1.py` and 2WikiMultihopQA's `2wikimultihop_evaluate_v1.1.py` (exact,
+hotpotqa_f1), RULER's `string_match_all` (part) and `string_match_part` (any),
+MemAgent's `sub_em` (boxed) and `reward_score/hotpotqa.py` (equivalent), read branch by
+branch.
 """
 
 import pytest
@@ -98,6 +100,31 @@ AGREE = {
         # Nothing is left of the prediction.
         ("the", ["red"], 0.0),
         ("?!", ["red"], 0.0),
+    ],
+    "hotpotqa_f1": [
+        # Where neither is yes, no or noanswer, as f1.
+        ("red balloon ride", ["A red balloon"], 0.8),
+        ("red red", ["red"], 2 / 3),
+        ("$1,000", ["1000"], 1.0),
+        ("not", ["no"], 0.0),
+        ("the", ["red"], 0.0),
+        # Else both are the same, or it is worth nothing.
+        ("Yes.", ["yes"], 1.0),
+        ("the no", ["no"], 1.0),
+        ("noanswer", ["noanswer"], 1.0),
+        ("yes it is", ["yes"], 0.0),
+        ("yes", ["yes it is"], 0.0),
+        ("no", ["no answer"], 0.0),
+        ("noanswer", ["no answer"], 0.0),
+        ("no no", ["no"], 0.0),
+        ("no", ["yes"], 0.0),
+        # Beside other words they are words.
+        ("Ada yes", ["Ada"], 2 / 3),
+        # The best of several gold answers, each by the rule.
+        ("no way", ["no", "no way out"], 0.8),
+        ("yes Ada", ["yes", "Ada"], 2 / 3),
+        ("New York", ["NYC", "New York City", "York"], 0.8),
+        ("American", ["United States", "American", "America"], 1.0),
     ],
     "part": [
         ("12, 34", ["12", "34", "56", "78"], 0.5),
@@ -236,6 +263,14 @@ DIFFER = {
         (".5 km", ["0.5 km"], 1.0),
         (r"\textbf{yes}", ["yes"], 1.0),
         ("dark blue", [r"dark\ \mathrm{blue}"], 1.0),
+    ],
+    "hotpotqa_f1": [
+        # The scripts give nothing for nothing.
+        ("A", ["A"], 1.0),
+        ("?", ["?", "red"], 1.0),
+        ("the", ["A"], 0.0),
+        (r"\text{yes}", ["yes"], 1.0),
+        (".5 km", ["0.5 km"], 1.0),
     ],
     "part": [
         ("New York", ["New~York"], 1.0),

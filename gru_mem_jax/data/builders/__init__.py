@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "long_sets": ["Long2Wiki", "LongHotpotQA", "LongMuSiQue", "LongSQuAD"],
         "recipe": ["Length", "Recipe", "StoredQuestion"],
         "registry": ["RECIPES", "recipe_class"],
-        "ruler": ["Ruler"],
+        "ruler.recipe": ["Ruler"],
         "store": ["Progress", "build"],
     },
 )
