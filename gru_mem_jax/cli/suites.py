@@ -218,6 +218,8 @@ def _planted(
             f"--source tiny: suite {args.suite} cannot stand in documents of data "
             f"sets; {' and '.join(PLANTED)} can"
         )
+    if args.contexts is not None:
+        raise InputError("--contexts is for synthetic documents; give --lengths")
     num_questions = args.num_questions or 32
     with _listed_if_missing():
         documents = make_suite(

@@ -9,6 +9,7 @@ from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import QuestionSet, Suite
 from gru_mem_jax.evaluation.suites.parts import MadeSuite, chosen
+from gru_mem_jax.records import did_you_mean
 from gru_mem_jax.tiny import attacks, synthetic
 from gru_mem_jax.tiny.planted import PlantedSource
 from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
@@ -63,6 +64,9 @@ def make_tiny_suite(
     Raises:
       InputError: a setting does not fit the suite.
     """
+    if name not in TINY_SUITES:
+        hint = did_you_mean(name, TINY_SUITES)
+        raise InputError(f"unknown synthetic suite {name!r:.40}{hint}")
     if lengths is not None and contexts is not None:
         raise InputError("--lengths and --contexts are two ways to say one thing")
     if gaps is not None and name != "bridge":

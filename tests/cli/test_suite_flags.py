@@ -80,6 +80,10 @@ def test_what_is_missing_is_listed(capsys):
             ["--suite=injection", "--source=tiny", "--source=squad=x"],
             "injection cannot stand in documents of data sets; multihop and bridge can",
         ),
+        (
+            ["--suite=bridge", "--source=tiny", "--datasets=x", "--contexts=uniform:8"],
+            "--contexts is for synthetic documents; give --lengths",
+        ),
         (["--suite=tiny", "--datasets=x"], "suite tiny needs no --datasets"),
         (["--suite=ruler", "--contexts=uniform:8"], "--contexts is for synthetic"),
         (["--suite=tiny", "--data=x"], "--data and --suite are two choices"),

@@ -105,6 +105,7 @@ def test_attacks_are_in_words_that_the_policy_knows(encoder):
     ("name", "given", "named"),
     [
         ("bridge", {"gaps": (8,), "lengths": ("8",)}, "a gap of 8 needs more than 8"),
+        ("tinny", {}, r"unknown synthetic suite 'tinny' \(did you mean tiny"),
         ("bridge", {"tasks": ("single_key",)}, "the task chain alone"),
         ("tiny", {"gaps": (8,)}, "--gaps is for suite bridge, not for tiny"),
         ("tiny", {"tasks": ("singel_key",)}, "suite tiny has no part 'singel_key'"),
