@@ -23,6 +23,7 @@ from gru_mem_jax.records import check_bool, check_choice, check_int, plain_numbe
 
 Distractors = Literal["own_first", "others"]
 DISTRACTORS: tuple[Distractors, ...] = ("own_first", "others")
+_SAMPLE = 200  # paragraphs that are tokenised together, to check their counts
 _MORE = "give more files as sources, or set repeat_distractors"
 
 
@@ -183,12 +184,12 @@ class Composer:
             up to those of a document.
         """
         shortest, longest = min(self._settings.lengths), max(self._settings.lengths)
-        documents = [self.compose(item, shortest) for item in items]
-        if longest != shortest:
+        for length in {shortest, longest}:
             for item in items:
-                self.compose(item, longest)
+                self.compose(item, length)
         if self._counts is not None and self._settings.encoder is not None:
-            pieces, glue, *_ = documents[0]
+            pieces, glue, *_ = self.compose(items[0], shortest)
+            pieces = pieces[:_SAMPLE]
             text = GLUES[glue]([self.pool.texts[piece] for piece in pieces])
             tokens = len(self._settings.encoder.encode(text))
             if (added := self._counts.document(pieces)) != tokens:
