@@ -297,20 +297,24 @@ def test_squads_questions_and_documents_are_upstreams(shared_dir):
         assert example.document[start:end] in sample["input"]
 
 
+@pytest.fixture(scope="module")
+def qwen2(qwen2_tokenizer_dir):
+    return TextTokenizer.from_pretrained(qwen2_tokenizer_dir)
+
+
 @pytest.mark.parametrize(
     "task", ["niah_single_1", "niah_multikey_3", "vt", "cwe", "fwe"]
 )
-def test_lengths_are_as_near_as_upstreams(task, shared_dir, qwen2_tokenizer_dir):
+def test_lengths_are_as_near_as_upstreams(task, shared_dir, qwen2):
     pytest.importorskip("wonderwords")
-    encoder = TextTokenizer.from_pretrained(qwen2_tokenizer_dir)
     length = Length("tokens", 4096)
-    made = Ruler(task=task, lengths=(length,), encoder=encoder, num_questions=12)
+    made = Ruler(task=task, lengths=(length,), encoder=qwen2, num_questions=12)
     pool = list(made.pool())
     found = []
     for item in made.questions(length):
         example = item.example(pool.__getitem__)
         whole = upstream_input(example) + example.metadata["answer_prefix"]
-        found.append(len(encoder.encode(whole)) + ANSWER_ROOM[task])
+        found.append(len(qwen2.encode(whole)) + ANSWER_ROOM[task])
     path = shared_dir / "data" / "ruler_samples" / f"{task}_4096.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     upstream = [json.loads(line)["length"] for line in lines]
