@@ -18,8 +18,9 @@ import dataclasses
 from typing import Any, Literal
 
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import check_choice, check_number, shown
+from gru_mem_jax.records import check_choice, check_int, check_number, shown
 
+_MOST_COUNTED = 1 << 40  # chunks or tokens: more are no document's
 RunKind = Literal["text", "evidence", "attack", "skipped"]
 # (set, labels as text, index), and (policy, mode, set, labels as text, index).
 QuestionKey = tuple[str, str, int]
@@ -109,6 +110,9 @@ class AskedQuestion:
 
     def __post_init__(self) -> None:
         _check_labels("question.labels", self.labels)
+        check_int("question.num_chunks", self.num_chunks, 0, _MOST_COUNTED)
+        for chunk in self.evidence_chunks:
+            check_int("question.evidence_chunks", chunk, 0, _MOST_COUNTED)
 
     @property
     def key(self) -> QuestionKey:
@@ -185,6 +189,9 @@ class ScoredAnswer:
                 check_number(f"answer.{name}", getattr(self, name), 0, 1e12)
         for name, score in self.scores.items():
             check_number(f"answer.scores.{name}", score, 0, 1)
+        check_int("answer.chunks_read", self.chunks_read, 0, _MOST_COUNTED)
+        for size in self.memory_tokens:
+            check_int("answer.memory_tokens", size, 0, _MOST_COUNTED)
 
     @property
     def key(self) -> ScoredKey:

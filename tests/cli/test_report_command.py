@@ -87,9 +87,7 @@ def test_settings_of_another_form_are_passed_over(here, settings):
     assert main(["report", "one", "--out=out"]) == 0
 
 
-def test_a_full_disk_ends_in_a_line(
-    here, capsys, monkeypatch
-):
+def test_a_full_disk_ends_in_a_line(here, capsys, monkeypatch):
     from gru_mem_jax import durable_files
 
     def full(path, data):

@@ -433,19 +433,20 @@ def test_labels_of_another_form(tmp_path, undrawn, change):
     assert page.count('id="block-') == 6 + 2
 
 
-def test_numbers_and_texts_at_their_ends(tmp_path, undrawn):
+def test_numbers_at_their_ends(tmp_path):
     """What a record may hold, though no evaluation writes it."""
     odd = {
-        "chunks_read": -3,
-        "memory_tokens": [-1, 1 << 70],
+        "chunks_read": 1 << 40,
+        "memory_tokens": [0, 1 << 40],
         "updates_on": [5, 0],
         "captured": [1, 0],
         "well_formed": 7.5,
         "seconds": 1e12,
+        "seconds_share": 1e12,
         "exit": "early",
         "answer": "",
     }
-    write_folder(tmp_path, SMALL)
+    write_folder(tmp_path, dataclasses.replace(SMALL, questions=1))
     rewritten(tmp_path, "answers.jsonl", lambda record: record | odd)
     rewritten(
         tmp_path,
@@ -454,12 +455,17 @@ def test_numbers_and_texts_at_their_ends(tmp_path, undrawn):
             record
             | {
                 "num_chunks": 0,
-                "evidence_chunks": [1 << 80],
+                "evidence_chunks": [1 << 40],
                 "metadata": {"twin": [[]]},
             }
         ),
     )
-    assert "<table" in page_of(tmp_path)
+    page = page_of(tmp_path)
+    assert "<table" in page
+    assert "<figure" in page
+    for odd in ({"chunks_read": -1}, {"chunks_read": 1, "memory_tokens": [1 << 80]}):
+        rewritten(tmp_path, "answers.jsonl", lambda r, odd=odd: r | odd)
+        assert f"answer.{list(odd)[-1]} must be from 0" in page_of(tmp_path)
 
 
 def test_injected_text(tmp_path, undrawn):

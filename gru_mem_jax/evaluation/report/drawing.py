@@ -114,6 +114,7 @@ def lines(
     elif values and min(values) > 0 and max(values) / min(values) > 12:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter("")
     else:
         axes.set_ylim(bottom=0)
     _clean(axes)

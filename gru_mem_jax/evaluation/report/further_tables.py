@@ -113,8 +113,8 @@ def comparisons_table(comparisons: Sequence[Row]) -> Table | None:
         name="comparisons",
         heading="Differences between modes",
         caption="Score of a mode less that of another on the same questions, in "
-        "points, with its 95% interval and p by the paired bootstrap. Bold: the interval "
-        "does not hold 0.",
+        "points, with its 95% interval and p by the paired bootstrap. Bold: the "
+        "interval does not hold 0.",
         head=(
             (
                 *(Cell(text=text, kind="text") for text in texts),

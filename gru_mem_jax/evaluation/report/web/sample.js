@@ -97,7 +97,7 @@ function facts(sample) {
   else if (sample.stop) words.push(`stopped: ${sample.stop.replaceAll("_", " ")}`);
   if (sample.wrongUpdates) words.push(counted(sample.wrongUpdates, "wrong update"));
   if (sample.captured !== null)
-    words.push(`captured ${sample.captured[0]} of ${sample.captured[1]} evidence spans`);
+    words.push(`captured ${sample.captured[0]} of ${sample.captured[1]} spans`);
   if (sample.retained !== null && sample.retained[1])
     words.push(`retained ${sample.retained[0]} of ${sample.retained[1]}`);
   if (sample.wellFormed !== null && sample.wellFormed < 1)

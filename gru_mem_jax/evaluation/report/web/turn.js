@@ -28,7 +28,8 @@ function turnFacts(turn) {
 
 function chunkText(chunk) {
   if (!chunk) return el("p", { class: "quiet" }, "Its text was not kept.");
-  return el("p", { class: "prose", dir: "auto" }, chunk.runs.map(runOf));
+  const runs = chunk.runs.map(([kind, text], i) => [kind, i ? text : text.trimStart()]);
+  return el("p", { class: "prose", dir: "auto" }, runs.map(runOf));
 }
 
 function runOf([kind, text]) {
@@ -90,7 +91,8 @@ function completion(turn) {
       addTo(raw, [rest.slice(0, found.index), el("span", { class: "tag" }, found[0])]);
       rest = rest.slice(found.index + found[0].length);
     }
-    addTo(raw, [rest, turn.long ? el("b", { class: "bad" }, " (cut at its budget)") : null]);
+    const cut = el("b", { class: "bad" }, " (cut at its budget)");
+    addTo(raw, [rest, turn.long ? cut : null]);
     details.append(raw);
   });
   return details;
