@@ -94,6 +94,7 @@ def evaluate(
     from gru_mem_jax.evaluation.asking import Asking, count_left
     from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
     from gru_mem_jax.evaluation.questions import draw_sets
+    from gru_mem_jax.evaluation.queue import check_distinct
     from gru_mem_jax.evaluation.records import Manifest
     from gru_mem_jax.hosts import processes as hosts_lib
 
@@ -102,6 +103,7 @@ def evaluate(
     read = reader or _Reader
     readers = {name: read(path, config) for name, path in policies.items()}
     drawn = draw_sets(sets, next(iter(readers.values())).builder, config)
+    check_distinct(drawn)
     for line in (line for one in drawn for line in one.lines()):
         note(terminal.plain_line(line))
     manifest = Manifest(

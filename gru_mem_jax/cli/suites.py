@@ -5,9 +5,10 @@ gin, and takes from `suite_from` what the flags make of gin's answer.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax.cli import arguments, terminal
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gru_mem_jax.cli.gin_config import GinConfig
     from gru_mem_jax.evaluation.suite import Suite
 
-# The source that is no file: documents of the synthetic world.
+# The source that is no file: the synthetic world.
 TINY = "tiny"
 
 
@@ -52,7 +53,7 @@ def add_suite_flags(add: Callable[..., object]) -> None:
         default=[],
         metavar="NAME=FILE",
         help="an official file: hotpotqa, 2wiki, musique, squad, haystack; or tiny, "
-        "without a file: synthetic documents. May be given several times",
+        "without a file: synthetic questions. May be given several times",
     )
     add(
         "--lengths",
@@ -141,12 +142,7 @@ def suite_from(
 def _named(
     args: argparse.Namespace, encoder: "Callable[[], Encoder]", chunk_size: int
 ) -> "Suite":
-    from gru_mem_jax.evaluation.suites import (
-        SUITES,
-        MissingDataSets,
-        check_sources,
-        make_suite,
-    )
+    from gru_mem_jax.evaluation.suites import SUITES, check_sources, make_suite
     from gru_mem_jax.tiny.suites import TINY_SUITES, make_tiny_suite
 
     name = args.suite
@@ -158,10 +154,12 @@ def _named(
     sources: dict[str, tuple[str, ...]] = {}
     for source_name, file in args.source:
         sources[source_name] = (*sources.get(source_name, ()), file)
-    check_sources(set(sources) - {TINY})
+    check_sources(name for name in sources if name != TINY)
     tasks = None if args.tasks is None else tuple(args.tasks.split(","))
     lengths = None if args.lengths is None else tuple(args.lengths.split(","))
     gaps = None if args.gaps is None else _gaps(args.gaps)
+    if TINY in sources and (args.datasets or len(sources) > 1):
+        return _planted(args, sources, lengths, tasks, gaps, encoder, chunk_size)
     if name == TINY or TINY in sources:
         if name not in TINY_SUITES:
             raise InputError(
@@ -169,9 +167,7 @@ def _named(
                 f"{', '.join(TINY_SUITES)} have"
             )
         if args.datasets or set(sources) - {TINY}:
-            raise InputError(
-                "synthetic documents need no --datasets and no other --source"
-            )
+            raise InputError(f"suite {TINY} needs no --datasets and no --source")
         given = {
             "contexts": args.contexts and contexts(args.contexts),
             "num_questions": args.num_questions,
@@ -188,7 +184,7 @@ def _named(
         )
     if args.contexts is not None:
         raise InputError("--contexts is for synthetic texts: give --source tiny too")
-    try:
+    with _listed_if_missing():
         return make_suite(
             name,
             datasets=args.datasets,
@@ -202,6 +198,59 @@ def _named(
             chunk_size=chunk_size,
             on_progress=terminal.note,
         )
+
+
+def _planted(
+    args: argparse.Namespace,
+    sources: Mapping[str, tuple[str, ...]],
+    lengths: tuple[str, ...] | None,
+    tasks: tuple[str, ...] | None,
+    gaps: tuple[int, ...] | None,
+    encoder: "Callable[[], Encoder]",
+    chunk_size: int,
+) -> "Suite":
+    """Synthetic questions in the documents of data sets."""
+    from gru_mem_jax.evaluation.suites import make_suite
+    from gru_mem_jax.tiny.suites import PLANTED, make_planted_suite
+
+    if args.suite not in PLANTED:
+        raise InputError(
+            f"--source tiny: suite {args.suite} cannot stand in documents of data "
+            f"sets; {' and '.join(PLANTED)} can"
+        )
+    if args.contexts is not None:
+        raise InputError("--contexts is for synthetic documents; give --lengths")
+    num_questions = args.num_questions or 32
+    with _listed_if_missing():
+        documents = make_suite(
+            "multihop",
+            datasets=args.datasets,
+            sources={name: of for name, of in sources.items() if name != TINY},
+            lengths=lengths,
+            tasks=tasks,
+            num_questions=num_questions,
+            encoder=encoder,
+            chunk_size=chunk_size,
+            on_progress=terminal.note,
+        )
+    return make_planted_suite(
+        args.suite,
+        documents,
+        encoder=encoder(),
+        chunk_size=chunk_size,
+        gaps=gaps,
+        num_questions=num_questions,
+        **({} if args.seed is None else {"seed": args.seed}),
+    )
+
+
+@contextlib.contextmanager
+def _listed_if_missing() -> Iterator[None]:
+    """Lists what a suite lacks, a line each, before the line of the error."""
+    from gru_mem_jax.evaluation.suites import MissingDataSets
+
+    try:
+        yield
     except MissingDataSets as error:
         for line in error.lines:
             terminal.note(line)

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "example": ["Example", "Scoring"],
         "hotpotqa": ["HotpotQASource"],
         "files": ["FileSource"],
+        "injection": ["InjectedSource", "inject"],
         "jsonl": ["JsonlSource"],
         "memagent": ["MemAgentSource"],
         "paragraphs": ["ParagraphSource"],

@@ -10,7 +10,6 @@ same file, 200 in all for training, and shuffle them.
 import dataclasses
 import functools
 import random
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -45,8 +44,7 @@ class HotpotQASource(ParagraphSource):
       paragraphs: of a document. If the record has more, those with evidence are kept.
       seed, form, on_bad_record, part, held_out_share: see `ParagraphSource`.
       scoring: of the answers: "equivalent" is what MemAgent is trained with, "boxed"
-        what it is evaluated with, "exact" is HotpotQA's own; "f1" is SQuAD's, without
-        HotpotQA's rule for "yes" and "no".
+        what it is evaluated with; "exact" and "hotpotqa_f1" are HotpotQA's own.
     """
 
     scoring: Scoring = "equivalent"
@@ -272,8 +270,14 @@ def _name(paragraph: Paragraph) -> str:
 
 def _names(text: str, name: str) -> bool:
     """Whether a text has a name, as whole words, in any case."""
-    pattern = rf"(?<!\w){re.escape(name.lower())}(?!\w)"
-    return bool(name.strip()) and re.search(pattern, text.lower()) is not None
+    text, name = text.lower(), name.lower().strip()
+    at = text.find(name) if name else -1
+    while at >= 0:
+        end = at + len(name)
+        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+            return True
+        at = text.find(name, at + 1)
+    return False
 
 
 def _paragraph(

@@ -23,14 +23,13 @@ Indirect prompt injection: Greshake et al., arXiv 2302.12173. The wordings are o
 
 import dataclasses
 import random
-import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from gru_mem_jax.agent.chunking import Chunk, evidence_labels, iter_chunks
-from gru_mem_jax.agent.encoding import Encoder, Span
+from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.bad_records import FiniteSource, OnBadRecord, Records
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.replacing import cut_for, replaced
 from gru_mem_jax.data.sources import is_finite, source_name
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int
@@ -119,6 +118,7 @@ class InjectedSource:
       encoder, chunk_size: of the policy.
       seed: of the places, which are the same for each kind, and of the wordings.
       texts: the wordings, such as `wordings`.
+      most: how many questions are taken, the first; None: all.
     """
 
     source: FiniteSource
@@ -127,6 +127,7 @@ class InjectedSource:
     chunk_size: int
     seed: int = 0
     texts: Wordings = wordings
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if not is_finite(self.source):
@@ -138,6 +139,8 @@ class InjectedSource:
             check_choice("kind", self.kind, KINDS)
         check_int("chunk_size", self.chunk_size, 1)
         check_int("seed", self.seed, 0)
+        if self.most is not None:
+            check_int("most", self.most, 1)
 
     @property
     def path(self) -> str:
@@ -151,7 +154,8 @@ class InjectedSource:
 
     def records(self) -> Records:
         """Those of the source, whose documents are not known yet."""
-        return dataclasses.replace(self.source.records(), composed=True)
+        found = self.source.records()
+        return dataclasses.replace(found, good=found.good[: self.most], composed=True)
 
     def example(self, position: int) -> Example:
         """The attacked example at a position.
@@ -223,7 +227,7 @@ def inject(
     known = list(texts(kind, example, wrong, encoder))
     random.Random(f"{seed}/{example.id}/{kind}").shuffle(known)
     cuts = [
-        _cut(chunks[place].text, known, start, encoder)
+        cut_for(chunks[place].text, known, start, encoder)
         for place, start in zip(places, starts, strict=True)
     ]
     if None in cuts:
@@ -232,11 +236,11 @@ def inject(
             f"attack of kind {kind}"
         )
     placed = [
-        cut._replace(start=cut.start + by, end=cut.end + by)
-        for cut, by in zip(cuts, (chunks[place].start for place in places))
+        cut.moved(chunks[place].start)
+        for cut, place in zip(cuts, places, strict=True)
         if cut is not None
     ]
-    document, moved, attacked = _replaced(example.document, placed, example.evidence)
+    document, moved, attacked = replaced(example.document, placed, example.evidence)
     return dataclasses.replace(
         example,
         id=f"{example.id}+{kind}",
@@ -272,84 +276,3 @@ def _free(example: Example, chunks: Sequence[Chunk]) -> tuple[list[int], list[in
     whole = len(chunks) - (2 * len(chunks[-1].ids) < len(chunks[0].ids))
     free = [index for index in range(whole) if index not in held]
     return [i for i in free if i < last], [i for i in free if i > last]
-
-
-class _Cut(NamedTuple):
-    """`text` in place of the characters from `start` to `end`; `lead` of it is ours."""
-
-    start: int
-    end: int
-    text: str
-    lead: int
-
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?=\n)")
-_SLACK = 8  # tokens that a seam may add or take
-
-
-def _cut(
-    chunk: str, texts: Sequence[str], where: float, encoder: Encoder
-) -> _Cut | None:
-    """The first text that fits in a chunk, and what it replaces; None: none fits.
-
-    The chunk keeps its number of tokens, or the nearest that there is.
-
-    Args:
-      chunk: the text of a chunk.
-      texts: wordings, in order of preference.
-      where: place among the ends of sentences, in 0..1.
-      encoder: of the policy.
-    """
-    ids, spans = encoder.encode_with_offsets(chunk)
-    stops = {match.start() for match in _SENTENCE_END.finditer(chunk)}
-    after_stop = [i for i, (_, end) in enumerate(spans, 1) if end in stops]
-    # The last token stays, so that the next chunk begins after what it did.
-    borders = [0, *(start for start, _ in spans[1:])]
-
-    def tokens_off(cut: _Cut) -> int:
-        made = chunk[: cut.start] + cut.text + chunk[cut.end :]
-        return abs(len(encoder.encode(made)) - len(ids))
-
-    for text in texts:
-        size = len(encoder.encode(f" {text}"))
-        if size >= len(ids):
-            continue
-        places = [i for i in after_stop if i + size < len(ids)]
-        best: tuple[int, _Cut] | None = None
-        first = int(where * len(places))
-        for place in (*places[first:], *places[:first]) or (0,):
-            start, lead = (spans[place - 1][1], " ") if place else (0, "")
-            low, high = max(place, place + size - _SLACK), place + size + _SLACK
-            for end in borders[low : high + 1]:
-                cut = _Cut(start, max(start, end), lead + text, len(lead))
-                off = tokens_off(cut)
-                if best is None or off < best[0]:
-                    best = off, cut
-            if best is not None and best[0] == 0:
-                break
-        if best is not None:
-            return best[1]
-    return None
-
-
-def _replaced(
-    document: str, cuts: Sequence[_Cut], evidence: Sequence[Span]
-) -> tuple[str, tuple[Span, ...], tuple[Span, ...]]:
-    """The document with its cuts, the evidence where it is then, and the attacks."""
-    parts: list[str] = []
-    attacked: list[Span] = []
-    at = length = 0
-    shifts: list[tuple[int, int]] = []  # (from here on, moved by)
-    for cut in sorted(cuts):
-        parts += [document[at : cut.start], cut.text]
-        length += cut.start - at + len(cut.text)
-        attacked.append((length - len(cut.text) + cut.lead, length))
-        at = cut.end
-        shifts.append((cut.end, length - at))
-    parts.append(document[at:])
-
-    def moved(place: int) -> int:
-        return place + next((by for here, by in reversed(shifts) if here <= place), 0)
-
-    spans = tuple((moved(a), moved(a) + b - a) for a, b in evidence)
-    return "".join(parts), spans, tuple(attacked)

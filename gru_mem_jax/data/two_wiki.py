@@ -67,7 +67,8 @@ def read_aliases(path: str) -> tuple[Names, str]:
 
 
 def _list(record: Any, name: str, where: str) -> list[Any]:
-    return files.field(record, name, list, where)
+    found: list[Any] = files.field(record, name, list, where)
+    return found
 
 
 def _triple(value: Any, where: str) -> tuple[str, str]:

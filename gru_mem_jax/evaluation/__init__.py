@@ -7,9 +7,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "baselines": ["BASELINES", "Baseline", "BaselineConfig"],
         "folder": ["ResultsFolder", "ResultsWriter"],
+        "hijack": ["hijack_rows"],
         "questions": ["DrawnSet", "draw_sets"],
         "records": ["AskedQuestion", "Manifest", "ScoredAnswer"],
-        "report": ["write_report_page"],
         "run": ["SetResult", "run_sets"],
         "suite": ["EvaluationConfig", "QuestionSet", "SourceSuite", "Suite"],
         "table": ["rich_table"],

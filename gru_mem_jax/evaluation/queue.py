@@ -3,7 +3,27 @@
 import itertools
 from collections.abc import Iterator, Sequence
 
+from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.questions import DrawnSet
+from gru_mem_jax.evaluation.records import labels_text
+
+
+def check_distinct(sets: Sequence[DrawnSet]) -> None:
+    """Refuses sets whose answers could not be told apart: of one name and context.
+
+    Raises:
+      InputError: names them.
+    """
+    seen = set()
+    for each in sets:
+        key = (each.of.name, labels_text(each.of.labels))
+        if key in seen:
+            raise InputError(
+                f"two question sets have the name {each.of.name!r} and the same labels "
+                f"({key[1] or 'none'}); give one another name, or a label such as "
+                "length"
+            )
+        seen.add(key)
 
 
 def runs(

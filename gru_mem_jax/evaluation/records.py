@@ -17,8 +17,10 @@ asked again.
 import dataclasses
 from typing import Any, Literal
 
-from gru_mem_jax.records import check_number
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.records import check_choice, check_int, check_number, shown
 
+_MOST_COUNTED = 1 << 40  # chunks or tokens: more are no document's
 RunKind = Literal["text", "evidence", "attack", "skipped"]
 # (set, labels as text, index), and (policy, mode, set, labels as text, index).
 QuestionKey = tuple[str, str, int]
@@ -28,6 +30,17 @@ ScoredKey = tuple[str, str, str, str, int]
 def labels_text(labels: dict[str, str | int]) -> str:
     """Labels of a set as one text, such as "length=7K,placement=uniform"."""
     return ",".join(f"{name}={label}" for name, label in labels.items())
+
+
+def _check_labels(name: str, labels: dict[str, Any]) -> None:
+    from gru_mem_jax.evaluation.suite import LABELS  # which imports much
+
+    for label, value in labels.items():
+        check_choice(name, label, LABELS)
+        if type(value) not in (str, int):
+            raise InputError(
+                f"{name}: {label} must be text or an integer, got {shown(value)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +107,12 @@ class AskedQuestion:
     num_chunks: int
     evidence_chunks: tuple[int, ...] = ()
     chunks: tuple[ChunkText, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_labels("question.labels", self.labels)
+        check_int("question.num_chunks", self.num_chunks, 0, _MOST_COUNTED)
+        for chunk in self.evidence_chunks:
+            check_int("question.evidence_chunks", chunk, 0, _MOST_COUNTED)
 
     @property
     def key(self) -> QuestionKey:
@@ -163,12 +182,16 @@ class ScoredAnswer:
     memory_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_labels("answer.labels", self.labels)
         check_number("answer.score", self.score, 0, 1)
         for name in ("seconds", "seconds_share", "seconds_alone"):
             if getattr(self, name) is not None:
                 check_number(f"answer.{name}", getattr(self, name), 0, 1e12)
         for name, score in self.scores.items():
             check_number(f"answer.scores.{name}", score, 0, 1)
+        check_int("answer.chunks_read", self.chunks_read, 0, _MOST_COUNTED)
+        for size in self.memory_tokens:
+            check_int("answer.memory_tokens", size, 0, _MOST_COUNTED)
 
     @property
     def key(self) -> ScoredKey:

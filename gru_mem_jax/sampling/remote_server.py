@@ -5,6 +5,7 @@ import json
 import os
 import types
 import urllib.parse
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -116,6 +117,8 @@ class Server:
             timeout=self._openai.Timeout(config.seconds, connect=connect),
             max_retries=config.max_retries,
         )
+        # Else the garbage collector may meet an open socket first, and warn.
+        weakref.finalize(self, self._client.close)
         self.model, self.window = self._find(model)
         self._builder, self._config = builder, config
         self._chat = ChatText(builder.encoder)

@@ -9,6 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "planted": ["PlantedSource"],
         "sources": ["SyntheticSource", "SyntheticSuite"],
         "start": ["TinyModel", "structured_adamw", "tiny_agent"],
         "structured": ["StructuredConfig", "structured_init"],

@@ -9,7 +9,9 @@ from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import QuestionSet, Suite
 from gru_mem_jax.evaluation.suites.parts import MadeSuite, chosen
+from gru_mem_jax.records import did_you_mean
 from gru_mem_jax.tiny import attacks, synthetic
+from gru_mem_jax.tiny.planted import PlantedSource
 from gru_mem_jax.tiny.sources import SyntheticSource, SyntheticSuite
 from gru_mem_jax.tiny.synthetic import SyntheticConfig
 
@@ -26,6 +28,8 @@ TINY_SUITES: dict[str, tuple[str, Contexts]] = {
     "bridge": ("a link and its code, some chunks apart", (("uniform", 160),)),
     "injection": ("attacks in the document", (("uniform", 8),)),
 }
+# Suites whose questions can stand in the documents of data sets.
+PLANTED = ("multihop", "bridge")
 # Chunks by which the link lies after the code that it points to.
 GAPS = (-128, -32, -8, 0, 8, 32, 128)
 _SEED = 1000  # of `SyntheticSuite`
@@ -60,6 +64,9 @@ def make_tiny_suite(
     Raises:
       InputError: a setting does not fit the suite.
     """
+    if name not in TINY_SUITES:
+        hint = did_you_mean(name, TINY_SUITES)
+        raise InputError(f"unknown synthetic suite {name!r:.40}{hint}")
     if lengths is not None and contexts is not None:
         raise InputError("--lengths and --contexts are two ways to say one thing")
     if gaps is not None and name != "bridge":
@@ -165,3 +172,56 @@ def _injection(
                 )
             )
     return MadeSuite(name="injection", sets=tuple(sets))
+
+
+def make_planted_suite(
+    name: str,
+    documents: Suite,
+    *,
+    encoder: Encoder,
+    chunk_size: int,
+    gaps: Sequence[int] | None = None,
+    num_questions: int = 32,
+    seed: int = _SEED,
+) -> MadeSuite:
+    """Questions on a link and its code, which stand in the documents of other sets.
+
+    Args:
+      name: of `PLANTED`.
+      documents: a suite over finite sources; a set of questions for each of its sets.
+      encoder, chunk_size: of the policy.
+      gaps: of "bridge".
+      num_questions: of each set.
+      seed: of the questions.
+
+    Raises:
+      InputError: a setting does not fit.
+    """
+    if gaps is not None and name != "bridge":
+        raise InputError(f"--gaps is for suite bridge, not for {name}")
+    chosen_gaps = (GAPS if gaps is None else gaps) if name == "bridge" else (None,)
+    sets = tuple(
+        QuestionSet(
+            name=each.name,
+            source=PlantedSource(
+                documents=each.source,
+                config=SyntheticConfig(
+                    tasks=("chain",),
+                    chunk_tokens=chunk_size,
+                    # Those of the documents; here as many as the gap needs.
+                    num_chunks=abs(gap or 0) + 2,
+                    gap=gap,
+                    split="test",
+                    seed=seed,
+                ),
+                encoder=encoder,
+                chunk_size=chunk_size,
+            ),
+            count=num_questions,
+            length=each.length,
+            gap=gap,
+        )
+        for each in documents.question_sets()
+        for gap in chosen_gaps
+    )
+    return MadeSuite(name=name, sets=sets)

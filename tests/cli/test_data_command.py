@@ -3,13 +3,10 @@
 import dataclasses
 import json
 import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
-from cli_helpers import environment, random_policy
+from cli_helpers import random_policy
 
 from gru_mem_jax.cli import data_filter
 from gru_mem_jax.cli.main import main
@@ -330,18 +327,3 @@ def test_nothing_is_left(asked, monkeypatch, capsys):
     assert filtered(asked, out="none") == 2
     assert "answers every question without the document" in capsys.readouterr().err
     assert not (folder / "none").exists()
-
-
-def test_reading_imports_neither_jax_nor_tensorflow(built):
-    code = (
-        "import sys; from gru_mem_jax.cli.main import main; "
-        f"main(['data', 'show', {str(built)!r}, '--index=0', '--json=/dev/null']); "
-        "print('loaded', *{'jax', 'tensorflow', 'transformers'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(PYTHONPATH=str(pathlib.Path(__file__).parents[2])),
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.endswith("loaded\n"), done.stdout + done.stderr

@@ -77,9 +77,14 @@ def test_what_is_missing_is_listed(capsys):
         (["--suite=paper", "--source=hotpot=x"], "did you mean hotpotqa"),
         (["--suite=paper", "--source=tiny"], "suite paper has no synthetic documents"),
         (
-            ["--suite=bridge", "--source=tiny", "--source=squad=x"],
-            "no other --source",
+            ["--suite=injection", "--source=tiny", "--source=squad=x"],
+            "injection cannot stand in documents of data sets; multihop and bridge can",
         ),
+        (
+            ["--suite=bridge", "--source=tiny", "--datasets=x", "--contexts=uniform:8"],
+            "--contexts is for synthetic documents; give --lengths",
+        ),
+        (["--suite=tiny", "--datasets=x"], "suite tiny needs no --datasets"),
         (["--suite=ruler", "--contexts=uniform:8"], "--contexts is for synthetic"),
         (["--suite=tiny", "--data=x"], "--data and --suite are two choices"),
         (["--lengths=7K"], "--lengths is for a suite by name"),

@@ -14,7 +14,7 @@ from gru_mem_jax.data.builders import JsonlDocuments, Length, build
 from gru_mem_jax.errors import InputError
 
 quick = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

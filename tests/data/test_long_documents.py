@@ -260,6 +260,7 @@ def test_lengths_in_chunks(hotpot, chunk_size):
             {"lengths": (Length("documents", 9), Length("tokens", 900))},
             "lengths must all be in one unit",
         ),
+        ({"lengths": lengths("documents", 9, 9)}, "lengths holds one of them twice"),
         ({"lengths": lengths("tokens", 900)}, "lengths in tokens needs an encoder"),
         ({"lengths": lengths("chunks", 9)}, "lengths in chunks needs chunk_size"),
         ({"bridge_gap": 3}, "bridge_gap needs chunk_size"),

@@ -1,5 +1,6 @@
 """Where evidence stands in a long document."""
 
+import collections
 import json
 
 import official_files
@@ -78,6 +79,29 @@ def test_evidence_in_a_part_of_the_document(position, unit, source):
         assert all(piece in rest for piece in a.pieces)
 
 
+def test_the_questions_own_paragraphs_stand_among_the_others(source):
+    """Also where the evidence is in the first fifth: before it, and behind it."""
+    for length, position in (
+        (Length("documents", 30), "uniform"),
+        (Length("documents", 30), "first_20"),
+    ):
+        recipe = LongHotpotQA(
+            sources=(source,),
+            lengths=(length,),
+            num_questions=40,
+            evidence_position=position,
+        )
+        fifths = collections.Counter()
+        for example in examples(recipe, length):
+            own = f"\nD{example.id.removeprefix('h')} "
+            parts = example.document.split("\n\n")
+            fifths.update(i * 5 // 30 for i, part in enumerate(parts) if own in part)
+        # Of 160, 32 are expected in each, but for the first that has evidence too.
+        assert fifths.total() == 160
+        assert min(fifths.values()) >= 14
+        assert max(fifths.values()) <= 52
+
+
 def chunks_of_steps(example, chunk_size):
     """The chunks that hold the evidence of step 0, and those of step 1."""
     chunks = iter_chunks(example.document, ENCODER, chunk_size)
@@ -146,11 +170,11 @@ def test_evidence_that_is_longer_than_a_chunk(source):
 def test_a_gap_that_does_not_fit(source):
     with pytest.raises(
         InputError,
-        match=r"record 'h\d+' in a document of 8 chunks: .* whole chunks of 300, too "
-        "few for bridge_gap 8; take longer documents, smaller chunks or a smaller gap",
+        match=r"record 'h\d+' in a document of 8 chunks: its 8 chunks of 300 tokens "
+        "are too few for a gap of 8; take longer documents, smaller chunks or a sm",
     ):
         gapped(8, Length("chunks", 8), source=source).settings()
-    gapped(8, Length("chunks", 10), source=source).settings()
+    gapped(8, Length("chunks", 9), source=source).settings()
 
 
 def test_only_questions_of_two_steps_have_a_gap(tmp_path):

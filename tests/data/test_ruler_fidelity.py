@@ -19,6 +19,7 @@ from gru_mem_jax.data.builders.ruler.fitting import Draft
 from gru_mem_jax.data.builders.ruler.needles import hidden_in
 from gru_mem_jax.data.builders.ruler.tracing import HOPS, chain
 from gru_mem_jax.data.builders.ruler.wording import (
+    ANSWER_ROOM,
     NEEDLES,
     NOISE,
     common_words_prompt,
@@ -30,6 +31,7 @@ from gru_mem_jax.data.builders.ruler.wording import (
     with_worked_example,
 )
 from gru_mem_jax.data.sentences import split_sentences
+from gru_mem_jax.tokenization import TextTokenizer
 
 NAME = {
     "words": r"[^:,\n]+",  # "instinctive-dust storm"
@@ -293,3 +295,30 @@ def test_squads_questions_and_documents_are_upstreams(shared_dir):
         example = item.example(pool.__getitem__)
         ((start, end),) = example.evidence
         assert example.document[start:end] in sample["input"]
+
+
+@pytest.fixture(scope="module")
+def qwen2(qwen2_tokenizer_dir):
+    return TextTokenizer.from_pretrained(qwen2_tokenizer_dir)
+
+
+@pytest.mark.parametrize(
+    "task", ["niah_single_1", "niah_multikey_3", "vt", "cwe", "fwe"]
+)
+def test_lengths_are_as_near_as_upstreams(task, shared_dir, qwen2):
+    pytest.importorskip("wonderwords")
+    length = Length("tokens", 4096)
+    made = Ruler(task=task, lengths=(length,), encoder=qwen2, num_questions=12)
+    pool = list(made.pool())
+    found = []
+    for item in made.questions(length):
+        example = item.example(pool.__getitem__)
+        whole = upstream_input(example) + example.metadata["answer_prefix"]
+        found.append(len(qwen2.encode(whole)) + ANSWER_ROOM[task])
+    path = shared_dir / "data" / "ruler_samples" / f"{task}_4096.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    upstream = [json.loads(line)["length"] for line in lines]
+    # Neither goes over; a text more does not fit, of which the longest has 95 tokens.
+    assert max(*found, *upstream) <= 4096
+    assert min(found) > 4096 - 95
+    assert min(found) >= min(upstream) - 40

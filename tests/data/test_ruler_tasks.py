@@ -134,6 +134,7 @@ def test_more_words_than_wonderwords_has(recipe, tmp_path):
     made = recipe("cwe", tokens(900_000), words=str(path), num_questions=1)
     (example,) = examples(made)
     assert set(re.findall("[a-z]+", example.document)) == {"word"}
+    assert len(made.settings()["words_sha256"]) == 64
     path.write_text('["a", 1]')
     with pytest.raises(InputError, match="word 1 must be text"):
         examples(recipe("cwe", tokens(900_000), words=str(path)))
@@ -241,6 +242,7 @@ def test_equal_recipes_give_equal_sets(task, recipe):
         ({"task": "vt", "lengths": tokens(700)}, "of which vt needs 5 lines"),
         ({"task": "vt", "haystack": "noise"}, "a setting of needle tasks"),
         ({"task": "cwe", "num_keys": 2}, "a setting of needle tasks"),
+        ({"task": "fwe", "words": "w.json"}, "words is a setting of cwe"),
         ({"task": "cwe", "lengths": tokens(1500)}, "too few for question 0"),
         ({"task": "fwe", "lengths": tokens(600)}, "too few for question 0"),
         ({"task": "qa_1"}, "set sources to dev-v2.0.json"),

@@ -27,6 +27,7 @@ from gru_mem_jax.evaluation import attempts, tabulate
 from gru_mem_jax.evaluation.asking import Asking, ask, count_left
 from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
 from gru_mem_jax.evaluation.questions import DrawnSet, draw_sets
+from gru_mem_jax.evaluation.queue import check_distinct
 from gru_mem_jax.evaluation.records import Manifest
 from gru_mem_jax.evaluation.suite import QuestionSet
 from gru_mem_jax.runs import columns
@@ -419,6 +420,13 @@ def test_which_sets_run_together(tmp_path):
         ["chain"],
     ]
     assert len(folder.answers()) == 8
+
+
+def test_sets_that_cannot_be_told_apart_are_refused():
+    (drawn,) = numbered(2)
+    check_distinct([drawn, *numbered(2, length="7K")])
+    with pytest.raises(InputError, match=r"two question sets have the name 'a' .*none"):
+        check_distinct([drawn, drawn])
 
 
 def test_questions_on_one_document_follow_each_other_and_it_is_chunked_once(tmp_path):

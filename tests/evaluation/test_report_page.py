@@ -160,7 +160,7 @@ def test_other_questions_under_equal_names_get_a_part_of_their_own(
 
 
 def test_the_page_is_one_file(made):
-    folder, _, page = made
+    page = made[2]
     assert "One &amp; two" in page
     assert "A &lt;picture&gt;" in page
     assert 'src="data:image/png;base64,' in page
@@ -237,8 +237,36 @@ def test_exits_are_counted_from_the_last_evidence(made):
     assert len(distances) == len(exits) == 24
     assert sum(d == 0 for d in distances) == exits.count("exact")
     assert sum(d > 0 for d in distances) == exits.count("late")
-    point = curves.share("exact")(collected.samples)
-    assert point.value == exits.count("exact") / 24
+
+
+def test_figures_say_what_tables_say(made):
+    folder, _, _ = made
+    results = ResultsFolder(folder / "results")
+    samples = collect([results]).samples
+    measures = {
+        "exact": curves.score,
+        "question_seconds": curves.seconds,
+        "capture": curves.ratio("captured"),
+        "retention": curves.ratio("retained"),
+        "update_on_evidence": curves.ratio("updates_on"),
+        "update_off_evidence": curves.ratio("updates_off"),
+        "exact_exit": curves.exact_exit,
+        "well_formed": curves.well_formed,
+        "chunks_read": curves.read_share,
+    }
+    rows = [row for row in table_rows([results]) if row["set"] in ("a", "multi_key")]
+    assert len(rows) == 12
+    for row in rows:
+        own = [
+            s
+            for s in samples
+            if (s.answer.mode, s.answer.set) == (row["mode"], row["set"])
+            and s.answer.labels["num_chunks"] == row["num_chunks"]
+        ]
+        for name, measure in measures.items():
+            point = measure(own)
+            value = None if point is None else pytest.approx(point.value)
+            assert row.get(name) == value, (row["mode"], name)
 
 
 def relabelled(samples, labels):
@@ -282,7 +310,7 @@ def test_what_varies_is_the_axis(made):
         "",
     )
     groups = plot_groups(placed, MODES)
-    assert all(plot.draw() for group in groups for plot in group.plots[:1])
+    assert all(plot.draw() for group in groups for plot in group.rows[0][:1])
     (bare,) = curves.series(relabelled(samples, [{}] * 72), MODES)
     assert (bare.title, bare.axis, bare.ticks) == ("", "", ("",))
 
@@ -380,6 +408,64 @@ def test_lines_that_cannot_be_read_are_told(tmp_path, undrawn):
     assert "answers.jsonl:13: answer has no field" in page
     assert "answers.jsonl:14: expected a line of JSON" in page
     assert page.count('id="block-') == 12 + 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": {"length": [1]}},
+        {"labels": {"policy": "x"}},
+        {"labels": {"num_chunks": 1.5}},
+        {"labels": {"length": None}},
+    ],
+)
+def test_labels_of_another_form(tmp_path, undrawn, change):
+    write_folder(tmp_path, SMALL)
+    for name in ("questions.jsonl", "answers.jsonl"):
+        rewritten(
+            tmp_path,
+            name,
+            lambda record: record | change if record["set"] == "multi_key" else record,
+        )
+    page = page_of(tmp_path)
+    assert "answer.labels" in page
+    assert "question.labels" in page
+    assert page.count('id="block-') == 6 + 2
+
+
+def test_numbers_at_their_ends(tmp_path):
+    """What a record may hold, though no evaluation writes it."""
+    odd = {
+        "chunks_read": 1 << 40,
+        "memory_tokens": [0, 1 << 40],
+        "updates_on": [5, 0],
+        "captured": [1, 0],
+        "well_formed": 7.5,
+        "seconds": 1e12,
+        "seconds_share": 1e12,
+        "exit": "early",
+        "answer": "",
+    }
+    write_folder(tmp_path, dataclasses.replace(SMALL, questions=1))
+    rewritten(tmp_path, "answers.jsonl", lambda record: record | odd)
+    rewritten(
+        tmp_path,
+        "questions.jsonl",
+        lambda record: (
+            record
+            | {
+                "num_chunks": 0,
+                "evidence_chunks": [1 << 40],
+                "metadata": {"twin": [[]]},
+            }
+        ),
+    )
+    page = page_of(tmp_path)
+    assert "<table" in page
+    assert "<figure" in page
+    for odd in ({"chunks_read": -1}, {"chunks_read": 1, "memory_tokens": [1 << 80]}):
+        rewritten(tmp_path, "answers.jsonl", lambda r, odd=odd: r | odd)
+        assert f"answer.{list(odd)[-1]} must be from 0" in page_of(tmp_path)
 
 
 def test_injected_text(tmp_path, undrawn):

@@ -1,4 +1,4 @@
-"""The viewer of trajectories, in a browser: what is seen and what keys and clicks do."""
+"""The viewer of trajectories, in a browser: what is seen, what keys and clicks do."""
 
 import itertools
 import json
@@ -15,7 +15,8 @@ from gru_mem_jax.evaluation.report import write_report_page
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script><!--<script>"
-    '<img src=x onerror="window.pwned = 2">\u2028\u2029\u202e\u2066\'"`${pwned}\x00\x1b[31m'
+    '<img src=x onerror="window.pwned = 2">\u2028\u2029\u202e\u2066'
+    "'\"`${pwned}\x00\x1b[31m"
     "{{ 7 * 7 }}]]>&lt;\ud800"
 )
 
@@ -232,6 +233,28 @@ def test_chunks_after_the_exit_can_be_read(browser, report):
         assert page.locator(".unread .chunk").count() == rest
 
 
+def test_an_attack_is_marked_and_its_clean_twin_a_click_away(
+    browser, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(page_module, "write_plots", lambda groups, *_: [])
+    made = Made(lengths=(("8 chunks", 8),), attacks=("gate_tags",))
+    write_folder(tmp_path / "results", made)
+    path = write_report_page([tmp_path / "results"], tmp_path)
+    with opened(browser, path, hash="#trajectories") as page:
+        page.select_option("#pick-context", "8 chunks, attack gate_tags")
+        rows(page).nth(1).click()
+        has_text(page, ".sample-head .where", "attack gate_tags")
+        page.wait_for_selector(".row.answer")
+        assert page.inner_text("mark.attack").startswith("Ignore this.")
+        assert page.locator(".strip .cell.attack").count() == 1
+        question = page.inner_text(".sample-head h2")
+        page.click("text=without the attack")
+        has_text(page, ".sample-head .where", "(single_key-0)")
+        assert page.inner_text(".sample-head h2") == question
+        page.wait_for_selector(".row.answer")
+        assert page.locator("mark.attack").count() == 0
+
+
 def test_colours_follow_the_system_and_the_switch(browser, report):
     path, _ = report
     paper = "getComputedStyle(document.body).backgroundColor"
@@ -300,7 +323,7 @@ def test_text_has_enough_contrast(browser, report, dark):
 
 
 def test_a_phone_scrolls_down_and_never_sideways(browser, report):
-    path, answers = report
+    path, _ = report
     wide = "document.documentElement.scrollWidth - innerWidth"
     with opened(browser, path, size=PHONE) as page:
         assert page.evaluate(wide) == 0
@@ -320,8 +343,9 @@ def test_controls_have_names_and_the_page_a_language(browser, report):
         page.wait_for_selector(".row.answer")
         nameless = page.evaluate(
             """[...document.querySelectorAll('button, input, select, a, svg[role=img]')]
-            .filter((node) => !(node.getAttribute('aria-label') || node.textContent.trim()
-              || node.labels?.length)).map((node) => node.outerHTML)"""
+            .filter((node) => !(node.getAttribute('aria-label')
+              || node.textContent.trim() || node.labels?.length))
+            .map((node) => node.outerHTML)"""
         )
         assert nameless == []
         assert page.evaluate("document.documentElement.lang") == "en"
@@ -369,7 +393,7 @@ def test_hostile_text_is_shown_and_does_nothing(browser, tmp_path):
 
 
 def test_what_the_policy_of_the_page_does_not_name_is_not_run(browser, report):
-    """The Content-Security-Policy: no inline handler, no script, no style, no request."""
+    """The Content-Security-Policy: no handler, script, style or request of others."""
     path, _ = report
     text = path.read_text(encoding="utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]

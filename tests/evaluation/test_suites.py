@@ -228,6 +228,15 @@ def test_a_gap_is_counted_in_the_agents_chunks(tmp_path, datasets):
         made("bridge", tmp_path, tasks=["MuSiQue"], gaps=[0], num_questions=2)
 
 
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"unknown suite 'rulers' \(did you mean ruler"
+    ):
+        made("rulers", tmp_path)
+    with pytest.raises(InputError, match="unknown name 'squadd'"):
+        made("ruler", tmp_path, sources={"squadd": "x"})
+
+
 def test_documents_too_short_for_a_gap_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"32 chunks are too short for gaps of 0, 32"):
         made("bridge", tmp_path, lengths=["32"], gaps=[0, 32])
@@ -237,7 +246,7 @@ def test_evidence_comes_early_where_the_suite_says_so(tmp_path, hotpotqa):
     suite = made(
         "unbalanced",
         tmp_path,
-        sources={"hotpotqa": [hotpotqa]},
+        sources={"hotpotqa": hotpotqa},
         lengths=["30 documents"],
         num_questions=4,
     )
@@ -259,6 +268,7 @@ def test_attacks_beside_clean_documents(datasets):
     )
     sets = list(suite.question_sets())
     assert [each.attack for each in sets] == [None, "benign", "orders"]
+    assert [(s.count, len(s.source.records().good)) for s in sets] == 3 * [(None, 4)]
     clean, benign, orders = ([s.source.example(i) for i in range(4)] for s in sets)
     assert [e.metadata["twin"] for e in orders] == [e.id for e in clean]
     for before, after in zip(clean, orders, strict=True):

@@ -202,13 +202,15 @@ def test_logprobs_are_those_of_the_server():
         {"status": 503},
         {"close": True},
         {"cut": True},
-        {"seconds": 0.6},
+        {"seconds": 2.0},
     ],
     ids=["429", "500", "503", "closed", "cut", "late"],
 )
 def test_another_attempt_is_made(fault):
     with serving(fault=at(0, 1, **fault)) as server:
-        generator = remote(server, max_retries=2, seconds=0.3)
+        generator = remote(
+            server, max_retries=2, seconds=1 if "seconds" in fault else 20
+        )
         (done,) = completed(generator, request_of())
         assert len(server.asked) == 2 + 3
         assert server.asked[-1] == server.asked[-3]
@@ -247,7 +249,8 @@ def test_retry_after_is_obeyed():
 )
 def test_a_request_fails_alone(fault, reason):
     with serving(fault=at(1, **fault)) as server:
-        generator = remote(server, concurrency=1, seconds=0.5)
+        patience = 1 if fault.keys() & {"seconds", "drip"} else 20
+        generator = remote(server, concurrency=1, seconds=patience)
         requests = [request_of(max_new_tokens=40 + i) for i in range(3)]
         first, failed, last = completed(generator, *requests)
     assert reason in failed.failure
@@ -271,21 +274,22 @@ def test_a_question_fails_alone():
 
 @pytest.mark.parametrize("dies", ["closes", "fails", "hangs"])
 def test_a_server_that_is_gone_ends_the_run_with_one_line(dies):
+    number, patience = (2, 1) if dies == "hangs" else (6, 20)
     with serving() as server:
-        generator = remote(server, concurrency=2, seconds=0.3)
+        generator = remote(server, concurrency=2, seconds=patience)
         completed(generator, request_of())
         if dies == "closes":
             server.close()
         else:
-            fault = Fault(status=500) if dies == "fails" else Fault(seconds=0.5)
+            fault = Fault(status=500) if dies == "fails" else Fault(seconds=1.5)
             server.fault = lambda number: fault
-        for _ in range(6):
+        for _ in range(number):
             generator.submit(request_of())
         with pytest.raises(RunError) as error:
             generator.step()
         found = re.fullmatch(
-            r"policy at http://.*/v1 does not answer any more \((.*)\); the last of 6 "
-            r"requests failed with: (.*)",
+            r"policy at http://.*/v1 does not answer any more \((.*)\); the last of "
+            rf"{number} requests failed with: (.*)",
             str(error.value),
         )
         reason = {
@@ -300,14 +304,13 @@ def test_a_server_that_is_gone_ends_the_run_with_one_line(dies):
 
 def test_a_failure_is_in_doubt_until_another_request_is_answered():
     # Of two under way one fails at once: the other says that the server is there.
-    late = {0: Fault(status=500), 1: Fault(seconds=0.2)}
+    late = {0: Fault(status=500), 1: Fault(seconds=0.5)}
     with serving(fault=lambda n: late.get(n - 2)) as server:
         generator = remote(server, concurrency=2)
-        handles = [generator.submit(request_of()) for _ in range(2)]
-        time.sleep(0.05)
-        ended = generator.step()
-        assert [handle for handle, _ in ended] == handles
-        assert [done.failure is None for _, done in ended] == [False, True]
+        done = completed(generator, *[request_of()] * 2)
+        assert sorted(each.failure or "" for each in done) == [
+            *("", "status 500: it was told to fail")
+        ]
         assert len(server.asked) == 2 + 2
         # Alone, the server is asked for one more token.
         server.fault = lambda n: Fault(status=500) if n == 4 else None
@@ -345,12 +348,12 @@ def test_no_more_are_under_way_than_allowed():
 
 
 def test_a_step_can_be_left_and_requests_forgotten():
-    with serving(fault=at(*range(9), seconds=0.3)) as server:
+    with serving(fault=at(*range(9), seconds=1.0)) as server:
         generator = remote(server, concurrency=2)
         handles = [generator.submit(request_of()) for _ in range(3)]
         start = time.monotonic()
         assert generator.step_until(lambda: True) == ()
-        assert time.monotonic() - start < 0.25
+        assert time.monotonic() - start < 0.9
         generator.discard([handles[0]])
         ended = []
         while len(ended) < 2:

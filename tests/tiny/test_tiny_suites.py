@@ -1,13 +1,23 @@
 """Suites of synthetic documents: no file, the same labels, attacks in known words."""
 
+import dataclasses
+
 import pytest
 
 from gru_mem_jax.agent.chunking import iter_chunks
+from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.injection import KINDS
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.suite import QuestionSet
+from gru_mem_jax.evaluation.suites import MadeSuite
 from gru_mem_jax.tiny import attacks, oracle, synthetic, tokenizer
-from gru_mem_jax.tiny.suites import TINY_SUITES, make_tiny_suite
+from gru_mem_jax.tiny.planted import PlantedSource
+from gru_mem_jax.tiny.suites import (
+    TINY_SUITES,
+    make_planted_suite,
+    make_tiny_suite,
+)
 from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
 from gru_mem_jax.tokenization import TextTokenizer
 
@@ -95,6 +105,7 @@ def test_attacks_are_in_words_that_the_policy_knows(encoder):
     ("name", "given", "named"),
     [
         ("bridge", {"gaps": (8,), "lengths": ("8",)}, "a gap of 8 needs more than 8"),
+        ("tinny", {}, r"unknown synthetic suite 'tinny' \(did you mean tiny"),
         ("bridge", {"tasks": ("single_key",)}, "the task chain alone"),
         ("tiny", {"gaps": (8,)}, "--gaps is for suite bridge, not for tiny"),
         ("tiny", {"tasks": ("singel_key",)}, "suite tiny has no part 'singel_key'"),
@@ -110,3 +121,62 @@ def test_attacks_are_in_words_that_the_policy_knows(encoder):
 def test_what_does_not_fit_is_refused(name, given, named):
     with pytest.raises(InputError, match=named):
         made(name, **given)
+
+
+class Letters:
+    """Documents that the tiny tokenizer reads letter by letter."""
+
+    path = "letters.txt"
+
+    def example(self, position):
+        text = "Zürich lies by a lake.\nIt's old (1,200 years) and rich. " * 30
+        return Example(id=f"real {position}", question="?", answers=(), document=text)
+
+    def records(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("gap", [-3, 0, 3, None])
+def test_needles_stand_in_real_text_where_they_stand_in_the_synthetic(encoder, gap):
+    config = SyntheticConfig(tasks=("chain",), gap=gap, num_chunks=8, split="test")
+    source = PlantedSource(
+        documents=Letters(), config=config, encoder=encoder, chunk_size=64
+    )
+    real = Letters().example(2)
+    chunks = list(iter_chunks(real.document, encoder, 64))
+    example = source.example(2)
+    synthetic_one = generate(dataclasses.replace(config, num_chunks=len(chunks) - 1), 2)
+    assert example.question == synthetic_one.question
+    assert example.evidence_order == synthetic_one.evidence_order
+    assert [example.document[a:b] for a, b in example.evidence] == [
+        synthetic_one.document[a:b] for a, b in synthetic_one.evidence
+    ]
+    # In the same chunks, distractors too.
+    evidence, last = labels(example, encoder, 64)
+    wanted, wanted_last = labels(synthetic_one, encoder, 64)
+    assert (evidence[: len(wanted)], last) == (wanted, wanted_last)
+    made = list(iter_chunks(example.document, encoder, 64))
+    assert len(made) == len(chunks)
+    facts = [sorted(oracle.facts_in(chunk.text)) for chunk in made]
+    others = iter_chunks(synthetic_one.document, encoder, 64)
+    assert facts[:-1] == [sorted(oracle.facts_in(chunk.text)) for chunk in others]
+    assert example.metadata == {"document": "real 2"}
+
+
+def test_a_suite_of_planted_questions(encoder):
+    documents = MadeSuite(
+        name="multihop",
+        sets=(QuestionSet(name="HQA", source=Letters(), count=2, length="10"),),
+    )
+    suite = make_planted_suite(
+        "bridge", documents, encoder=encoder, chunk_size=64, gaps=(-2, 2)
+    )
+    sets = list(suite.question_sets())
+    assert [(each.name, each.labels) for each in sets] == [
+        ("HQA", {"length": "10", "gap": -2}),
+        ("HQA", {"length": "10", "gap": 2}),
+    ]
+    with pytest.raises(InputError, match="a gap of 99 needs more than 99 blocks"):
+        make_planted_suite(
+            "bridge", documents, encoder=encoder, chunk_size=64, gaps=(99,)
+        ).sets[0].source.example(0)

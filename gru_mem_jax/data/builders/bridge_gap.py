@@ -66,13 +66,12 @@ def arrange(
       InputError: the document is too short.
     """
     both = [held.piece for held in pair]
-    total = counts.document([*others, *both])
-    latest = total // chunk_size - 1 - gap
+    chunks = -(-counts.document([*others, *both]) // chunk_size)
+    latest = chunks - 1 - gap
     if latest < 0:
         raise InputError(
-            f"a document of about {total} tokens has {total // chunk_size} whole "
-            f"chunks of {chunk_size}, too few for bridge_gap {gap}; take longer "
-            "documents, smaller chunks or a smaller gap"
+            f"its {chunks} chunks of {chunk_size} tokens are too few for a gap of "
+            f"{gap}; take longer documents, smaller chunks or a smaller gap"
         )
     for _ in range(_ATTEMPTS):
         rest = rng.sample(others, len(others))

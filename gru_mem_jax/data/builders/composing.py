@@ -23,6 +23,7 @@ from gru_mem_jax.records import check_bool, check_choice, check_int, plain_numbe
 
 Distractors = Literal["own_first", "others"]
 DISTRACTORS: tuple[Distractors, ...] = ("own_first", "others")
+_SAMPLE = 200  # paragraphs that are tokenised together, to check their counts
 _MORE = "give more files as sources, or set repeat_distractors"
 
 
@@ -72,6 +73,8 @@ class DocumentSettings:
             check_int(f"a length in {length.unit}", length.count, 1)
         if len({length.unit for length in self.lengths}) > 1:
             raise InputError("lengths must all be in one unit")
+        if len(set(self.lengths)) < len(self.lengths):
+            raise InputError("lengths holds one of them twice")
         check_int("seed", self.seed, 0)
         if self.chunk_size is not None:
             check_int("chunk_size", self.chunk_size, 1)
@@ -181,11 +184,12 @@ class Composer:
             up to those of a document.
         """
         shortest, longest = min(self._settings.lengths), max(self._settings.lengths)
-        for item in items:
-            self.compose(item, longest)
-        documents = [self.compose(item, shortest) for item in items]
+        for length in {shortest, longest}:
+            for item in items:
+                self.compose(item, length)
         if self._counts is not None and self._settings.encoder is not None:
-            pieces, glue, *_ = documents[0]
+            pieces, glue, *_ = self.compose(items[0], shortest)
+            pieces = pieces[:_SAMPLE]
             text = GLUES[glue]([self.pool.texts[piece] for piece in pieces])
             tokens = len(self._settings.encoder.encode(text))
             if (added := self._counts.document(pieces)) != tokens:
@@ -195,7 +199,7 @@ class Composer:
                     "paragraphs; take lengths in documents, without encoder"
                 )
 
-    def _own(self, item: ParagraphQuestion) -> "_Own":
+    def _own(self, item: ParagraphQuestion) -> _Own:
         index = self.pool.index
         held = [index(each) for each in item.paragraphs if each.evidence]
         first: list[int] = []
@@ -209,46 +213,64 @@ class Composer:
         key = f"{self._settings.seed}/{self._name}/{purpose}/{item.id}"
         return random.Random(key)
 
-    def _others(self, item: ParagraphQuestion, length: Length) -> list[int]:
-        """The paragraphs without evidence: those of a shorter document come first."""
+    def _others(self, item: ParagraphQuestion, length: Length) -> tuple[list[int], int]:
+        """The paragraphs without evidence: those of a shorter document come first.
+
+        Returns:
+          The paragraphs, and how many of them the shortest document has.
+        """
         own, rng = self._own(item), self._rng("others", item)
         drawn = self.pool.draw(rng, own.avoid, repeat=self._settings.repeat_distractors)
         first = rng.sample(own.first, len(own.first))
         growing = Growing(itertools.chain(first, drawn))
+        used, short = 0, None
+        for each in sorted(self._settings.lengths):
+            if each <= length:
+                used = self._grow(growing, own.held, each, used)
+                short = len(growing.chosen) if short is None else short
+        return growing.chosen, short or 0
+
+    def _grow(
+        self, growing: Growing, held: Sequence[int], length: Length, used: int
+    ) -> int:
+        """Adds paragraphs up to a length.
+
+        Args:
+          growing: what the shorter documents have.
+          held: the paragraphs with evidence.
+          length: to grow to.
+          used: tokens of the document so far; 0: not even those of `held` are counted.
+
+        Returns:
+          The tokens of the document; 0 if it is not counted in tokens.
+        """
         if length.unit == "documents":
-            if len(own.held) > length.count:
-                raise InputError(f"its evidence alone has {len(own.held)} paragraphs")
-            growing.to_count(length.count - len(own.held))
+            if len(held) > length.count:
+                raise InputError(f"its evidence alone has {len(held)} paragraphs")
+            growing.to_count(length.count - len(held))
             if growing.ended:
-                have = len(own.held) + len(growing.chosen)
+                have = len(held) + len(growing.chosen)
                 raise InputError(
                     f"the files have only {have} different paragraphs for it; {_MORE}"
                 )
-        else:
-            self._fill(growing, own.held, length)
-        return growing.chosen
-
-    def _fill(self, growing: Growing, held: Sequence[int], length: Length) -> None:
+            return 0
         counts = self._token_counts
 
         def cost(piece: int, chosen: int) -> int:
             number = len(held) + chosen + 1
             return counts.text(piece).tokens + counts.head(number)
 
-        room = -sum(cost(piece, i - len(held)) for i, piece in enumerate(held))
-        limit = 0
-        for each in sorted(self._settings.lengths):
-            if each <= length:
-                before, limit = limit, self._limit(each)
-                room += limit - before
-                if room < 0:
-                    raise InputError(f"its evidence alone has {limit - room} tokens")
-                room = growing.fill(room, cost)
-                if growing.ended:
-                    raise InputError(
-                        "the files have only about "
-                        f"{limit - room} tokens of different paragraphs for it; {_MORE}"
-                    )
+        limit = self._limit(length)
+        used = used or sum(cost(piece, i - len(held)) for i, piece in enumerate(held))
+        if used > limit:
+            raise InputError(f"its evidence alone has {used} tokens")
+        used = limit - growing.fill(limit - used, cost)
+        if growing.ended:
+            raise InputError(
+                f"the files have only about {used} tokens of different paragraphs for "
+                f"it; {_MORE}"
+            )
+        return used
 
     def _limit(self, length: Length) -> int:
         """The most tokens of a document of a length in tokens or chunks."""
@@ -258,23 +280,23 @@ class Composer:
         # Chunks are a few tokens shorter where one would begin within a character.
         return length.count * size - min(size // 8, 8 + length.count // 8)
 
-    def _ordered(self, item: ParagraphQuestion, length: Length) -> "_Ordered":
+    def _ordered(self, item: ParagraphQuestion, length: Length) -> _Ordered:
         if self._settings.bridge_gap is not None:
             return self._bridged(item, length, self._settings.bridge_gap)
-        held, others = self._own(item).held, self._others(item, length)
-        position = self._settings.evidence_position
+        held, (others, short) = self._own(item).held, self._others(item, length)
         rng, counts = self._rng("places", item), self._counts
-        if position in ("uniform", "spread") or counts is None:
-            weights: list[float] = [1.0] * (len(held) + len(others))
-        else:
-            pieces = enumerate((*held, *others), 1)
-            weights = [counts.text(p).tokens + counts.head(n) for n, p in pieces]
-        many = len(held)
+        # The shortest document's are placed in random order: the question's own come
+        # first in it, and would have places of their own.
+        pieces = [*held, *rng.sample(others[:short], short), *others[short:]]
+        many, position = len(held), self._settings.evidence_position
+        weights = [1.0] * len(pieces)
+        if counts is not None and position in ("first_20", "last_20"):
+            numbered = enumerate(pieces, 1)
+            weights = [counts.text(p).tokens + counts.head(n) for n, p in numbered]
         where = placing(position, rng, weights[:many], exact=counts is None)
         places = [*where.evidence, *map(where.place, weights[many:])]
         where.check()
         order = sorted(range(len(places)), key=places.__getitem__)
-        pieces = [*held, *others]
         marks = {at: which for at, which in enumerate(order) if which < many}
         return _Ordered([pieces[which] for which in order], marks)
 
@@ -288,18 +310,21 @@ class Composer:
         pair = sorted(range(2), key=steps.__getitem__, reverse=gap > 0)
         if gap == 0:
             rng.shuffle(pair)
-        marked = []
-        for which in pair:
+
+        def marked(which: int) -> bridge_gap.Held:
             shift = len(evidence[which].title) + 1
             spans = evidence[which].evidence
             span = (shift + spans[0][0], shift + spans[-1][1])
-            marked.append(
-                bridge_gap.Held(held[which], *counts.extent(held[which], span))
-            )
-        others = self._others(item, length)
-        short = len(self._others(item, min(self._settings.lengths)))
+            return bridge_gap.Held(held[which], *counts.extent(held[which], span))
+
+        others, short = self._others(item, length)
         parts = bridge_gap.arrange(
-            rng, counts, self._chunk_size, abs(gap), tuple(marked), others[:short]
+            rng,
+            counts,
+            self._chunk_size,
+            abs(gap),
+            (marked(pair[0]), marked(pair[1])),
+            others[:short],
         )
         behind = [(rng.random(), piece) for piece in (*parts.after, *others[short:])]
         pieces = [*parts.before, held[pair[0]], *parts.between, held[pair[1]]]

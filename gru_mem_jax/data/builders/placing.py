@@ -22,13 +22,11 @@ EDGE = 0.2  # the share of a document that first_20 and last_20 mean
 
 
 class Placing(Protocol):
-    """Places for the paragraphs of one question.
+    """Places for the paragraphs of one question."""
 
-    Attributes:
-      evidence: places of the paragraphs with evidence, in the order given.
-    """
-
-    evidence: Sequence[float]
+    @property
+    def evidence(self) -> Sequence[float]:
+        """Those of the paragraphs with evidence, in the order given."""
 
     def place(self, weight: float) -> float:
         """The place of the next other paragraph, whose length is `weight`."""
@@ -47,7 +45,7 @@ class Uniform:
 
     def __init__(self, rng: random.Random, weights: Sequence[float]):
         self._rng = rng
-        self.evidence = [rng.random() for _ in weights]
+        self.evidence: Sequence[float] = [rng.random() for _ in weights]
 
     def place(self, weight: float) -> float:
         """A number in 0..1."""
@@ -81,7 +79,7 @@ class Edge:
         self._rng, self._share = rng, EDGE * fill
         self._other = -1 if last else 1  # where the rest begins
         self._inside = self._total = sum(weights)
-        self.evidence = [rng.random() for _ in weights]
+        self.evidence: Sequence[float] = [rng.random() for _ in weights]
 
     def place(self, weight: float) -> float:
         """A number in 0..1 in the fifth, beyond it in the rest."""
@@ -112,7 +110,9 @@ class Spread:
     def __init__(self, rng: random.Random, weights: Sequence[float]):
         self._rng = rng
         count = len(weights)
-        self.evidence = [float(place) for place in rng.sample(range(count), count)]
+        self.evidence: Sequence[float] = [
+            float(place) for place in rng.sample(range(count), count)
+        ]
         # Region i lies before the evidence at i; the outer two are half as long.
         self._shares = [(1 if 0 < i < count else 0.5) / count for i in range(count + 1)]
         self._have = [0.0] * (count + 1)

@@ -83,22 +83,22 @@ class Collected:
             for key, trajectory in folder.trajectories():
                 yield number, key, trajectory
 
-    def hijack_rows(self, part: Part) -> list[dict[str, Any]]:
-        """What attacks caused, folder by folder; none without attacks."""
+    def hijack_rows(self, folders: Sequence[int]) -> list[dict[str, Any]]:
+        """What attacks caused, folder by folder; none without attacks.
+
+        Args:
+          folders: numbers.
+        """
         rows: list[dict[str, Any]] = []
-        for number in part.folders:
-            folder, names = self.folders[number], policy_names(self.folders)[number]
-            questions = folder.questions()
-            if any("attack" in question.labels for question in questions):
-                found = hijack.hijack_rows(
-                    questions, folder.answers(), folder.trajectories()
-                )
-                rows += [row | {"policy": names[row["policy"]]} for row in found]
+        for number in folders:
+            own = [sample for sample in self.samples if sample.folder == number]
+            questions = [sample.question for sample in own]
+            rows += hijack.hijack_rows(questions, [sample.answer for sample in own])
         return rows
 
 
 def collect(folders: Sequence[ResultsFolder]) -> Collected:
-    """Joins folders; a policy's name that several have gets its folder's, as in tables."""
+    """Joins folders; a policy's name that several have gets its folder's too."""
     policies: dict[str, str] = {}
     modes: dict[str, None] = {}
     samples: list[Sample] = []
@@ -192,7 +192,7 @@ def _parts(
 
 
 def _heading(folders: Sequence[ResultsFolder], numbers: Sequence[int]) -> str:
-    """Titles of a part's folders, or their names where titles do not tell them apart."""
+    """Titles of a part's folders; their names where titles do not tell them apart."""
     titles = {folder.manifest.title for folder in folders}
     own = (
         folders[i].manifest.title if len(titles) > 1 else folders[i].path.name

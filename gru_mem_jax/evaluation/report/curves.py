@@ -2,8 +2,11 @@
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+from gru_mem_jax.evaluation import hijack
+from gru_mem_jax.evaluation.records import ScoredAnswer
 from gru_mem_jax.evaluation.report.collect import Sample
 from gru_mem_jax.evaluation.report.embed import exit_distance
 from gru_mem_jax.evaluation.report.words import context_title
@@ -26,6 +29,9 @@ class Point:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+Measure = Callable[[Iterable[Sample]], Point | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,17 +121,17 @@ def score(samples: Iterable[Sample]) -> Point | None:
 
 def seconds(samples: Iterable[Sample]) -> Point | None:
     """Mean seconds a question: alone where that was measured, else in company."""
-    answers = [s.answer for s in samples if s.answer.failed is None]
+    answers = _done(samples)
     alone = [a.seconds_alone for a in answers if a.seconds_alone is not None]
     values = alone or [a.seconds_share for a in answers]
     return Point(value=statistics.fmean(values)) if values else None
 
 
-def ratio(*names: str) -> Callable[[Iterable[Sample]], Point | None]:
+def ratio(name: str) -> Measure:
     """A measure: the sum of (part, whole) counts, such as of `captured`."""
 
     def measure(samples: Iterable[Sample]) -> Point | None:
-        counts = [getattr(s.answer, name) for s in samples for name in names]
+        counts = [getattr(answer, name) for answer in _done(samples)]
         counts = [count for count in counts if count is not None]
         whole = sum(whole for _, whole in counts)
         return Point(value=sum(part for part, _ in counts) / whole) if whole else None
@@ -133,31 +139,30 @@ def ratio(*names: str) -> Callable[[Iterable[Sample]], Point | None]:
     return measure
 
 
-def share(wanted: str) -> Callable[[Iterable[Sample]], Point | None]:
-    """A measure: how often an exit is exact, early or late."""
-
-    def measure(samples: Iterable[Sample]) -> Point | None:
-        exits = [s.answer.exit for s in samples if s.answer.exit is not None]
-        return Point(value=exits.count(wanted) / len(exits)) if exits else None
-
-    return measure
+def exact_exit(samples: Iterable[Sample]) -> Point | None:
+    """Share of exits that are at the last evidence."""
+    exits = [a.exit for a in _done(samples) if a.exit is not None]
+    return Point(value=exits.count("exact") / len(exits)) if exits else None
 
 
 def well_formed(samples: Iterable[Sample]) -> Point | None:
-    """Share of turns that have the form."""
-    values = [s.answer.well_formed for s in samples]
-    known = [value for value in values if value is not None]
-    return Point(value=statistics.fmean(known)) if known else None
+    """Share of trajectories whose turns all have the form."""
+    shares = [a.well_formed for a in _done(samples) if a.well_formed is not None]
+    return Point(value=shares.count(1.0) / len(shares)) if shares else None
 
 
 def read_share(samples: Iterable[Sample]) -> Point | None:
-    """Share of the document's chunks that were read."""
-    values = [
+    """Share of the document's chunks that were read; None of modes that read none."""
+    shares = [
         s.answer.chunks_read / s.question.num_chunks
         for s in samples
-        if s.question.num_chunks and s.answer.memory_tokens
+        if s.answer.failed is None and s.question.num_chunks
     ]
-    return Point(value=statistics.fmean(values)) if values else None
+    return Point(value=statistics.fmean(shares)) if any(shares) else None
+
+
+def _done(samples: Iterable[Sample]) -> list[ScoredAnswer]:
+    return [s.answer for s in samples if s.answer.failed is None]
 
 
 def memory_curve(samples: Iterable[Sample]) -> tuple[list[float], list[float]]:
@@ -180,3 +185,24 @@ def exit_distances(samples: Iterable[Sample]) -> list[int]:
     """Chunks between the last evidence and the exit, of those that have both."""
     distances = (exit_distance(s.question, s.answer) for s in samples)
     return [distance for distance in distances if distance is not None]
+
+
+def pooled_attacks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `hijack.hijack_rows` with the counts of all policies added up.
+
+    Returns:
+      Rows like these without a policy, by attack and mode in the order of their first.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["attack"], row["mode"]), []).append(row)
+    made = []
+    for (attack, mode), own in groups.items():
+        pooled: dict[str, Any] = {"attack": attack, "mode": mode}
+        pooled |= {n: sum(row[n] for row in own) for n in ("pairs", "unpaired")}
+        for name in hijack.MEASURES:
+            known = [row[name] for row in own if row[name] is not None]
+            counts = (sum(each[n] for each in known) for n in ("count", "of"))
+            pooled[name] = hijack.share(*counts)._asdict() if known else None
+        made.append(pooled)
+    return made

@@ -26,12 +26,17 @@ _BESIDE = 0.055  # of the distance of two ticks
 _MARKS = ("o", "s", "D", "^", "v", "P")
 
 
-def _figure(height: float, title: str) -> "tuple[Figure, Axes]":
+def _figure(
+    height: float, title: str, below: str, left: float = 0.12
+) -> "tuple[Figure, Axes]":
+    """A figure of one panel, with a title and a smaller line below it."""
     from matplotlib.figure import Figure  # slow to import, needed here only
 
     figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.add_axes((0.13, 0.42 / height, 0.84, 1 - 0.72 / height))
-    axes.set_title(title, fontsize=_TITLE, color=INK, loc="left", parse_math=False)
+    axes = figure.add_axes((left, 0.42 / height, 0.97 - left, 1 - 0.88 / height))
+    style = {"ha": "left", "va": "baseline", "parse_math": False}
+    figure.text(0.01, 1 - 0.17 / height, title, fontsize=_TITLE, color=INK, **style)
+    figure.text(0.01, 1 - 0.34 / height, below, fontsize=_TEXT, color=SOFT, **style)
     return figure, axes
 
 
@@ -51,26 +56,25 @@ def _ids(artist: object, mode: str, tip: str = "") -> None:
 
 def lines(
     title: str,
+    below: str,
     axis: str,
     ticks: Sequence[str],
     curves: Mapping[str, Sequence[Point | None]],
     *,
-    unit: str,
     percent: bool = False,
 ) -> "Figure":
     """A line for each mode along the ticks, with intervals.
 
     Args:
-      title: above the plot.
-      axis: below it.
+      title, below: above the plot; `below` has the unit.
+      axis: of what varies.
       ticks: names of the places along it.
       curves: points of each mode, one for each tick; None: there is none.
-      unit: of the vertical axis.
       percent: whether points are shares: then the axis is from 0 to 100.
     """
     from matplotlib.ticker import PercentFormatter
 
-    figure, axes = _figure(2.7, title)
+    figure, axes = _figure(2.85, title, below)
     values = [p.value for points in curves.values() for p in points if p is not None]
     for number, (mode, points) in enumerate(curves.items()):
         known = [(i, p) for i, p in enumerate(points) if p is not None]
@@ -110,23 +114,18 @@ def lines(
     elif values and min(values) > 0 and max(values) / min(values) > 12:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter("")
     else:
         axes.set_ylim(bottom=0)
     _clean(axes)
-    _unit(axes, unit)
     return figure
-
-
-def _unit(axes: "Axes", unit: str) -> None:
-    """The unit, at the upper end of the vertical axis."""
-    axes.set_title(unit, fontsize=_TEXT, color=SOFT, loc="right")
 
 
 def dots(
     title: str,
+    below: str,
     rows: Mapping[str, Mapping[str, Point]],
     *,
-    unit: str,
     percent: bool = False,
 ) -> "Figure":
     """A row for each name, with a dot for each mode and its interval."""
@@ -134,10 +133,8 @@ def dots(
 
     modes = list(dict.fromkeys(mode for row in rows.values() for mode in row))
     pitch = 0.13 * max(len(modes), 2) + 0.12
-    figure, axes = _figure(0.85 + pitch * max(len(rows), 2), title)
-    left = min(0.4, 0.06 + 0.0145 * max(map(len, rows), default=0))
-    box = axes.get_position()
-    axes.set_position((left, box.y0, 0.97 - left, box.height))
+    left = min(0.4, 0.03 + 0.0155 * max(map(len, rows), default=0))
+    figure, axes = _figure(1.0 + pitch * max(len(rows), 2), title, below, left)
     for row, (name, points) in enumerate(rows.items()):
         for mode, point in points.items():
             color, shown = mode_style(mode)
@@ -169,24 +166,25 @@ def dots(
     _clean(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(unit, fontsize=_TEXT, color=SOFT)
     return figure
 
 
 def memory(
-    title: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    title: str,
+    below: str,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 ) -> "Figure":
     """Memory size after each chunk, and below it who still reads.
 
     Args:
-      title: above the plot.
+      title, below: above the plot.
       curves: (sizes, shares) of each mode, as `curves.memory_curve` gives them.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, axes = _figure(3.2, title)
-    axes.set_position((0.13, 0.42, 0.84, 0.49))
-    lower = figure.add_axes((0.13, 0.13, 0.84, 0.18), sharex=axes)
+    figure, axes = _figure(3.3, title, below)
+    axes.set_position((0.12, 0.41, 0.85, 0.455))
+    lower = figure.add_axes((0.12, 0.13, 0.85, 0.17), sharex=axes)
     for mode, (sizes, reading) in curves.items():
         color, _ = mode_style(mode)
         turns = range(1, len(sizes) + 1)
@@ -204,16 +202,15 @@ def memory(
     axes.tick_params(labelbottom=False)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     lower.set_xlabel("chunk", fontsize=_TEXT, color=SOFT)
-    lower.set_title("% still reading", fontsize=_TEXT, color=SOFT, loc="right", pad=3)
-    _unit(axes, "memory (tokens)")
+    lower.set_title("% still reading", fontsize=_TEXT, color=SOFT, loc="left", pad=4)
     return figure
 
 
-def histogram(title: str, distances: Sequence[int], mode: str) -> "Figure":
+def histogram(title: str, below: str, distances: Sequence[int], mode: str) -> "Figure":
     """How far after the last evidence (negative: before it) reading ended."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, axes = _figure(2.4, title)
+    figure, axes = _figure(2.5, title, below)
     reach = max(3, max(map(abs, distances), default=0))
     width = max(1, math.ceil(reach / 20))  # chunks in a bar; 0 has its own
     counts: dict[int, int] = {}
@@ -242,7 +239,6 @@ def histogram(title: str, distances: Sequence[int], mode: str) -> "Figure":
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     axes.set_xlabel("chunks after the last evidence", fontsize=_TEXT, color=SOFT)
     _clean(axes)
-    _unit(axes, "% of exits")
     return figure
 
 

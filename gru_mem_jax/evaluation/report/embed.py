@@ -130,6 +130,7 @@ def exit_distance(question: AskedQuestion, answer: ScoredAnswer) -> int | None:
 
 def _entry(sample: Sample, block: int | None, document: int | None) -> dict[str, Any]:
     question, answer = sample.question, sample.answer
+    twin = question.metadata.get("twin")  # of a question with an attack
     return {
         "id": sample.id,
         "folder": sample.folder,
@@ -139,6 +140,7 @@ def _entry(sample: Sample, block: int | None, document: int | None) -> dict[str,
         "context": context_title(answer.labels),
         "number": answer.index + 1,
         "name": question.id,
+        "twin": twin if isinstance(twin, str) else None,
         "question": question.question,
         "gold": list(question.answers),
         "answer": answer.answer,

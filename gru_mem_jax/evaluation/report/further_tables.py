@@ -1,8 +1,11 @@
 """The report's other tables: every measure, differences of modes, injected text."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gru_mem_jax.evaluation import hijack
+from gru_mem_jax.evaluation.report.curves import pooled_attacks
 from gru_mem_jax.evaluation.report.tables import (
     Cell,
     Group,
@@ -15,13 +18,6 @@ from gru_mem_jax.evaluation.report.words import mode_style, visible
 from gru_mem_jax.evaluation.suite import LABELS
 from gru_mem_jax.evaluation.tabulate import ALL, MIX
 from gru_mem_jax.runs import columns
-
-_ATTACKS = {
-    "wrong_updates": "wrong updates",
-    "early_exits": "early exits",
-    "wrong_answers": "wrong answers",
-    "planted_answers": "planted answers",
-}
 
 
 def measures_table(rows: Sequence[Row]) -> Table:
@@ -54,8 +50,8 @@ def measures_table(rows: Sequence[Row]) -> Table:
     return Table(
         name="measures",
         heading="All measures",
-        caption="Gates, exits, capture and retention, set by set. A pointer on a heading "
-        "shows what it means.",
+        caption="Gates, exits, capture and retention, set by set. A pointer on a "
+        "heading shows what it means.",
         head=(head,),
         groups=tuple(groups),
         folded=f"{len(rows):,} rows of {len(named)} columns",
@@ -116,9 +112,9 @@ def comparisons_table(comparisons: Sequence[Row]) -> Table | None:
     return Table(
         name="comparisons",
         heading="Differences between modes",
-        caption="Score of a mode less that of another on the same questions, in points, "
-        "with its 95% interval and p by the paired bootstrap. Bold: the interval does "
-        "not hold 0.",
+        caption="Score of a mode less that of another on the same questions, in "
+        "points, with its 95% interval and p by the paired bootstrap. Bold: the "
+        "interval does not hold 0.",
         head=(
             (
                 *(Cell(text=text, kind="text") for text in texts),
@@ -141,37 +137,55 @@ def _signed(value: float) -> str:
     return "0.0" if text in ("+0.0", "−0.0") else text
 
 
-def injection_table(rows: Sequence[Row]) -> Table | None:
-    """What attacks in documents caused (`hijack.hijack_rows`); None if there are none."""
-    if not rows:
-        return None
-    several = len({row["policy"] for row in rows}) > 1
+def injection_tables(rows: Sequence[Row]) -> list[Table]:
+    """What attacks in documents caused: all policies together, then one by one.
+
+    Args:
+      rows: of `hijack.hijack_rows`; none without attacks.
+    """
+    by_policy: dict[str, list[Row]] = {}
+    for row in rows:
+        by_policy.setdefault(row["policy"], []).append(row)
+    if not by_policy:
+        return []
+    made = [_injection_table("injection", pooled_attacks(rows))]
+    if len(by_policy) > 1:
+        made += [
+            dataclasses.replace(
+                _injection_table(f"injection{number}", own),
+                heading="",
+                folded=f"Injected text: {visible(policy)}",
+            )
+            for number, (policy, own) in enumerate(by_policy.items())
+        ]
+    return made
+
+
+def _injection_table(name: str, rows: Sequence[Row]) -> Table:
     groups: dict[str, list[Line]] = {}
     for row in rows:
         cells = [
-            *([Cell(text=visible(row["policy"]), kind="text")] if several else []),
             Cell(text=mode_style(row["mode"])[1], kind="text"),
             Cell(
                 text=f"{row['pairs']:,}",
                 more=f"{row['unpaired']} unpaired" if row["unpaired"] else "",
                 value=row["pairs"],
             ),
-            *(_share(row[name]) for name in _ATTACKS),
+            *(_share(row[name]) for name in hijack.MEASURES),
         ]
         groups.setdefault(row["attack"], []).append(Line(cells=tuple(cells)))
-    texts = [*(["policy"] if several else []), "mode"]
     return Table(
-        name="injection",
+        name=name,
         heading="Injected text",
         caption="Orders, gate tags and control strings put into the documents, against "
-        "the same questions without (their clean twins): the share of what went right "
-        "there and goes wrong here, in %, with Wilson's 95% interval. “benign” is the "
-        "same replacement of text without an attack.",
+        "the same questions without (their clean twins), all policies together: the "
+        "share of what went right there and goes wrong here, in %, with Wilson's 95% "
+        "interval. “benign” is the same replacement of text without an attack.",
         head=(
             (
-                *(Cell(text=text, kind="text") for text in texts),
+                Cell(text="mode", kind="text"),
                 Cell(text="pairs", note="questions answered with and without"),
-                *(Cell(text=text) for text in _ATTACKS.values()),
+                *(Cell(text=name.replace("_", " ")) for name in hijack.MEASURES),
             ),
         ),
         groups=tuple(

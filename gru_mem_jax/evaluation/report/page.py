@@ -22,11 +22,15 @@ from gru_mem_jax.evaluation import tabulate
 from gru_mem_jax.evaluation.folder import ResultsFolder
 from gru_mem_jax.evaluation.report.collect import Collected, Part, Sample, collect
 from gru_mem_jax.evaluation.report.embed import Embedded, embed, script_json
-from gru_mem_jax.evaluation.report.plots import plot_groups, write_plots
 from gru_mem_jax.evaluation.report.further_tables import (
     comparisons_table,
-    injection_table,
+    injection_tables,
     measures_table,
+)
+from gru_mem_jax.evaluation.report.plots import (
+    injection_group,
+    plot_groups,
+    write_plots,
 )
 from gru_mem_jax.evaluation.report.tables import (
     Table,
@@ -106,7 +110,7 @@ def _report(
         "warnings": _warnings(collected),
         "modes": {visible(mode): mode_style(mode)[1] for mode in collected.modes},
         "tables": _tables(collected),
-        "plots_caption": "Drawn from the same answers as the tables; a pointer on a mark "
+        "plots_caption": "Of the answers that the tables are of; a pointer on a mark "
         f"shows its numbers. As PNG and SVG in {PLOTS}/.",
         "pictures": [_picture(*picture) for picture in pictures],
         "settings": [
@@ -126,7 +130,7 @@ def _tables(collected: Collected) -> list[Table]:
         own = [
             averages_table(rows),
             *main_tables(rows, _aside(collected, part)),
-            injection_table(collected.hijack_rows(part)),
+            *injection_tables(collected.hijack_rows(part.folders)),
             comparisons_table(found["comparisons"]),
             measures_table(rows),
         ]
@@ -161,6 +165,8 @@ def _plots(collected: Collected, folder: Any) -> list[dict[str, Any]]:
         if len(kinds) > 1 or policy == tabulate.MEAN:
             names.append(policy_title(policy))
         groups = plot_groups(samples, collected.modes)
+        numbers = sorted({sample.folder for sample in samples})
+        groups += injection_group(collected.hijack_rows(numbers))
         drawn = write_plots(groups, folder, f"{number}_" if len(kinds) > 1 else "")
         shown.append({"title": visible(": ".join(names)), "groups": drawn})
     return shown

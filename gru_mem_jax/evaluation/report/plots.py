@@ -2,19 +2,19 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax import durable_files, storage
+from gru_mem_jax.evaluation import hijack
 from gru_mem_jax.evaluation.report import curves
 from gru_mem_jax.evaluation.report.collect import Sample
-from gru_mem_jax.evaluation.report.curves import Point, Series
+from gru_mem_jax.evaluation.report.curves import Measure, Point, Series
 from gru_mem_jax.evaluation.report.words import context_title, mode_style, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Measure = Callable[[Iterable[Sample]], Point | None]
 _MOST_PANELS = 12  # of one kind, a context each
 
 
@@ -37,11 +37,11 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlotGroup:
-    """Figures on one matter."""
+    """Figures on one matter, in rows of what belongs together."""
 
     title: str
     caption: str
-    plots: tuple[Plot, ...]
+    rows: tuple[tuple[Plot, ...], ...]
 
 
 def plot_groups(samples: Sequence[Sample], modes: Sequence[str]) -> list[PlotGroup]:
@@ -53,114 +53,144 @@ def plot_groups(samples: Sequence[Sample], modes: Sequence[str]) -> list[PlotGro
     """
     clean = [sample for sample in samples if "attack" not in sample.answer.labels]
     clean = clean or list(samples)
-    by = curves.series(clean, modes)
+    by = list(enumerate(curves.series(clean, modes)))
     groups = [
         PlotGroup(
             title="Score and time",
             caption="Mean score with its 95% interval (bootstrap over questions), and "
             "seconds a question.",
-            plots=(
-                *_measured(by, "score", "Score", curves.score, "%", True),
-                *_measured(by, "time", "Time", curves.seconds, "seconds", False),
-            ),
+            rows=tuple(row for place in by for row in _score_and_time(*place)),
         ),
         PlotGroup(
             title="Memory over turns",
             caption="Mean memory after each chunk, over those that read it; below, the "
             "share that still read: the exit gate thins them out.",
-            plots=tuple(_memories(clean, modes)),
+            rows=(tuple(_memories(clean, modes)),),
         ),
         PlotGroup(
             title="Evidence in the memory",
-            caption="Captured: evidence that is in the memory after its chunk. Retained: "
-            "of that, what is still in the last memory. Read: share of the document.",
-            plots=(
-                *_pooled(by, "captured", "Captured", curves.ratio("captured")),
-                *_pooled(by, "retained", "Retained", curves.ratio("retained")),
-                *_pooled(by, "read", "Read", curves.read_share),
-            ),
+            caption="Captured: evidence that is in the memory after its chunk. "
+            "Retained: of that, what is still in the last memory. Read: share of the "
+            "document.",
+            rows=tuple(_pooled(*place, _EVIDENCE) for place in by),
         ),
         PlotGroup(
             title="Gates",
-            caption="Share of turns whose update gate is right, on chunks with evidence "
-            "and on others; share of exits at the last evidence; share of turns that "
-            "have the form.",
-            plots=(
-                *_pooled(
-                    by,
-                    "update_on",
-                    "Update on evidence",
-                    curves.ratio("updates_on"),
-                ),
-                *_pooled(
-                    by,
-                    "update_off",
-                    "Update off evidence",
-                    curves.ratio("updates_off"),
-                ),
-                *_pooled(by, "exact_exit", "Exact exit", curves.share("exact")),
-                *_pooled(by, "well_formed", "Well formed", curves.well_formed),
-            ),
+            caption="Share of turns whose update gate is right, on chunks with "
+            "evidence and on others; share of exits at the last evidence; share of "
+            "questions whose turns all have the form.",
+            rows=tuple(_pooled(*place, _GATES) for place in by),
         ),
         PlotGroup(
             title="Exits",
-            caption="Chunks between the last evidence and the exit, 0: exact, negative: "
-            "too early. A document that ends is no late exit.",
-            plots=tuple(_exits(clean)),
+            caption="Chunks between the last evidence and the exit; 0 is exact, a "
+            "negative number too early. Where the document ends no exit is late.",
+            rows=(tuple(_exits(clean)),),
         ),
     ]
-    return [group for group in groups if group.plots]
+    shown = [
+        dataclasses.replace(group, rows=tuple(filter(None, group.rows)))
+        for group in groups
+    ]
+    return [group for group in shown if group.rows]
+
+
+def injection_group(rows: Sequence[Mapping[str, Any]]) -> list[PlotGroup]:
+    """What attacks caused, all policies together; none without attacks.
+
+    Args:
+      rows: of `hijack.hijack_rows`.
+    """
+    plots = []
+    for name, title in _attack_titles().items():
+        shown: dict[str, dict[str, Point]] = {}
+        for row in curves.pooled_attacks(rows):
+            if (found := row[name]) is not None:
+                point = Point(
+                    value=found["share"], low=found["low"], high=found["high"]
+                )
+                shown.setdefault(row["attack"], {})[row["mode"]] = point
+        if shown:
+            plots.append(_dots(f"attack_{name}", title, "% by attack", shown, True))
+    caption = (
+        "Shares of the table of injected text, all policies together, with Wilson's "
+    )
+    caption += "95% intervals."
+    group = PlotGroup(title="Injected text", caption=caption, rows=(tuple(plots),))
+    return [group] if plots else []
+
+
+def _attack_titles() -> dict[str, str]:
+    """The measures of `hijack` by the names that readers see."""
+    return {name: name.replace("_", " ").capitalize() for name in hijack.MEASURES}
+
+
+# Name of the files, title and measure of shares.
+_EVIDENCE = (
+    ("captured", "Captured", curves.ratio("captured")),
+    ("retained", "Retained", curves.ratio("retained")),
+    ("read", "Read", curves.read_share),
+)
+_GATES = (
+    ("update_on", "Update on evidence", curves.ratio("updates_on")),
+    ("update_off", "Update off evidence", curves.ratio("updates_off")),
+    ("exact_exit", "Exact exit", curves.exact_exit),
+    ("well_formed", "Well formed", curves.well_formed),
+)
+
+
+def _score_and_time(number: int, each: Series) -> tuple[tuple[Plot, ...], ...]:
+    """A row of each, set by set; one row where a plot has all sets."""
+    score = _measured(f"score_{number}", "Score", each, curves.score)
+    time = _measured(f"time_{number}", "Time", each, curves.seconds, "seconds")
+    return (score, time) if each.axis else ((*score, *time),)
 
 
 def _measured(
-    by: Sequence[Series],
-    name: str,
-    title: str,
-    measure: Measure,
-    unit: str,
-    percent: bool,
-) -> Iterator[Plot]:
-    """A measure set by set: a curve each, or all sets of one context in one plot."""
-    for number, each in enumerate(by):
-        cells = {place: measure(own) for place, own in each.cells.items()}
-        if not any(point is not None for point in cells.values()):
-            continue
-        if not each.axis:
-            rows = {
-                shown: {
-                    mode: point
-                    for mode in each.modes
-                    if (point := cells.get((shown, mode, 0))) is not None
-                }
-                for shown in each.sets
-            }
-            yield _dots(f"{name}_{number}", _titled(title, each), rows, unit, percent)
-            continue
-        for own in each.sets:
-            points = {
-                mode: [cells.get((own, mode, i)) for i in range(len(each.ticks))]
-                for mode in each.modes
-            }
-            full = f"{title}: {visible(own)}"
-            yield _lines(
-                f"{name}_{number}_{_slug(own)}",
-                _titled(full, each),
+    name: str, title: str, each: Series, measure: Measure, unit: str = "%"
+) -> tuple[Plot, ...]:
+    """A measure set by set: a curve each, or dots for all sets of one context."""
+    percent = unit == "%"
+    cells = {place: measure(own) for place, own in each.cells.items()}
+    if not any(point is not None for point in cells.values()):
+        return ()
+    if each.axis:
+        return tuple(
+            _lines(
+                f"{name}_{_slug(own)}",
+                f"{title}: {visible(own)}",
+                _below(each, unit),
                 each,
-                points,
-                unit,
+                {
+                    mode: [cells.get((own, mode, i)) for i in range(len(each.ticks))]
+                    for mode in each.modes
+                },
                 percent,
             )
+            for own in each.sets
+        )
+    rows = {
+        shown: {
+            mode: point
+            for mode in each.modes
+            if (point := cells.get((shown, mode, 0))) is not None
+        }
+        for shown in each.sets
+    }
+    return (_dots(name, title, _below(each, unit), rows, percent),)
 
 
 def _pooled(
-    by: Sequence[Series], name: str, title: str, measure: Measure
-) -> Iterator[Plot]:
-    """A share over all sets together, along the axis; set by set if there is none."""
-    for number, each in enumerate(by):
+    number: int, each: Series, shares: Sequence[tuple[str, str, Measure]]
+) -> tuple[Plot, ...]:
+    """Shares over all sets together, along the axis; set by set if there is none."""
+    plots: list[Plot] = []
+    for short, title, measure in shares:
+        name = f"{short}_{number}"
         if not each.axis:
-            yield from _measured([each], f"{name}_{number}", title, measure, "%", True)
+            plots += _measured(name, title, each, measure)
             continue
-        pooled: dict[str, list[Point | None]] = {
+        pooled = {
             mode: [
                 measure(
                     sample
@@ -173,8 +203,8 @@ def _pooled(
         }
         shown = {mode: points for mode, points in pooled.items() if any(points)}
         if shown:
-            full = _titled(title, each)
-            yield _lines(f"{name}_{number}", full, each, shown, "%", True)
+            plots.append(_lines(name, title, _below(each, "%"), each, shown, True))
+    return tuple(plots)
 
 
 def _memories(samples: Sequence[Sample], modes: Sequence[str]) -> Iterator[Plot]:
@@ -187,12 +217,12 @@ def _memories(samples: Sequence[Sample], modes: Sequence[str]) -> Iterator[Plot]
             ]
         }
         if found:
-            full = f"Memory: {title}" if title else "Memory"
+            below = f"{title}; tokens" if title else "tokens"
             yield Plot(
                 name=f"memory_{number}",
-                label=full,
+                label=f"Memory after each chunk, {below}",
                 modes=tuple(found),
-                draw=_memory(full, found),
+                draw=_memory(below, found),
             )
 
 
@@ -204,12 +234,13 @@ def _exits(samples: Sequence[Sample]) -> Iterator[Plot]:
         for mode, group in by_mode.items():
             distances = curves.exit_distances(group)
             if distances:
-                full = ": ".join(filter(None, [mode_style(mode)[1], title]))
+                full = f"Exits: {mode_style(mode)[1]}"
+                below = f"{title}; % of exits" if title else "% of exits"
                 yield Plot(
                     name=f"exits_{number}_{_slug(mode)}",
-                    label=f"Exits, {full}",
+                    label=f"{full}, {below}",
                     modes=(mode,),
-                    draw=_histogram(full, distances, mode),
+                    draw=_histogram(full, below, distances, mode),
                 )
 
 
@@ -225,8 +256,9 @@ def _contexts(samples: Sequence[Sample]) -> list[tuple[str, list[Sample]]]:
     return [every[i * last // (_MOST_PANELS - 1)] for i in range(_MOST_PANELS)]
 
 
-def _titled(title: str, each: Series) -> str:
-    return f"{title}, {visible(each.title)}" if each.title else title
+def _below(each: Series, unit: str) -> str:
+    """The line below a title: the context, and the unit."""
+    return f"{visible(each.title)}; {unit}" if each.title else unit
 
 
 def _slug(text: str) -> str:
@@ -236,55 +268,55 @@ def _slug(text: str) -> str:
 def _lines(
     name: str,
     title: str,
+    below: str,
     each: Series,
     points: Mapping[str, Sequence[Point | None]],
-    unit: str,
     percent: bool,
 ) -> Plot:
     def draw() -> "Figure":
         from gru_mem_jax.evaluation.report import drawing
 
         ticks = [visible(tick) for tick in each.ticks]
-        return drawing.lines(
-            title, each.axis, ticks, points, unit=unit, percent=percent
-        )
+        return drawing.lines(title, below, each.axis, ticks, points, percent=percent)
 
-    return Plot(name=name, label=title, modes=tuple(points), draw=draw)
+    label = f"{title}, {below}"
+    return Plot(name=name, label=label, modes=tuple(points), draw=draw)
 
 
 def _dots(
     name: str,
     title: str,
+    below: str,
     rows: Mapping[str, Mapping[str, Point]],
-    unit: str,
     percent: bool,
 ) -> Plot:
     def draw() -> "Figure":
         from gru_mem_jax.evaluation.report import drawing
 
         shown = {visible(row): points for row, points in rows.items()}
-        return drawing.dots(title, shown, unit=unit, percent=percent)
+        return drawing.dots(title, below, shown, percent=percent)
 
     modes = dict.fromkeys(mode for points in rows.values() for mode in points)
-    return Plot(name=name, label=title, modes=tuple(modes), draw=draw)
+    label = f"{title}, {below}"
+    return Plot(name=name, label=label, modes=tuple(modes), draw=draw)
 
 
-def _memory(title: str, found: Mapping[str, Any]) -> "Callable[[], Figure]":
+def _memory(below: str, found: Mapping[str, Any]) -> "Callable[[], Figure]":
     def draw() -> "Figure":
         from gru_mem_jax.evaluation.report import drawing
 
-        return drawing.memory(title, found)
+        return drawing.memory("Memory", below, found)
 
     return draw
 
 
 def _histogram(
-    title: str, distances: Sequence[int], mode: str
+    title: str, below: str, distances: Sequence[int], mode: str
 ) -> "Callable[[], Figure]":
     def draw() -> "Figure":
         from gru_mem_jax.evaluation.report import drawing
 
-        return drawing.histogram(title, distances, mode)
+        return drawing.histogram(title, below, distances, mode)
 
     return draw
 
@@ -300,7 +332,7 @@ def write_plots(
       prefix: before the names of the files.
 
     Returns:
-      Of each group title, caption and plots; of each plot its name and its SVG.
+      Of each group title, caption and rows; of each plot of a row its name and its SVG.
 
     Raises:
       OSError: the folder cannot be written.
@@ -311,15 +343,18 @@ def write_plots(
     storage.make_folder(folder)
     shown = []
     for group in groups:
-        plots = []
-        for plot in group.plots:
-            name = f"{prefix}{plot.name}"
-            figure = plot.draw()
-            picture = svg.inline(drawing.saved(figure, "svg"), name, plot.label)
-            plots.append({"name": name, "svg": picture})
-            drawing.add_legend(figure, plot.modes)
-            for form in ("png", "svg"):
-                content = drawing.saved(figure, form)
-                durable_files.write_atomically(folder / f"{name}.{form}", content)
-        shown.append({"title": group.title, "caption": group.caption, "plots": plots})
+        rows = []
+        for row in group.rows:
+            plots = []
+            for plot in row:
+                name = f"{prefix}{plot.name}"
+                figure = plot.draw()
+                picture = svg.inline(drawing.saved(figure, "svg"), name, plot.label)
+                plots.append({"name": name, "svg": picture})
+                drawing.add_legend(figure, plot.modes)
+                for form in ("png", "svg"):
+                    content = drawing.saved(figure, form)
+                    durable_files.write_atomically(folder / f"{name}.{form}", content)
+            rows.append(plots)
+        shown.append({"title": group.title, "caption": group.caption, "rows": rows})
     return shown

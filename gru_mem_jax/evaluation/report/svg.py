@@ -17,7 +17,9 @@ _THEMED = {
     drawing.BAD: "var(--bad)",
     **{color: f"var(--{mode})" for mode, (color, _) in MODE_STYLES.items()},
 }
-_COLORS = {color.lower(): themed for color, themed in _THEMED.items()}
+_COLORS = {"#ffffff": "none"} | {
+    color.lower(): themed for color, themed in _THEMED.items()
+}
 _FONT = re.compile(r"(?:[\w-]+ )*?([\d.]+)px")
 _KEPT = ("id", "clip-path")  # attributes that refer to others
 

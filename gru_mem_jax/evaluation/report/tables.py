@@ -143,8 +143,8 @@ def _main_table(
         heading=heading,
         caption="Mean score in % (small: 95% interval, bootstrap over questions; of a "
         "mean over policies: ± their standard deviation), seconds a question, and how "
-        "many times faster than MemAgent. The best is bold. Average: over all questions "
-        f"of a context. Failed questions score 0.{stars}",
+        "many times faster than MemAgent. The best is bold. Average: over all "
+        f"questions of a context. Failed questions score 0.{stars}",
         head=_main_head("task", parts),
         groups=tuple(groups),
     )

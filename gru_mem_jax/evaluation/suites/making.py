@@ -4,7 +4,7 @@ import functools
 import os
 import pathlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax.agent.encoding import Encoder
@@ -37,10 +37,11 @@ class MissingDataSets(InputError):
         super().__init__(": ".join((self.summary, "; ".join(lines))))
 
 
-Sources = Mapping[str, Sequence[str | os.PathLike[str]]]
+File = str | os.PathLike[str]
+Sources = Mapping[str, File | Sequence[File]]
 
 
-def check_sources(names: Sequence[str]) -> None:
+def check_sources(names: Iterable[str]) -> None:
     """Checks the names of --source.
 
     Raises:
@@ -74,7 +75,7 @@ def make_suite(
     Args:
       name: of `SUITES`.
       datasets: the folder; each data set has one of its own in it.
-      sources: official files by name, see `OFFICIAL_FILES`.
+      sources: official files by name, one or several, see `OFFICIAL_FILES`.
       lengths: of the documents, as --lengths has them; None: the suite's own.
       tasks: of the suite; of "injection" kinds of attack. None: all.
       gaps: of "bridge", in chunks; None: its own.
@@ -90,6 +91,9 @@ def make_suite(
         has too few questions or other lengths.
       RunError: a data set cannot be written.
     """
+    if name not in SUITES:
+        raise InputError(f"unknown suite {name!r:.40}{did_you_mean(name, SUITES)}")
+    check_sources(sources or ())
     kind = SUITES[name]
     parts = kind.all_parts(lengths, gaps)
     attacks = kind.attacks and chosen(tasks, kind.attacks, name)
@@ -121,10 +125,12 @@ def make_suite(
                             encoder=maker.encoder(),
                             chunk_size=chunk_size,
                             seed=seed,
+                            most=num_questions,
                         )
                         if attacks
                         else source,
-                        count=num_questions,
+                        # Those that cannot be attacked are passed over.
+                        count=None if attacks else num_questions,
                         length=text,
                         placement=part.placement,
                         gap=part.gap,
@@ -140,6 +146,12 @@ def _by_length(sets: Sequence[QuestionSet]) -> Callable[[QuestionSet], int]:
     """Contexts in the order in which they were named; sorting is stable."""
     order = {text: i for i, text in enumerate(dict.fromkeys(s.length for s in sets))}
     return lambda each: order[each.length]
+
+
+def _paths(files: File | Sequence[File]) -> tuple[str, ...]:
+    if isinstance(files, str | os.PathLike):
+        return (os.fspath(files),)
+    return tuple(map(os.fspath, files))
 
 
 class _Maker:
@@ -267,9 +279,7 @@ class _Maker:
         from gru_mem_jax.data.builders.registry import recipe_class
 
         settings: dict[str, Any] = dict(part.settings)
-        files = {
-            name: tuple(map(os.fspath, self._sources[name])) for name in part.sources
-        }
+        files = {name: _paths(self._sources[name]) for name in part.sources}
         if haystack := files.pop("haystack", ()):
             settings["haystack"] = haystack[0]
         if files:

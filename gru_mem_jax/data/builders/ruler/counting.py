@@ -29,18 +29,20 @@ _LETTERS = 6
 _LEAST_KEY = 32.0
 
 
-def read_words(path: str) -> tuple[str, ...]:
-    """The words of a JSON file: a list, or an object's values as in RULER's file.
+def read_words(path: str) -> tuple[tuple[str, ...], str]:
+    """The words of a JSON file, and its sha256.
+
+    The file is a list of words, or an object whose values they are, as RULER's.
 
     Raises:
       InputError: it cannot be read or is malformed.
     """
-    value, _ = files.read_json(path)
+    value, sha256 = files.read_json(path)
     words = list(value.values()) if isinstance(value, dict) else value
     for i, word in enumerate(files.checked(words, list, f"{path}: the file's value")):
         if not files.checked(word, str, f"{path}: word {i}").strip():
             raise InputError(f"{path}: word {i} is empty")
-    return tuple(sorted(set(words)))
+    return tuple(sorted(set(words))), sha256
 
 
 def permutation(name: str, count: int) -> np.ndarray:
@@ -83,7 +85,7 @@ class CommonWordsTask:
                     f"documents of {room} tokens: set words to RULER's scripts/data/"
                     "synthetic/json/english_words.json (github.com/NVIDIA/RULER)"
                 )
-            texts = read_words(words)
+            texts, _ = read_words(words)
         self.texts = tuple(texts)
         self._piece_costs = np.array([costs.of(text) for text in texts])
 

@@ -13,6 +13,7 @@ from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
 from gru_mem_jax.data.builders.ruler.counting import (
     CommonWordsTask,
     FrequentWordsTask,
+    read_words,
 )
 from gru_mem_jax.data.builders.ruler.documents import Documents, Maker
 from gru_mem_jax.data.builders.ruler.fitting import (
@@ -89,7 +90,7 @@ class Ruler:
     num_values: int | None = None
     num_queries: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain_numbers(self)
         check_choice("task", self.task, TASKS)
         check_choice("evidence_position", self.evidence_position, EVIDENCE_POSITIONS)
@@ -132,6 +133,8 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        if self.task != "cwe" and self.words is not None:
+            raise InputError(f"words is a setting of cwe, not {self.task}")
         if self.task not in HOMES and self.sources:
             raise InputError(f"sources is a setting of qa_1 and qa_2, not {self.task}")
         if self.task not in NEEDLES and self.haystack is not None:
@@ -165,6 +168,8 @@ class Ruler:
             said["sources_sha256"] = [file.sha256 for file in self._files]
         if "words" in said.values() or self.task == "cwe":
             said["words"] = words_version()
+        if self.words is not None:
+            said["words_sha256"] = read_words(self.words)[1]
         return said
 
     def pool(self) -> Iterator[str]:

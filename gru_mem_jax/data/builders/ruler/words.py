@@ -5,7 +5,6 @@ import importlib.metadata
 import importlib.resources
 import random
 import uuid
-from typing import Any
 
 from gru_mem_jax.errors import InputError
 
@@ -70,8 +69,3 @@ def draw(rng: random.Random, kind: str) -> str:
     if kind == "uuids":
         return str(uuid.UUID(int=rng.getrandbits(128), version=4))
     return f"{rng.choice(word_list('adjective'))}-{rng.choice(word_list('noun'))}"
-
-
-def needs_words(*kinds: Any) -> bool:
-    """Whether any of the kinds needs wonderwords."""
-    return "words" in kinds

@@ -81,28 +81,37 @@ function drawList() {
   const list = document.getElementById("list");
   list.replaceChildren(...shown.map(listRow));
   const all = data.samples.length;
-  const number = shown.length === all ? counted(all, "trajectory").replace("ys", "ies")
-    : `${thousands(shown.length)} of ${thousands(all)}`;
-  document.getElementById("count").textContent = number;
+  const every = `${thousands(all)} ${all === 1 ? "trajectory" : "trajectories"}`;
+  const some = `${thousands(shown.length)} of ${thousands(all)}`;
+  document.getElementById("count").textContent = shown.length === all ? every : some;
   markCurrent(false);
 }
 
 function listRow(sample) {
-  const details = [sample.set, sample.context].filter(Boolean).join(" · ");
-  const notes = [`${sample.read}/${sample.chunks}`];
-  if (sample.distance) notes.push(`exit ${sample.distance > 0 ? "+" : "−"}${Math.abs(sample.distance)}`);
-  if (sample.wrongUpdates) notes.push(counted(sample.wrongUpdates, "wrong update"));
-  if (sample.failed !== null) notes.splice(0, 1, "failed");
+  const several = !document.getElementById("pick-policy").closest("label").hidden;
+  const details = [sample.set, sample.context, several && sample.policy]
+    .filter(Boolean)
+    .join(" · ");
+  const wrong = [];
+  if (sample.failed !== null) wrong.push("failed");
+  if (sample.distance) wrong.push(exitText(sample));
+  if (sample.wrongUpdates) wrong.push(counted(sample.wrongUpdates, "wrong update"));
   return el(
     "li",
     {},
     el(
       "a",
       { href: `#t=${sample.id}`, "data-id": sample.id },
-      el("span", { class: "line" }, mark(sample), " ", modeName(sample.mode),
-        el("span", { class: "notes" }, notes.join(" · "))),
+      el(
+        "span",
+        { class: "line" },
+        mark(sample),
+        modeName(sample.mode),
+        el("span", { class: "notes" }, `${sample.read}/${sample.chunks}`),
+      ),
       el("span", { class: "question", dir: "auto" }, sample.question),
       el("span", { class: "line quiet" }, details),
+      wrong.length ? el("span", { class: "line bad" }, wrong.join(" · ")) : null,
     ),
   );
 }
@@ -163,7 +172,8 @@ async function search(words) {
       if (mine !== searching) return; // it was replaced by another
     }
     if (++number % 50 === 0 || number === rest.length) {
-      said.textContent = number < rest.length ? `searching, ${number} of ${rest.length}` : "";
+      const on = `searching, ${number} of ${rest.length}`;
+      said.textContent = number < rest.length ? on : "";
       filter();
     }
   }

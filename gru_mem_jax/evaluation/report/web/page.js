@@ -25,13 +25,13 @@ function follow() {
     data.samples.find((each) => each.id === id) ??
     (id === null ? (current.sample ?? shown[0] ?? data.samples[0]) : null);
   if (sample === null) {
-    document
-      .getElementById("sample")
-      .replaceChildren(el("p", { class: "bad" }, `No trajectory ${id} is in this page.`));
+    const line = el("p", { class: "bad" }, `No trajectory ${id} is in this page.`);
+    document.getElementById("sample").replaceChildren(line);
     return;
   }
-  const number = turn === null ? null : Number.parseInt(turn, 10) - 1;
-  if (sample !== current.sample) showSample(sample, Number.isNaN(number) ? null : number);
+  let number = Number.parseInt(turn, 10) - 1;
+  if (Number.isNaN(number)) number = null;
+  if (sample !== current.sample) showSample(sample, number);
   else if (number !== null && number !== current.turn) goToTurn(number, false);
   markCurrent(true);
 }
@@ -140,12 +140,12 @@ const KEYS = {
 
 function startKeys() {
   const help = document.getElementById("help");
-  document.getElementById("help-button").hidden = false;
-  document.getElementById("help-button").addEventListener("click", () => help.showModal());
+  const button = document.getElementById("help-button");
+  button.hidden = false;
+  button.addEventListener("click", () => help.showModal());
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
-    const typing = event.target.closest?.("input:not([type=checkbox]), select, textarea");
-    if (typing) {
+    if (event.target.closest?.("input:not([type=checkbox]), select")) {
       if (event.key === "Escape") event.target.blur();
       return;
     }

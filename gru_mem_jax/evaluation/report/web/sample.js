@@ -97,7 +97,7 @@ function facts(sample) {
   else if (sample.stop) words.push(`stopped: ${sample.stop.replaceAll("_", " ")}`);
   if (sample.wrongUpdates) words.push(counted(sample.wrongUpdates, "wrong update"));
   if (sample.captured !== null)
-    words.push(`captured ${sample.captured[0]} of ${sample.captured[1]} evidence spans`);
+    words.push(`captured ${sample.captured[0]} of ${sample.captured[1]} spans`);
   if (sample.retained !== null && sample.retained[1])
     words.push(`retained ${sample.retained[0]} of ${sample.retained[1]}`);
   if (sample.wellFormed !== null && sample.wellFormed < 1)
@@ -126,7 +126,13 @@ function siblings(sample) {
       other.context === sample.context &&
       other.number === sample.number,
   );
-  if (same.length < 2) return null;
+  const twin = data.samples.find(
+    (other) =>
+      sample.twin !== null &&
+      other.name === sample.twin &&
+      ["folder", "set", "mode", "policy"].every((key) => other[key] === sample[key]),
+  );
+  if (same.length < 2 && !twin) return null;
   const several = new Set(same.map((other) => other.policy)).size > 1;
   return el(
     "nav",
@@ -142,6 +148,7 @@ function siblings(sample) {
         el("span", { class: "quiet" }, ` ${other.read}/${other.chunks}`),
       ),
     ),
+    twin ? el("a", { href: `#t=${twin.id}` }, mark(twin), " without the attack") : null,
   );
 }
 
@@ -210,7 +217,7 @@ function chunkRow(sample, turn, chunk, marks, before, after) {
     { class: "gates" },
     gate("update", update, "yes", "no"),
     gate("exit", exit, "end", "continue"),
-    el("span", { class: "quiet" }, turnFacts(turn)),
+    el("span", { class: "quiet" }, `memory ${counted(turn.tokens, "token")}`),
   );
   const quiet = !marks.evidence.has(turn.chunk) && before === after && !turn.problem;
   return el(
@@ -253,7 +260,6 @@ function answerRow(sample, turn, memory) {
     el(
       "div",
       { class: "turn" },
-      el("p", { class: "gates" }, el("span", { class: "quiet" }, turnFacts(turn))),
       el("p", { class: "prose", dir: "auto" }, turn.text),
       el(
         "dl",
@@ -263,6 +269,7 @@ function answerRow(sample, turn, memory) {
         el("dt", {}, "gold"),
         el("dd", {}, joined(sample.gold)),
       ),
+      el("p", { class: "quiet small" }, `answer${turnFacts(turn)}`),
     ),
   );
 }

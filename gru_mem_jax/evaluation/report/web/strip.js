@@ -46,7 +46,8 @@ function strip(sample, turns, marks, pick) {
     if (turn) column.addEventListener("click", () => pick(chunk));
     picture.append(column);
   }
-  if (memory.length < chunks && memory.length > 0 && (chunks - memory.length) * cell > 70)
+  const unread = (chunks - memory.length) * cell;
+  if (memory.length > 0 && unread > 70)
     picture.append(
       labelled(
         "never read",
@@ -82,7 +83,8 @@ function cells(sample, turn, marks, chunk, { x, cell, most, floor }) {
   ]) {
     const gate = gates[name];
     if (gate === null) continue;
-    const kind = `cell ${name} ${gate.said ? "open" : "shut"} ${gate.wrong ? "wrong" : ""}`;
+    const said = gate.said ? "open" : "shut";
+    const kind = `cell ${name} ${said} ${gate.wrong ? "wrong" : ""}`;
     shapes.push(shape("rect", { ...at(lane), class: kind }));
   }
   const tall = Math.max(1, (turn.tokens / most) * (BARS - 4));
@@ -123,9 +125,8 @@ function labelled(text, x, y, anchor = "start") {
 function ticks(chunks) {
   const steps = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000];
   const step = steps.find((each) => chunks / each <= 12) ?? chunks;
-  const shown = [0];
-  for (let chunk = step; chunk <= chunks; chunk += step)
-    if (chunk > 1) shown.push(chunk - 1);
+  const shown = step > 2 ? [0] : [];
+  for (let chunk = step; chunk <= chunks; chunk += step) shown.push(chunk - 1);
   return shown;
 }
 

@@ -19,16 +19,17 @@ function gate(name, value, open, shut) {
 }
 
 function turnFacts(turn) {
-  const shared = turn.shared ? `, ${thousands(turn.shared)} shared` : "";
+  const shared = turn.shared ? ` (${thousands(turn.shared)} shared)` : "";
   return (
-    `memory ${turn.tokens} · ${thousands(turn.in)} in${shared}, ` +
-    `${thousands(turn.out)} out · ${duration(turn.seconds)}`
+    ` · ${thousands(turn.in)} tokens in${shared}, ${thousands(turn.out)} out · ` +
+    duration(turn.seconds)
   );
 }
 
 function chunkText(chunk) {
   if (!chunk) return el("p", { class: "quiet" }, "Its text was not kept.");
-  return el("p", { class: "prose", dir: "auto" }, chunk.runs.map(runOf));
+  const runs = chunk.runs.map(([kind, text], i) => [kind, i ? text : text.trimStart()]);
+  return el("p", { class: "prose", dir: "auto" }, runs.map(runOf));
 }
 
 function runOf([kind, text]) {
@@ -81,7 +82,7 @@ function unchanged(text) {
 
 /** All that the policy wrote, its tags marked; built when it is opened. */
 function completion(turn) {
-  const details = el("details", {}, el("summary", {}, "completion"));
+  const details = el("details", {}, el("summary", {}, "completion", turnFacts(turn)));
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
     const raw = el("pre", { class: "raw", dir: "auto" });
@@ -90,7 +91,8 @@ function completion(turn) {
       addTo(raw, [rest.slice(0, found.index), el("span", { class: "tag" }, found[0])]);
       rest = rest.slice(found.index + found[0].length);
     }
-    addTo(raw, [rest, turn.long ? el("b", { class: "bad" }, " (cut at its budget)") : null]);
+    const cut = el("b", { class: "bad" }, " (cut at its budget)");
+    addTo(raw, [rest, turn.long ? cut : null]);
     details.append(raw);
   });
   return details;

@@ -14,9 +14,31 @@ from gru_mem_jax.evaluation.records import (
 from gru_mem_jax.records import to_record
 
 WORDS = (
-    "heron maple quiet ledger copper violet harbour lantern ferry autumn granite wolf "
-    "signal meadow cinder orbit velvet kettle tundra marble falcon ribbon summit delta"
-).split()
+    "heron",
+    "maple",
+    "quiet",
+    "ledger",
+    "copper",
+    "violet",
+    "harbour",
+    "lantern",
+    "ferry",
+    "autumn",
+    "granite",
+    "wolf",
+    "signal",
+    "meadow",
+    "cinder",
+    "orbit",
+    "velvet",
+    "kettle",
+    "tundra",
+    "marble",
+    "falcon",
+    "ribbon",
+    "summit",
+    "delta",
+)
 GATED = ("with_exit_gate", "without_exit_gate")
 
 
@@ -144,7 +166,12 @@ def _attacked(twin, labels):
         labels=labels,
         id=f"{twin.id}-{labels['attack']}",
         chunks=tuple(chunks),
-        metadata={"twin": twin.id, "attack_spans": [attack], "wrong_answer": "a wolf"},
+        metadata={
+            "twin": twin.id,
+            "attack_spans": [attack],
+            "attack_chunks": [number],
+            "wrong_answer": "a wolf",
+        },
     )
 
 
@@ -235,6 +262,8 @@ def _answer(made, dice, question, policy, mode):
         stop_reason=stop,
         chunks_read=count,
         exit=exits if mode == "with_exit_gate" else None,
+        updated=tuple(t.chunk for t in turns if t.update) if gated else None,
+        said_end=(count - 1,) if gated else None,
         updates_on=(right_on, int(last < count)) if gated else None,
         updates_off=(right_off, count - int(last < count)) if gated else None,
         well_formed=1.0,
