@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from gru_mem_jax.cli import arguments, server, suites
+from gru_mem_jax.cli import arguments, server, suites, terminal
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import first_difference
 
@@ -150,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
     target.write(results)
     if not target.is_stdout:
         evaluating.print_rows(results["rows"], sys.stdout)
+    if args.out is not None:
+        terminal.note(f"  gru-mem report {args.out} --out {args.out}")
     return status
 
 

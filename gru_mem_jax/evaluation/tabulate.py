@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.evaluation import statistics
 from gru_mem_jax.evaluation.folder import ResultsFolder
 from gru_mem_jax.evaluation.hijack import hijack_rows
@@ -187,7 +188,7 @@ def measured(
     low, high = statistics.interval(scores)
     exits = [answer.exit for answer in done if answer.exit is not None]
     formed = [a.well_formed for a in done if a.well_formed is not None]
-    lengths = [(a, num_chunks.get(a.key[2:], 0)) for a in done]
+    lengths = [(a, num_chunks.get(a.key[2:], 0)) for a in done if a.mode in MODES]
     sizes = [size for answer in done for size in answer.memory_tokens]
     prompts = sum(answer.prompt_tokens for answer in done)
     row: Row = {
@@ -208,7 +209,7 @@ def measured(
         "capture": _share(a.captured for a in done),
         "retention": _share(a.retained for a in done),
         "chunks_read": _mean([a.chunks_read / n for a, n in lengths if n]),
-        "chunks": _mean([a.chunks_read for a in done]),
+        "chunks": _mean([a.chunks_read for a, _ in lengths]),
         "memory_tokens": _mean(sizes),
         "longest_memory": max(sizes, default=None),
         "prompt_tokens": _mean([a.prompt_tokens for a in done]),

@@ -131,6 +131,14 @@ def test_the_columns_of_a_row(tmp_path):
     assert all(columns.find(name) for name in row)
 
 
+def test_what_a_baseline_does_not_have_is_absent(tmp_path):
+    given = answers("p", "whole_text", "a", [1.0, 0.0], chunks_read=0)
+    (row,) = tabulate.table_rows([folder(tmp_path, given, modes=("whole_text",))])
+    gated = {"capture", "retention", "exact_exit", "update_on_evidence", "well_formed"}
+    assert not (gated | {"chunks", "chunks_read", "memory_tokens"}) & set(row)
+    assert (row["exact"], row["question_seconds"]) == (0.5, 1.0)
+
+
 def test_mix_and_all_and_what_is_in_neither(tmp_path):
     given = [
         *answers("p", "memagent", "a", [1.0, 1.0], {"length": "7K"}),

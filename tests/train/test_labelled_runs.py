@@ -45,7 +45,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     config = SyntheticConfig(tasks=("single_key",), num_chunks=2)
     records = [dataclasses.asdict(generate(config, i)) for i in range(40)]
-    bare = records[0] | {"id": "bare", "evidence": []}
+    bare = records[0] | {"id": "bare", "evidence": [], "evidence_order": []}
     lines = [json.dumps(record) + "\n" for record in [*records, bare]]
     (folder / "mine.jsonl").write_text("".join(lines))
     (folder / "small.gin").write_text(BUDGETS)
