@@ -9,26 +9,23 @@
 #   golden files. In CI (CI=true) it must be there. GRU_MEM_TORCH=0 leaves it out.
 # - libtpu, to compile for TPUs that nobody holds; without it, those tests are skipped.
 #   GRU_MEM_LIBTPU=0 leaves it out.
-# - playwright, and the chromium that it drives (Debian's package, where root runs this), to
-#   test the page of a report; without them, those tests are skipped. In CI on Debian they
-#   must be there. GRU_MEM_CHROMIUM=0 leaves both out.
+# - chromium (Debian's package, where root runs this), to test the page of a report in a
+#   browser; without it, those tests are skipped. GRU_MEM_CHROMIUM=0 leaves it out.
 set -euo pipefail
 TORCH=2.13.0
 LIBTPU=0.0.42.1
-PLAYWRIGHT=1.65.2
 
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 use_env test
 
-# want NAME VERSION [SWITCH]: installs it if it is not there; status 1 if it cannot be had.
+# want NAME VERSION: installs it if it is not there; status 1 if it cannot be had.
 want() {
-  local switch=${3:-GRU_MEM_${1^^}}
   if "$VENV/bin/python" -c "
 from importlib.metadata import version
 raise SystemExit(version('$1').split('+')[0] != '$2')" 2>/dev/null; then
     return 0
   fi
-  say "installing $1 $2 for tests ($switch=0 to leave it out)"
+  say "installing $1 $2 for tests (GRU_MEM_${1^^}=0 to leave it out)"
   "$VENV/bin/python" -m pip install --quiet "$1==$2" >&2
 }
 
@@ -43,32 +40,17 @@ if [ "${GRU_MEM_LIBTPU:-1}" != 0 ] && ! want libtpu "$LIBTPU"; then
   say "libtpu $LIBTPU could not be installed: nothing will be compiled for TPUs"
 fi
 
-# want_chromium: as want, of a browser; status 2 if it is not to be installed here.
+# want_chromium: as want, of Debian's browser.
 want_chromium() {
-  if command -v chromium >/dev/null; then
-    return 0
-  fi
-  if [ "$(id -u)" != 0 ] || ! grep -qs '^ID=debian' /etc/os-release; then
-    return 2
-  fi
+  command -v chromium >/dev/null && return 0
+  [ "$(id -u)" = 0 ] && grep -qs '^ID=debian' /etc/os-release || return 1
   say "installing chromium for tests (GRU_MEM_CHROMIUM=0 to leave it out)"
   apt-get update -qq >&2 &&
-    apt-get install -qq -y --no-install-recommends chromium >&2 || return 1
+    apt-get install -qq -y --no-install-recommends chromium >&2
 }
 
-if [ "${GRU_MEM_CHROMIUM:-1}" != 0 ]; then
-  status=0
-  want_chromium || status=$?
-  if [ $status = 0 ]; then
-    want playwright "$PLAYWRIGHT" GRU_MEM_CHROMIUM || status=$?
-  fi
-  if [ $status != 0 ]; then
-    say "no chromium and playwright: the page of a report will not be tested"
-  fi
-  if [ $status = 1 ] && [ -n "${CI:-}" ]; then
-    say "CI on Debian needs them"
-    exit 1
-  fi
+if [ "${GRU_MEM_CHROMIUM:-1}" != 0 ] && ! want_chromium; then
+  say "chromium could not be installed: the page of a report will not be tested"
 fi
 
 cd "$ROOT"
