@@ -129,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
         agent = replace_settings(agent, template_variables=given)
     if args.slots:
         engine = dataclasses.replace(engine, slots=args.slots)
+    if args.slots and served:
         remote = dataclasses.replace(remote, concurrency=args.slots)
     with listed_if_bad(None), _folder(args.out) as out:
         folder = evaluating.evaluate(
