@@ -13,15 +13,10 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from gru_mem_jax.cli import arguments, server, suites, terminal
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.records import first_difference
-
-if TYPE_CHECKING:
-    from gru_mem_jax.agent.config import AgentConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,13 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from gru_mem_jax import evaluation
     from gru_mem_jax.agent.config import MODES, replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.cli.train import listed_if_bad
     from gru_mem_jax.evaluation import BASELINES, EvaluationConfig
-    from gru_mem_jax.evaluation.run import greedy
-    from gru_mem_jax.policy.agent_settings import policy_settings
-    from gru_mem_jax.policy.files import open_policy_dir
+    from gru_mem_jax.evaluation.evaluating import by_name, common_settings
     from gru_mem_jax.sampling import RemoteConfig
     from gru_mem_jax.tokenization import TextTokenizer
 
@@ -100,12 +94,8 @@ def run(args: argparse.Namespace) -> int:
     served = server.served(args, args.policy)
     if served is None and not args.policy:
         raise InputError("give --policy DIR, or --server URL")
-    policies = evaluating.named([served.settings] if served else args.policy)
-    agents = {
-        name: greedy(policy_settings(open_policy_dir(path)))
-        for name, path in policies.items()
-    }
-    agent = _common(agents)
+    policies = by_name([served.settings] if served else args.policy)
+    agent = common_settings(policies)
     if args.out is not None:
         arguments.check_folder("--out", args.out)
     if served is None:
@@ -132,18 +122,19 @@ def run(args: argparse.Namespace) -> int:
     if args.slots and served:
         remote = dataclasses.replace(remote, concurrency=args.slots)
     with listed_if_bad(None), _folder(args.out) as out:
-        folder = evaluating.evaluate(
+        folder = evaluation.evaluate(
             {served.name: served.where} if served else policies,
-            agent,
-            engine,
-            list(suite.question_sets()),
-            modes or config.modes,
+            suite,
             out,
+            modes=modes or config.modes,
+            agent=agent,
+            engine=engine,
             cache_bytes=config.cache_bytes,
             keep_trajectories=args.keep_trajectories if args.out else 0,
             time_alone=args.time_alone,
             window=args.window,
             reader=served.reader(remote) if served else None,
+            observer=evaluating.Shown(),
         )
         if folder is None:  # not the first of several processes
             return 0
@@ -164,23 +155,3 @@ def _folder(out: str | None) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="gru-mem-eval-") as scratch:
         yield scratch
-
-
-def _common(agents: Mapping[str, "AgentConfig"]) -> "AgentConfig":
-    """The settings that all policies have.
-
-    Raises:
-      InputError: two differ; names the first difference.
-    """
-    from gru_mem_jax.agent.config import config_to_dict
-
-    (first, agent), *others = agents.items()
-    for name, other in others:
-        found = first_difference(config_to_dict(other), config_to_dict(agent))
-        if found is not None:
-            raise InputError(
-                f"--policy: {name} and {first} differ in their settings "
-                f"(gru_mem.json): {found} as in {first}; evaluate each into a folder "
-                "of its own"
-            )
-    return agent

@@ -1,32 +1,16 @@
-"""What `eval` and `quickstart` share: a warm engine, sets of questions, progress."""
+"""What `eval` and `quickstart` share: what gin may set, progress, the table."""
 
-import contextlib
-import dataclasses
-import itertools
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gru_mem_jax.agent.config import (
-    AgentConfig,
-    config_to_dict,
-    longest_turn,
-)
-from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.cli import signals, terminal
-from gru_mem_jax.cli.readers import SHOW_TEXT, Reader, Warm, agents_in
-from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.records import cut, to_record
-from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.cli import terminal
+from gru_mem_jax.evaluation.evaluating import Observer
+from gru_mem_jax.records import cut
 
 if TYPE_CHECKING:
-    from gru_mem_jax.evaluation.asking import Asking
-    from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
-    from gru_mem_jax.evaluation.questions import DrawnSet
-    from gru_mem_jax.evaluation.suite import QuestionSet
+    from gru_mem_jax.evaluation.folder import ResultsFolder
 
-KEPT = 300  # trajectories, by default
 _PIPE_WIDTH = 200  # of the table, where no terminal has a width
 
 
@@ -51,306 +35,58 @@ def configurables() -> tuple[type, ...]:
     )
 
 
-def evaluate(
-    policies: Mapping[str, str],
-    config: AgentConfig,
-    engine_config: EngineConfig,
-    sets: "Sequence[QuestionSet]",
-    modes: Sequence[str],
-    out: str | os.PathLike[str],
-    *,
-    cache_bytes: int | None = None,
-    keep_trajectories: int = KEPT,
-    time_alone: int = 0,
-    window: int | None = None,
-    reader: Callable[[str, AgentConfig], Reader] | None = None,
-    title: str | None = None,
-) -> "ResultsFolder | None":
-    """Asks what the folder has not yet of every set, mode and policy, and tabulates it.
+class Shown(Observer):
+    """Notes on stderr; a bar of questions on a terminal, else a line for each run."""
 
-    Settings and questions are checked before weights are read, and those of a policy
-    that has answered all are not read but for their sha256.
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
 
-    Args:
-      policies: name to Hugging Face directory, or to what `reader` takes.
-      config: of the agent.
-      engine_config: its max_length is set by the budgets.
-      sets: questions.
-      modes: of the agent, and baselines.
-      out: the folder, new or of the same evaluation.
-      cache_bytes: see `EvaluationConfig`.
-      keep_trajectories, time_alone: see `evaluation.asking.Asking`.
-      window: of baselines that show a text; None: what a policy was made for.
-      reader: of policies that are no directories.
-      title: of the report; None: the policies' names.
-
-    Returns:
-      The folder, with its results.json; None on all processes but the first.
-
-    Raises:
-      KeyboardInterrupt, signals.Terminated: with a line on how to go on.
-    """
-    from gru_mem_jax.evaluation import tabulate
-    from gru_mem_jax.evaluation.asking import Asking, count_left
-    from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
-    from gru_mem_jax.evaluation.questions import draw_sets
-    from gru_mem_jax.evaluation.queue import check_distinct
-    from gru_mem_jax.evaluation.records import Manifest
-    from gru_mem_jax.hosts import processes as hosts_lib
-
-    hosts = hosts_lib.current()
-    note = terminal.note if hosts.is_first else _unsaid
-    read = reader or _Reader
-    readers = {name: read(path, config) for name, path in policies.items()}
-    drawn = draw_sets(sets, next(iter(readers.values())).builder, config)
-    check_distinct(drawn)
-    for line in (line for one in drawn for line in one.lines()):
-        note(terminal.plain_line(line))
-    manifest = Manifest(
-        title=title or f"Evaluation of {', '.join(policies)}",
-        policies={name: str(path) for name, path in policies.items()},
-        modes=tuple(modes),
-        settings={
-            "agent": config_to_dict(config),
-            "engine": to_record(engine_config),
-            "cache_bytes": cache_bytes,
-            "time_alone": time_alone,
-            "window": window,
-            "sets": [each.facts() for each in drawn],
-            "policies": {name: each.facts() for name, each in readers.items()},
-        },
-    )
-    if hosts.count > 1:
-        hosts.agree("evaluation", {"modes": list(modes), **manifest.settings})
-    with contextlib.ExitStack() as stack:
-
-        def opened() -> "ResultsWriter | None":
-            if not hosts.is_first:
-                return None
-            return stack.enter_context(ResultsWriter(out, manifest))
-
-        writer = hosts.together("folder", opened)
-        for line in writer.notes if writer else ():
-            note(terminal.plain_line(line))
-        scored = dict(writer.scored) if writer else {}
-        for name, each in readers.items():
-            asking = Asking(
-                policy=name,
-                modes=modes,
-                keep_trajectories=keep_trajectories,
-                num_policies=len(policies),
-                time_alone=time_alone,
-                window=window,
-            )
-            left, every = hosts.gather("left", count_left(drawn, asking, scored))[0]
-            if left < every:
-                note(f"{name}: {every - left} of {every} questions were scored before")
-            if not left:
-                continue
-            try:
-                _ask(each, config, engine_config, drawn, asking, writer, cache_bytes)
-            except (KeyboardInterrupt, signals.Terminated) as e:
-                raise type(e)(
-                    f"{len(writer.scored) if writer else 0} questions are scored; the "
-                    "same command goes on from there"
-                ) from None
-            except RunError as e:
-                raise RunError(
-                    f"{e}; {len(writer.scored) if writer else 0} questions are scored, "
-                    "and the same command goes on from there"
-                ) from e
-        if writer is None:
-            return None
-        folder = ResultsFolder(out)
-        writer.write_results(tabulate.results([folder]))
-    return folder
-
-
-class _Reader:
-    """A policy directory, checked, without its weights."""
-
-    def __init__(self, path: str, config: AgentConfig):
-        from gru_mem_jax.policy.files import open_policy_dir
-        from gru_mem_jax.policy.hf import load_config
-        from gru_mem_jax.tokenization import TextTokenizer
-
-        self.directory = open_policy_dir(path)
-        self.encoder = TextTokenizer.from_pretrained(self.directory.root)
-        self.shape = load_config(self.directory)
-        self.encoder.check_rows(self.shape.vocab_size)
-        self.builder = PromptBuilder(self.encoder, config.prompt)
-
-    def facts(self) -> dict[str, str]:
-        """What it is recognised by."""
-        from gru_mem_jax.runs.checkpoints.store import weights_digest
-
-        return {"sha256": weights_digest(self.directory)}
-
-    def warm(
-        self,
-        config: AgentConfig,
-        engine_config: EngineConfig,
-        drawn: "Sequence[DrawnSet]",
-        asking: "Asking",
-        cache_bytes: int | None,
-    ) -> "Warm":
-        """An engine on this machine's devices, with its programs compiled."""
-        return _local(self, config, engine_config, drawn, asking, cache_bytes)
-
-
-def _ask(
-    reader: Reader,
-    config: AgentConfig,
-    engine_config: EngineConfig,
-    drawn: "Sequence[DrawnSet]",
-    asking: "Asking",
-    writer: "ResultsWriter | None",
-    cache_bytes: int | None,
-) -> None:
-    """Asks one policy, with a bar of progress."""
-    from rich import progress
-    from rich.console import Console
-
-    from gru_mem_jax.evaluation.asking import ask, count_left
-    from gru_mem_jax.hosts import processes as hosts_lib
-
-    hosts = hosts_lib.current()
-    note = terminal.note if hosts.is_first else _unsaid
-    warm = reader.warm(config, engine_config, drawn, asking, cache_bytes)
-    hosts.barrier("warm")  # else one would count what another compiles
-    bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("questions, {task.fields[turns]} turns"),
-        progress.TimeElapsedColumn(),
-        console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
-        disable=not (hosts.is_first and terminal.is_live(sys.stderr)),
-    )
-    left, every = count_left(drawn, asking, writer.scored if writer else {})
-    with bar:
-        task = bar.add_task("", total=every, completed=every - left, turns=0)
-        turns = itertools.count(1)
-
-        def on_run(group: "Sequence[DrawnSet]", mode: str) -> None:
-            warm.forget_documents()  # modes are compared: none has another's work
-            names = ", ".join(each.of.name for each in group)
-            labels = [str(label) for label in group[0].of.labels.values()]
-            text = " · ".join([mode, *labels, names])
-            bar.update(task, description=text)
-            if bar.disable:
-                note(text)
-
-        def on_turn() -> None:
-            hosts.check()
-            bar.update(task, turns=next(turns))
-
-        ask(
-            warm.generator,
-            reader.builder,
-            config,
-            drawn,
-            dataclasses.replace(asking, window=warm.window),
-            writer,
-            on_run=on_run,
-            forget=warm.forget,
-            on_turn=on_turn,
-            on_answer=lambda _: bar.advance(task),
-            hosts=hosts,
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("questions, {task.fields[turns]} turns"),
+            progress.TimeElapsedColumn(),
         )
+        self._make = lambda: progress.Progress(
+            *columns,
+            console=Console(
+                stderr=True, no_color=not terminal.wants_colour(sys.stderr)
+            ),
+        )
+        self._bar: Any = None
+        self._task: Any = None
+        self._turns = 0
 
+    def note(self, line: str) -> None:
+        terminal.note(terminal.plain_line(line))
 
-def _local(
-    reader: _Reader,
-    config: AgentConfig,
-    engine_config: EngineConfig,
-    drawn: "Sequence[DrawnSet]",
-    asking: "Asking",
-    cache_bytes: int | None,
-) -> Warm:
-    """An engine on this machine's devices, with its programs compiled."""
-    from gru_mem_jax.evaluation.queue import share_a_document
-    from gru_mem_jax.hosts import processes as hosts_lib
-    from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.hf import load_policy
-    from gru_mem_jax.sampling import engine_pool
-    from gru_mem_jax.sampling.footprint import (
-        check_engine_fits,
-        engine_dtype,
-        with_tensor,
-    )
-    from gru_mem_jax.sampling.prefix_store import (
-        PrefixStore,
-        default_memory_bytes,
-        with_trunks,
-    )
+    def begin(self, done: int, total: int) -> None:
+        if terminal.is_live(sys.stderr):
+            self._bar, self._turns = self._make(), 0
+            self._task = self._bar.add_task("", total=total, completed=done, turns=0)
+            self._bar.start()
 
-    note = terminal.note if hosts_lib.current().is_first else _unsaid
-    builder = reader.builder
-    agents = agents_in(builder, config, asking.modes)
-    longest = max(longest_turn(builder, each) for each in agents)
-    window = None
-    if set(asking.modes) & SHOW_TEXT:
-        window = asking.window or reader.shape.max_position_embeddings
-    engine_config = engine_config.sized_for(max(longest, window or 0))
-    mesh, policy = engine_pool.local_mesh(), make_policy(reader.shape)
-    devices = list(mesh.devices.flat)
-    engine_config = with_tensor(policy, engine_config, devices)
-    check_engine_fits(
-        policy, engine_config, devices=devices, tensor=engine_config.tensor
-    )
-    store = None
-    if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
-        store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
-    if store is not None or config.reads_ahead:
-        engine_config = with_trunks(engine_config, builder, config)
-    # Cut over the devices, and let go of where that was no engine's own.
-    loaded = load_policy(
-        reader.directory.root,
-        engine_dtype(engine_config),
-        mesh=mesh if mesh.size > 1 else None,
-        form="sampling",
-    )
-    engine = engine_pool.make(*loaded, engine_config, reader.encoder, mesh, store)
-    del loaded
-    note(engine.attention)
-    note("compiling the sampling programs")
-    programs = engine.warm_up()
-    seconds = engine.stats()["compile_seconds"]
-    note(f"{programs} programs ready after {seconds:.1f} s")
+    def run(self, name: str) -> None:
+        if self._bar is None:
+            self.note(name)
+        else:
+            self._bar.update(self._task, description=terminal.plain_line(name))
 
-    def forget_documents() -> None:
-        if store is not None:
-            store.clear()
+    def turn(self) -> None:
+        self._turns += 1
+        if self._bar is not None:
+            self._bar.update(self._task, turns=self._turns)
 
-    def forget() -> None:
-        forget_documents()
-        engine.reset()
+    def answer(self) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
 
-    return Warm(
-        generator=engine,
-        window=min(window or longest, engine_config.max_length),
-        forget_documents=forget_documents,
-        forget=forget,
-    )
-
-
-def _unsaid(line: str) -> None:
-    """What the first of several processes alone says."""
-
-
-def named(paths: Sequence[str]) -> dict[str, str]:
-    """Policies by name: the last parts of their paths that tell them apart.
-
-    Raises:
-      InputError: two are one.
-    """
-    parts = [[part for part in path.split("/") if part] for path in paths]
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(paths):
-            return dict(zip(names, paths, strict=True))
-    raise InputError(f"--policy: given twice: {', '.join(paths)}")
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 def status(folder: "ResultsFolder") -> int:

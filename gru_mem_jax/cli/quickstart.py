@@ -222,21 +222,17 @@ def _evaluate(
     recipe: _Recipe, out: pathlib.Path, name: str, stage: str, policy: str, suite: Any
 ) -> Any:
     """Asks a policy; its `ResultsFolder`."""
-    from gru_mem_jax.agent.config import MODES
+    from gru_mem_jax import evaluation
     from gru_mem_jax.cli import evaluating
-    from gru_mem_jax.evaluation.run import greedy
-    from gru_mem_jax.policy.agent_settings import policy_settings
-    from gru_mem_jax.policy.files import open_policy_dir
 
     terminal.note(f"{out / policy} answers questions")
-    return evaluating.evaluate(
-        {stage: str(out / policy)},
-        greedy(policy_settings(open_policy_dir(out / policy))),
-        recipe.engine,
-        list(suite.question_sets()),
-        MODES[::-1],
+    return evaluation.evaluate(
+        {stage: out / policy},
+        suite,
         out / "evaluation" / name,
+        engine=recipe.engine,
         title=_TITLE,
+        observer=evaluating.Shown(),
     )
 
 

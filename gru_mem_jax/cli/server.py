@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from gru_mem_jax import durable_files
 from gru_mem_jax.agent.config import AgentConfig, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.cli import arguments, terminal
-from gru_mem_jax.cli.readers import SHOW_TEXT, Reader, Warm, agents_in
+from gru_mem_jax.cli import arguments
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.readers import SHOW_TEXT, Reader, Warm, agents_in
 from gru_mem_jax.sampling.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Served:
         return f"{self.name} at {self.url}"
 
     def reader(self, remote: "RemoteConfig") -> Callable[[str, AgentConfig], Reader]:
-        """What makes it a `Reader`, as `evaluating.evaluate` wants it."""
+        """What makes it a `Reader`, as `evaluation.evaluate` takes it."""
         return lambda _, config: ServedReader(self, remote, config)
 
 
@@ -142,6 +142,7 @@ class ServedReader:
         drawn: "Sequence[DrawnSet]",
         asking: "Asking",
         cache_bytes: int | None,
+        note: Callable[[str], None],
     ) -> Warm:
         """A generator on the server, once that has answered.
 
@@ -150,7 +151,7 @@ class ServedReader:
             that is not known and a baseline is to fill it.
         """
         agents = agents_in(self.builder, config, asking.modes)
-        generator = remote_generator(self._served, self.builder, self._remote)
+        generator = remote_generator(self._served, self.builder, self._remote, note)
         most = max(longest_turn(self.builder, agent) for agent in agents)
         if generator.window is not None and most > generator.window:
             raise InputError(
@@ -178,9 +179,12 @@ class ServedReader:
 
 
 def remote_generator(
-    served: Served, builder: PromptBuilder, remote: "RemoteConfig"
+    served: Served,
+    builder: PromptBuilder,
+    remote: "RemoteConfig",
+    note: Callable[[str], None],
 ) -> "RemoteGenerator":
-    """A generator on the server, and a line that says how prompts are sent.
+    """A generator on the server; `note` gets a line that says how prompts are sent.
 
     Raises:
       InputError, RunError: as `RemoteGenerator`.
@@ -189,5 +193,5 @@ def remote_generator(
 
     generator = RemoteGenerator(served.url, served.model, builder, remote)
     form = "token ids" if generator.takes_ids else "text, control strings neutralised"
-    terminal.note(terminal.plain_line(f"{generator.name}: prompts are sent as {form}"))
+    note(f"{generator.name}: prompts are sent as {form}")
     return generator

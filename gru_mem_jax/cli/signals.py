@@ -9,11 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-from gru_mem_jax.runs.signals import STATUS, SignalWatcher
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, not an Exception."""
+from gru_mem_jax.runs.signals import STATUS, SignalWatcher, Terminated
 
 
 class Handlers(SignalWatcher):

@@ -17,6 +17,10 @@ from collections.abc import Callable
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, not an Exception."""
+
+
 class SignalWatcher:
     """While entered, `arrived` is called for each SIGTERM and SIGINT, in a thread.
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from cli_helpers import random_policy
 
-from gru_mem_jax.cli import evaluating
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation import evaluating
 from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
 from gru_mem_jax.sampling import engine_pool
 from gru_mem_jax.testing.scripted import ScriptedGenerator
@@ -142,12 +142,16 @@ def test_all_failed_and_some_failed(home, tmp_path, capsys):
 
 
 def test_names_of_policies():
-    assert evaluating.named(["runs/a/policy/"]) == {"policy": "runs/a/policy/"}
+    assert evaluating.by_name(["runs/a/policy/"]) == {"policy": "runs/a/policy/"}
     several = ["runs/a/policy", "runs/b/policy", "hf://org/name@main"]
-    assert list(evaluating.named(several)) == ["a/policy", "b/policy", "org/name@main"]
-    assert list(evaluating.named(["x", "y/x"])) == ["x", "y/x"]
+    assert list(evaluating.by_name(several)) == [
+        "a/policy",
+        "b/policy",
+        "org/name@main",
+    ]
+    assert list(evaluating.by_name(["x", "y/x"])) == ["x", "y/x"]
     with pytest.raises(InputError, match="given twice"):
-        evaluating.named(["a/b", "a/b/"])
+        evaluating.by_name(["a/b", "a/b/"])
 
 
 def test_policies_of_other_settings_are_refused(home, tmp_path, capsys):

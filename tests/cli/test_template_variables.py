@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from gru_mem_jax.cli import ask, evaluating
+from gru_mem_jax import evaluation
+from gru_mem_jax.cli import ask
 from gru_mem_jax.cli import eval as eval_command
 from gru_mem_jax.cli.arguments import Parser, add_common_flags
 from gru_mem_jax.cli.main import main
@@ -83,11 +84,11 @@ def test_what_is_refused(policy, flag, message):
 def test_eval_takes_them_too(policy, monkeypatch):
     used = []
 
-    def evaluate(policies, config, *unused, **settings):
-        used.append(config.prompt.template_variables)
+    def evaluate(*unused, agent, **settings):
+        used.append(agent.prompt.template_variables)
         raise InputError("told")
 
-    monkeypatch.setattr(evaluating, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     flag = "--template_variable=a=2"
     assert main(["eval", f"--policy={policy}", flag, "--json=-"]) == 2
     assert used == [{"a": 2, "b": "own"}]

@@ -48,8 +48,16 @@ class Reader(Protocol):
         drawn: "Sequence[DrawnSet]",
         asking: "Asking",
         cache_bytes: int | None,
+        note: Callable[[str], None],
     ) -> Warm:
-        """A generator of it, ready to be timed."""
+        """A generator of it, ready to be timed.
+
+        Args:
+          config, engine_config, cache_bytes: see `evaluate`.
+          drawn: all that will be asked.
+          asking: how.
+          note: is told what takes time.
+        """
 
 
 def agents_in(
