@@ -1,6 +1,6 @@
 """Score a policy on questions whose answers are known.
 
-Questions of a suite (--suite), of a file (--data), of any source (by gin:
+Questions of a suite (--suite), of a file or data set (--data), of any source (by gin:
 EvaluationConfig.suite), or synthetic ones in the manner of RULER, are answered in
 several modes; a table of answers, gates, exits, chunks read and wall-clock goes to
 stdout, all that was measured to --out: `gru-mem report` makes a page of it, and the

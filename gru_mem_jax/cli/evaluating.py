@@ -27,6 +27,7 @@ def configurables() -> tuple[type, ...]:
         data.HotpotQASource,
         data.JsonlSource,
         data.SQuADSource,
+        evaluation.DatasetSuite,
         evaluation.EvaluationConfig,
         evaluation.SourceSuite,
         sampling.EngineConfig,

@@ -1,4 +1,4 @@
-"""The questions of an evaluation, from flags: a suite by name, a file, or synthetic.
+"""The questions of an evaluation, from flags: a suite, a file or set, or synthetic.
 
 A command calls `default_suite` for what is asked if nothing says otherwise, gives it to
 gin, and takes from `suite_from` what the flags make of gin's answer.
@@ -36,8 +36,9 @@ def add_suite_flags(add: Callable[..., object]) -> None:
     add(
         "--data",
         type=path,
-        metavar="FILE",
-        help="questions to ask, one JSON object a line (docs/data.md)",
+        metavar="PATH",
+        help="questions to ask: a file with a JSON object a line (docs/data.md), or a "
+        "folder of gru-mem data build",
     )
     add(
         "--datasets",
@@ -58,7 +59,8 @@ def add_suite_flags(add: Callable[..., object]) -> None:
     add(
         "--lengths",
         metavar="L[,L]",
-        help="of the documents: 7K (tokens), or numbers in the suite's own unit",
+        help="of the documents: 7K (tokens), or numbers in the unit of the suite or "
+        "data set; default all",
     )
     add(
         "--tasks",
@@ -103,6 +105,7 @@ def default_suite(
 ) -> "Suite":
     """The questions of --data, or synthetic ones, unless gin says something else."""
     from gru_mem_jax.data.jsonl import JsonlSource
+    from gru_mem_jax.evaluation.dataset_suite import DatasetSuite
     from gru_mem_jax.evaluation.suite import SourceSuite
     from gru_mem_jax.tiny.sources import SyntheticSuite
 
@@ -110,6 +113,8 @@ def default_suite(
         return SyntheticSuite(chunk_tokens=min(chunk_size, 64))
     if args.suite is not None:
         raise InputError("--data and --suite are two choices: give one of them")
+    if pathlib.Path(args.data).is_dir():
+        return gin.build(DatasetSuite(path=args.data))
     file = gin.build(JsonlSource(path=args.data, seed=args.seed or 0))
     return SourceSuite(sources={pathlib.Path(args.data).stem: file})
 
@@ -134,7 +139,7 @@ def suite_from(
     if args.suite is not None:
         return _named(args, encoder, chunk_size)
     for flag in ("datasets", "source", "lengths", "gaps"):
-        if getattr(args, flag):
+        if getattr(args, flag) and not (flag == "lengths" and hasattr(suite, flag)):
             raise InputError(f"--{flag} is for a suite by name: give --suite too")
     return _with_flags(suite, args)
 
@@ -258,7 +263,7 @@ def _listed_if_missing() -> Iterator[None]:
 
 
 def _with_flags(suite: Any, args: argparse.Namespace) -> Any:
-    """A suite of a file, of gin or of synthetic questions with the flags' settings."""
+    """A suite of --data, of gin or of synthetic questions, with the flags' settings."""
     from gru_mem_jax.tiny.synthetic import TASKS
 
     given: dict[str, Any] = {}
@@ -266,6 +271,8 @@ def _with_flags(suite: Any, args: argparse.Namespace) -> Any:
         given["tasks"] = choices("--tasks", args.tasks, TASKS)
     if args.contexts is not None:
         given["contexts"] = contexts(args.contexts)
+    if args.lengths is not None:
+        given["lengths"] = tuple(args.lengths.split(","))
     # The seed of a file's questions is its source's.
     for name in ("num_questions", "seed") if args.data is None else ("num_questions",):
         if getattr(args, name) is not None:

@@ -101,6 +101,7 @@ def run_configurables() -> tuple[type, ...]:
         data.JsonlSource,
         data.ListSource,
         data.SQuADSource,
+        evaluation.DatasetSuite,
         evaluation.SourceSuite,
         parallelism.MeshConfig,
         rl.LearnerConfig,

@@ -1,11 +1,14 @@
 """The flags that say which questions an evaluation asks."""
 
+import json
+
 import pytest
 
 from gru_mem_jax.cli import suites
 from gru_mem_jax.cli.arguments import Parser
+from gru_mem_jax.data.builders import JsonlDocuments, Length, build
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.evaluation.suite import SourceSuite
+from gru_mem_jax.evaluation import DatasetSuite, SourceSuite
 from gru_mem_jax.tiny.sources import SyntheticSuite
 
 
@@ -49,6 +52,33 @@ def test_a_file_is_a_suite(tmp_path):
     assert isinstance(suite, SourceSuite)
     (only,) = suite.question_sets()
     assert (only.name, only.count) == ("mine", 1)
+
+
+def test_a_data_set_is_a_suite(tmp_path):
+    """Every length of it, or those of --lengths, in the order of its questions."""
+    lines = [
+        json.dumps({"id": text, "question": "q", "answers": ["a"], "document": text})
+        for text in "abc"
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    lengths = (Length("documents", 1), Length("documents", 2))
+    recipe = JsonlDocuments(sources=(str(tmp_path / "mine.jsonl"),), lengths=lengths)
+    folder = build(recipe, tmp_path / "mine")
+    one, two = suite_of(f"--data={folder}").question_sets()
+    assert (one.name, one.length, one.count) == ("mine", "1 documents", None)
+    assert [one.source.example(i).document for i in range(3)] == ["a", "b", "c"]
+    assert two.length == "2 documents"
+    flags = (f"--data={folder}", "--num_questions=2")
+    for text in ("2", "2 documents"):
+        (only,) = suite_of(*flags, f"--lengths={text}").question_sets()
+        assert (only.length, only.count) == ("2 documents", 2)
+    _, unknown = suite_of(*flags, "--lengths=1,3").question_sets()
+    with pytest.raises(InputError, match="has no length '3 documents'"):
+        unknown.source.example(0)
+    with pytest.raises(InputError, match="--gaps is for a suite by name"):
+        suite_of(*flags, "--gaps=1")
+    with pytest.raises(InputError, match=r"lengths must be a tuple such as"):
+        DatasetSuite(path=str(folder), lengths="1")
 
 
 def test_a_synthetic_suite_by_name():
