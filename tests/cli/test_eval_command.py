@@ -73,6 +73,7 @@ def command(home, out, *more, policies=("seed1", "seed2")):
 
 
 def test_interrupted_and_gone_on_with(home, tmp_path, monkeypatch, capsys):
+    """Fault R32: nothing that was scored is asked again."""
     out, written = tmp_path / "out", []
     write = ResultsWriter.write_answer
 

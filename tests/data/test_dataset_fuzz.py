@@ -1,4 +1,4 @@
-"""Damaged sets: whatever bytes a folder holds, an answer or an error of one line."""
+"""Fault R31: whatever bytes a set holds, an answer or an error of one line."""
 
 import json
 import pathlib
@@ -148,7 +148,7 @@ def test_a_description_that_was_edited(built, copy, table, value, data):
 
 
 def test_features_name_no_module(built, copy):
-    """TFDS imports what features.json names: it is compared before."""
+    """Fault C14: TFDS imports what features.json names; it is compared before."""
     name = "texts/1.0.0/features.json"
     text = (built / name).read_text()
     manifest = (built / "dataset.json").read_text()

@@ -1,4 +1,4 @@
-"""Sets on disk: equal bytes, whole or not at all, continued, one build at a time."""
+"""Fault R31: sets on disk are whole or not at all, continued, one build at a time."""
 
 import dataclasses
 import hashlib

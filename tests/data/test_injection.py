@@ -1,4 +1,4 @@
-"""Attacks in documents: every other chunk stays, and the evidence with it."""
+"""Fault P7, attacks in documents: every other chunk stays, and all evidence."""
 
 import pathlib
 

@@ -164,6 +164,7 @@ def test_an_absolute_path(tmp_path):
     ],
 )
 def test_a_bad_line(tmp_path, changes, expected):
+    """Also one that would read files elsewhere (fault C14)."""
     inner = tmp_path / "inner"
     inner.mkdir()
     (tmp_path / "outside").write_text("key1 is value1")

@@ -206,7 +206,7 @@ def test_processes_answer_a_part_each(whole, tmp_path, count):
 
 
 def test_ten_kills_change_nothing(whole, tmp_path):
-    """SIGKILL after any number of turns; what was scored is not asked again."""
+    """Fault R32: SIGKILL after any number of turns; none is asked again."""
     script = pathlib.Path(__file__).with_name("killed_asking.py")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "out")],

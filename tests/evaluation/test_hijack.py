@@ -1,4 +1,4 @@
-"""What attacks caused, counted by hand on a few turns."""
+"""Fault P7: what attacks caused, counted by hand on a few turns."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: killed, damaged, full, held by two."""
+"""Fault R32: the folder of an evaluation is killed, damaged, full, held by two."""
 
 import dataclasses
 import json
