@@ -60,7 +60,7 @@ def add_suite_flags(add: Callable[..., object]) -> None:
         "--lengths",
         metavar="L[,L]",
         help="of the documents: 7K (tokens), or numbers in the unit of the suite or "
-        "data set; default all",
+        "data set; default the suite's, or all of a data set",
     )
     add(
         "--tasks",
