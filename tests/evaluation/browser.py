@@ -9,17 +9,19 @@ import pytest
 WIDE, PHONE = (1280, 860), (380, 780)
 
 
+def playwright():
+    """Its module; launch/test.sh installs it."""
+    return pytest.importorskip("playwright.sync_api", reason="needs playwright")
+
+
 @contextlib.contextmanager
 def chromium():
     """A headless browser."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="pages are tested with playwright"
-    )
     program = os.environ.get("GRU_MEM_CHROMIUM_PATH") or shutil.which("chromium")
     if program is None:
-        pytest.skip("pages are tested in chromium")
+        pytest.skip("needs chromium")
     # A sandbox of its own is refused to root, in containers too.
-    with playwright.sync_playwright() as driver:
+    with playwright().sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=program, args=["--no-sandbox"], timeout=60_000
         )

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from browser import PHONE, chromium, opened
+from browser import PHONE, chromium, opened, playwright
 from report_folders import WORDS, Made, write_folder
 
 from gru_mem_jax.evaluation.report import page as page_module
@@ -41,16 +41,12 @@ def rows(page):
 
 def has_rows(page, count):
     """Waits until the list has so many."""
-    from playwright.sync_api import expect
-
-    expect(rows(page)).to_have_count(count)
+    playwright().expect(rows(page)).to_have_count(count)
 
 
 def has_text(page, selector, text):
     """Waits until an element has a text."""
-    from playwright.sync_api import expect
-
-    expect(page.locator(selector)).to_contain_text(text)
+    playwright().expect(page.locator(selector)).to_contain_text(text)
 
 
 def shown(page):
