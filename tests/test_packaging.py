@@ -188,7 +188,9 @@ def imported(folder: str) -> dict[str, str]:
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module]
             # Many distributions have a part of the namespace "google".
-            names = ["protobuf" if n.startswith("google.protobuf") else n for n in names]
+            names = [
+                "protobuf" if n.startswith("google.protobuf") else n for n in names
+            ]
             for name in {name.split(".")[0] for name in names}:
                 if name not in sys.stdlib_module_names and name not in own:
                     for home in homes.get(name, [name]):

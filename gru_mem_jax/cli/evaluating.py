@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 KEPT = 300  # trajectories, by default
 _PIPE_WIDTH = 200  # of the table, where no terminal has a width
+_BAR_WIDTH = 56  # of a bar of progress, without what it is at
 
 
 def configurables() -> tuple[type, ...]:
@@ -88,9 +89,11 @@ def evaluate(
       The folder, with its results.json; None on all processes but the first.
 
     Raises:
-      KeyboardInterrupt, signals.Terminated: with a line on how to go on.
+      InputError: settings, questions, a policy or the folder are refused; before
+        anything is asked.
+      RunError, KeyboardInterrupt, signals.Terminated: with a line on how to go on.
     """
-    from gru_mem_jax.evaluation import tabulate
+    from gru_mem_jax.evaluation import retrieval, tabulate
     from gru_mem_jax.evaluation.asking import Asking, count_left
     from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
     from gru_mem_jax.evaluation.questions import draw_sets
@@ -98,6 +101,8 @@ def evaluate(
     from gru_mem_jax.evaluation.records import Manifest
     from gru_mem_jax.hosts import processes as hosts_lib
 
+    if "bm25" in modes:
+        retrieval.library()  # else each of its questions would fail
     hosts = hosts_lib.current()
     note = terminal.note if hosts.is_first else _unsaid
     read = reader or _Reader
@@ -210,6 +215,7 @@ def _ask(
     """Asks one policy, with a bar of progress."""
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
 
     from gru_mem_jax.evaluation.asking import ask, count_left
     from gru_mem_jax.hosts import processes as hosts_lib
@@ -218,13 +224,15 @@ def _ask(
     note = terminal.note if hosts.is_first else _unsaid
     warm = reader.warm(config, engine_config, drawn, asking, cache_bytes)
     hosts.barrier("warm")  # else one would count what another compiles
+    console = Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr))
+    text = Column(no_wrap=True, max_width=max(16, console.width - _BAR_WIDTH))
     bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", table_column=text),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("questions, {task.fields[turns]} turns"),
         progress.TimeElapsedColumn(),
-        console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
+        console=console,
         disable=not (hosts.is_first and terminal.is_live(sys.stderr)),
     )
     left, every = count_left(drawn, asking, writer.scored if writer else {})
@@ -372,4 +380,5 @@ def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO, title: str = "") 
     """Prints the table."""
     from gru_mem_jax.evaluation.table import rich_table
 
-    terminal.console(stream, _PIPE_WIDTH).print(rich_table(rows, title))
+    console = terminal.console(stream, _PIPE_WIDTH)
+    console.print(rich_table(rows, title, width=console.width))

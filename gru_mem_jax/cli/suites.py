@@ -134,7 +134,7 @@ def suite_from(
     if args.suite is not None:
         return _named(args, encoder, chunk_size)
     for flag in ("datasets", "source", "lengths", "gaps"):
-        if getattr(args, flag):
+        if getattr(args, flag) not in (None, []):
             raise InputError(f"--{flag} is for a suite by name: give --suite too")
     return _with_flags(suite, args)
 
@@ -169,7 +169,7 @@ def _named(
         if args.datasets or set(sources) - {TINY}:
             raise InputError(f"suite {TINY} needs no --datasets and no --source")
         given = {
-            "contexts": args.contexts and contexts(args.contexts),
+            "contexts": None if args.contexts is None else contexts(args.contexts),
             "num_questions": args.num_questions,
             "seed": args.seed,
         }
