@@ -89,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
     from gru_mem_jax.sampling import RemoteConfig
     from gru_mem_jax.tokenization import TextTokenizer
 
-    modes = args.modes and suites.choices("--modes", args.modes, (*MODES, *BASELINES))
+    modes = None
+    if args.modes is not None:
+        modes = suites.choices("--modes", args.modes, (*MODES, *BASELINES))
     target = json_output.open_target(args.json)
     served = server.served(args, args.policy)
     if served is None and not args.policy:

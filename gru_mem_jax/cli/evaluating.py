@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gru_mem_jax.evaluation.folder import ResultsFolder
 
 _PIPE_WIDTH = 200  # of the table, where no terminal has a width
+_BAR_WIDTH = 56  # of a bar of progress, without what it is at
 
 
 def configurables() -> tuple[type, ...]:
@@ -42,19 +43,17 @@ class Shown(Observer):
     def __init__(self) -> None:
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
-        columns = (
-            progress.TextColumn("{task.description}"),
+        console = Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr))
+        text = Column(no_wrap=True, max_width=max(16, console.width - _BAR_WIDTH))
+        self._make = lambda: progress.Progress(
+            progress.TextColumn("{task.description}", markup=False, table_column=text),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TextColumn("questions, {task.fields[turns]} turns"),
             progress.TimeElapsedColumn(),
-        )
-        self._make = lambda: progress.Progress(
-            *columns,
-            console=Console(
-                stderr=True, no_color=not terminal.wants_colour(sys.stderr)
-            ),
+            console=console,
         )
         self._bar: Any = None
         self._task: Any = None
@@ -109,4 +108,5 @@ def print_rows(rows: Sequence[dict[str, Any]], stream: TextIO, title: str = "") 
     """Prints the table."""
     from gru_mem_jax.evaluation.table import rich_table
 
-    terminal.console(stream, _PIPE_WIDTH).print(rich_table(rows, title))
+    console = terminal.console(stream, _PIPE_WIDTH)
+    console.print(rich_table(rows, title, width=console.width))

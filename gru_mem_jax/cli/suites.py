@@ -139,7 +139,8 @@ def suite_from(
     if args.suite is not None:
         return _named(args, encoder, chunk_size)
     for flag in ("datasets", "source", "lengths", "gaps"):
-        if getattr(args, flag) and not (flag == "lengths" and hasattr(suite, flag)):
+        given = getattr(args, flag) not in (None, [])
+        if given and not (flag == "lengths" and hasattr(suite, flag)):
             raise InputError(f"--{flag} is for a suite by name: give --suite too")
     return _with_flags(suite, args)
 
@@ -174,7 +175,7 @@ def _named(
         if args.datasets or set(sources) - {TINY}:
             raise InputError(f"suite {TINY} needs no --datasets and no --source")
         given = {
-            "contexts": args.contexts and contexts(args.contexts),
+            "contexts": None if args.contexts is None else contexts(args.contexts),
             "num_questions": args.num_questions,
             "seed": args.seed,
         }

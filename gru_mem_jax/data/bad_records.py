@@ -69,7 +69,9 @@ class FiniteSource(Protocol):
         source may have it; the default of endless sources is "skip".
     """
 
-    on_bad_record: OnBadRecord
+    @property
+    def on_bad_record(self) -> OnBadRecord:
+        """What a bad record is."""
 
     def example(self, position: int) -> Example:
         """The example at a position; equal for equal positions, on any machine."""

@@ -238,16 +238,22 @@ class _Run:
             clock += (now - seen) / max(1, len(running)) / self._hosts.count
             seen = now
 
+        def skip() -> None:
+            """Leaves out what was done since the last tick, as no work on a question."""
+            nonlocal seen
+            seen = time.perf_counter()
+
         def begin() -> Iterator[Attempt]:
             for place, (example, document) in zip(queue, documents(queue)):
-                end()
-                tick()
+                skip()  # a document may take long to compose
                 asked = self._begin(place, example, document)
                 asked.began = clock
                 running[id(asked)] = asked
                 yield asked
+                end()
 
         def end() -> None:
+            tick()
             for asked in [each for each in running.values() if each.done]:
                 del running[id(asked)]
                 key, share = asked.place.key, clock - asked.began
@@ -257,12 +263,11 @@ class _Run:
                     self._before[key] = asked.trajectory
                 else:
                     self._write(asked)
+            skip()
 
         for _ in driver.run(self._generator, cast(Any, begin())):
-            tick()
             end()
             self._on_turn()
-        tick()
         end()
         return failed
 

@@ -4,12 +4,11 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from gru_mem_jax.agent.config import MODES, AgentConfig, config_to_dict, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.evaluation import tabulate
+from gru_mem_jax.evaluation import retrieval, tabulate
 from gru_mem_jax.evaluation.asking import Asking, ask, count_left
 from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
 from gru_mem_jax.evaluation.questions import DrawnSet, draw_sets
@@ -94,15 +93,16 @@ def evaluate(
       The folder, with its results.json; None on all processes but the first.
 
     Raises:
-      InputError: settings, questions or a policy cannot be used, or the folder is of
-        another evaluation.
-      RunError: the generator fails, or the disk; what was scored stays.
-      KeyboardInterrupt, runs.signals.Terminated: with a line on how to go on.
+      InputError: settings, questions, a policy or the folder are refused; before
+        anything is asked.
+      RunError, KeyboardInterrupt, runs.signals.Terminated: with a line on how to go on.
     """
     named = policies if isinstance(policies, Mapping) else by_name(policies)
     paths = {name: os.fspath(path) for name, path in named.items()}
     config = agent or common_settings(paths)
     engine = engine or EngineConfig()
+    if "bm25" in modes:
+        retrieval.library()  # else each of its questions would fail
     hosts = hosts_lib.current()
     watch = (observer if hosts.is_first else None) or Observer()
     read = reader or _DirectoryReader
@@ -324,7 +324,7 @@ class _DirectoryReader:
         if store is not None or config.reads_ahead:
             engine_config = with_trunks(engine_config, builder, config)
         # Cut over the devices, and let go of where that was no engine's own.
-        loaded: Any = load_policy(
+        loaded = load_policy(
             self.directory.root,
             engine_dtype(engine_config),
             mesh=mesh if mesh.size > 1 else None,

@@ -47,6 +47,7 @@ _LOCK = "lock"
 _FORMAT = 1
 _LARGEST_JSON = 1 << 26
 _SYNC_SECONDS = 1.0
+_MOST_NAMED = 5  # damaged lines
 _TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
 
 Record = TypeVar("Record")
@@ -124,8 +125,8 @@ class ResultsWriter:
 
     Args:
       folder: made if absent.
-      manifest: of this evaluation. One that the folder has must have equal settings;
-        its modes stay.
+      manifest: of this evaluation. One that the folder has must have equal settings,
+        and its modes stay; if nothing was scored yet it is replaced.
 
     Attributes:
       path: of the folder.
@@ -187,6 +188,11 @@ class ResultsWriter:
 
     def _continue(self, manifest: Manifest) -> Manifest:
         have = ResultsFolder(self.path)
+        if next(complete_lines(self.path / ANSWERS), None) is None:
+            with durable_files.writing(self.path):
+                for name in (QUESTIONS, TRAJECTORIES, ANSWERS):
+                    cut_to(self.path / name, 0)
+            return manifest
         found = first_difference(
             have.manifest.settings, json_values(manifest.settings), "settings"
         )
@@ -198,10 +204,14 @@ class ResultsWriter:
         with durable_files.writing(self.path):
             for name in (QUESTIONS, TRAJECTORIES, ANSWERS):
                 cut_torn(self.path / name)
-            self.scored = {answer.key: answer for answer in have.answers()}
             self._asked = {question.key for question in have.questions()}
+            # One whose question is lost is asked again, which writes the question.
+            scored = (a for a in have.answers() if a.key[2:] in self._asked)
+            self.scored = {answer.key: answer for answer in scored}
             _cut_unscored(self.path / TRAJECTORIES, self.scored)
-        self.notes += [f"passed over: {problem}" for problem in have.problems]
+        self.notes += [f"passed over: {line}" for line in have.problems[:_MOST_NAMED]]
+        if (more := len(have.problems) - _MOST_NAMED) > 0:
+            self.notes.append(f"passed over: {more} more lines")
         modes = dict.fromkeys((*have.manifest.modes, *manifest.modes))
         return dataclasses.replace(manifest, modes=tuple(modes))
 

@@ -14,6 +14,7 @@ wrong anyway is not counted:
 Rows of "benign" show what the same replacement of text does without an attack.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -25,12 +26,14 @@ from gru_mem_jax.evaluation.records import (
     ScoredAnswer,
     labels_text,
 )
+from gru_mem_jax.records import to_record
 
 MEASURES = ("wrong_updates", "early_exits", "wrong_answers", "planted_answers")
 _Z = 1.959964  # of 95%
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
     """Some of several, with a 95% interval.
 
     Attributes:
@@ -149,7 +152,7 @@ def _measured(
             seen["planted_answers"].append(said[0] and not said[1])
         _add_gates(question, attacked, twin, seen)
     return {
-        name: share(sum(each), len(each))._asdict() if each else None
+        name: to_record(share(sum(each), len(each))) if each else None
         for name, each in seen.items()
     }
 

@@ -140,7 +140,7 @@ def best_passages(
 @functools.lru_cache(maxsize=1)  # for questions on one text that follow each other
 def _indexed(text: str, encoder: Encoder, size: int) -> tuple[Sequence[Chunk], Any]:
     """The passages of a text, and bm25s's index of them; None: they have no word."""
-    bm25s = _library()
+    bm25s = library()
     passages = tuple(_chunks(text, encoder, size))
     words = [_words(passage.text) for passage in passages]
     if not any(words):
@@ -162,11 +162,14 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _library() -> Any:
+def library() -> Any:
     """The package bm25s, imported as if there were no JAX.
 
     It would run a program on JAX's default device, which may be held by another process
     (a server on this machine).
+
+    Raises:
+      InputError: it is not installed.
     """
     if (loaded := sys.modules.get("bm25s")) is not None:
         return loaded

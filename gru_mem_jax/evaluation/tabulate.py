@@ -226,6 +226,14 @@ def measured(
     return {name: value for name, value in row.items() if value is not None}
 
 
+def with_interval(row: Mapping[str, Any]) -> Row:
+    """A row with "interval", the score's in percent as text, if it has one."""
+    if "exact_low" not in row or "exact_high" not in row:
+        return dict(row)
+    low, high = 100 * row["exact_low"], 100 * row["exact_high"]
+    return {**row, "interval": f"{low:.0f}–{high:.0f}"}
+
+
 def _named(answers: Sequence[ScoredAnswer], name: str) -> list[float]:
     """A further score of the answers that have it; 0 of those that failed."""
     if not any(name in answer.scores for answer in answers):

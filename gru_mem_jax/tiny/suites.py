@@ -103,8 +103,8 @@ def _chunks(text: str) -> int:
     number = text.removesuffix("chunks").strip()
     if not number.isdecimal() or not 0 < int(number) < 1 << 20:
         raise InputError(
-            f"--lengths: synthetic documents have a number of chunks, such as 8; got "
-            f"{text!r:.40}"
+            "--lengths: of synthetic documents expected a number of chunks, such as 8, "
+            f"below {1 << 20}, got {text!r:.40}"
         )
     return int(number)
 

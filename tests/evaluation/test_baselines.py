@@ -374,7 +374,7 @@ def test_retrieval_runs_nothing_on_a_device():
     code = """
 import sys
 from gru_mem_jax.evaluation import retrieval
-retrieval._library()
+retrieval.library()
 assert not any(name.startswith("jax") for name in sys.modules), "imported"
 import jax
 assert jax.numpy.arange(3).sum() == 3

@@ -208,6 +208,25 @@ def test_the_table_has_a_line_per_row_and_120_columns(tmp_path):
     assert "policy mean, evidence uniform, chunks 8" in text
     assert "100–100" in text
     assert "25.0" in text
+    assert text.rstrip().endswith("a wider terminal shows retention, format too")
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 200])
+def test_a_narrow_terminal_has_fewer_columns_and_whole_numbers(width):
+    from rich.console import Console
+
+    row = {"policy": "p", "set": "multi_query", "mode": "without_exit_gate"}
+    row |= {"exact": 1.0, "exact_low": 0.25, "exact_high": 1.0, "retention": 0.875}
+    row |= {"question_seconds": 1.23, "well_formed": 1.0, "chunks_read": 0.75}
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(rich_table([row], width=width))
+    text = capture.get()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "100.0  25–100" in text
+    assert ("87.5" in text) == (width >= 80)
+    assert ("a wider terminal shows retention" in text) == ("87.5" not in text)
 
 
 @pytest.mark.parametrize(

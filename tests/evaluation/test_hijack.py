@@ -152,4 +152,4 @@ def test_the_interval_is_wilsons():
     assert share(0, 64).high == pytest.approx(1.959964**2 / (64 + 1.959964**2))
     assert share(64, 64).high == 1.0
     assert math.isnan(share(0, 0).share)
-    assert share(0, 0)[3:] == (0.0, 1.0)
+    assert (share(0, 0).low, share(0, 0).high) == (0.0, 1.0)

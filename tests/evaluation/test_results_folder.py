@@ -142,7 +142,9 @@ def test_every_cut_of_a_file_is_gone_on_from(tmp_path):
                 keys = [key for key, _ in read.trajectories()]
                 assert sorted(keys) == [answer(i).key for i in range(2)]
                 lines = (out / "trajectories.jsonl").read_bytes().count(b"\n")
-                assert lines == 2 + (name == "answers.jsonl" and size < first)
+                # What lost its question is asked again; the first answer counts.
+                lost = 2 - data[:size].count(b"\n")
+                assert lines == 2 + (name == "questions.jsonl" and lost == 2)
             for path in out.iterdir():
                 path.unlink()
             out.rmdir()
@@ -188,6 +190,39 @@ def test_another_evaluation_is_refused(tmp_path, settings, says):
     with pytest.raises(InputError, match=f"holds another evaluation: .*{says}"):
         ResultsWriter(tmp_path, other)
     write(tmp_path, range(2))  # it let go of the lock
+
+
+def test_a_folder_without_an_answer_is_begun_anew(tmp_path):
+    """A first command that was wrong, such as --model, does not claim the folder."""
+    with ResultsWriter(tmp_path, MANIFEST) as writer:
+        writer.write_question(question(0))
+    (tmp_path / "answers.jsonl").write_text('{"policy": "p"')
+    other = dataclasses.replace(MANIFEST, title="B", modes=("bm25",), settings={})
+    write(tmp_path, [], other)
+    read = ResultsFolder(tmp_path)
+    assert read.manifest == other
+    assert read.questions() == read.answers() == []
+
+
+def test_what_lost_its_question_is_asked_again(tmp_path):
+    write(tmp_path, range(2))
+    path = tmp_path / "questions.jsonl"
+    path.write_text("{}\n" + path.read_text().split("\n", 1)[1])
+    with ResultsWriter(tmp_path, MANIFEST) as writer:
+        assert [key[-1] for key in writer.scored] == [1]
+    write(tmp_path, [0])
+    read = ResultsFolder(tmp_path)
+    assert [q.index for q in read.questions()] == [1, 0]
+    assert sorted(a.index for a in read.answers()) == [0, 1]
+
+
+def test_only_some_damaged_lines_are_named(tmp_path):
+    write(tmp_path, range(1))
+    with open(tmp_path / "answers.jsonl", "a") as file:
+        file.write("x\n" * 9)
+    _, notes = write(tmp_path, [])
+    assert len(notes) == 6
+    assert notes[-1] == "passed over: 4 more lines"
 
 
 def test_modes_may_come_later(tmp_path):

@@ -10,6 +10,7 @@ from gru_mem_jax.evaluation.records import ScoredAnswer
 from gru_mem_jax.evaluation.report.collect import Sample
 from gru_mem_jax.evaluation.report.embed import exit_distance
 from gru_mem_jax.evaluation.report.words import context_title
+from gru_mem_jax.records import to_record
 
 Labels = tuple[tuple[str, str | int], ...]
 # Labels that can be an axis, the first that varies; and what follows from another.
@@ -84,7 +85,7 @@ def _series(
 ) -> Series:
     ticks = dict.fromkeys(s.answer.labels.get(axis or "", "") for s in samples)
     if all(isinstance(tick, int) for tick in ticks):
-        ticks = dict.fromkeys(sorted(ticks))  # type: ignore[type-var]
+        ticks = dict.fromkeys(sorted(ticks))
     title = context_title(kept)
     if len(ticks) == 1 and axis is not None:
         title = context_title(samples[0].answer.labels)
@@ -203,6 +204,6 @@ def pooled_attacks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in hijack.MEASURES:
             known = [row[name] for row in own if row[name] is not None]
             counts = (sum(each[n] for each in known) for n in ("count", "of"))
-            pooled[name] = hijack.share(*counts)._asdict() if known else None
+            pooled[name] = to_record(hijack.share(*counts)) if known else None
         made.append(pooled)
     return made

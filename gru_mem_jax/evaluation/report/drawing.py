@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gru_mem_jax.evaluation.report.curves import Point
 from gru_mem_jax.evaluation.report.words import mode_style, visible
@@ -34,13 +34,13 @@ def _figure(
 
     figure = Figure(figsize=(_WIDTH, height))
     axes = figure.add_axes((left, 0.42 / height, 0.97 - left, 1 - 0.88 / height))
-    style = {"ha": "left", "va": "baseline", "parse_math": False}
+    style: dict[str, Any] = {"ha": "left", "va": "baseline", "parse_math": False}
     figure.text(0.01, 1 - 0.17 / height, title, fontsize=_TITLE, color=INK, **style)
     figure.text(0.01, 1 - 0.34 / height, below, fontsize=_TEXT, color=SOFT, **style)
     return figure, axes
 
 
-def _clean(axes: "Axes", grid: str = "y") -> None:
+def _clean(axes: "Axes", grid: Literal["x", "y"] = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
     axes.spines[["left", "bottom"]].set_linewidth(0.7)
@@ -188,7 +188,8 @@ def memory(
     for mode, (sizes, reading) in curves.items():
         color, _ = mode_style(mode)
         turns = range(1, len(sizes) + 1)
-        style = {"color": color, "linewidth": 1.6, "solid_capstyle": "butt"}
+        style: dict[str, Any] = {"color": color, "linewidth": 1.6}
+        style |= {"solid_capstyle": "butt"}
         style |= {"marker": "o", "markersize": 3} if len(sizes) < 3 else {}
         for part, values in ((axes, sizes), (lower, reading)):
             (line,) = part.plot(turns, values, **style)
@@ -286,7 +287,7 @@ def saved(figure: "Figure", form: str) -> bytes:
     import matplotlib
 
     file = io.BytesIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "gru-mem"}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "gru-mem"}
     metadata = {"Date": None} if form == "svg" else None
     with warnings.catch_warnings(), matplotlib.rc_context(settings):
         # Letters of a name that the font lacks are drawn as boxes.

@@ -16,13 +16,13 @@ from gru_mem_jax.evaluation.report.tables import (
 )
 from gru_mem_jax.evaluation.report.words import mode_style, visible
 from gru_mem_jax.evaluation.suite import LABELS
-from gru_mem_jax.evaluation.tabulate import ALL, MIX
+from gru_mem_jax.evaluation.tabulate import ALL, MIX, with_interval
 from gru_mem_jax.runs import columns
 
 
 def measures_table(rows: Sequence[Row]) -> Table:
     """All columns of an evaluation, as `columns.toml` declares them."""
-    shown = [_with_interval(row) for row in rows]
+    shown = [with_interval(row) for row in rows]
     hidden = {*LABELS, *(["policy"] if len({r["policy"] for r in rows}) == 1 else [])}
     named = [
         column
@@ -58,19 +58,10 @@ def measures_table(rows: Sequence[Row]) -> Table:
     )
 
 
-def _with_interval(row: Row) -> dict[str, Any]:
-    shown = dict(row)
-    if "exact_low" in row:
-        shown["interval"] = (
-            f"{100 * row['exact_low']:.0f}–{100 * row['exact_high']:.0f}"
-        )
-    return shown
-
-
 def _measure(column: columns.Column, row: Row) -> Cell:
     value = row.get(column.name)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = mode_style(value)[1] if column.name == "mode" else column.cell(value)
+    text = mode_style(str(value))[1] if column.name == "mode" else column.cell(value)
     return Cell(
         text=visible(text),
         kind="text" if column.format == "text" else "",

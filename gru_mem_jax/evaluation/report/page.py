@@ -80,20 +80,20 @@ def write_report_page(
       InputError: a folder is none of results, or `out` cannot be written.
     """
     collected = collect([ResultsFolder(folder) for folder in folders])
-    out = storage.locate(out)
+    folder = storage.locate(out)
     try:
         parts = _report(collected, title, notes, pictures)
-        parts["plots"] = _plots(collected, out / PLOTS)
+        parts["plots"] = _plots(collected, folder / PLOTS)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
     empty = _render(parts, Embedded(index=({},), blocks=(), left_out=10**9))
     page = _render(parts, embed(collected, most_bytes - len(empty)))
     try:
-        storage.make_folder(out)
-        durable_files.write_atomically(out / PAGE, page)
+        storage.make_folder(folder)
+        durable_files.write_atomically(folder / PAGE, page)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
-    return out / PAGE
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    return folder / PAGE
 
 
 def _report(

@@ -1,6 +1,7 @@
 """Lengths as people write them: 7K, 50, 50 documents."""
 
 import re
+from typing import cast
 
 from gru_mem_jax.data.builders.recipe import Length, Unit
 from gru_mem_jax.errors import InputError
@@ -32,7 +33,7 @@ def parse_length(text: str, unit: Unit) -> Length:
             f"--lengths: expected such as 7K (tokens), 50 or '50 documents', got "
             f"{text!r:.40}"
         )
-    return Length(own or ("tokens" if factor else unit), count)
+    return Length(cast(Unit, own) if own else "tokens" if factor else unit, count)
 
 
 def in_documents(length: Length) -> Length:

@@ -151,7 +151,7 @@ def _by_length(sets: Sequence[QuestionSet]) -> Callable[[QuestionSet], int]:
 def _paths(files: File | Sequence[File]) -> tuple[str, ...]:
     if isinstance(files, str | os.PathLike):
         return (os.fspath(files),)
-    return tuple(map(os.fspath, files))
+    return tuple(os.fspath(file) for file in files)
 
 
 class _Maker:
