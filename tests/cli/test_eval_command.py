@@ -153,6 +153,8 @@ def test_names_of_policies():
     assert list(evaluating.by_name(["x", "y/x"])) == ["x", "y/x"]
     with pytest.raises(InputError, match="given twice"):
         evaluating.by_name(["a/b", "a/b/"])
+    with pytest.raises(InputError, match="policies: none"):
+        evaluating.by_name([])
 
 
 def test_policies_of_other_settings_are_refused(home, tmp_path, capsys):
