@@ -239,7 +239,7 @@ class _Run:
             seen = now
 
         def skip() -> None:
-            """Leaves out what was done since the last tick, as no work on a question."""
+            """Leaves out what was done since the last tick: no work on a question."""
             nonlocal seen
             seen = time.perf_counter()
 

@@ -18,15 +18,19 @@ Count = tuple[int, int]
 
 GATED = tuple(mode for mode in MODES if mode != "memagent")
 # Scorings whose gold answers are each the whole answer, as a text.
-_OF_TEXT = ("exact", "f1", "boxed", "equivalent")
+_OF_TEXT = ("exact", "f1", "hotpotqa_f1", "boxed", "equivalent")
 # Letters of scripts that part words by white space.
 _LETTER = r"[0-9a-z\u00aa-\u1fff]"
-_FUNCTION_WORDS = """
+# Scorings that ask for all gold answers; in the others they are spellings of one.
+_OF_SEVERAL = ("all", "part")
+_WORDS = """
 about after all also am an and any are as at be been before but by can could did do does
 for from had has have he her him his how i if in into is it its may more most my no not
 of on one or other our she so some such than that their them then there these they this
-to under was we were what when where which who whom whose why will with would you your
+to under was we were what when where which who whom whose why will with would yes you
+your
 """
+_FUNCTION_WORDS = frozenset(_WORDS.split())
 
 
 def scored_answer(
@@ -76,7 +80,12 @@ def scored_answer(
     on, off = updates(said, question.evidence_chunks) or (None, None)
     texts = [document[start:end] for start, end in question.evidence]
     captured, retained = kept_evidence(
-        said, question.evidence, texts, question.question, question.answers
+        said,
+        question.evidence,
+        texts,
+        question.question,
+        question.answers,
+        question.scoring,
     ) or (None, None)
     return dataclasses.replace(
         answer,
@@ -96,10 +105,17 @@ def scored_answer(
 def answer_scores(
     answer: str | None, answers: Sequence[str], scoring: str
 ) -> dict[str, float]:
-    """Exact match and F1 (SQuAD's), where one gold answer is the whole answer."""
+    """Exact match and F1, where one gold answer is the whole answer.
+
+    F1 is HotpotQA's where that is the scoring, else SQuAD's.
+    """
     if scoring not in _OF_TEXT:
         return {}
-    return {name: score(answer, answers, name) for name in ("exact", "f1")}
+    own_f1 = scoring if scoring == "hotpotqa_f1" else "f1"
+    return {
+        "exact": score(answer, answers, "exact"),
+        "f1": score(answer, answers, own_f1),
+    }
 
 
 def exit_kind(trajectory: Trajectory, last_evidence: int | None) -> ExitKind | None:
@@ -160,6 +176,7 @@ def kept_evidence(
     texts: Sequence[str],
     question: str,
     answers: Sequence[str],
+    scoring: str,
 ) -> tuple[Count, Count] | None:
     """Capture and retention of the evidence.
 
@@ -171,7 +188,7 @@ def kept_evidence(
       trajectory: one that has ended.
       spans: (start, end) of each piece of evidence, in characters of the document.
       texts: of each.
-      question, answers: of the example.
+      question, answers, scoring: of the example.
 
     Returns:
       ((captured, all), (retained, captured)); None where nothing is labelled or the
@@ -184,10 +201,11 @@ def kept_evidence(
     captured = retained = 0
     for (_, end), text in zip(spans, texts, strict=True):
         if any(
-            holds(turn.memory, text, question, answers) for turn in _readers(read, end)
+            holds(turn.memory, text, question, answers, scoring)
+            for turn in _readers(read, end)
         ):
             captured += 1
-            retained += holds(last, text, question, answers)
+            retained += holds(last, text, question, answers, scoring)
     return (captured, len(spans)), (retained, captured)
 
 
@@ -200,14 +218,17 @@ def _readers(turns: Iterable[Turn], end: int) -> Iterable[Turn]:
     )
 
 
-def holds(memory: str, text: str, question: str, answers: Sequence[str]) -> bool:
+def holds(
+    memory: str, text: str, question: str, answers: Sequence[str], scoring: str
+) -> bool:
     """Whether a memory has what a piece of evidence says.
 
     After SQuAD's normalisation (case, punctuation, articles), by the first that
     applies:
 
     1. the memory has the whole piece;
-    2. gold answers stand in the piece: the memory has each of these;
+    2. gold answers stand in the piece, other than yes, no and the like: the memory has
+       one of these; each of them, where the scoring asks for all answers;
     3. the memory has more than half of the words of the piece that carry its meaning:
        no function words, and none of the question's, which stand in any memory. If
        none is left, of all its words.
@@ -218,20 +239,23 @@ def holds(memory: str, text: str, question: str, answers: Sequence[str]) -> bool
     Args:
       memory: text of a memory.
       text: of the piece of evidence.
-      question, answers: of the example.
+      question, answers, scoring: of the example.
     """
     said, piece = normalize_answer(memory), normalize_answer(text)
     if not said or not piece:
         return False
     if _occurs(piece, said):
         return True
-    gold = [a for a in map(normalize_answer, answers) if a and _occurs(a, piece)]
+    gold = [
+        answer
+        for answer in map(normalize_answer, answers)
+        if not _FUNCTION_WORDS.issuperset(answer.split()) and _occurs(answer, piece)
+    ]
     if gold:
-        return all(_occurs(answer, said) for answer in gold)
+        enough = all if scoring in _OF_SEVERAL else any
+        return enough(_occurs(answer, said) for answer in gold)
     words = set(piece.split())
-    telling = words.difference(
-        _FUNCTION_WORDS.split(), normalize_answer(question).split()
-    )
+    telling = words.difference(_FUNCTION_WORDS, normalize_answer(question).split())
     telling = telling or words
     return 2 * sum(_occurs(word, said) for word in telling) > len(telling)
 

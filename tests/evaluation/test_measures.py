@@ -81,7 +81,7 @@ def test_updates_count_right_turns_and_all():
 def kept(*turns, mode="with_exit_gate", spans=SPANS):
     texts = [DOCUMENT[start:end] for start, end in spans]
     return measures.kept_evidence(
-        trajectory(*turns, mode=mode), spans, texts, "Where?", ("Lake Como",)
+        trajectory(*turns, mode=mode), spans, texts, "Where?", ("Lake Como",), "exact"
     )
 
 
@@ -135,7 +135,26 @@ def test_capture_and_retention():
 )
 def test_what_a_memory_holds(memory, text, held):
     answers = ("oak pine", "Elm")
-    assert measures.holds(memory, text, "Which code for heron?", answers) is held
+    question = "Which code for heron?"
+    assert measures.holds(memory, text, question, answers, "all") is held
+
+
+@pytest.mark.parametrize(
+    ("memory", "answers", "held"),
+    [
+        # Spellings of one answer: the one that is right suffices.
+        ("in the USA", ("USA", "US"), True),
+        ("in America", ("USA", "US"), False),
+        # "no" in the piece is not the answer: its words count.
+        ("there is no clue", ("no",), False),
+        ("USA or US: neither neutral", ("no",), True),
+    ],
+)
+def test_of_spellings_one_suffices_and_yes_or_no_is_no_answer_in_a_text(
+    memory, answers, held
+):
+    piece = "The USA, or US, is no neutral party."
+    assert measures.holds(memory, piece, "Where?", answers, "exact") is held
 
 
 def test_a_scored_answer():
@@ -181,6 +200,9 @@ def test_further_scores_are_of_single_texts():
         "exact": 0.0,
         "f1": pytest.approx(0.5),
     }
+    yes = ("yes it is", ("yes",))
+    assert measures.answer_scores(*yes, "f1") == {"exact": 0.0, "f1": 0.5}
+    assert measures.answer_scores(*yes, "hotpotqa_f1") == {"exact": 0.0, "f1": 0.0}
     assert measures.answer_scores("Ada", ("Ada", "Bob"), "all") == {}
     assert measures.answer_scores("Ada", ("Ada", "Bob"), "part") == {}
 
