@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from gru_mem_jax.cli import arguments, server, suites, terminal
+from gru_mem_jax.cli import arguments, evaluating, server, suites, terminal
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import first_difference
 
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep_trajectories",
         type=arguments.integer(least=0),
         metavar="N",
-        default=300,
+        default=evaluating.KEPT,
         help="trajectories that are kept to be looked at, over all sets, modes and "
         "policies; default %(default)s",
     )
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.agent.config import MODES, replace_settings
-    from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
+    from gru_mem_jax.cli import gin_config, json_output, runtime
     from gru_mem_jax.cli.train import listed_if_bad
     from gru_mem_jax.evaluation import BASELINES, EvaluationConfig
     from gru_mem_jax.evaluation.run import greedy

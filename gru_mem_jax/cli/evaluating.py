@@ -8,14 +8,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gru_mem_jax.agent.config import (
-    AgentConfig,
-    config_to_dict,
-    longest_turn,
-)
-from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.config import AgentConfig, config_to_dict
 from gru_mem_jax.cli import signals, terminal
-from gru_mem_jax.cli.readers import SHOW_TEXT, Reader, Warm, agents_in
+from gru_mem_jax.cli.readers import LocalReader, Reader, unsaid
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import cut, to_record
 from gru_mem_jax.sampling.config import EngineConfig
@@ -104,8 +99,8 @@ def evaluate(
     if "bm25" in modes:
         retrieval.library()  # else each of its questions would fail
     hosts = hosts_lib.current()
-    note = terminal.note if hosts.is_first else _unsaid
-    read = reader or _Reader
+    note = terminal.note if hosts.is_first else unsaid
+    read = reader or LocalReader
     readers = {name: read(path, config) for name, path in policies.items()}
     drawn = draw_sets(sets, next(iter(readers.values())).builder, config)
     check_distinct(drawn)
@@ -171,38 +166,6 @@ def evaluate(
     return folder
 
 
-class _Reader:
-    """A policy directory, checked, without its weights."""
-
-    def __init__(self, path: str, config: AgentConfig):
-        from gru_mem_jax.policy.files import open_policy_dir
-        from gru_mem_jax.policy.hf import load_config
-        from gru_mem_jax.tokenization import TextTokenizer
-
-        self.directory = open_policy_dir(path)
-        self.encoder = TextTokenizer.from_pretrained(self.directory.root)
-        self.shape = load_config(self.directory)
-        self.encoder.check_rows(self.shape.vocab_size)
-        self.builder = PromptBuilder(self.encoder, config.prompt)
-
-    def facts(self) -> dict[str, str]:
-        """What it is recognised by."""
-        from gru_mem_jax.runs.checkpoints.store import weights_digest
-
-        return {"sha256": weights_digest(self.directory)}
-
-    def warm(
-        self,
-        config: AgentConfig,
-        engine_config: EngineConfig,
-        drawn: "Sequence[DrawnSet]",
-        asking: "Asking",
-        cache_bytes: int | None,
-    ) -> "Warm":
-        """An engine on this machine's devices, with its programs compiled."""
-        return _local(self, config, engine_config, drawn, asking, cache_bytes)
-
-
 def _ask(
     reader: Reader,
     config: AgentConfig,
@@ -221,7 +184,7 @@ def _ask(
     from gru_mem_jax.hosts import processes as hosts_lib
 
     hosts = hosts_lib.current()
-    note = terminal.note if hosts.is_first else _unsaid
+    note = terminal.note if hosts.is_first else unsaid
     warm = reader.warm(config, engine_config, drawn, asking, cache_bytes)
     hosts.barrier("warm")  # else one would count what another compiles
     console = Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr))
@@ -268,97 +231,18 @@ def _ask(
         )
 
 
-def _local(
-    reader: _Reader,
-    config: AgentConfig,
-    engine_config: EngineConfig,
-    drawn: "Sequence[DrawnSet]",
-    asking: "Asking",
-    cache_bytes: int | None,
-) -> Warm:
-    """An engine on this machine's devices, with its programs compiled."""
-    from gru_mem_jax.evaluation.queue import share_a_document
-    from gru_mem_jax.hosts import processes as hosts_lib
-    from gru_mem_jax.policy.functional import make_policy
-    from gru_mem_jax.policy.hf import load_policy
-    from gru_mem_jax.sampling import engine_pool
-    from gru_mem_jax.sampling.footprint import (
-        check_engine_fits,
-        engine_dtype,
-        with_tensor,
-    )
-    from gru_mem_jax.sampling.prefix_store import (
-        PrefixStore,
-        default_memory_bytes,
-        with_trunks,
-    )
-
-    note = terminal.note if hosts_lib.current().is_first else _unsaid
-    builder = reader.builder
-    agents = agents_in(builder, config, asking.modes)
-    longest = max(longest_turn(builder, each) for each in agents)
-    window = None
-    if set(asking.modes) & SHOW_TEXT:
-        window = asking.window or reader.shape.max_position_embeddings
-    engine_config = engine_config.sized_for(max(longest, window or 0))
-    mesh, policy = engine_pool.local_mesh(), make_policy(reader.shape)
-    devices = list(mesh.devices.flat)
-    engine_config = with_tensor(policy, engine_config, devices)
-    check_engine_fits(
-        policy, engine_config, devices=devices, tensor=engine_config.tensor
-    )
-    store = None
-    if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
-        store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
-    if store is not None or config.reads_ahead:
-        engine_config = with_trunks(engine_config, builder, config)
-    # Cut over the devices, and let go of where that was no engine's own.
-    loaded = load_policy(
-        reader.directory.root,
-        engine_dtype(engine_config),
-        mesh=mesh if mesh.size > 1 else None,
-        form="sampling",
-    )
-    engine = engine_pool.make(*loaded, engine_config, reader.encoder, mesh, store)
-    del loaded
-    note(engine.attention)
-    note("compiling the sampling programs")
-    programs = engine.warm_up()
-    seconds = engine.stats()["compile_seconds"]
-    note(f"{programs} programs ready after {seconds:.1f} s")
-
-    def forget_documents() -> None:
-        if store is not None:
-            store.clear()
-
-    def forget() -> None:
-        forget_documents()
-        engine.reset()
-
-    return Warm(
-        generator=engine,
-        window=min(window or longest, engine_config.max_length),
-        forget_documents=forget_documents,
-        forget=forget,
-    )
-
-
-def _unsaid(line: str) -> None:
-    """What the first of several processes alone says."""
-
-
 def named(paths: Sequence[str]) -> dict[str, str]:
-    """Policies by name: the last parts of their paths that tell them apart.
+    """Policies by name.
 
     Raises:
       InputError: two are one.
     """
-    parts = [[part for part in path.split("/") if part] for path in paths]
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(paths):
-            return dict(zip(names, paths, strict=True))
-    raise InputError(f"--policy: given twice: {', '.join(paths)}")
+    from gru_mem_jax.evaluation.naming import told_apart
+
+    names = dict(zip(told_apart(paths), paths, strict=True))
+    if len(names) < len(paths):
+        raise InputError(f"--policy: given twice: {', '.join(paths)}")
+    return names
 
 
 def status(folder: "ResultsFolder") -> int:

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from gru_mem_jax.agent.config import MODES, AgentConfig, check_budgets
+from gru_mem_jax.agent.config import MODES, AgentConfig, check_budgets, longest_turn
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.cli import terminal
 from gru_mem_jax.sampling.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -65,3 +66,102 @@ def agents_in(
     for each in agents:
         check_budgets(builder, each)
     return agents
+
+
+class LocalReader:
+    """A policy directory, checked, without its weights."""
+
+    def __init__(self, path: str, config: AgentConfig):
+        from gru_mem_jax.policy.files import open_policy_dir
+        from gru_mem_jax.policy.hf import load_config
+        from gru_mem_jax.tokenization import TextTokenizer
+
+        self.directory = open_policy_dir(path)
+        self.encoder = TextTokenizer.from_pretrained(self.directory.root)
+        self.shape = load_config(self.directory)
+        self.encoder.check_rows(self.shape.vocab_size)
+        self.builder = PromptBuilder(self.encoder, config.prompt)
+
+    def facts(self) -> dict[str, str]:
+        """The sha256 of its weights."""
+        from gru_mem_jax.runs.checkpoints.store import weights_digest
+
+        return {"sha256": weights_digest(self.directory)}
+
+    def warm(
+        self,
+        config: AgentConfig,
+        engine_config: EngineConfig,
+        drawn: "Sequence[DrawnSet]",
+        asking: "Asking",
+        cache_bytes: int | None,
+    ) -> Warm:
+        """An engine on this machine's devices, with its programs compiled."""
+        from gru_mem_jax.evaluation.queue import share_a_document
+        from gru_mem_jax.hosts import processes as hosts_lib
+        from gru_mem_jax.policy.functional import make_policy
+        from gru_mem_jax.policy.hf import load_policy
+        from gru_mem_jax.sampling import engine_pool
+        from gru_mem_jax.sampling.footprint import (
+            check_engine_fits,
+            engine_dtype,
+            with_tensor,
+        )
+        from gru_mem_jax.sampling.prefix_store import (
+            PrefixStore,
+            default_memory_bytes,
+            with_trunks,
+        )
+
+        note = terminal.note if hosts_lib.current().is_first else unsaid
+        builder = self.builder
+        agents = agents_in(builder, config, asking.modes)
+        longest = max(longest_turn(builder, each) for each in agents)
+        window = None
+        if set(asking.modes) & SHOW_TEXT:
+            window = asking.window or self.shape.max_position_embeddings
+        engine_config = engine_config.sized_for(max(longest, window or 0))
+        mesh, policy = engine_pool.local_mesh(), make_policy(self.shape)
+        devices = list(mesh.devices.flat)
+        engine_config = with_tensor(policy, engine_config, devices)
+        check_engine_fits(
+            policy, engine_config, devices=devices, tensor=engine_config.tensor
+        )
+        store = None
+        if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
+            store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
+        if store is not None or config.reads_ahead:
+            engine_config = with_trunks(engine_config, builder, config)
+        # Cut over the devices, and let go of where that was no engine's own.
+        loaded = load_policy(
+            self.directory.root,
+            engine_dtype(engine_config),
+            mesh=mesh if mesh.size > 1 else None,
+            form="sampling",
+        )
+        engine = engine_pool.make(*loaded, engine_config, self.encoder, mesh, store)
+        del loaded
+        note(engine.attention)
+        note("compiling the sampling programs")
+        programs = engine.warm_up()
+        seconds = engine.stats()["compile_seconds"]
+        note(f"{programs} programs ready after {seconds:.1f} s")
+
+        def forget_documents() -> None:
+            if store is not None:
+                store.clear()
+
+        def forget() -> None:
+            forget_documents()
+            engine.reset()
+
+        return Warm(
+            generator=engine,
+            window=min(window or longest, engine_config.max_length),
+            forget_documents=forget_documents,
+            forget=forget,
+        )
+
+
+def unsaid(line: str) -> None:
+    """What the first of several processes alone says."""
