@@ -21,6 +21,8 @@ from gru_mem_jax.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
+    from gru_mem_jax.evaluation.records import KEPT
+
     add = parser.add_argument
     count = arguments.integer(least=1)
     path = arguments.path
@@ -61,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep_trajectories",
         type=arguments.integer(least=0),
         metavar="N",
-        default=300,
+        default=KEPT,
         help="trajectories that are kept to be looked at, over all sets, modes and "
         "policies; default %(default)s",
     )

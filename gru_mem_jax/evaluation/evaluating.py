@@ -11,18 +11,17 @@ from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation import retrieval, tabulate
 from gru_mem_jax.evaluation.asking import Asking, ask, count_left
 from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
+from gru_mem_jax.evaluation.naming import told_apart
 from gru_mem_jax.evaluation.questions import DrawnSet, draw_sets
 from gru_mem_jax.evaluation.queue import check_distinct
 from gru_mem_jax.evaluation.readers import LocalReader, Reader, Warm
-from gru_mem_jax.evaluation.records import Manifest
+from gru_mem_jax.evaluation.records import KEPT, Manifest
 from gru_mem_jax.evaluation.run import greedy
 from gru_mem_jax.evaluation.suite import Suite
 from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.records import first_difference, to_record
 from gru_mem_jax.runs.signals import Terminated
 from gru_mem_jax.sampling.config import EngineConfig
-
-KEPT = 300  # trajectories, by default
 
 PathLike = str | os.PathLike[str]
 
@@ -180,21 +179,19 @@ def evaluate(
 
 
 def by_name(paths: PathLike | Sequence[PathLike]) -> dict[str, str]:
-    """Policies by name: the last parts of their paths that tell them apart.
+    """Policies by name.
 
     Raises:
       InputError: two are one, or there is none.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
     texts = [os.fspath(path) for path in given]
-    parts = [[part for part in text.split("/") if part] for text in texts]
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(texts):
-            return dict(zip(names, texts, strict=True))
-    raise InputError(
-        f"policies: given twice: {', '.join(texts)}" if texts else "policies: none"
-    )
+    if not texts:
+        raise InputError("policies: none is given")
+    names = dict(zip(told_apart(texts), texts, strict=True))
+    if len(names) < len(texts):
+        raise InputError(f"policies: given twice: {', '.join(texts)}")
+    return names
 
 
 def common_settings(policies: Mapping[str, str]) -> AgentConfig:

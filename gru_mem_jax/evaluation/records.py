@@ -20,6 +20,8 @@ from typing import Any, Literal
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, check_number, shown
 
+KEPT = 300  # trajectories that are kept, by default
+
 _MOST_COUNTED = 1 << 40  # chunks or tokens: more are no document's
 RunKind = Literal["text", "evidence", "attack", "skipped"]
 # (set, labels as text, index), and (policy, mode, set, labels as text, index).

@@ -4,7 +4,6 @@ A row is a set of questions in one mode, by one policy or by all of them; `runs.
 says what its columns are.
 """
 
-import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.evaluation import statistics
 from gru_mem_jax.evaluation.folder import ResultsFolder
 from gru_mem_jax.evaluation.hijack import hijack_rows
+from gru_mem_jax.evaluation.naming import policy_names, questions_of
 from gru_mem_jax.evaluation.records import QuestionKey, ScoredAnswer, labels_text
 from gru_mem_jax.evaluation.suite import LABELS
 from gru_mem_jax.records import to_record
@@ -73,25 +73,20 @@ def _grouped(folders: Sequence[ResultsFolder]) -> list[_Asked]:
     """Folders on the same questions together, as more policies."""
     groups: dict[str, list[ResultsFolder]] = {}
     for folder in folders:
-        groups.setdefault(repr(folder.manifest.settings.get("sets")), []).append(folder)
+        groups.setdefault(questions_of(folder), []).append(folder)
     return [_combined(group) for group in groups.values()]
 
 
 def _combined(folders: Sequence[ResultsFolder]) -> _Asked:
-    counts = collections.Counter(
-        name for folder in folders for name in folder.manifest.policies
-    )
     answers: dict[tuple[str, str], _Answers] = {}
     num_chunks: dict[QuestionKey, int] = {}
     found: dict[tuple[str, str], tuple[str, dict[str, str | int], bool]] = {}
-    for folder in folders:
+    for folder, names in zip(folders, policy_names(folders), strict=True):
         for each in _sets(folder):
             found.setdefault((each[0], labels_text(each[1])), each)
         num_chunks |= {each.key: each.num_chunks for each in folder.questions()}
         for answer in folder.answers():
-            name = answer.policy
-            if counts[name] > 1:  # in several folders
-                name = f"{folder.path.name}/{name}"
+            name = names.get(answer.policy, answer.policy)
             answers.setdefault((name, answer.mode), {})[answer.key[2:]] = answer
             own = (answer.set, answer.labels, True)
             found.setdefault((answer.set, labels_text(answer.labels)), own)

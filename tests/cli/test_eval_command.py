@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from cli_helpers import random_policy
@@ -142,6 +143,18 @@ def test_all_failed_and_some_failed(home, tmp_path, capsys):
     assert failed == {"whole_text": 4, "memagent": 0}
 
 
+def test_a_missing_package_is_told_before_anything_is_asked(
+    home, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    out = tmp_path / "out"
+    assert main(command(home, out, "--modes=memagent,bm25")) == 2
+    assert "pip install 'gru_mem_jax[bm25]'" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(command(home, out, "--modes=")) == 2
+    assert "--modes: unknown name ''" in capsys.readouterr().err
+
+
 def test_names_of_policies():
     assert evaluating.by_name(["runs/a/policy/"]) == {"policy": "runs/a/policy/"}
     several = ["runs/a/policy", "runs/b/policy", "hf://org/name@main"]
@@ -153,7 +166,7 @@ def test_names_of_policies():
     assert list(evaluating.by_name(["x", "y/x"])) == ["x", "y/x"]
     with pytest.raises(InputError, match="given twice"):
         evaluating.by_name(["a/b", "a/b/"])
-    with pytest.raises(InputError, match="policies: none"):
+    with pytest.raises(InputError, match="policies: none is given"):
         evaluating.by_name([])
 
 

@@ -163,8 +163,8 @@ def test_mix_and_all_and_what_is_in_neither(tmp_path):
     assert by(rows, set="mix")["num_questions"] == 4
 
 
-@pytest.mark.parametrize("folders", [1, 2])
-def test_several_policies_in_one_folder_or_in_several(tmp_path, folders):
+@pytest.mark.parametrize("within", [None, "", "/out"])
+def test_several_policies_in_one_folder_or_in_several(tmp_path, within):
     """In several each is named by its folder where the names are the same."""
     given = {
         name: [
@@ -176,19 +176,19 @@ def test_several_policies_in_one_folder_or_in_several(tmp_path, folders):
             ("p2", [0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0]),
         )
     }
-    if folders == 1:
+    if within is None:
         made = [folder(tmp_path, [a for g in given.values() for a in g], ("p1", "p2"))]
         names = ["p1", "p2"]
     else:
         made = [
             folder(
-                tmp_path / name,
+                tmp_path / f"{name}{within}",
                 [dataclasses.replace(a, policy="p") for a in own],
                 sets=[{"set": "a", "labels": {}, "in_mix": True}],
             )
             for name, own in given.items()
         ]
-        names = ["p1/p", "p2/p"]
+        names = [f"p1{within}/p", f"p2{within}/p"]
     rows = tabulate.table_rows(made)
     order = [(row["policy"], row["mode"]) for row in rows]
     assert order == [(name, mode) for name in (*names, "mean") for mode in MODES]

@@ -1,6 +1,5 @@
 """What several folders of results hold, as one: policies, questions, answers."""
 
-import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.evaluation import hijack
 from gru_mem_jax.evaluation.folder import ResultsFolder
+from gru_mem_jax.evaluation.naming import policy_names, questions_of
 from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer, ScoredKey
 
 
@@ -140,28 +140,6 @@ def collect(folders: Sequence[ResultsFolder]) -> Collected:
     )
 
 
-def policy_names(folders: Sequence[ResultsFolder]) -> list[dict[str, str]]:
-    """Of each folder its policies' names to those in tables (`tabulate`)."""
-    questions = _questions(folders)
-    counts = collections.Counter(
-        (of, name)
-        for of, folder in zip(questions, folders, strict=True)
-        for name in folder.manifest.policies
-    )
-    return [
-        {
-            name: f"{folder.path.name}/{name}" if counts[of, name] > 1 else name
-            for name in folder.manifest.policies
-        }
-        for of, folder in zip(questions, folders, strict=True)
-    ]
-
-
-def _questions(folders: Sequence[ResultsFolder]) -> list[str]:
-    """Of each folder a text that is equal for equal questions."""
-    return [repr(folder.manifest.settings.get("sets")) for folder in folders]
-
-
 def _parts(
     folders: Sequence[ResultsFolder], samples: Sequence[Sample]
 ) -> tuple[Part, ...]:
@@ -170,7 +148,7 @@ def _parts(
         policy, _, *rest = sample.answer.key[:-1]
         rows.setdefault(sample.folder, set()).add((policy, *rest))
     groups: dict[str, list[int]] = {}
-    for number, of in enumerate(_questions(folders)):
+    for number, of in enumerate(map(questions_of, folders)):
         groups.setdefault(of, []).append(number)
     parts: list[tuple[set[tuple[str, ...]], list[int]]] = []
     for numbers in groups.values():
@@ -205,7 +183,7 @@ def _compared(
     folders: Sequence[ResultsFolder], names: Sequence[dict[str, str]]
 ) -> tuple[tuple[str, ...], ...]:
     policies: dict[str, dict[str, None]] = {}
-    questions = _questions(folders)
+    questions = [questions_of(folder) for folder in folders]
     for of, own in zip(questions, names, strict=True):
         policies.setdefault(of, {}).update(dict.fromkeys(own.values()))
     return tuple(tuple(policies[of]) for of in questions)

@@ -133,7 +133,8 @@ function ticks(chunks) {
 /**
  * What both gates said, and whether that was wrong by the labels.
  *
- * Each is {said, wrong}, or null where the mode has no such gate.
+ * Each is {said, due, wrong}, or null where the mode has no such gate. Of a malformed
+ * turn the update gate is wrong whatever it said.
  */
 function gatesOf(sample, turn, chunk) {
   if (!GATED.includes(sample.mode) || turn.update === undefined)
@@ -142,12 +143,14 @@ function gatesOf(sample, turn, chunk) {
   const last = Math.max(...sample.evidence);
   const due = chunk >= last;
   const over = chunk === sample.chunks - 1; // the text ends: nothing is late
-  const update = turn.update !== sample.evidence.includes(chunk) || !!turn.problem;
+  const held = sample.evidence.includes(chunk);
+  const update = turn.update !== held || !!turn.problem;
   const exit = turn.exit !== due && !(over && !turn.exit);
   return {
-    update: { said: turn.update, wrong: labelled && update },
+    update: { said: turn.update, due: held, wrong: labelled && update },
     exit: {
       said: turn.exit,
+      due,
       wrong: labelled && exit && sample.mode === "with_exit_gate",
     },
   };

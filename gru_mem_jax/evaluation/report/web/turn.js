@@ -8,13 +8,13 @@ let wholeMemory = false; // show unchanged words too
 function gate(name, value, open, shut) {
   if (value === null) return null;
   const word = value.said ? open : shut;
-  const wanted = value.said ? shut : open;
+  const wanted = value.due === value.said ? "" : ` should be ${value.due ? open : shut}`;
   return el(
     "span",
     { class: `gate ${name} ${value.said ? "open" : ""} ${value.wrong ? "wrong" : ""}` },
     `${name} `,
     el("b", {}, word),
-    value.wrong ? ` ✗ should be ${wanted}` : null,
+    value.wrong ? ` ✗${wanted}` : null,
   );
 }
 
