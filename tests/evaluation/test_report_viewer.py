@@ -481,6 +481,33 @@ def test_differences_of_words(browser, report):
         assert all(a != b for a, b in itertools.pairwise(kinds))
 
 
+def test_a_malformed_turn_says_no_wrong_gate(browser, tmp_path):
+    """Its update is wrong, but what the gate should have said is by the label alone."""
+    made = Made(
+        modes=("without_exit_gate",),
+        sets=("one",),
+        lengths=(("8 chunks", 8),),
+        questions=1,
+        faults=0,
+    )
+    write_folder(tmp_path / "results", made)
+    file = tmp_path / "results" / "trajectories.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    turns = lines[0]["trajectory"]["turns"]
+    held = {number: bool(turn["update"]) for number, turn in enumerate(turns[:-1])}
+    for turn in turns[:-1]:
+        turn |= {"well_formed": False, "problem": "no tags", "update": False}
+        turn["memory"] = turn["memory_before"] = ""
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = write_report_page([tmp_path / "results"], tmp_path)
+    with opened(browser, path, hash="#trajectories") as page:
+        rows(page).first.click()
+        page.wait_for_selector(".row.answer")
+        gates = page.locator(".gate.update.wrong").all_inner_texts()
+        said = {True: "update no ✗ should be yes", False: "update no ✗"}
+        assert gates == [said[held[number]] for number in held]
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """500 trajectories of 64 chunks."""
