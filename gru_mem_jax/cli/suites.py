@@ -199,7 +199,7 @@ def _named(
             tasks=tasks,
             gaps=gaps,
             num_questions=args.num_questions or 128,
-            seed=args.seed or 0,
+            seed=args.seed,
             encoder=encoder,
             chunk_size=chunk_size,
             on_progress=terminal.note,

@@ -197,6 +197,7 @@ def test_what_was_built_is_opened(datasets):
         ({"num_questions": 7}, "has 6 questions of 10 documents, fewer than 7"),
         ({"tasks": ["hqa"]}, "suite multihop has no part 'hqa'"),
         ({"gaps": [8]}, "--gaps is for suite bridge"),
+        ({"seed": 9}, "has seed 0, expected 9"),
     ],
 )
 def test_what_does_not_fit_is_refused(datasets, given, named):

@@ -31,8 +31,8 @@ class MissingDataSets(InputError):
     def __init__(self, suite: str, lines: Sequence[str], count: int):
         self.lines = tuple(lines)
         self.summary = (
-            f"suite {suite}: {count} of its data sets are missing; give the files that "
-            "they are built from, or build them, or choose by --tasks what is there"
+            f"suite {suite}: data sets are missing ({count}); give the files that they "
+            "are built from, or build them, or choose by --tasks what is there"
         )
         super().__init__(": ".join((self.summary, "; ".join(lines))))
 
@@ -62,7 +62,7 @@ def make_suite(
     tasks: Sequence[str] | None = None,
     gaps: Sequence[int] | None = None,
     num_questions: int = 128,
-    seed: int = 0,
+    seed: int | None = None,
     encoder: Callable[[], Encoder],
     chunk_size: int,
     on_progress: Callable[[str], None] = lambda line: None,
@@ -80,7 +80,8 @@ def make_suite(
       tasks: of the suite; of "injection" kinds of attack. None: all.
       gaps: of "bridge", in chunks; None: its own.
       num_questions: of each set.
-      seed: of data sets that are built, and of attacks.
+      seed: of the questions, and of attacks; None: whatever a data set that is there
+        has, else 0.
       encoder: opens the policy's tokenizer; called where tokens are counted.
       chunk_size: of the agent, in tokens.
       on_progress: is told how far a build is.
@@ -124,7 +125,7 @@ def make_suite(
                             kind=attack,
                             encoder=maker.encoder(),
                             chunk_size=chunk_size,
-                            seed=seed,
+                            seed=seed or 0,
                             most=num_questions,
                         )
                         if attacks
@@ -162,7 +163,7 @@ class _Maker:
         datasets: pathlib.Path | None,
         sources: Sources,
         num_questions: int,
-        seed: int,
+        seed: int | None,
         encoder: Callable[[], Encoder],
         chunk_size: int,
     ):
@@ -211,7 +212,7 @@ class _Maker:
         counts = ",".join(str(length.count) for length in lengths)
         words += [f"--{lengths[0].unit}", counts]
         words += ["--num_questions", str(self._num_questions)]
-        words += ["--seed", str(self._seed)]
+        words += ["--seed", str(self._seed or 0)]
         if self._counts_tokens(part):
             words += ["--tokenizer", "DIR"]
         if self._counts_chunks(part):
@@ -237,6 +238,8 @@ class _Maker:
                 "give another --datasets folder"
             )
         wanted = dict(part.settings)
+        if self._seed is not None:
+            wanted["seed"] = self._seed
         if "bridge_gap" in wanted:
             wanted["chunk_size"] = self._chunk_size
         for name, value in wanted.items():
@@ -293,7 +296,7 @@ class _Maker:
         recipe: Recipe = recipe_class(part.builder)(
             lengths=tuple(part.lengths.values()),
             num_questions=self._num_questions,
-            seed=self._seed,
+            seed=self._seed or 0,
             **settings,
         )
         return recipe
