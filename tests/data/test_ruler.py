@@ -198,7 +198,7 @@ def test_an_essay_that_is_too_short_is_repeated(recipe):
         ({"lengths": ()}, "lengths must not be empty"),
         ({"lengths": (Length("documents", 4),)}, "no documents to count"),
         ({"lengths": (Length("chunks", 4),)}, "chunk_size"),
-        ({"encoder": None}, "need a tokenizer"),
+        ({"encoder": None}, "need an encoder, a tokenizer"),
         ({"keys": "letters"}, "letters"),
         ({"num_values": 0}, "num_values"),
         ({"evidence_position": "middle"}, "middle"),

@@ -15,13 +15,16 @@ from typing import Any
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.babi import WHERE, Stories, Story, answers, read_babi
 from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
-from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.recipe import (
+    Length,
+    StoredQuestion,
+    check_counting,
+)
 from gru_mem_jax.data.builders.ruler.documents import Documents
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
     Draft,
     Room,
-    check_encoder,
     tokenizer_mark,
 )
 from gru_mem_jax.data.builders.ruler.haystack import Essay, Haystack, read_essay
@@ -56,8 +59,8 @@ class Babilong:
       chunk_size: tokens, for lengths in chunks.
       num_questions: of each length, drawn from the file by the seed.
       seed: of everything that is drawn.
-      evidence_position: of all facts: "uniform", "first_20" or "last_20" percent of
-        the document; "spread", one in each of equal parts.
+      evidence_position: of all facts: "uniform"; "first_20" or "last_20", between the
+        first or last 20% of the text's sentences; "spread", one in each of equal parts.
     """
 
     sources: tuple[str, ...]
@@ -88,7 +91,7 @@ class Babilong:
                     "babilong has no documents to count: give lengths in tokens or "
                     "chunks"
                 )
-        check_encoder(self.lengths, self.encoder, self.chunk_size)
+        check_counting(self.lengths, self.encoder, self.chunk_size)
         object.__setattr__(self, "haystack", os.fspath(self.haystack))
 
     @property
@@ -152,7 +155,7 @@ class Babilong:
 
     @functools.cached_property
     def _room(self) -> Room:
-        return Room(self.encoder, self.chunk_size, 0)
+        return Room(self.encoder, self.chunk_size or 0, 0)
 
     @functools.cached_property
     def _facts_in_text(self) -> "FactsInText":
