@@ -71,7 +71,8 @@ class Ruler:
       num_questions: of each length.
       seed: of everything that is drawn.
       evidence_position: "uniform", as RULER; "first_20" or "last_20", between the first
-        or last 20% of the haystack's texts; "spread", one needle in each of equal parts.
+        or last 20% of the haystack's texts (of qa_1 and qa_2, of the document);
+        "spread", one needle in each of equal parts.
       keys, values: kinds, "words", "numbers" or "uuids"; None, the task's.
       num_keys, num_values, num_queries: keys in the document, values of each, keys in
         question; None, the task's.
