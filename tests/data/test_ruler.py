@@ -202,6 +202,8 @@ def test_an_essay_that_is_too_short_is_repeated(recipe):
         ({"keys": "letters"}, "letters"),
         ({"num_values": 0}, "num_values"),
         ({"evidence_position": "middle"}, "middle"),
+        ({"num_keys": 2, "num_queries": 3}, "num_keys 2 is less than num_queries 3"),
+        ({"task": "fwe", "evidence_position": "spread"}, "all text is evidence"),
         ({"num_keys": 8, "num_values": 8}, "more than 40 needles"),
         ({"lengths": tokens(300)}, "tokens for a haystack|too few"),
         ({"task": "niah_single_2"}, "set haystack.*PaulGrahamEssays.json"),

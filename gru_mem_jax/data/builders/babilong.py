@@ -37,6 +37,7 @@ from gru_mem_jax.records import check_choice, check_int, plain_numbers
 _LEAST_TOKENS = 10
 # A length holds no story of more than so many facts a token, as in BABILong.
 _TOKENS_OF_A_FACT = 8
+TASKS = tuple(f"qa{number}" for number in range(1, 21))
 # Of these tasks the file lists facts in the order in which they are needed: the fact
 # about the thing, then where its carrier was.
 _ORDERED = ("qa2", "qa3")
@@ -80,6 +81,8 @@ class Babilong:
         check_int("seed", self.seed, 0)
         if self.chunk_size is not None:
             check_int("chunk_size", self.chunk_size, 1)
+        if self.task is not None:
+            check_choice("task", self.task, TASKS)
         if len(self.sources) != 1:
             raise InputError(f"sources must name one file of bAbI: {WHERE}")
         if not self.lengths:

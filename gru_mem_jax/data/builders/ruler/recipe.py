@@ -137,6 +137,16 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        if self.num_keys and self.num_queries and self.num_keys < self.num_queries:
+            raise InputError(
+                f"num_keys {self.num_keys} is less than num_queries "
+                f"{self.num_queries}: a question names keys of the document"
+            )
+        if self.task in ("cwe", "fwe") and self.evidence_position != "uniform":
+            raise InputError(
+                f"evidence_position {self.evidence_position} is none for {self.task}, "
+                "of which all text is evidence"
+            )
         if self.task != "cwe" and self.words is not None:
             raise InputError(f"words is a setting of cwe, not {self.task}")
         if self.task not in HOMES and self.sources:
