@@ -220,6 +220,10 @@ def _answers(
 
         try:
             yield known, keep
+        except BaseException:
+            if not _read(path)[1]:
+                path.unlink()
+            raise
         finally:
             file.close()
         path.unlink()

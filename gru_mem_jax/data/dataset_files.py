@@ -17,7 +17,7 @@ from gru_mem_jax.version import __version__
 
 MANIFEST = "dataset.json"
 FORMAT = 1
-_REBUILD = "build it again (gru-mem data build)"
+_REBUILD = "remove the folder, and build it again (gru-mem data build)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,15 @@ import dataclasses
 import functools
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 from gru_mem_jax.data import files
-from gru_mem_jax.data.bad_records import Records
 from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.data.json_list import JsonList
 from gru_mem_jax.data.paragraphs import (
     Check,
     Paragraph,
+    ParagraphData,
     ParagraphFile,
     ParagraphQuestion,
     ParagraphSource,
@@ -47,6 +47,8 @@ class HotpotQASource(ParagraphSource):
         what it is evaluated with; "exact" and "hotpotqa_f1" are HotpotQA's own.
     """
 
+    _task: ClassVar[str] = "hotpotqa"
+
     scoring: Scoring = "equivalent"
 
     def example(self, position: int) -> Example:
@@ -57,7 +59,8 @@ class HotpotQASource(ParagraphSource):
             file, record and field.
         """
         data = self._usable
-        record = data.items[files.index_at(position, self.seed, len(data.items))]
+        count = len(data.questions)
+        record = data.questions[files.index_at(position, self.seed, count)]
         rng = random.Random(f"{self.seed}/hotpotqa/{position}")
         own = record.paragraphs
         if len(own) > self.paragraphs:
@@ -75,18 +78,8 @@ class HotpotQASource(ParagraphSource):
             self._example(record), document=document, evidence=evidence
         )
 
-    def _example(self, record: ParagraphQuestion) -> Example:
-        return Example(
-            id=record.id,
-            question=record.question,
-            answers=record.answers,
-            document="",
-            task="hotpotqa",
-            scoring=self.scoring,
-        )
-
     @functools.cached_property
-    def _data(self) -> "_Data":
+    def _data(self) -> ParagraphData:
         file = read_hotpotqa(self.path, self._check)
         items = self._part_of(file.questions, file.bad)
         records = self._records(items, file.bad)
@@ -102,7 +95,7 @@ class HotpotQASource(ParagraphSource):
                 "paragraphs, or take a larger file"
             )
         questions = tuple(item for _, item in items)
-        return _Data(records, file.sha256, questions, Pool(of_title.values()))
+        return ParagraphData(records, file.sha256, questions, Pool(of_title.values()))
 
     def _check(self, record: ParagraphQuestion) -> None:
         files.check_answers(record.answers, self.scoring)
@@ -112,13 +105,6 @@ class HotpotQASource(ParagraphSource):
                 f"paragraphs is {self.paragraphs}, but the evidence of record "
                 f"{record.id!r:.60} lies in {needed}"
             )
-
-
-class _Data(NamedTuple):
-    records: Records
-    sha256: str
-    items: tuple[ParagraphQuestion, ...]
-    pool: Pool
 
 
 def read_hotpotqa(path: str, check: Check) -> ParagraphFile:

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from gru_mem_jax.data import files
 from gru_mem_jax.data.bad_records import BadRecord, Records
@@ -84,6 +84,8 @@ class ParagraphSource(files.FileSource):
       on_bad_record, part, held_out_share: see `files.FileSource`.
     """
 
+    _task: ClassVar[str]  # of the examples
+
     paragraphs: int = 200
     form: str = "numbered"
     scoring: Scoring = "exact"
@@ -94,12 +96,19 @@ class ParagraphSource(files.FileSource):
         check_choice("form", self.form, FORMS)
         check_choice("scoring", self.scoring, tuple(SCORERS))
 
-    def _example(self, item: Any) -> Example:
+    def _example(self, item: ParagraphQuestion) -> Example:
         """A question without its document, which depends on the position."""
-        raise NotImplementedError
+        return Example(
+            id=item.id,
+            question=item.question,
+            answers=item.answers,
+            document="",
+            task=self._task,
+            scoring=self.scoring,
+        )
 
     def _records(
-        self, items: Sequence[tuple[str, Any]], bad: Sequence[BadRecord]
+        self, items: Sequence[tuple[str, ParagraphQuestion]], bad: Sequence[BadRecord]
     ) -> Records:
         good = tuple((where, self._example(item)) for where, item in items)
         return Records(name=self.path, good=good, bad=tuple(bad), composed=True)
@@ -134,6 +143,22 @@ class Pool:
         many = min(len(self), count + sum(self._of_title[title] for title in avoid))
         drawn = (self._paragraphs[i] for i in rng.sample(range(len(self)), many))
         return [each for each in drawn if each.title not in avoid][:count]
+
+
+class ParagraphData(NamedTuple):
+    """The contents of a source's file.
+
+    Attributes:
+      records: of the source's part, without documents.
+      sha256: of the file.
+      questions: the good ones of the part.
+      pool: that other paragraphs are drawn from.
+    """
+
+    records: Records
+    sha256: str
+    questions: tuple[ParagraphQuestion, ...]
+    pool: Pool
 
 
 def compose(

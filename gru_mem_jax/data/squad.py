@@ -9,14 +9,14 @@ import collections
 import dataclasses
 import functools
 import random
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 from gru_mem_jax.data import files
-from gru_mem_jax.data.bad_records import Records
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.paragraphs import (
     Check,
     Paragraph,
+    ParagraphData,
     ParagraphFile,
     ParagraphQuestion,
     ParagraphSource,
@@ -41,6 +41,8 @@ class SQuADSource(ParagraphSource):
         Parts of a file share paragraphs, but no question.
     """
 
+    _task: ClassVar[str] = "squad"
+
     def example(self, position: int) -> Example:
         """The example at a position.
 
@@ -57,18 +59,8 @@ class SQuADSource(ParagraphSource):
             self._example(item), document=document, evidence=evidence
         )
 
-    def _example(self, item: ParagraphQuestion) -> Example:
-        return Example(
-            id=item.id,
-            question=item.question,
-            answers=item.answers,
-            document="",
-            task="squad",
-            scoring=self.scoring,
-        )
-
     @functools.cached_property
-    def _data(self) -> "_Data":
+    def _data(self) -> ParagraphData:
         def check(item: ParagraphQuestion) -> None:
             files.check_answers(item.answers, self.scoring)
 
@@ -85,14 +77,7 @@ class SQuADSource(ParagraphSource):
                 f"most {most}; lower paragraphs {self.paragraphs}, or take a larger "
                 "file"
             )
-        return _Data(records, file.sha256, questions, Pool(file.paragraphs))
-
-
-class _Data(NamedTuple):
-    records: Records
-    sha256: str
-    questions: tuple[ParagraphQuestion, ...]
-    pool: Pool
+        return ParagraphData(records, file.sha256, questions, Pool(file.paragraphs))
 
 
 def read_squad(path: str, check: Check) -> ParagraphFile:

@@ -317,6 +317,14 @@ def test_what_is_known_is_dropped_and_an_interrupted_filter_goes_on(
     assert len(open_dataset(folder / "moved", "1 documents")) == 4
 
 
+def test_a_filter_without_an_answer_leaves_nothing(asked, monkeypatch):
+    folder, _ = asked
+    known(monkeypatch, after=0)
+    before = sorted(folder.iterdir())
+    assert filtered(asked, out="early") == 130
+    assert sorted(folder.iterdir()) == before
+
+
 def test_nothing_is_left(asked, monkeypatch, capsys):
     folder, _ = asked
     ids = [

@@ -202,6 +202,7 @@ def test_a_malformed_file_is_told(said, where, says, tmp_path):
         ({"text": "Oh. Ah."}, "no sentence of 10 tokens"),
         ({"text": " "}, "holds no text"),
         ({"evidence_position": "middle"}, "middle"),
+        ({"task": "qa21"}, "task must be one of qa1, "),
     ],
 )
 def test_wrong_settings_are_told(fields, says, recipe):

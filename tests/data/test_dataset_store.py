@@ -136,9 +136,12 @@ def test_equal_recipes_give_equal_bytes_without_tensorflow(built, tmp_path):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A build that was killed in the pool's first file, in later ones, in a length."""
+    """A build that was killed in the pool's first file, in later ones, in a length.
+
+    It asks for two questions before that.
+    """
     out = tmp_path_factory.mktemp("killed") / "set"
-    return out, build_elsewhere(out, 2, 12, 21, 6, 3)
+    return out, build_elsewhere(out, 4, 14, 23, 8, 5)
 
 
 def test_a_killed_build_leaves_nothing_and_goes_on(built, killed, tmp_path):
@@ -298,6 +301,39 @@ def test_a_failing_recipe_leaves_no_folder(tmp_path):
 
     with pytest.raises(InputError, match=r"file.json: record 3: bad"):
         build(Failing(), tmp_path / "set")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_length_that_is_too_short_is_told_before_texts_are_written(tmp_path):
+    class Short(SmallRecipe):
+        def questions(self, length):
+            if length == LENGTHS[1]:
+                raise InputError("5 documents: too short")
+            return super().questions(length)
+
+    said = []
+    with pytest.raises(InputError, match="5 documents: too short"):
+        build(Short(), tmp_path / "set", on_progress=said.append)
+    assert said == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    made = build_small(tmp_path / "link")
+    assert made == tmp_path / "empty"
+    assert (
+        open_dataset(tmp_path / "link", LENGTHS[0])[0]
+        == open_dataset(made, LENGTHS[0])[0]
+    )
+    assert sorted(os.listdir(tmp_path)) == ["empty", "link"]
+
+
+def test_the_working_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is the working folder"):
+        build_small(".")
     assert os.listdir(tmp_path) == []
 
 

@@ -261,10 +261,19 @@ def test_lengths_in_chunks(hotpot, chunk_size):
             "lengths must all be in one unit",
         ),
         ({"lengths": lengths("documents", 9, 9)}, "lengths holds one of them twice"),
-        ({"lengths": lengths("tokens", 900)}, "lengths in tokens needs an encoder"),
-        ({"lengths": lengths("chunks", 9)}, "lengths in chunks needs chunk_size"),
-        ({"bridge_gap": 3}, "bridge_gap needs chunk_size"),
-        ({"bridge_gap": 3, "chunk_size": 64}, "bridge_gap needs an encoder"),
+        (
+            {"lengths": lengths("tokens", 900)},
+            "lengths in tokens or chunks need an encoder",
+        ),
+        (
+            {"lengths": lengths("chunks", 9), "encoder": ByteEncoder()},
+            "lengths in chunks need chunk_size",
+        ),
+        (
+            {"bridge_gap": 3, "encoder": ByteEncoder()},
+            "it needs an encoder, .* chunk_size",
+        ),
+        ({"bridge_gap": 3, "chunk_size": 64}, "it needs an encoder, a tokenizer,"),
         ({"bridge_gap": 1.5}, "bridge_gap must be an integer"),
         (
             {"bridge_gap": 3, "evidence_position": "spread"},

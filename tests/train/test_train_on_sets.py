@@ -6,7 +6,7 @@ import os
 
 import pytest
 from test_labelled_runs import BUDGETS
-from train_settings import make_policy_dir, quick_settings
+from train_settings import quick_settings
 
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.data import CurriculumSource
@@ -14,11 +14,12 @@ from gru_mem_jax.data.builders import JsonlDocuments, Length, build
 from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
 
 SHORT, LONG = "1 documents", "2 documents"
+TRAIN = ("train", "--gin_file=gin/runs/train_set.gin")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A set of one and of two documents, and a policy."""
+    """A set of one and of two documents."""
     folder = tmp_path_factory.mktemp("sets")
     config = SyntheticConfig(tasks=("single_key",), num_chunks=1, chunk_tokens=48)
     records = [dataclasses.asdict(generate(config, i)) for i in range(12)]
@@ -27,7 +28,6 @@ def folder(tmp_path_factory):
     lengths = tuple(Length("documents", count) for count in (1, 2))
     recipe = JsonlDocuments(sources=(str(folder / "mine.jsonl"),), lengths=lengths)
     build(recipe, folder / "set")
-    make_policy_dir(folder)
     (folder / "small.gin").write_text(BUDGETS)
     return folder
 
@@ -57,11 +57,11 @@ def test_a_run_over_a_length_that_grows_and_the_same_run_resumed(folder, make_ru
     assert next(iterator) == source.example(6)
 
 
-def flags(folder, command):
+@pytest.fixture(scope="module")
+def shared(folder, policy_dir):
+    """Flags of `train` and of `sft`."""
     return [
-        command,
-        f"--gin_file=gin/runs/{command}_set.gin",
-        f"--gin.POLICY={str(folder / 'policy0')!r}",
+        f"--gin.POLICY={str(policy_dir)!r}",
         f"--gin.DATA={str(folder / 'set')!r}",
         "--gin.SourceSuite.num_questions=2",
         "--gin.DatasetSource.held_out_share=0.25",
@@ -71,8 +71,8 @@ def flags(folder, command):
 
 
 @pytest.mark.parametrize("command", ["train", "sft"])
-def test_by_gin(folder, capsys, command):
-    words = flags(folder, command)
+def test_by_gin(folder, shared, capsys, command):
+    words = [command, f"--gin_file=gin/runs/{command}_set.gin", *shared]
     assert main([*words, f"--gin.LENGTH={LONG!r}"]) == 0
     told = capsys.readouterr()
     assert "data.DatasetSource.length = %LENGTH" in told.out
@@ -89,14 +89,14 @@ def test_by_gin(folder, capsys, command):
     assert "has several lengths; name one of 1 documents," in capsys.readouterr().err
 
 
-def test_another_length_is_no_held_out_data(folder, capsys):
-    words = [*flags(folder, "train"), f"--gin.LENGTH={SHORT!r}"]
+def test_another_length_is_no_held_out_data(shared, capsys):
+    words = [*TRAIN, *shared, f"--gin.LENGTH={SHORT!r}"]
     words.append(f"--gin.held_out/DatasetSource.length={LONG!r}")
     assert main([*words, "--gin.DatasetSource.part='all'"]) == 2
     assert "is not held out: 2 of its 2 questions" in capsys.readouterr().err
 
 
-def test_a_curriculum_by_gin(folder, capsys, tmp_path):
+def test_a_curriculum_by_gin(shared, capsys, tmp_path):
     grows = tmp_path / "grows.gin"
     grows.write_text(
         "from __gin__ import dynamic_registration\n"
@@ -108,7 +108,7 @@ def test_a_curriculum_by_gin(folder, capsys, tmp_path):
         "data.CurriculumSource.part = 'train'\n"
         "data.CurriculumSource.held_out_share = 0.25\n"
     )
-    words = [*flags(folder, "train"), f"--gin_file={grows}", f"--gin.LENGTH={SHORT!r}"]
+    words = [*TRAIN, *shared, f"--gin_file={grows}", f"--gin.LENGTH={SHORT!r}"]
     assert main(words) == 2  # before the step that would have reached it
     assert "has no length '9 documents'" in capsys.readouterr().err
     stages = "CurriculumSource.stages=(('1 documents', 0), ('2 documents', 4))"

@@ -15,13 +15,16 @@ from typing import Any
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.babi import WHERE, Stories, Story, answers, read_babi
 from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
-from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.recipe import (
+    Length,
+    StoredQuestion,
+    check_counting,
+)
 from gru_mem_jax.data.builders.ruler.documents import Documents
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
     Draft,
     Room,
-    check_encoder,
     tokenizer_mark,
 )
 from gru_mem_jax.data.builders.ruler.haystack import Essay, Haystack, read_essay
@@ -34,6 +37,7 @@ from gru_mem_jax.records import check_choice, check_int, plain_numbers
 _LEAST_TOKENS = 10
 # A length holds no story of more than so many facts a token, as in BABILong.
 _TOKENS_OF_A_FACT = 8
+TASKS = tuple(f"qa{number}" for number in range(1, 21))
 # Of these tasks the file lists facts in the order in which they are needed: the fact
 # about the thing, then where its carrier was.
 _ORDERED = ("qa2", "qa3")
@@ -56,8 +60,8 @@ class Babilong:
       chunk_size: tokens, for lengths in chunks.
       num_questions: of each length, drawn from the file by the seed.
       seed: of everything that is drawn.
-      evidence_position: of all facts: "uniform", "first_20" or "last_20" percent of
-        the document; "spread", one in each of equal parts.
+      evidence_position: of all facts: "uniform"; "first_20" or "last_20", between the
+        first or last 20% of the text's sentences; "spread", one in each of equal parts.
     """
 
     sources: tuple[str, ...]
@@ -77,6 +81,8 @@ class Babilong:
         check_int("seed", self.seed, 0)
         if self.chunk_size is not None:
             check_int("chunk_size", self.chunk_size, 1)
+        if self.task is not None:
+            check_choice("task", self.task, TASKS)
         if len(self.sources) != 1:
             raise InputError(f"sources must name one file of bAbI: {WHERE}")
         if not self.lengths:
@@ -88,7 +94,7 @@ class Babilong:
                     "babilong has no documents to count: give lengths in tokens or "
                     "chunks"
                 )
-        check_encoder(self.lengths, self.encoder, self.chunk_size)
+        check_counting(self.lengths, self.encoder, self.chunk_size)
         object.__setattr__(self, "haystack", os.fspath(self.haystack))
 
     @property
@@ -152,7 +158,7 @@ class Babilong:
 
     @functools.cached_property
     def _room(self) -> Room:
-        return Room(self.encoder, self.chunk_size, 0)
+        return Room(self.encoder, self.chunk_size or 0, 0)
 
     @functools.cached_property
     def _facts_in_text(self) -> "FactsInText":

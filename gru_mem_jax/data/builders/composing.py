@@ -15,7 +15,13 @@ from gru_mem_jax.data.builders.placing import (
     EvidencePosition,
     placing,
 )
-from gru_mem_jax.data.builders.recipe import GLUES, Length, Unit, heading
+from gru_mem_jax.data.builders.recipe import (
+    GLUES,
+    Length,
+    Unit,
+    check_counting,
+    heading,
+)
 from gru_mem_jax.data.builders.token_counts import BETWEEN, TokenCounts
 from gru_mem_jax.data.paragraphs import FORMS, Form, ParagraphQuestion, Span
 from gru_mem_jax.errors import InputError
@@ -87,18 +93,19 @@ class DocumentSettings:
         self._check_together()
 
     def _check_together(self) -> None:
-        unit = self.lengths[0].unit
-        gap = self.bridge_gap is not None
-        if gap and self.evidence_position != "uniform":
+        check_counting(self.lengths, self.encoder, self.chunk_size)
+        if self.bridge_gap is None:
+            return
+        if self.evidence_position != "uniform":
             raise InputError(
                 "bridge_gap and evidence_position both say where the evidence lies; "
                 "give one of them"
             )
-        what = "bridge_gap" if gap else f"lengths in {unit}"
-        if (gap or unit == "chunks") and self.chunk_size is None:
-            raise InputError(f"{what} needs chunk_size, the tokens of a chunk")
-        if (gap or unit != "documents") and self.encoder is None:
-            raise InputError(f"{what} needs an encoder, the tokenizer of a policy")
+        if self.encoder is None or self.chunk_size is None:
+            raise InputError(
+                "bridge_gap is counted in chunks: it needs an encoder, a tokenizer, "
+                "and chunk_size, the tokens of a chunk"
+            )
 
 
 class Document(NamedTuple):
@@ -184,7 +191,7 @@ class Composer:
             up to those of a document.
         """
         shortest, longest = min(self._settings.lengths), max(self._settings.lengths)
-        for length in {shortest, longest}:
+        for length in dict.fromkeys((shortest, longest)):
             for item in items:
                 self.compose(item, length)
         if self._counts is not None and self._settings.encoder is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from gru_mem_jax.data.example import Example, Scoring
+from gru_mem_jax.errors import InputError
 
 Unit = Literal["documents", "tokens", "chunks"]
 
@@ -42,6 +43,21 @@ def numbered(texts: Sequence[str]) -> str:
 def listed(texts: Sequence[str]) -> str:
     """Each text after its number, "1. red 2. blue", as RULER's lists of words."""
     return " ".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
+
+
+def check_counting(
+    lengths: Sequence[Length], encoder: object, chunk_size: int | None
+) -> None:
+    """Checks that there is what lengths are counted with.
+
+    Raises:
+      InputError: it is missing.
+    """
+    units = {length.unit for length in lengths}
+    if units & {"tokens", "chunks"} and encoder is None:
+        raise InputError("lengths in tokens or chunks need an encoder, a tokenizer")
+    if "chunks" in units and chunk_size is None:
+        raise InputError("lengths in chunks need chunk_size, the tokens of a chunk")
 
 
 # How the texts of a document are joined, by name.

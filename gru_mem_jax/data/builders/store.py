@@ -75,7 +75,7 @@ def build(
             f"{out}: a data set is built on a disk; give a folder there, and copy it "
             "(gcloud storage cp -r)"
         )
-    target = pathlib.Path(os.path.abspath(out))
+    target = pathlib.Path(os.path.realpath(out))  # a link stays one
     wanted = dataset_files.identity(recipe)
     work = target.with_name(f".{durable_files.short_name(target)}.building")
     if _is_there(target, wanted):
@@ -100,11 +100,16 @@ def _is_there(target: pathlib.Path, wanted: dict[str, Any]) -> bool:
     Raises:
       InputError: it holds something else, a set of other settings, or a damaged one.
     """
-    if not target.exists() and not target.is_symlink():
+    if not target.exists() and not target.is_symlink():  # a link to itself
         return False
     if not target.is_dir():
         raise InputError(f"{target}: is not a folder; give another one")
     if not any(target.iterdir()):
+        if target.samefile(os.curdir):
+            raise InputError(
+                f"{target}: is the working folder, which cannot be replaced; give a "
+                "folder in it"
+            )
         return False
     if not (target / dataset_files.MANIFEST).exists():
         raise InputError(
@@ -144,6 +149,8 @@ class _Build:
         questions = Questions(recipe=self._recipe, data_dir=self._folder)
         # A failing recipe leaves no more behind than what it had made.
         try:
+            for length in self._recipe.lengths:  # before hours of work on texts
+                next(iter(self._recipe.questions(length)), None)
             self._write(texts, POOL, "texts", texts.rows())
             for length in self._recipe.lengths:
                 rows = self._questions(questions, length)

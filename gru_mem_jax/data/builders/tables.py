@@ -38,7 +38,10 @@ def split_name(length: Length) -> str:
     return f"{length.unit}_{length.count}"
 
 
-class _Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Table(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder,  # type: ignore[misc]
+    skip_registration=True,
+):
     """What both builders have in common.
 
     Args:
@@ -124,7 +127,7 @@ class _Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
 
-class Texts(_Table, skip_registration=True):
+class Texts(_Table, skip_registration=True):  # type: ignore[call-arg]
     """The texts that documents consist of, each once."""
 
     name = "texts"
@@ -141,7 +144,7 @@ class Texts(_Table, skip_registration=True):
         return ({"text": text} for text in self.recipe.pool())
 
 
-class Questions(_Table, skip_registration=True):
+class Questions(_Table, skip_registration=True):  # type: ignore[call-arg]
     """Questions; their documents are lists of texts."""
 
     name = "questions"
@@ -189,7 +192,7 @@ def from_row(row: dict[str, Any]) -> StoredQuestion:
     Raises:
       InputError: it holds what no question can have.
     """
-    texts = {name: _text(row[name], name) for name in _NAMES}
+    texts: dict[str, Any] = {name: _text(row[name], name) for name in _NAMES}
     check_names(texts["glue"], texts["scoring"])
     metadata = json.loads(_text(row["metadata"], "metadata"))
     if not isinstance(metadata, dict):

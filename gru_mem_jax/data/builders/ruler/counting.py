@@ -2,13 +2,19 @@
 
 import random
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gru_mem_jax.data import files
 from gru_mem_jax.data.builders.recipe import GLUES
-from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft, number_that_fit
+from gru_mem_jax.data.builders.ruler.fitting import (
+    Costs,
+    Draft,
+    number_that_fit,
+    permutation,
+)
 from gru_mem_jax.data.builders.ruler.wording import (
     Prompt,
     common_words_prompt,
@@ -45,13 +51,6 @@ def read_words(path: str) -> tuple[tuple[str, ...], str]:
     return tuple(sorted(set(words))), sha256
 
 
-def permutation(name: str, count: int) -> np.ndarray:
-    """int64 [count], an order of numbers, equal for equal names."""
-    seed = random.Random(name).getrandbits(32)
-    # Of numpy's generators the one whose orders are the same in all versions.
-    return np.random.RandomState(seed).permutation(count)
-
-
 def shuffled(items: np.ndarray, name: str, **fields: Any) -> Draft:
     """A draft of items in a random order, the first ones in every shorter document."""
     order = permutation(name, len(items))
@@ -76,7 +75,7 @@ class CommonWordsTask:
         self._costs, self._seed = costs, seed
         self._small = room < _SMALL - 120
         kinds = (word_list(kind) for kind in ("noun", "adjective", "verb"))
-        texts = sorted({word for kind in kinds for word in kind})
+        texts: Sequence[str] = sorted({word for kind in kinds for word in kind})
         self._others = 1 if self._small else 3
         if self._others * sum(costs.of(t) + costs.head(1) for t in texts) < room:
             if words is None:

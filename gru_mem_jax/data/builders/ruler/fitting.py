@@ -9,8 +9,8 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import random
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.encoding import Encoder, Span
 from gru_mem_jax.data.builders.recipe import GLUES, Length, heading
 from gru_mem_jax.data.builders.ruler.wording import Prompt
-from gru_mem_jax.errors import InputError
 
 # A text with what belongs to it in a document, by the glue.
 _FRAMES = {
@@ -64,13 +63,13 @@ class Costs:
 
     def head(self, number: int) -> int:
         """Tokens of the head of the text with a number, from 1."""
-        if not self.has_heads:
+        if self._encoder is None or self._head is None:
             return 0
         # Numbers of as many digits cost the same, or nearly.
         digits = len(str(number))
         if digits not in self._heads:
-            head = self._head(int("7" * digits))
-            self._heads[digits] = len(self._encoder.encode(head))
+            text = self._head(int("7" * digits))
+            self._heads[digits] = len(self._encoder.encode(text))
         return self._heads[digits]
 
 
@@ -177,8 +176,9 @@ def piece_starts(sizes: np.ndarray, glue: str) -> np.ndarray:
         # Heads are as long as the first but for the digits of their numbers.
         for power in range(1, len(str(len(sizes)))):
             heads[10**power - 1 :] += 1
-    ends = np.cumsum(heads + sizes + between)
-    return ends - between - sizes
+    whole = heads + sizes + between
+    starts: np.ndarray = np.cumsum(whole) - whole + heads
+    return starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,44 +187,47 @@ class Room:
 
     Attributes:
       encoder: the tokenizer; None if lengths are in documents.
-      chunk_size: tokens of a chunk.
+      chunk_size: tokens of a chunk; 0 if no length is in chunks.
       answer: tokens that are kept free for the answer, where tokens are those of
         RULER's whole input.
     """
 
     encoder: Encoder | None
-    chunk_size: int | None
+    chunk_size: int
     answer: int
 
     def of(self, length: Length, prompt: Prompt | None) -> int:
         """Tokens, or texts if the length is in documents; without a prompt at most."""
-        if length.unit == "documents":
+        if length.unit == "documents" or self.encoder is None:
             return length.count
         if length.unit == "chunks":
             return length.count * self.chunk_size
-        if prompt is None:
-            return length.count - self.answer
-        around = (prompt.instruction, prompt.query + prompt.answer_prefix)
-        return (
-            length.count
-            - self.answer
-            - sum(len(self.encoder.encode(t)) for t in around)
-        )
+        left = length.count - self.answer
+        if prompt is not None:
+            for text in (prompt.instruction, prompt.query + prompt.answer_prefix):
+                left -= len(self.encoder.encode(text))
+        return left
 
     def lacking(self, length: Length, prompt: Prompt, document: str) -> int:
         """By how many tokens a document is longer than its length; negative if less.
 
         The document is tokenised block by block, as an agent does.
         """
-        if length.unit == "documents":
+        if length.unit == "documents" or self.encoder is None:
             return 0
-        if length.unit == "chunks":
-            return self._tokens(document) - self.of(length, prompt)
-        whole = prompt.instruction + document + prompt.query + prompt.answer_prefix
-        return self._tokens(whole) + self.answer - length.count
+        text, room = document, self.of(length, prompt)
+        if length.unit == "tokens":
+            text = prompt.instruction + document + prompt.query + prompt.answer_prefix
+            room = length.count - self.answer
+        chunks = iter_chunks(text, self.encoder, 4096)
+        return sum(len(chunk.ids) for chunk in chunks) - room
 
-    def _tokens(self, text: str) -> int:
-        return sum(len(chunk.ids) for chunk in iter_chunks(text, self.encoder, 4096))
+
+def permutation(name: str, count: int) -> np.ndarray:
+    """int64 [count], an order of numbers, equal for equal names."""
+    seed = random.Random(name).getrandbits(32)
+    # Of numpy's generators the one whose orders are the same in all versions.
+    return np.random.RandomState(seed).permutation(count)
 
 
 def spread_order(borders: Sequence[int], count: int) -> np.ndarray:
@@ -251,18 +254,3 @@ def tokenizer_mark(encoder: Encoder | None) -> str | None:
         return None
     ids = encoder.encode("".join(map(chr, range(32, 0x250))) + " The grass is green.")
     return hashlib.sha256(repr((encoder.vocab_size, ids)).encode()).hexdigest()
-
-
-def check_encoder(
-    lengths: Iterable[Length], encoder: Any, chunk_size: int | None
-) -> None:
-    """Checks that there is what lengths are counted with.
-
-    Raises:
-      InputError: it is missing.
-    """
-    units = {length.unit for length in lengths}
-    if units & {"tokens", "chunks"} and encoder is None:
-        raise InputError("lengths in tokens or chunks need a tokenizer: set encoder")
-    if "chunks" in units and chunk_size is None:
-        raise InputError("lengths in chunks need chunk_size")

@@ -9,7 +9,12 @@ import numpy as np
 
 from gru_mem_jax.agent.encoding import Span
 from gru_mem_jax.data.builders.placing import EvidencePosition
-from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft, spread_order
+from gru_mem_jax.data.builders.ruler.fitting import (
+    Costs,
+    Draft,
+    permutation,
+    spread_order,
+)
 from gru_mem_jax.data.builders.ruler.haystack import Essay, Haystack
 from gru_mem_jax.data.builders.ruler.wording import (
     NOISE,
@@ -180,10 +185,9 @@ class NeedleTask:
                 f"the length leaves {max(0, left)} tokens for a haystack of which "
                 f"{len(needles)} texts are needed, one a needle; take a longer one"
             )
-        cycle = self._cycle
-        items = np.resize(cycle, count).tolist()
+        items = np.resize(self._cycle, count)
         if self._task.haystack == "needles":
-            rng.shuffle(items)
+            items = items[permutation(f"{self._seed}/ruler/haystack/{index}", count)]
         population: Sequence[int] = range(count) if self._gap is None else DEPTHS
         asked, others = places(
             rng, population, hidden.asked, len(needles) - hidden.asked, self._rule
@@ -204,7 +208,7 @@ class NeedleTask:
 
 
 def hidden_in(
-    items: Sequence[int],
+    items: Sequence[int] | np.ndarray,
     needles: Sequence[tuple[int, int, int]],
     steps: Mapping[int, int | None],
     *,

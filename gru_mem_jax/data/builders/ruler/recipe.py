@@ -9,7 +9,11 @@ from typing import Any
 
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
-from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.recipe import (
+    Length,
+    StoredQuestion,
+    check_counting,
+)
 from gru_mem_jax.data.builders.ruler.counting import (
     CommonWordsTask,
     FrequentWordsTask,
@@ -19,7 +23,6 @@ from gru_mem_jax.data.builders.ruler.documents import Documents, Maker
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
     Room,
-    check_encoder,
     tokenizer_mark,
 )
 from gru_mem_jax.data.builders.ruler.haystack import WHERE, Essay, read_essay
@@ -67,8 +70,9 @@ class Ruler:
         document needs more words than wonderwords has.
       num_questions: of each length.
       seed: of everything that is drawn.
-      evidence_position: "uniform", as RULER; "first_20" or "last_20" percent of the
-        document; "spread", one needle in each of equal parts.
+      evidence_position: "uniform", as RULER; "first_20" or "last_20", between the first
+        or last 20% of the haystack's texts (of qa_1 and qa_2, of the document);
+        "spread", one needle in each of equal parts.
       keys, values: kinds, "words", "numbers" or "uuids"; None, the task's.
       num_keys, num_values, num_queries: keys in the document, values of each, keys in
         question; None, the task's.
@@ -116,7 +120,7 @@ class Ruler:
             )
         if "documents" in units and len(units) > 1:
             raise InputError("lengths must not mix documents with tokens or chunks")
-        check_encoder(self.lengths, self.encoder, self.chunk_size)
+        check_counting(self.lengths, self.encoder, self.chunk_size)
 
     def _check_overrides(self) -> None:
         of_needles = ("keys", "values", "num_keys", "num_values", "num_queries")
@@ -133,6 +137,16 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        if self.num_keys and self.num_queries and self.num_keys < self.num_queries:
+            raise InputError(
+                f"num_keys {self.num_keys} is less than num_queries "
+                f"{self.num_queries}: a question names keys of the document"
+            )
+        if self.task in ("cwe", "fwe") and self.evidence_position != "uniform":
+            raise InputError(
+                f"evidence_position {self.evidence_position} is none for {self.task}, "
+                "of which all text is evidence"
+            )
         if self.task != "cwe" and self.words is not None:
             raise InputError(f"words is a setting of cwe, not {self.task}")
         if self.task not in HOMES and self.sources:
@@ -224,7 +238,7 @@ class Ruler:
 
     @functools.cached_property
     def _room(self) -> Room:
-        return Room(self.encoder, self.chunk_size, ANSWER_ROOM[self.task])
+        return Room(self.encoder, self.chunk_size or 0, ANSWER_ROOM[self.task])
 
     @functools.cached_property
     def _most(self) -> int:
@@ -245,7 +259,6 @@ class Ruler:
         count, seed, costs = self.num_questions, self.seed, self._costs
         if self.task == "vt":
             return TracingTask(
-                self.encoder,
                 costs,
                 num_questions=count,
                 seed=seed,

@@ -3,7 +3,6 @@
 import random
 import string
 
-from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.builders.placing import EvidencePosition
 from gru_mem_jax.data.builders.recipe import GLUES
 from gru_mem_jax.data.builders.ruler.fitting import Costs, Draft
@@ -43,7 +42,6 @@ class TracingTask:
     """Drafts questions of vt: one chain of five variables in the noise.
 
     Args:
-      encoder: the tokenizer, which the length of the worked example depends on.
       costs: of texts, with the glue "lines".
       num_questions, seed, rule: as of `NeedleTask`.
     """
@@ -52,7 +50,6 @@ class TracingTask:
 
     def __init__(
         self,
-        encoder: Encoder,
         costs: Costs,
         *,
         num_questions: int,
@@ -70,9 +67,9 @@ class TracingTask:
             texts.update(dict.fromkeys(chain(*drawn)))
         self.texts = tuple(texts)
         self._index = {text: i for i, text in enumerate(self.texts)}
-        self._example_at = self._example_places(encoder)
+        self._example_at = self._example_places()
 
-    def _example_places(self, encoder: Encoder) -> list[int]:
+    def _example_places(self) -> list[int]:
         """Where the worked example's chain stands, the same in all: as RULER does.
 
         It has as many lines of noise as 500 tokens hold, at least one an assignment.
@@ -80,8 +77,8 @@ class TracingTask:
         rng = random.Random(f"{self._seed}/ruler/vt/example")
         names, value = draw_chain(rng, 3)
         prompt = tracing_prompt(value, len(names))
-        whole = "".join(prompt[:3]) + "\n".join(chain(names, value)) + "\n"
-        left = _EXAMPLE_TOKENS - len(encoder.encode(whole))
+        without_noise = "".join(prompt[:3]) + "\n".join(chain(names, value))
+        left = _EXAMPLE_TOKENS - self._costs.of(without_noise)
         count = max(HOPS + 1, self._haystack.most(left))
         self._example_noise = count
         return sorted(rng.sample(range(count), HOPS + 1))
