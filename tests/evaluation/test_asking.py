@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import types
 import weakref
 
 import pytest
@@ -23,10 +24,10 @@ from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.evaluation import attempts, tabulate
+from gru_mem_jax.evaluation import asking, attempts, tabulate
 from gru_mem_jax.evaluation.asking import Asking, ask, count_left
 from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
-from gru_mem_jax.evaluation.questions import DrawnSet, draw_sets
+from gru_mem_jax.evaluation.questions import DrawnSet, Made, draw_sets
 from gru_mem_jax.evaluation.queue import check_distinct
 from gru_mem_jax.evaluation.records import Manifest
 from gru_mem_jax.evaluation.suite import QuestionSet
@@ -393,6 +394,29 @@ def test_shares_add_up_to_the_time_that_passed(tmp_path):
     assert 0.002 * len(generator.requests) < sum(shares) < passed
     # In company a question takes longer than its share.
     assert all(a.seconds > 1.5 * a.seconds_share for a in folder.answers()[:3])
+
+
+def test_the_evaluations_own_work_is_no_questions_time(tmp_path, monkeypatch):
+    """Such as composing a document of millions of tokens."""
+    clock = [0.0]
+    fake = types.SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr(asking, "time", fake)
+    (drawn,) = numbered(4)
+
+    class Ticking(ScriptedGenerator):
+        def step(self):
+            clock[0] += 1
+            return super().step()
+
+    def composed(index):
+        clock[0] += 1000
+        return drawn.examples[index]
+
+    slow = dataclasses.replace(drawn, examples=Made(4, composed, keep=False))
+    generator = Ticking(lambda request: r"\boxed{none}", ENCODER, capacity=2)
+    folder = evaluated(tmp_path, [slow], ("memagent",), generator)
+    passed = clock[0] % 1000
+    assert sum(a.seconds_share for a in folder.answers()) == pytest.approx(passed)
 
 
 def test_which_sets_run_together(tmp_path):
