@@ -355,7 +355,7 @@ def test_no_policy_and_no_start():
 def unlabelled(exported, **source):
     """A run over two examples, of which the second has no evidence labels."""
     good, bad = (generate(SyntheticConfig(num_chunks=5), i) for i in range(2))
-    bad = dataclasses.replace(bad, evidence=())
+    bad = dataclasses.replace(bad, evidence=(), evidence_order=())
     return dataclasses.replace(
         of_policy(quick_sft(num_steps=1, eval_every=0), exported),
         agent=LABELLED,
