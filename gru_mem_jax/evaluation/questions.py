@@ -60,8 +60,6 @@ class Made(Sequence[Item], Generic[Item]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawnSet:

@@ -174,11 +174,12 @@ def library() -> Any:
     if (loaded := sys.modules.get("bm25s")) is not None:
         return loaded
     missing = object()
+    modules: dict[str, Any] = sys.modules
     names = ("jax", "jax.lax")
-    held = {name: sys.modules.get(name, missing) for name in names}
+    held = {name: modules.get(name, missing) for name in names}
     try:
-        sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]
-        import bm25s  # type: ignore[import-untyped]
+        modules.update(dict.fromkeys(names))
+        import bm25s
     except ImportError as error:
         raise InputError(
             f"the baseline bm25 needs the bm25s package ({error}): pip install "
@@ -187,9 +188,9 @@ def library() -> Any:
     finally:
         for name, module in held.items():
             if module is missing:
-                del sys.modules[name]
+                del modules[name]
             else:
-                sys.modules[name] = module  # type: ignore[assignment]
+                modules[name] = module
     return bm25s
 
 

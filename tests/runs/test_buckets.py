@@ -111,8 +111,9 @@ def test_steps(bucket):
         assert buckets.read(damaged / "record.json") == b"{}"
 
 
-def save_twice(folder: str, ready, go) -> None:
+def save_twice(folder: str, environment: dict[str, str], ready, go) -> None:
     """Saves step 1; then, once it may, step 2, in which it is killed."""
+    os.environ.update(environment)  # the server of processes may be older than it
     with Checkpoints(folder, keep=1) as checkpoints:
         checkpoints.save(1, trees(1))
         ready.set()
@@ -134,7 +135,8 @@ def test_killed_after_each_number_of_objects(emulator, bucket):
     for name, number in KILLS:
         folder = place / f"{name}{number}"
         ready, go = context.Event(), context.Event()
-        process = context.Process(target=save_twice, args=(str(folder), ready, go))
+        own = (str(folder), dict(os.environ), ready, go)
+        process = context.Process(target=save_twice, args=own)
         process.start()
         assert ready.wait(60)
         prefix = f"{folder}/2/{name}".removeprefix("gs://bucket/")

@@ -109,7 +109,7 @@ def test_attacks_are_in_words_that_the_policy_knows(encoder):
         ("bridge", {"tasks": ("single_key",)}, "the task chain alone"),
         ("tiny", {"gaps": (8,)}, "--gaps is for suite bridge, not for tiny"),
         ("tiny", {"tasks": ("singel_key",)}, "suite tiny has no part 'singel_key'"),
-        ("tiny", {"lengths": ("7K",)}, "number of chunks, such as 8; got '7K'"),
+        ("tiny", {"lengths": ("7K",)}, "number of chunks, such as 8, .*, got '7K'"),
         ("injection", {"tasks": ("order",)}, "injection has no part 'order'"),
         (
             "tiny",

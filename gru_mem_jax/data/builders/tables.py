@@ -38,10 +38,7 @@ def split_name(length: Length) -> str:
     return f"{length.unit}_{length.count}"
 
 
-class _Table(  # type: ignore[call-arg]
-    tfds.core.GeneratorBasedBuilder,  # type: ignore[misc]
-    skip_registration=True,
-):
+class _Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """What both builders have in common.
 
     Args:
@@ -127,7 +124,7 @@ class _Table(  # type: ignore[call-arg]
         )
 
 
-class Texts(_Table, skip_registration=True):  # type: ignore[call-arg]
+class Texts(_Table, skip_registration=True):
     """The texts that documents consist of, each once."""
 
     name = "texts"
@@ -144,7 +141,7 @@ class Texts(_Table, skip_registration=True):  # type: ignore[call-arg]
         return ({"text": text} for text in self.recipe.pool())
 
 
-class Questions(_Table, skip_registration=True):  # type: ignore[call-arg]
+class Questions(_Table, skip_registration=True):
     """Questions; their documents are lists of texts."""
 
     name = "questions"

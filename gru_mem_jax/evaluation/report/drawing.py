@@ -49,9 +49,9 @@ def _clean(axes: "Axes", grid: Literal["x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def _ids(artist: object, mode: str, tip: str = "") -> None:
+def _ids(artist: Any, mode: str, tip: str = "") -> None:
     """For the page: whose it is, and what a pointer on it shows (`svg.inline`)."""
-    artist.set_gid(f"mode={visible(mode)}|{visible(tip)}")  # type: ignore[attr-defined]
+    artist.set_gid(f"mode={visible(mode)}|{visible(tip)}")
 
 
 def lines(
