@@ -234,21 +234,9 @@ class _Progress:
     """A bar for each part on a terminal; in a pipe a line when one begins."""
 
     def __init__(self, recipe: Any):
-        from rich import progress
-        from rich.console import Console
-
         self._questions = getattr(recipe, "num_questions", None)
         self._live = terminal.is_live(sys.stderr)
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            console=Console(
-                stderr=True, no_color=not terminal.wants_colour(sys.stderr)
-            ),
-            disable=not self._live,
-        )
+        self._bar = terminal.progress_bar()
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Any:

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -255,17 +254,7 @@ def _read(path: pathlib.Path) -> "tuple[Any, list[Attempt]]":
 @contextlib.contextmanager
 def _bar(done: int, total: int) -> Iterator[Callable[[], None]]:
     """A bar on a terminal; called for each answer."""
-    from rich import progress
-    from rich.console import Console
-
-    bar = progress.Progress(
-        progress.TextColumn("asking without the document"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        console=Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr)),
-        disable=not terminal.is_live(sys.stderr),
-    )
-    with bar:
-        task = bar.add_task("", total=total, completed=done)
+    with terminal.progress_bar() as bar:
+        what = "asking without the document"
+        task = bar.add_task(what, total=total, completed=done)
         yield lambda: bar.advance(task)

@@ -41,20 +41,6 @@ class Shown(Observer):
     """Notes on stderr; a bar of questions on a terminal, else a line for each run."""
 
     def __init__(self) -> None:
-        from rich import progress
-        from rich.console import Console
-        from rich.table import Column
-
-        console = Console(stderr=True, no_color=not terminal.wants_colour(sys.stderr))
-        text = Column(no_wrap=True, max_width=max(16, console.width - _BAR_WIDTH))
-        self._make = lambda: progress.Progress(
-            progress.TextColumn("{task.description}", markup=False, table_column=text),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("questions, {task.fields[turns]} turns"),
-            progress.TimeElapsedColumn(),
-            console=console,
-        )
         self._bar: Any = None
         self._task: Any = None
         self._turns = 0
@@ -64,7 +50,8 @@ class Shown(Observer):
 
     def begin(self, done: int, total: int) -> None:
         if terminal.is_live(sys.stderr):
-            self._bar, self._turns = self._make(), 0
+            counted = "questions, {task.fields[turns]} turns"
+            self._bar, self._turns = terminal.progress_bar(counted, _BAR_WIDTH), 0
             self._task = self._bar.add_task("", total=total, completed=done, turns=0)
             self._bar.start()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 # Escape sequences as terminals parse them: CSI, then the string sequences (OSC, DCS,
 # SOS, PM, APC) with or without their end, then any other two-byte escape.
@@ -97,6 +98,32 @@ def is_live(stream) -> bool:
         stream is not None
         and stream.isatty()
         and os.environ.get("TERM") not in ("dumb", None, "")
+    )
+
+
+def progress_bar(counted: str = "", beside: int = 0) -> "Progress":
+    """Bars on stderr, with description, counts and the time; hidden where none can be.
+
+    Args:
+      counted: a template of rich that stands behind the counts.
+      beside: columns of the screen that a description must leave to the rest; 0: it may
+        be of any length.
+    """
+    from rich import progress
+    from rich.console import Console
+    from rich.table import Column
+
+    screen = Console(stderr=True, no_color=not wants_colour(sys.stderr))
+    width = max(16, screen.width - beside) if beside else None
+    column = Column(no_wrap=True, max_width=width)
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False, table_column=column),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        *([progress.TextColumn(counted)] if counted else []),
+        progress.TimeElapsedColumn(),
+        console=screen,
+        disable=not is_live(sys.stderr),
     )
 
 
