@@ -21,6 +21,7 @@ LAYERS = [
     | {"buckets", "storage", "runs.lock", "runs.lease"},
     {"hosts"},
     {"data.example"},
+    {"grammar"},
     {"agent"},
     {"data"},
     {"tokenization", "policy", "parallelism"},

@@ -30,7 +30,9 @@ from gru_mem_jax.records import (
 
 SETTINGS_FILE = "gru_mem.json"
 Mode = Literal["with_exit_gate", "without_exit_gate", "memagent"]
+Format = Literal["free", "constrained"]
 MODES: tuple[Mode, ...] = ("with_exit_gate", "without_exit_gate", "memagent")
+FORMATS: tuple[Format, ...] = ("free", "constrained")
 
 _BUDGETS = (
     "chunk_size",
@@ -55,6 +57,13 @@ class AgentConfig:
       completion_tokens: most tokens of a completion, stop token included.
       prompt_tokens: most tokens of a prompt, template included.
       prompt: layout and wording of the prompts.
+      format: "free" samples whole turns, which may be malformed; "constrained" forces
+        the form of a turn token by token, so that the policy writes thoughts and
+        memories and decides gates, and nothing else.
+      thought_tokens: most tokens of a constrained turn's thought; None: a quarter of
+        what completion_tokens leaves beside the form.
+      update_threshold, exit_threshold: a gate of a constrained turn opens if its
+        probability is at least so much; None: it is drawn as other tokens are.
       max_chunks: stop reading after so many, and answer.
       deadline_seconds: stop reading when so much time has passed, and answer; checked
         between turns and while waiting for the context.
@@ -71,6 +80,10 @@ class AgentConfig:
     completion_tokens: int = 1024
     prompt_tokens: int = 8192
     prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
+    format: Format = "free"
+    thought_tokens: int | None = None
+    update_threshold: float | None = None
+    exit_threshold: float | None = None
     max_chunks: int | None = None
     deadline_seconds: float | None = None
     prefill_ahead: int = 0
@@ -81,6 +94,17 @@ class AgentConfig:
         check_choice("mode", self.mode, MODES)
         for name in _BUDGETS:
             check_int(name, getattr(self, name), 1, 1 << 31)
+        check_choice("format", self.format, FORMATS)
+        if self.thought_tokens is not None:
+            check_int("thought_tokens", self.thought_tokens, 1, 1 << 31)
+        for name in ("update_threshold", "exit_threshold"):
+            if (threshold := getattr(self, name)) is not None:
+                check_number(name, threshold, 0, 1)
+                if self.format == "free":
+                    raise InputError(
+                        f"{name} is of constrained turns, whose gates have a "
+                        "probability: set format to constrained"
+                    )
         if self.max_chunks is not None:
             check_int("max_chunks", self.max_chunks, 1)
         if self.deadline_seconds is not None:

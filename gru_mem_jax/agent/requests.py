@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.grammar.automaton import Constraint
 from gru_mem_jax.records import check_int, check_number, plain_numbers
 
 Role = Literal["control", "question", "chunk", "memory"]
@@ -79,6 +80,7 @@ class Request:
       stop_strings: the completion ends with the token that completes one of these.
       temperature, top_k, top_p: as in SamplingConfig.
       seed: this request's own; equal requests give equal tokens, whatever else runs.
+      constraint: the form that the completion is held to; None: any tokens.
       pin: requests of one pin share prefixes; a generator of several parts, each with
         prefixes of its own, runs them in one part. None: any.
     """
@@ -92,6 +94,7 @@ class Request:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    constraint: Constraint | None = None
     pin: int | None = None
 
 
@@ -101,9 +104,12 @@ class Completion:
 
     Attributes:
       ids: sampled token ids, the stop id included if one was sampled.
-      logprobs: of each id under the policy at temperature 1, no filter.
+      logprobs: of each id under the policy at temperature 1, no filter; of a
+        constrained completion among the ids that might have been drawn, and 0 where
+        the id was forced.
       sampling_logprobs: of each id under the distribution that it was drawn from
-        (temperature and filters applied; 0.0 under greedy).
+        (temperature and filters applied; 0.0 under greedy, where the id was forced,
+        and for a gate that a threshold has decided).
       finish_reason: "stop" (stop id or stop string) or "length".
       seconds: from submission to the end, waiting included.
       shared_prompt_tokens: prompt tokens whose prefill was reused.

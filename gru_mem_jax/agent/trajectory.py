@@ -21,6 +21,8 @@ class Turn:
       chunk_digest: of the chunk's text; a resumed run checks it.
       update: whether the memory was replaced; None in an answer turn.
       exit: the exit gate, obeyed or not; None in an answer turn.
+      update_probability, exit_probability: P(yes) and P(end) of a constrained turn, at
+        temperature 1; None of others.
       well_formed: whether the completion has the form that was asked for.
       problem: why not, else None; equal for equal faults.
       memory_before, memory: the memory that the turn saw and left.
@@ -34,6 +36,8 @@ class Turn:
       seconds: from the request to its completion, waiting included.
       prompt_ids, completion_ids, logprobs, sampling_logprobs: what was run and
         sampled, if the run is traced; logprobs are those at temperature 1.
+      supports: of a constrained turn that is traced: which of the grammar's sets of ids
+        each id was drawn from; -1: it was forced (`grammar.automaton`).
     """
 
     kind: TurnKind
@@ -42,6 +46,8 @@ class Turn:
     chunk_digest: str | None = None
     update: bool | None = None
     exit: bool | None = None
+    update_probability: float | None = None
+    exit_probability: float | None = None
     well_formed: bool
     problem: str | None = None
     memory_before: str = ""
@@ -58,9 +64,16 @@ class Turn:
     completion_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     sampling_logprobs: tuple[float, ...] | None = None
+    supports: tuple[int, ...] | None = None
 
 
-_TRACE = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
+_TRACE = (
+    "prompt_ids",
+    "completion_ids",
+    "logprobs",
+    "sampling_logprobs",
+    "supports",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -183,7 +183,8 @@ class _Case:
         from gru_mem_jax.rl.learner import host_count
         from gru_mem_jax.rl.objective import ObjectiveConfig
         from gru_mem_jax.rl.optimizer import LearnerConfig
-        from gru_mem_jax.rl.packing import count_rows, pack
+        from gru_mem_jax.rl.packing import pack
+        from gru_mem_jax.rl.row_counts import count_rows
 
         settings = LearnerConfig(
             row_tokens=row_tokens,
@@ -344,7 +345,8 @@ def _row_tokens(
     config: UpdateBenchConfig, turns: "Sequence[Conversation]"
 ) -> tuple[int, int, int]:
     """Rows of the shared form, of the unshared one, and others for the latter."""
-    from gru_mem_jax.rl.packing import PackConfig, assign_rows, count_rows, pack
+    from gru_mem_jax.rl.packing import PackConfig, assign_rows, pack
+    from gru_mem_jax.rl.row_counts import count_rows
 
     longest = max(map(len, turns))
     if config.row_tokens is not None:

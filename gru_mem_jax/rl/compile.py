@@ -234,7 +234,7 @@ def _carry_shapes(spec: LearnerSpec) -> Carry:
 
 
 def _abstract_rows(shape: tuple[int, int], sharding: Any = None) -> PackedRows:
-    integers = ("tokens", "positions", "reach", "conversation")
+    integers = ("tokens", "positions", "reach", "support", "conversation")
     arrays: dict[str, Any] = {
         field.name: jax.ShapeDtypeStruct(
             shape,

@@ -33,6 +33,10 @@ class Conversation:
       completion_ids: the sampled ids, at least one.
       sampler_logprobs: of each sampled id under what it was drawn from.
       advantage: of each sampled token.
+      weights: how much each sampled token counts, 0 for one that was forced; None: 1.
+      supports: the set of ids that each was drawn from, a row of the learner's table of
+        supports, of which the first has all ids; -1 for one that was forced; None: all
+        were drawn from all ids.
     """
 
     index: tuple[int, int, int]
@@ -40,6 +44,8 @@ class Conversation:
     completion_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...]
     advantage: float
+    weights: tuple[float, ...] | None = None
+    supports: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids or not self.completion_ids:
@@ -49,6 +55,13 @@ class Conversation:
                 f"{self.name} has {len(self.completion_ids)} sampled tokens and "
                 f"{len(self.sampler_logprobs)} logprobs"
             )
+        for name in ("weights", "supports"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(self.completion_ids):
+                raise InputError(
+                    f"{self.name} has {len(self.completion_ids)} sampled tokens and "
+                    f"{len(given)} {name}"
+                )
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -103,7 +116,9 @@ class PackedRows:
       reach: int32 [B, L], one past the last place of the conversations that the token
         belongs to: the token at i sees that at j if j <= i < reach[j]. Padding sees
         itself.
-      completion_mask: float32 [B, L], 1 on sampled tokens.
+      completion_mask: float32 [B, L], above 0 on tokens that are learned: how much each
+        counts, 1 if nothing else is said; 0 on prompts, padding and forced tokens.
+      support: int32 [B, L], row of the learner's table of supports; 0: all ids.
       advantages: float32 [B, L], 0 but on sampled tokens.
       sampler_logprobs: float32 [B, L], 0 but on sampled tokens.
       conversation: int32 [B, L], which of the packed conversations; of a shared token
@@ -114,6 +129,7 @@ class PackedRows:
     positions: Array
     reach: Array
     completion_mask: Array
+    support: Array
     advantages: Array
     sampler_logprobs: Array
     conversation: Array
@@ -306,6 +322,7 @@ def _fill(
         "positions": np.full(shape, -1, np.int32),
         "reach": np.tile(np.arange(1, shape[1] + 1, dtype=np.int32), (shape[0], 1)),
         "completion_mask": np.zeros(shape, np.float32),
+        "support": np.zeros(shape, np.int32),
         "advantages": np.zeros(shape, np.float32),
         "sampler_logprobs": np.zeros(shape, np.float32),
         "conversation": np.full(shape, -1, np.int32),
@@ -325,41 +342,13 @@ def _fill(
                 arrays["positions"][own] = np.arange(shared, length)
                 arrays["reach"][b, path[:length]] = end
                 arrays["conversation"][own] = i
-                arrays["completion_mask"][sampled] = 1
+                arrays["completion_mask"][sampled] = item.weights or 1
+                if item.supports is not None:
+                    arrays["support"][sampled] = np.maximum(item.supports, 0)
                 arrays["advantages"][sampled] = item.advantage
                 arrays["sampler_logprobs"][sampled] = item.sampler_logprobs
                 start = end
     return PackedRows(**arrays)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RowCounts:
-    """What packed rows hold.
-
-    Attributes:
-      rows: that hold anything.
-      tokens: in them, without padding.
-      padding: tokens of micro-batches that are none.
-      pairs: of tokens of which one sees the other: what attention is for.
-    """
-
-    rows: int
-    tokens: int
-    padding: int
-    pairs: int
-
-
-def count_rows(batches: Sequence[PackedRows]) -> RowCounts:
-    """Counts over micro-batches."""
-    rows = tokens = places = pairs = 0
-    for micro in batches:
-        real = np.asarray(micro.positions) >= 0
-        seen_by = np.asarray(micro.reach) - np.arange(real.shape[1])
-        rows += int(real.any(axis=1).sum())
-        tokens += int(real.sum())
-        places += real.size
-        pairs += int(seen_by[real].sum(dtype=np.int64))
-    return RowCounts(rows, tokens, places - tokens, pairs)
 
 
 def unpack(

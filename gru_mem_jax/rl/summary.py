@@ -14,8 +14,9 @@ from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.rl.learner import Report
 from gru_mem_jax.rl.objective import TokenSum
 from gru_mem_jax.rl.outcomes import Array, Outcomes
-from gru_mem_jax.rl.packing import PackedRows, count_rows
+from gru_mem_jax.rl.packing import PackedRows
 from gru_mem_jax.rl.rollout import RolloutBatch
+from gru_mem_jax.rl.row_counts import count_rows
 
 Summary = dict[str, float | int | None]
 

@@ -21,10 +21,10 @@ from gru_mem_jax.rl.packing import (
     Conversation,
     PackConfig,
     PackedRows,
-    count_rows,
     pack,
     unpack,
 )
+from gru_mem_jax.rl.row_counts import count_rows
 
 VOCAB = 31
 SHAPE = {

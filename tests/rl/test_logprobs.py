@@ -195,6 +195,7 @@ def test_row_logprobs_do_not_depend_on_padding_or_remat():
         positions=positions,
         reach=np.full_like(tokens, LENGTH),
         completion_mask=mask,
+        support=np.zeros_like(tokens),
         advantages=mask,
         sampler_logprobs=mask,
         conversation=np.zeros_like(tokens),

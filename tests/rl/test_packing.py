@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.rl import packing as b
+from gru_mem_jax.rl import row_counts
 
 
 def conversation(index, prompt, completion, advantage=1.0):
@@ -143,7 +144,7 @@ def test_packing_loses_nothing(seed, count, rows, spare, share):
     assert sum(micro.completion_mask.sum() for micro in batches) == sum(
         len(item.completion_ids) for item in items
     )
-    counts = b.count_rows(batches)
+    counts = row_counts.count_rows(batches)
     every = sum(map(len, items))
     assert counts.tokens <= every
     if not share:
@@ -199,7 +200,9 @@ def test_a_group_by_hand():
     }
     for name, values in expected.items():
         assert getattr(rows, name).tolist() == [values], name
-    assert b.count_rows([rows]) == b.RowCounts(rows=1, tokens=12, padding=4, pairs=54)
+    assert row_counts.count_rows([rows]) == row_counts.RowCounts(
+        rows=1, tokens=12, padding=4, pairs=54
+    )
 
 
 def test_other_questions_share_nothing():

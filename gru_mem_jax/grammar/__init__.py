@@ -1,0 +1,14 @@
+"""The form of a constrained completion, as an automaton over token ids."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "automaton": [
+            "Constraint",
+            "TokenGrammar",
+            "walk",
+        ],
+    },
+)
