@@ -20,6 +20,7 @@ COMMANDS = {
     "data": "build, show and filter sets of questions on long documents",
     "plan": "say what a training run takes of a TPU slice, without one",
     "eval": "score a policy on questions whose answers are known",
+    "calibrate": "say how far gates can be believed, and pick their thresholds",
     "report": "make a page of evaluations: tables, plots, trajectories",
     "quickstart": "train (if needed), ask and tabulate: what launch/quickstart.sh runs",
     "plot": "draw a training run's metrics",

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "baselines": ["BASELINES", "Baseline", "BaselineConfig"],
+        "calibration": ["Calibration", "calibrate"],
         "dataset_suite": ["DatasetSuite"],
         "evaluating": ["Observer", "evaluate"],
         "folder": ["ResultsFolder", "ResultsWriter"],

@@ -40,7 +40,8 @@ def _figure(
     return figure, axes
 
 
-def _clean(axes: "Axes", grid: Literal["x", "y"] = "y") -> None:
+def clean(axes: "Axes", grid: Literal["x", "y"] = "y") -> None:
+    """The look of all plots: two thin spines, small ticks, a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
     axes.spines[["left", "bottom"]].set_linewidth(0.7)
@@ -117,7 +118,7 @@ def lines(
         axes.yaxis.set_minor_formatter("")
     else:
         axes.set_ylim(bottom=0)
-    _clean(axes)
+    clean(axes)
     return figure
 
 
@@ -163,7 +164,7 @@ def dots(
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     else:
         axes.set_xlim(left=0)
-    _clean(axes, "x")
+    clean(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     return figure
@@ -199,7 +200,7 @@ def memory(
     lower.set_yticks([0, 1])
     lower.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     for part in (axes, lower):
-        _clean(part)
+        clean(part)
     axes.tick_params(labelbottom=False)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     lower.set_xlabel("chunk", fontsize=_TEXT, color=SOFT)
@@ -239,7 +240,7 @@ def histogram(title: str, below: str, distances: Sequence[int], mode: str) -> "F
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     axes.set_xlabel("chunks after the last evidence", fontsize=_TEXT, color=SOFT)
-    _clean(axes)
+    clean(axes)
     return figure
 
 
@@ -282,7 +283,7 @@ def _bounds(figure: "Figure") -> Any:
     return Bbox([[0, -0.1 - 0.17 * rows], [width, height]])
 
 
-def saved(figure: "Figure", form: str) -> bytes:
+def saved(figure: "Figure", form: str, dpi: int = 160) -> bytes:
     """A figure as the bytes of a PNG or an SVG; equal figures give equal bytes."""
     import matplotlib
 
