@@ -1,6 +1,5 @@
 """The picture of a calibration: reliability, ROC, and what an exit threshold costs."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +35,7 @@ def picture(result: Calibration) -> bytes:
         _draw_counts(lower, name, gate)
     _draw_roc(figure.add_subplot(grid[2, 0]), result)
     _draw_exits(figure.add_subplot(grid[2, 1]), result)
-    return saved(figure, "png", dpi=110)
+    return saved(figure, "png", dpi=100)
 
 
 def _draw_reliability(axes: "Axes", name: str, gate: GateCalibration) -> None:
@@ -53,7 +52,8 @@ def _draw_reliability(axes: "Axes", name: str, gate: GateCalibration) -> None:
         marker="o",
         markersize=4,
     )
-    _mark_threshold(axes, gate)
+    if gate.threshold is not None:
+        _mark_threshold(axes, gate.threshold, gate.threshold, HALF)
     auc = "–" if found.auc is None else f"{found.auc:.3f}"
     _title(
         axes,
@@ -86,19 +86,19 @@ def _draw_counts(axes: "Axes", name: str, gate: GateCalibration) -> None:
     clean(axes)
 
 
-def _mark_threshold(axes: "Axes", gate: GateCalibration) -> None:
-    if gate.threshold is None:
-        return
-    axes.axvline(gate.threshold, color=INK, linewidth=1)
-    right = gate.threshold < HALF
+def _mark_threshold(axes: "Axes", x: float, threshold: float, middle: float) -> None:
+    """A line at x, named on the side that has more room."""
+    axes.axvline(x, color=INK, linewidth=1)
+    right = x < middle
     axes.annotate(
-        f"threshold {gate.threshold:g}",
-        (gate.threshold, 0.5),
+        f"threshold {threshold:g}",
+        (x, 0.08),
         xytext=(4 if right else -4, 0),
         textcoords="offset points",
         ha="left" if right else "right",
         fontsize=_TEXT,
         color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
 
 
@@ -154,32 +154,31 @@ def _draw_exits(axes: "Axes", result: Calibration) -> None:
         axes.plot(
             x, curve.exact[some], color=_WANTED, label="exact, predicted", **style
         )
-    for number, run in enumerate(result.runs):
-        axes.plot(
-            [run.chunks] * 2, [run.score.low, run.score.high], color=INK, linewidth=1
-        )
-        label = "score, asked" if number == 0 else None
-        axes.plot(
-            [run.chunks], [run.score.value], "s", color=INK, markersize=4, label=label
-        )
-        if run.exit_threshold is not None:
-            axes.plot(
-                [run.chunks], [run.complete.share], "o", color=_COLORS["exit"], ms=4
-            )
+    asked = [run for run in result.runs if run.exit_threshold is not None]
+    axes.plot(
+        [run.chunks for run in asked],
+        [run.complete.share for run in asked],
+        "o",
+        color=_COLORS["exit"],
+        markersize=4,
+        label="evidence complete, asked" if asked else None,
+    )
+    for run in result.runs:
+        score = [run.score.low, run.score.high]
+        axes.plot([run.chunks] * 2, score, color=INK, linewidth=1)
+    axes.plot(
+        [run.chunks for run in result.runs],
+        [run.score.value for run in result.runs],
+        "s",
+        color=INK,
+        markersize=4,
+        label="score, asked" if result.runs else None,
+    )
     picked = result.exit.picked
     if picked is not None and curve is not None:
         place = int((curve.thresholds < picked).sum())
-        axes.axvline(curve.chunks[place], color=INK, linewidth=1)
-        right = curve.chunks[place] < math.fsum(axes.get_xlim()) / 2
-        axes.annotate(
-            f"threshold {picked:g}",
-            (curve.chunks[place], 0.03),
-            xytext=(4 if right else -4, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            fontsize=_TEXT,
-            color=INK,
-        )
+        x = float(curve.chunks[place])
+        _mark_threshold(axes, x, picked, curve.all_chunks / 2)
     axes.set_xlim(left=0)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=_TEXT, loc="best")

@@ -83,7 +83,7 @@ def readings(
     trajectories: Iterable[tuple[QuestionKey, Trajectory]],
 ) -> list[Reading]:
     """Those of an evaluation, in the order of their keys; what is none is left out."""
-    found = {}
+    found: dict[QuestionKey, Reading] = {}
     for key, trajectory in trajectories:
         question = questions[key]
         if trajectory.num_chunks == question.num_chunks:

@@ -294,6 +294,6 @@ def saved(figure: "Figure", form: str, dpi: int = 160) -> bytes:
         # Letters of a name that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(
-            file, dpi=160, format=form, metadata=metadata, bbox_inches=_bounds(figure)
+            file, dpi=dpi, format=form, metadata=metadata, bbox_inches=_bounds(figure)
         )
     return file.getvalue()
