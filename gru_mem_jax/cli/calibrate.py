@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gru_mem_jax.evaluation.calibration.result import Calibration, Run
     from gru_mem_jax.evaluation.hijack import Share
 
-_PIPE_WIDTH = 120  # of the tables, where no terminal has a width
+_PIPE_WIDTH = 160  # of the tables, where no terminal has a width
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gru_mem_jax import durable_files
-from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig
+from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, check_budgets
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation import statistics
 from gru_mem_jax.evaluation.calibration import settings as settings_lib
@@ -227,7 +227,8 @@ class _Once:
 
 
 def _check_labelled(suite: Suite, reader: Reader, config: AgentConfig) -> None:
-    """Refuses questions of which one has no evidence."""
+    """Refuses budgets without room for a turn, and a question without evidence."""
+    check_budgets(reader.builder, config)
     for drawn in draw_sets(suite.question_sets(), reader.builder, config):
         for example in drawn.examples:
             if not example.evidence:

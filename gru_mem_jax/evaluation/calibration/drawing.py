@@ -78,7 +78,7 @@ def _draw_counts(axes: "Axes", name: str, gate: GateCalibration) -> None:
         places = edges[:-1] + 0.027 + 0.045 * number
         axes.bar(places, counts, 0.045, color=color, label=label, linewidth=0)
     axes.set_yscale("symlog", linthresh=1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 40 * axes.get_ylim()[1])  # room for the legend
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylabel("turns", fontsize=_TEXT, color=SOFT)
     axes.set_xlabel(f"{said} of the turn", fontsize=_TEXT, color=SOFT)
@@ -88,7 +88,7 @@ def _draw_counts(axes: "Axes", name: str, gate: GateCalibration) -> None:
 
 def _mark_threshold(axes: "Axes", x: float, threshold: float, middle: float) -> None:
     """A line at x, named on the side that has more room."""
-    axes.axvline(x, color=INK, linewidth=1)
+    axes.plot([x, x], [0, 1], color=INK, linewidth=1)
     right = x < middle
     axes.annotate(
         f"threshold {threshold:g}",
@@ -135,7 +135,8 @@ def _draw_exits(axes: "Axes", result: Calibration) -> None:
     _title(axes, "exit threshold: what reading less costs")
     axes.set_xlabel("chunks read, mean", fontsize=_TEXT, color=SOFT)
     axes.set_ylabel("share of the questions", fontsize=_TEXT, color=SOFT)
-    axes.set_ylim(-0.03, 1.06)
+    axes.set_ylim(-0.03, 1.5)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     clean(axes)
     if (curve := result.curve) is not None:
         some = _some(len(curve.thresholds))
@@ -148,11 +149,15 @@ def _draw_exits(axes: "Axes", result: Calibration) -> None:
             x,
             curve.complete[some],
             color=_COLORS["exit"],
-            label="evidence complete, predicted",
+            label="evidence complete, from readings to the end",
             **style,
         )
         axes.plot(
-            x, curve.exact[some], color=_WANTED, label="exact, predicted", **style
+            x,
+            curve.exact[some],
+            color=_WANTED,
+            label="exact exits, from readings to the end",
+            **style,
         )
     asked = [run for run in result.runs if run.exit_threshold is not None]
     axes.plot(
@@ -161,7 +166,7 @@ def _draw_exits(axes: "Axes", result: Calibration) -> None:
         "o",
         color=_COLORS["exit"],
         markersize=4,
-        label="evidence complete, asked" if asked else None,
+        label="evidence complete, with the exit gate" if asked else None,
     )
     for run in result.runs:
         score = [run.score.low, run.score.high]
@@ -172,7 +177,7 @@ def _draw_exits(axes: "Axes", result: Calibration) -> None:
         "s",
         color=INK,
         markersize=4,
-        label="score, asked" if result.runs else None,
+        label="score of the answers" if result.runs else None,
     )
     picked = result.exit.picked
     if picked is not None and curve is not None:
@@ -181,7 +186,7 @@ def _draw_exits(axes: "Axes", result: Calibration) -> None:
         _mark_threshold(axes, x, picked, curve.all_chunks / 2)
     axes.set_xlim(left=0)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=_TEXT, loc="best")
+        axes.legend(frameon=False, fontsize=_TEXT, loc="upper left")
 
 
 def _some(count: int) -> Any:
