@@ -25,6 +25,7 @@ from gru_mem_jax.rl.advantages import AdvantageConfig
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.rl.rewards import RewardConfig
+from gru_mem_jax.runs.columns import find as find_column
 from gru_mem_jax.sampling.config import EngineConfig
 
 # Settings that may differ when a run is resumed: they change no number.
@@ -60,7 +61,8 @@ class LoopConfig:
       save_every: steps between checkpoints; the last step is always saved.
       keep: newest checkpoints that are kept; None: all.
       best_metric: a column of metrics.jsonl: the checkpoint with its largest value is
-        kept too, e.g. "eval/exact"; None: none.
+        kept too, e.g. "eval/exact", or "gates/unaided_update_auc" of `sft`; of the
+        checkpoints of evaluated steps, where it is a column of evaluations. None: none.
       max_skipped: the run stops after so many skipped optimiser steps in a row.
       hang_seconds: end the process after so long without progress; 0: never.
     """
@@ -90,6 +92,11 @@ class LoopConfig:
         for mode in self.eval_modes:
             check_choice("eval_modes", mode, MODES)
         check_number("hang_seconds", self.hang_seconds, 0, 1e9)
+        if self.best_metric is not None and find_column(self.best_metric) is None:
+            raise InputError(
+                "best_metric must be a column of metrics.jsonl (docs/metrics.md), such "
+                f"as 'eval/exact'; got {self.best_metric!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

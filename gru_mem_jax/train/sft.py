@@ -292,7 +292,7 @@ class SFTStep:
 
         def columns() -> Columns:
             found = summarize_updates([jax.device_get(report)])
-            found["target_tokens"] = int(report.sums["loss"].count)
+            found["target_tokens"] = int(report.sums["entropy"].count)
             found |= summarize_rows(batch.micro_batches, batch.tokens)
             found["skipped"] = int(state.skipped)
             found["data/skipped"] = self._questions.known_bad + at.met_bad
