@@ -25,6 +25,7 @@ from gru_mem_jax.rl.advantages import AdvantageConfig
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
 from gru_mem_jax.rl.rewards import RewardConfig
+from gru_mem_jax.runs.columns import find as find_column
 from gru_mem_jax.sampling.config import EngineConfig
 
 # Settings that may differ when a run is resumed: they change no number.
@@ -60,7 +61,8 @@ class LoopConfig:
       save_every: steps between checkpoints; the last step is always saved.
       keep: newest checkpoints that are kept; None: all.
       best_metric: a column of metrics.jsonl: the checkpoint with its largest value is
-        kept too, e.g. "eval/exact"; None: none.
+        kept too, e.g. "eval/exact", or "gates/unaided_update_auc" of `sft`; of the
+        checkpoints of evaluated steps, where it is a column of evaluations. None: none.
       max_skipped: the run stops after so many skipped optimiser steps in a row.
       hang_seconds: end the process after so long without progress; 0: never.
     """
@@ -90,6 +92,11 @@ class LoopConfig:
         for mode in self.eval_modes:
             check_choice("eval_modes", mode, MODES)
         check_number("hang_seconds", self.hang_seconds, 0, 1e9)
+        if self.best_metric is not None and find_column(self.best_metric) is None:
+            raise InputError(
+                "best_metric must be a column of metrics.jsonl (docs/metrics.md), such "
+                f"as 'eval/exact'; got {self.best_metric!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +204,11 @@ class SFTConfig:
       turns: makes an example's turns; must be given: `data.EvidenceTurns` for labelled
         examples.
       rows: packed rows of learner.row_tokens in a step.
-      pool_turns: turns that are shuffled together.
+      pool_turns: turns that are shuffled together, at least; those of consecutive
+        examples on one document stay together.
+      gate_weight: how much a token that decides a gate (the word of <check> or <next>)
+        counts in the loss, where another token counts 1: most of a reply is template
+        and copied.
       short_steps: first steps, on chunks of `short_chunk_size` tokens of `short_source`
         (attention finds its feet sooner on them).
       short_source, short_chunk_size: of the first steps; None: as the others.
@@ -217,6 +228,7 @@ class SFTConfig:
     turns: TurnMaker | None = None
     rows: int = 8
     pool_turns: int = 1024
+    gate_weight: float = 1.0
     short_steps: int = 0
     short_source: ExampleSource | None = None
     short_chunk_size: int | None = None
@@ -238,6 +250,7 @@ class SFTConfig:
         for name in ("rows", "pool_turns", "held_out_turns"):
             check_int(name, getattr(self, name), 1)
         check_int("short_steps", self.short_steps, 0)
+        check_number("gate_weight", self.gate_weight, 1e-6, 1e6)
         if self.short_chunk_size is not None:
             check_int("short_chunk_size", self.short_chunk_size, 1)
         if self.loop.eval_every and self.suite is None and self.held_out is None:

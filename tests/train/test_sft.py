@@ -80,7 +80,39 @@ def test_rows_have_declared_columns(finished):
     assert looked == [0, 3, 6]
     names = {name for row in rows for name in row}
     assert {"exact/memagent", "exact/answer", "exact/gated/with_evidence"} <= names
+    gates = {
+        f"gates/{gate}_{measure}"
+        for gate in ("update", "exit", "unaided_update")
+        for measure in ("auc", "balanced_accuracy")
+    }
+    for row in rows[::3]:
+        assert {name for name in row if name.startswith("gates/")} == gates
+        assert all(0 <= row[name] <= 1 for name in gates)
     assert [name for name in names if columns.find(name) is None] == []
+
+
+def test_the_log_tells_the_turns_of_the_first_pool(finished):
+    """Of the short chunks' and of the whole ones' first pool, by evidence and exit."""
+    told = [line for line in finished.log().splitlines() if "pool of step" in line]
+    assert len(told) == 2
+    for line, step in zip(told, (1, 3), strict=True):
+        assert f"pool of step {step}: " in line
+        for name in ("with evidence, end", "without evidence, continue"):
+            assert f"gated, {name}: " in line
+
+
+def test_the_best_gates_are_kept(tmp_path):
+    """Beside the newest checkpoint."""
+    best = "gates/unaided_update_auc"
+    every = {"num_steps": 3, "eval_every": 1, "save_every": 1, "keep": 1}
+    run = SFTRun(tmp_path / "run")
+    run(quick_sft(best_metric=best, **every))
+    saved = [row[best] for row in run.rows()[1:]]
+    kept = {int(p.name) for p in run.path.glob("checkpoints/*") if p.name.isdigit()}
+    assert 3 in kept
+    assert any(
+        {3, step} == kept for step in range(1, 4) if saved[step - 1] == max(saved)
+    )
 
 
 def test_the_card_says_how_it_was_trained(exported):
@@ -342,6 +374,15 @@ def test_what_must_be_given(name):
     settings = dataclasses.replace(quick_sft(), **{name: None})
     with pytest.raises(InputError, match=f"no {name}: set SFTConfig.{name}"):
         sft(settings, "nowhere", quiet=True)
+
+
+def test_the_best_metric_is_a_column():
+    for name in ("gates/exit_balanced_accuracy", "eval/balanced_update"):
+        assert quick_sft(best_metric=name).loop.best_metric == name
+    with pytest.raises(
+        InputError, match=r"a column of metrics\.jsonl .* got 'gates/a'"
+    ):
+        quick_sft(best_metric="gates/a")
 
 
 def test_no_policy_and_no_start():
