@@ -117,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             agent=agent,
             engine=engine,
+            cache_bytes=config.cache_bytes,
             criterion=args.criterion,
             max_loss=args.max_loss,
             verify=not args.no_runs,
@@ -221,7 +222,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _share(share: "Share") -> str:
-    if not share.of:
+def _share(share: "Share | None") -> str:
+    if share is None:
         return "–"
     return f"{share.share:.3f} [{share.low:.3f}, {share.high:.3f}]"

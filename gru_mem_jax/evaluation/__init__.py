@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "baselines": ["BASELINES", "Baseline", "BaselineConfig"],
-        "calibration": ["Calibration", "calibrate"],
+        "calibration.calibrating": ["calibrate"],
+        "calibration.result": ["Calibration"],
         "dataset_suite": ["DatasetSuite"],
         "evaluating": ["Observer", "evaluate"],
         "folder": ["ResultsFolder", "ResultsWriter"],

@@ -291,3 +291,39 @@ def test_all_questions_failed(calibrate, tmp_path):
     with pytest.raises(RunError, match="none of 4 questions was read to its end: the"):
         calibrate(reader=Failing)
     assert len(ResultsFolder(tmp_path / "out" / "reading").answers()) == 4
+
+
+def test_a_folder_that_was_tampered_with(calibrate, tmp_path):
+    """What cannot be read is left out; what is no probability is named."""
+    calibrate(verify=False)
+    path = tmp_path / "out" / "reading" / "trajectories.jsonl"
+    lines = path.read_text().splitlines()
+    cut = [lines[0][:50], *lines[1:]]
+    path.write_text("\n".join(cut) + "\n")
+    found = calibrate(verify=False)
+    assert (found.questions, found.left_out) == (3, 1)
+    odd = re.sub(r'"update_probability": [\d.]+', '"update_probability": 7.5', lines[1])
+    path.write_text("\n".join([lines[0], odd]) + "\n")
+    said = "question '.': a gate's probability must be a number from 0 to 1, got 7.5"
+    with pytest.raises(InputError, match=said):
+        calibrate(verify=False)
+
+
+def test_a_run_in_which_all_failed(calibrate, tmp_path):
+    """The readings and their thresholds stay, and the record is JSON."""
+
+    class FailsInRuns(Scripted):
+        def __init__(self, path, config):
+            super().__init__(path, config)
+
+            def sometimes(request):
+                if request.constraint.thresholds[EXIT] is not None:
+                    raise InputError("no more room")
+                return say(request)
+
+            self.generator = ScriptedGenerator(sometimes, ENCODER)
+
+    found = calibrate(reader=FailsInRuns)
+    assert {run.failed for run in found.runs} == {0, 4}
+    assert [run.complete for run in found.runs if run.failed] == [None] * 3
+    json.dumps(found.record(), allow_nan=False)

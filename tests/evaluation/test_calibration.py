@@ -20,14 +20,13 @@ from gru_mem_jax.evaluation.calibration.exits import (
     stops,
 )
 from gru_mem_jax.evaluation.calibration.gates import (
-    auc,
     candidates,
     choose_gate,
     rates,
     reliability,
 )
 from gru_mem_jax.evaluation.calibration.readings import (
-    Reading,
+    GatedReading,
     calibrate_gates,
     reading,
 )
@@ -60,8 +59,8 @@ def test_auc_and_wilson_are_scipys():
     predicted, wanted = turns_of()
     u = stats.mannwhitneyu(predicted[wanted], predicted[~wanted]).statistic
     pairs = wanted.sum() * (~wanted).sum()
-    assert auc(predicted, wanted) == pytest.approx(u / pairs, abs=1e-12)
     found = reliability(predicted, wanted)
+    assert found.auc == pytest.approx(u / pairs, abs=1e-12)
     assert sum(each.observed.of for each in found.bins) == 400
     for each in found.bins:
         own = (predicted >= each.low) & (predicted < each.high + (each.high == 1))
@@ -69,7 +68,6 @@ def test_auc_and_wilson_are_scipys():
         test = stats.binomtest(int(wanted[own].sum()), int(own.sum()))
         ci = test.proportion_ci(0.95, method="wilson")
         assert (each.observed.low, each.observed.high) == pytest.approx(ci, abs=1e-6)
-    assert auc([0.2, 0.7], [True, True]) is None
     assert reliability([0.2], [False]).auc is None
 
 
@@ -89,7 +87,7 @@ def test_rates_are_those_of_counting():
     x = np.array([1, *found.false_positive, 0])
     y = np.array([1, *found.true_positive, 0])
     area = ((x[:-1] - x[1:]) * (y[:-1] + y[1:]) / 2).sum()
-    assert area == pytest.approx(auc(predicted, wanted), abs=1e-12)
+    assert area == pytest.approx(reliability(predicted, wanted).auc, abs=1e-12)
 
 
 @pytest.mark.parametrize("criterion", ["balanced_accuracy", "f1"])
@@ -137,9 +135,8 @@ def test_candidates_tell_all_probabilities_apart(values):
     ],
 )
 def test_bad_arrays(probabilities, labels, said):
-    for function in (reliability, auc):
-        with pytest.raises(InputError, match=said):
-            function(probabilities, labels)
+    with pytest.raises(InputError, match=said):
+        reliability(probabilities, labels)
 
 
 def test_rates_need_both_labels():
@@ -248,16 +245,16 @@ def trajectory(gates):
 def test_readings_of_trajectories():
     gates = [(0.1, 0.2), (0.9, 0.8)]
     found = reading(trajectory(gates), (1,))
-    assert found == Reading(update=(0.1, 0.9), end=(0.2, 0.8), evidence=(1,))
+    assert found == GatedReading(update=(0.1, 0.9), end=(0.2, 0.8), evidence=(1,))
     assert found.last_evidence == 1
     assert reading(trajectory(gates), ()) is None  # nothing is labelled
     assert reading(trajectory(gates), (2,)) is None  # not read
     assert reading(trajectory([(0.1, 0.2), (None, 0.8)]), (0,)) is None
     assert reading(trajectory([]), (0,)) is None
     with pytest.raises(InputError, match="got it in"):
-        Reading(update=(0.1,), end=(0.1,), evidence=(1,))
+        GatedReading(update=(0.1,), end=(0.1,), evidence=(1,))
     with pytest.raises(InputError, match="got 1 and 0"):
-        Reading(update=(0.1,), end=(), evidence=(0,))
+        GatedReading(update=(0.1,), end=(), evidence=(0,))
 
 
 def some_readings(count=60, chunks=8, seed=0):
@@ -268,7 +265,9 @@ def some_readings(count=60, chunks=8, seed=0):
         done = np.arange(chunks) >= held[-1]
         noise = random.normal(size=(2, chunks))
         update, end = 1 / (1 + np.exp(-(8 * np.stack([own, done]) - 5 + noise)))
-        read.append(Reading(update=tuple(update), end=tuple(end), evidence=tuple(held)))
+        read.append(
+            GatedReading(update=tuple(update), end=tuple(end), evidence=tuple(held))
+        )
     return read
 
 
@@ -283,7 +282,7 @@ def test_labels_of_the_two_gates():
     assert update.at(update.picked)["balanced_accuracy"] > 0.95
     assert 1 - curve.complete_share(choose_exit(curve)).share <= 0.01
     # Exact exits are at the chunk with the last evidence itself.
-    sure = [Reading(update=(0, 1, 0), end=(0, 0.9, 0.9), evidence=(1,))] * 3
+    sure = [GatedReading(update=(0, 1, 0), end=(0, 0.9, 0.9), evidence=(1,))] * 3
     update, exit_gate, curve = calibrate_gates(sure)
     assert (update.picked, exit_gate.picked) == (0.5, 0.5)
     assert exit_gate.labels.tolist() == [False, True, True] * 3
@@ -291,16 +290,16 @@ def test_labels_of_the_two_gates():
 
 
 def test_a_class_that_is_missing_leaves_the_threshold():
-    read = [Reading(update=(0.5, 0.9), end=(0.8, 0.9), evidence=(0, 1))]
+    read = [GatedReading(update=(0.5, 0.9), end=(0.8, 0.9), evidence=(0, 1))]
     update, exit_gate, _ = calibrate_gates(read, before=(0.4, None))
     assert (update.picked, update.threshold, update.at(0.5)) == (None, 0.4, None)
     assert "every chunk has evidence" in update.problem
     assert exit_gate.picked is not None
-    read = [Reading(update=(0.5, 0.9), end=(0.8, 0.9), evidence=(0,))]
+    read = [GatedReading(update=(0.5, 0.9), end=(0.8, 0.9), evidence=(0,))]
     update, exit_gate, curve = calibrate_gates(read)
     assert (exit_gate.picked, exit_gate.threshold, curve) == (None, None, None)
     assert "first chunk of every document" in exit_gate.problem
-    early = [Reading(update=(0.5, 0.9), end=(1.0, 0.9), evidence=(1,))]
+    early = [GatedReading(update=(0.5, 0.9), end=(1.0, 0.9), evidence=(1,))]
     _, exit_gate, curve = calibrate_gates(early)
     assert exit_gate.picked is None
     assert curve is not None
@@ -335,7 +334,7 @@ def test_settings_keep_all_else():
 def test_picture_and_record(kind):
     read = {
         "both": some_readings(),
-        "neither": [Reading(update=(0.5,), end=(0.8,), evidence=(0,))],
+        "neither": [GatedReading(update=(0.5,), end=(0.8,), evidence=(0,))],
     }[kind]
     update, exit_gate, curve = calibrate_gates(read)
     found = Calibration(

@@ -5,9 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "calibrating": ["calibrate"],
         "exits": ["ExitCurve", "choose_exit", "exit_curve", "stops"],
-        "gates": ["Rates", "Reliability", "auc", "choose_gate", "rates", "reliability"],
-        "result": ["Calibration"],
+        "gates": ["Rates", "Reliability", "choose_gate", "rates", "reliability"],
+        "readings": ["GatedReading", "calibrate_gates", "reading"],
     },
 )

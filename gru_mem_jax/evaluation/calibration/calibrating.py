@@ -60,6 +60,7 @@ def calibrate(
     *,
     agent: AgentConfig | None = None,
     engine: EngineConfig | None = None,
+    cache_bytes: int | None = None,
     criterion: Criterion = "balanced_accuracy",
     max_loss: float = 0.01,
     verify: bool = True,
@@ -85,7 +86,7 @@ def calibrate(
       suite: questions with labelled evidence, best such as nothing was trained on.
       out: the folder, new or of the same calibration.
       agent: how contexts are read; None: as the policy's settings say, and greedily.
-      engine: its max_length is set by the budgets; None: an `EngineConfig`.
+      engine, cache_bytes: as of `evaluate`.
       criterion: "balanced_accuracy" or "f1".
       max_loss: of the share of questions whose evidence was read, in 0..1.
       verify: whether questions are asked at the thresholds.
@@ -138,6 +139,7 @@ def calibrate(
             modes=[config.mode],
             agent=config,
             engine=engine,
+            cache_bytes=cache_bytes,
             keep_trajectories=keep,
             title=f"Calibration of {next(iter(named))}: {folder}",
             reader=lambda *_: once,
@@ -161,7 +163,8 @@ def calibrate(
         max_loss=max_loss,
         before=(used.update_threshold, used.exit_threshold),
     )
-    last = {key: max(each.evidence_chunks) for key, each in questions.items()}
+    held = {key: each.evidence_chunks for key, each in questions.items()}
+    last = {key: max(chunks) for key, chunks in held.items() if chunks}
     runs = [_run(whole, answers, answers, last)]
     for threshold in _to_ask(exit_gate, curve) if verify else ():
         config = dataclasses.replace(
@@ -273,7 +276,7 @@ def _run(
 ) -> Run:
     """What a run did, beside the one to the end; `last`: chunk of the last evidence."""
     done = {key: each for key, each in answers.items() if each.failed is None}
-    ended = [each.chunks_read - 1 - last[key] for key, each in done.items()]
+    ended = [e.chunks_read - 1 - last[key] for key, e in done.items() if key in last]
     scores = [each.score for each in answers.values()]
     loss = None
     if predicted is not None:
@@ -291,8 +294,8 @@ def _run(
         failed=len(answers) - len(done),
         score=Mean(value=sum(scores) / len(scores), low=low, high=high),
         loss=loss,
-        complete=share(sum(late >= 0 for late in ended), len(ended)),
-        exact=share(sum(late == 0 for late in ended), len(ended)),
+        complete=share(sum(late >= 0 for late in ended), len(ended)) if ended else None,
+        exact=share(sum(late == 0 for late in ended), len(ended)) if ended else None,
         chunks=sum(each.chunks_read for each in done.values()) / max(1, len(done)),
         predicted_complete=None if predicted is None else float(predicted.complete[0]),
         predicted_chunks=None if predicted is None else float(predicted.chunks[0]),

@@ -159,10 +159,14 @@ def _draw_exits(axes: "Axes", result: Calibration) -> None:
             label="exact exits, from readings to the end",
             **style,
         )
-    asked = [run for run in result.runs if run.exit_threshold is not None]
+    asked = [
+        (run.chunks, run.complete.share)
+        for run in result.runs
+        if run.exit_threshold is not None and run.complete is not None
+    ]
     axes.plot(
-        [run.chunks for run in asked],
-        [run.complete.share for run in asked],
+        [chunks for chunks, _ in asked],
+        [complete for _, complete in asked],
         "o",
         color=_COLORS["exit"],
         markersize=4,
@@ -195,4 +199,4 @@ def _some(count: int) -> Any:
 
 
 def _title(axes: "Axes", text: str) -> None:
-    axes.set_title(text, fontsize=9, color=INK, loc="left")
+    axes.set_title(text, fontsize=8.5, color=INK, loc="left")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.evaluation.gate_measures import auc
 from gru_mem_jax.evaluation.hijack import Share, share
 
 Criterion = Literal["balanced_accuracy", "f1"]
@@ -50,8 +51,7 @@ class Reliability:
       calibration_error: sum over bins of (turns of the bin / n) |predicted - observed|
         (expected calibration error; Guo et al. 2017, arXiv 1706.04599, Eq. 3).
       brier: mean (p - label)^2 (Brier 1950).
-      auc: probability that a turn whose gate should open has a higher probability than
-        one whose gate should not, ties as a half; None where one of the two is missing.
+      auc: as `gate_measures.auc`; None where all labels are the same.
     """
 
     turns: int
@@ -129,34 +129,8 @@ def reliability(
         bins=tuple(found),
         calibration_error=float(error),
         brier=float(np.mean((predicted - wanted) ** 2)),
-        auc=auc(predicted, wanted),
+        auc=auc(predicted.tolist(), wanted.tolist()),
     )
-
-
-def auc(
-    probabilities: Sequence[float] | Floats,
-    labels: Sequence[bool] | npt.NDArray[np.bool_],
-) -> float | None:
-    """Area under the ROC curve, as the statistic of Mann and Whitney (1947).
-
-        mean over pairs (positive i, negative j) of [p_i > p_j] + [p_i = p_j] / 2
-
-    Args:
-      probabilities, labels: as of `reliability`.
-
-    Returns:
-      None if all labels are the same.
-
-    Raises:
-      InputError: as `reliability`.
-    """
-    predicted, wanted = _checked(probabilities, labels)
-    positive, negative = predicted[wanted], np.sort(predicted[~wanted])
-    if not len(positive) or not len(negative):
-        return None
-    below = np.searchsorted(negative, positive, "left")
-    not_above = np.searchsorted(negative, positive, "right")
-    return float((below + not_above).mean() / (2 * len(negative)))
 
 
 def rates(

@@ -21,10 +21,11 @@ from gru_mem_jax.evaluation.calibration.gates import (
 )
 from gru_mem_jax.evaluation.calibration.result import GateCalibration
 from gru_mem_jax.evaluation.records import AskedQuestion, QuestionKey
+from gru_mem_jax.records import check_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
+class GatedReading:
     """One question, read to its end.
 
     Attributes:
@@ -48,6 +49,8 @@ class Reading:
                 f"a reading has evidence in some of its {chunks} chunks, got it in "
                 f"{self.evidence!r:.80}"
             )
+        for probability in (*self.update, *self.end):
+            check_number("a gate's probability", probability, 0, 1)
 
     @property
     def last_evidence(self) -> int:
@@ -55,7 +58,7 @@ class Reading:
         return max(self.evidence)
 
 
-def reading(trajectory: Trajectory, evidence: Sequence[int]) -> Reading | None:
+def reading(trajectory: Trajectory, evidence: Sequence[int]) -> GatedReading | None:
     """The gates of a trajectory that read to the end.
 
     Args:
@@ -73,7 +76,7 @@ def reading(trajectory: Trajectory, evidence: Sequence[int]) -> Reading | None:
     known = tuple(p for p in (*update, *end) if p is not None)
     if len(known) < 2 * len(turns) or not evidence or max(evidence) >= len(turns):
         return None
-    return Reading(
+    return GatedReading(
         update=known[: len(turns)], end=known[len(turns) :], evidence=tuple(evidence)
     )
 
@@ -81,19 +84,28 @@ def reading(trajectory: Trajectory, evidence: Sequence[int]) -> Reading | None:
 def readings(
     questions: Mapping[QuestionKey, AskedQuestion],
     trajectories: Iterable[tuple[QuestionKey, Trajectory]],
-) -> list[Reading]:
-    """Those of an evaluation, in the order of their keys; what is none is left out."""
-    found: dict[QuestionKey, Reading] = {}
+) -> list[GatedReading]:
+    """Those of an evaluation, in the order of their keys; what is none is left out.
+
+    Raises:
+      InputError: a trajectory has a number that is no probability.
+    """
+    found: dict[QuestionKey, GatedReading] = {}
     for key, trajectory in trajectories:
-        question = questions[key]
-        if trajectory.num_chunks == question.num_chunks:
+        question = questions.get(key)
+        if question is None or trajectory.num_chunks != question.num_chunks:
+            continue
+        try:
             own = reading(trajectory, question.evidence_chunks)
-            found |= {key: own} if own is not None else {}
+        except InputError as error:
+            raise InputError(f"question {question.id!r:.60}: {error}") from None
+        if own is not None:
+            found[key] = own
     return [found[key] for key in sorted(found)]
 
 
 def calibrate_gates(
-    read: Sequence[Reading],
+    read: Sequence[GatedReading],
     *,
     criterion: Criterion = "balanced_accuracy",
     max_loss: float = 0.01,

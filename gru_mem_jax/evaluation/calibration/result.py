@@ -93,7 +93,8 @@ class Run:
       questions, failed: how many, and how many of them have no answer.
       score: of the answers, 0 of those that failed.
       loss: of score against the run to the end, question by question; None of that run.
-      complete: questions of which the chunk with the last evidence was read.
+      complete: questions of which the chunk with the last evidence was read; None if
+        all failed.
       exact: questions of which it was the last chunk read.
       chunks: mean number of chunks read.
       predicted_complete, predicted_chunks: what the readings to the end said; None of
@@ -108,8 +109,8 @@ class Run:
     failed: int
     score: Mean
     loss: Mean | None = None
-    complete: Share
-    exact: Share
+    complete: Share | None
+    exact: Share | None
     chunks: float
     predicted_complete: float | None = None
     predicted_chunks: float | None = None
