@@ -6,15 +6,15 @@ lines of their own in full style:
     <think>thought</think> <check>yes</check> <update>memory</update> <next>end</next>
 
 where thought and memory are free, yes or no and end or continue are chosen, and a no
-leaves nothing to write. An answer is \boxed{free}. MemAgent's memory turns have no form.
-What the chat template has written of a reply is left out.
+leaves nothing to write. An answer is \boxed{free}. MemAgent's memory turns have no
+form. What the chat template has written of a reply is left out.
 """
 
 import dataclasses
 import math
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gru_mem_jax.agent.encoding import Encoder
