@@ -51,16 +51,16 @@ class TurnForms:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Said:
-    """How a constrained completion came about.
+    """How a constrained completion came about; all None of a free one.
 
     Attributes:
       supports: of each id: which of the grammar's sets it was drawn from; -1: forced.
       update_probability, exit_probability: P(yes) and P(end); None of an answer.
     """
 
-    supports: tuple[int, ...]
-    update_probability: float | None
-    exit_probability: float | None
+    supports: tuple[int, ...] | None = None
+    update_probability: float | None = None
+    exit_probability: float | None = None
 
 
 def turn_constraint(
@@ -101,8 +101,8 @@ def turn_constraint(
     )
 
 
-def follow(request: Request, completion: Completion) -> Said | None:
-    """How the completion of a constrained request came about; None of a free one.
+def follow(request: Request, completion: Completion) -> Said:
+    """How the completion of a request came about.
 
     P(word) is exp(logprob) where the word was sampled, else 1 minus that.
 
@@ -110,7 +110,7 @@ def follow(request: Request, completion: Completion) -> Said | None:
       RunError: the completion does not have the form.
     """
     if (constraint := request.constraint) is None:
-        return None
+        return Said()
     ids = completion.ids
     if not ids or ids[-1] not in request.stop_ids:
         raise RunError(
