@@ -6,15 +6,15 @@ lines of their own in full style:
     <think>thought</think> <check>yes</check> <update>memory</update> <next>end</next>
 
 where thought and memory are free, yes or no and end or continue are chosen, and a no
-leaves nothing to write. An answer is \boxed{free}. MemAgent's memory turns have no form.
-What the chat template has written of a reply is left out.
+leaves nothing to write. An answer is \boxed{free}. MemAgent's memory turns have no
+form. What the chat template has written of a reply is left out.
 """
 
 import dataclasses
 import math
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gru_mem_jax.agent.encoding import Encoder
@@ -51,16 +51,16 @@ class TurnForms:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Said:
-    """How a constrained completion came about.
+    """How a constrained completion came about; all None of a free one.
 
     Attributes:
       supports: of each id: which of the grammar's sets it was drawn from; -1: forced.
       update_probability, exit_probability: P(yes) and P(end); None of an answer.
     """
 
-    supports: tuple[int, ...]
-    update_probability: float | None
-    exit_probability: float | None
+    supports: tuple[int, ...] | None = None
+    update_probability: float | None = None
+    exit_probability: float | None = None
 
 
 def turn_constraint(
@@ -101,8 +101,8 @@ def turn_constraint(
     )
 
 
-def follow(request: Request, completion: Completion) -> Said | None:
-    """How the completion of a constrained request came about; None of a free one.
+def follow(request: Request, completion: Completion) -> Said:
+    """How the completion of a request came about.
 
     P(word) is exp(logprob) where the word was sampled, else 1 minus that.
 
@@ -110,7 +110,7 @@ def follow(request: Request, completion: Completion) -> Said | None:
       RunError: the completion does not have the form.
     """
     if (constraint := request.constraint) is None:
-        return None
+        return Said()
     ids = completion.ids
     if not ids or ids[-1] not in request.stop_ids:
         raise RunError(

@@ -6,7 +6,8 @@ piece, since that is how it stands in the turns that a policy is trained on. Whe
 are to be chosen, their pieces share a front; the token after it decides.
 
 A token of a free part may complete the closing tag and hold the beginning of what is
-forced after it ("></", ">\n"): the rest is then encoded from there.
+forced after it ("></", ">\\n"): the rest is then encoded from there. From the state
+after the stop id nothing follows.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from gru_mem_jax.grammar.matching import Braces, Tags
 from gru_mem_jax.grammar.token_texts import FREE, Tokenizer, TokenTexts
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 
 class Text(NamedTuple):
@@ -91,7 +92,8 @@ def form_tokens(grammar: TokenGrammar, start: int) -> int:
     """Most tokens of a completion that are not drawn in a segment, stop id included."""
     import numpy as np
 
-    own = (grammar.segment < 0).astype(np.int32)
+    is_end = (grammar.next_state < 0).all(1)
+    own = ((grammar.segment < 0) & ~is_end).astype(np.int32)
     most = own
     while True:
         after = np.where(grammar.next_state >= 0, most[grammar.next_state], 0).max(1)
@@ -211,7 +213,9 @@ class _States:
         self._free: dict[tuple[Form, str], int] = {}
         self._unfollowed: list[tuple[Form, str, int]] = []
         self._end = self._add(_State(ids=((tokenizer.stop_ids[0], -1),)))
-        self.kind_of = self._kinds([_front(rest) for _, rest in _parts([*forms.values()])])
+        self.kind_of = self._kinds(
+            [_front(rest) for _, rest in _parts([*forms.values()])]
+        )
         self.num_kinds = len(self._tag_text)
 
     def _kinds(self, follows: Sequence[str]) -> list[int]:
@@ -267,10 +271,7 @@ class _States:
         runs = [ids[at:] for ids, _, _ in ways]
         while all(len(r) > front and r[front] == runs[0][front] for r in runs):
             front += 1
-        if len(ways) == 1:
-            state = ways[0][2]
-        else:
-            state = self._gate(ways, at + front)
+        state = ways[0][2] if len(ways) == 1 else self._gate(ways, at + front)
         for token in reversed(runs[0][:front]):
             state = self._add(_State(ids=((token, state),)))
         return state
@@ -290,9 +291,7 @@ class _States:
             self._refuse_words(choice, "no token tells them apart")
         after = [self._tree(side, at + 1) for side in sides]
         return self._add(
-            _State(
-                ids=tuple(zip(tokens, after)), gate=choice.gate, opens=tokens[0]
-            )
+            _State(ids=tuple(zip(tokens, after)), gate=choice.gate, opens=tokens[0])
         )
 
     def _refuse_words(self, choice: Choice, why: str) -> None:
@@ -305,8 +304,8 @@ class _States:
         ids = encode_reply(self._tokenizer, self._tag_names, text)
         if not self._texts.check(ids, text):
             raise PolicyError(
-                f"the tokenizer cannot hold turns to a form: {self._fault(text)!r} does "
-                f"not come back from its ids; {FREE}"
+                f"the tokenizer cannot hold turns to a form: {self._fault(text)!r} "
+                f"does not come back from its ids; {FREE}"
             )
         return ids
 
@@ -366,7 +365,7 @@ class _States:
 def encode_reply(
     tokenizer: Tokenizer, tags: Sequence[str], text: str
 ) -> tuple[int, ...]:
-    """Ids of a part of a reply: tags are control tokens where they are, others never."""
+    """Ids of a part of a reply, without control tokens other than the format's."""
     ids = tokenizer.encode_control(text)
     if (tokenizer.control_ids - tokenizer.format_ids).isdisjoint(ids):
         return tuple(ids)

@@ -131,6 +131,6 @@ def _anchor(tokenizer: Tokenizer) -> tuple[int, str]:
         if len(ids) == 1 and tokenizer.decode(ids * 2) == mark * 2:
             return ids[0], mark
     raise PolicyError(
-        "the tokenizer has no token that decodes to one ASCII mark or letter: its turns "
-        f"cannot be held to a form; {FREE}"
+        "the tokenizer cannot hold turns to a form: it has no token for a mark or a "
+        f"letter of ASCII; {FREE}"
     )
