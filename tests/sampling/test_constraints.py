@@ -243,7 +243,7 @@ def test_trunks_a_pool_of_engines_and_a_tensor_group(small):
 
 def test_nothing_is_compiled_after_a_warm_up_with_grammars(small):
     engine = small.engine(slots=3, **SIZES)
-    count = engine.warm_up(grammars=[TURN])
+    count = engine.warm_up(constraints=[turn([1]).constraint])
     assert all(
         len(n.split()) == 6 for n in engine.stats()["program_names"] if "decode" in n
     )
