@@ -49,7 +49,7 @@ class Engine(RandomGenerator):
 
     attention = "random"
 
-    def warm_up(self, *unused):
+    def warm_up(self, *unused, **named):
         return 0
 
     def stats(self):
