@@ -17,7 +17,6 @@ from gru_mem_jax.agent.prompts import PROMPT_KINDS, PromptBuilder, PromptKind
 from gru_mem_jax.agent.requests import Prompt, prompt_ids
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.grammar.compiling import encode_reply
 
 _TAG = re.compile(f"({'|'.join(TAGS)})")
 
@@ -100,7 +99,13 @@ def completion_ids(builder: PromptBuilder, reply: str) -> tuple[int, ...]:
     tokens that a reply quotes are encoded as text.
     """
     encoder = builder.encoder
-    ids = encode_reply(encoder, TAGS, builder.left_to_say(reply))
+    left = builder.left_to_say(reply)
+    ids = encoder.encode_control(left)
+    if not (encoder.control_ids - encoder.format_ids).isdisjoint(ids):
+        ids = []
+        for part in _TAG.split(left):
+            encode = encoder.encode_control if part in TAGS else encoder.encode
+            ids += encode(part)
     return (*ids, encoder.stop_ids[0])
 
 
