@@ -26,7 +26,7 @@ from gru_mem_jax.grammar.automaton import EXIT, UPDATE, Constraint, TokenGrammar
 
 if TYPE_CHECKING:
     from gru_mem_jax.agent.config import AgentConfig
-    from gru_mem_jax.grammar.compiling import Form
+    from gru_mem_jax.grammar.forms import Form
 
 THOUGHT, MEMORY = 0, 1  # segments; an answer takes from the first
 _CHOSEN = 3  # the tag behind which a gate's word comes
@@ -174,7 +174,7 @@ def _make(builder: PromptBuilder) -> TurnForms:
 
 
 def _gated(builder: PromptBuilder) -> "Form":
-    from gru_mem_jax.grammar.compiling import Choice, Free, Text
+    from gru_mem_jax.grammar.forms import Choice, Free, Text
 
     between = "" if builder.config.style == "compact" else "\n"
     end: Form = (Text("</next>"),)
@@ -197,6 +197,6 @@ def _gated(builder: PromptBuilder) -> "Form":
 
 
 def _answer(builder: PromptBuilder) -> "Form":
-    from gru_mem_jax.grammar.compiling import Box, Text
+    from gru_mem_jax.grammar.forms import Box, Text
 
     return (Text(builder.left_to_say(r"\boxed{")), Box(THOUGHT))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import random
 
+import hostile_tokenizers
 import numpy as np
 import pytest
 
@@ -106,6 +107,15 @@ def test_gated_turns_are_well_formed(encoder, style):
             assert "<update></update>" in text
         ways.add((turn.update, turn.exit))
     assert len(ways) == 4
+
+
+@pytest.mark.parametrize("style", ["compact", "full"])
+def test_sentencepiece(style):
+    encoder = hostile_tokenizers.sentencepiece_like_encoder()
+    assert encoder.decode(encoder.encode(" a <")) == "a <"
+    assert encoder.decode(encoder.encode("\n")) == "\n"
+    test_gated_turns_are_well_formed(encoder, style)
+    test_supports_against_the_texts(encoder, style)
 
 
 def test_answers_have_a_box(encoder):

@@ -12,14 +12,8 @@ from gru_mem_jax.agent.turn_form import turn_constraint, turn_forms
 from gru_mem_jax.data.turns import completion_ids
 from gru_mem_jax.errors import PolicyError, RunError
 from gru_mem_jax.grammar.automaton import EXIT, FORCED, UPDATE, Constraint, walk
-from gru_mem_jax.grammar.compiling import (
-    Box,
-    Choice,
-    Free,
-    Text,
-    compile_forms,
-    form_tokens,
-)
+from gru_mem_jax.grammar.compiling import compile_forms, form_tokens
+from gru_mem_jax.grammar.forms import Box, Choice, Free, Text
 from gru_mem_jax.grammar.matching import MAX_DEPTH, Braces, Tags
 from gru_mem_jax.grammar.token_texts import TokenTexts
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder

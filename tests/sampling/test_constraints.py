@@ -10,11 +10,11 @@ from gru_mem_jax.agent.requests import prompt_ids
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.grammar.automaton import FORCED, Constraint, walk
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
-from gru_mem_jax.sampling import constraints, engine_pool
+from gru_mem_jax.sampling import constraints, engine_pool, forms
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.draw import draw
 from gru_mem_jax.sampling.engine import Engine
-from gru_mem_jax.sampling.forms import MOST_GRAMMARS, Forms
+from gru_mem_jax.sampling.forms import Forms
 
 TURN = turn_grammar()
 STOP = 9
@@ -156,7 +156,7 @@ def test_random_automata_go_where_walk_goes(small):
     rng = np.random.default_rng(3)
     seen = set()
     for _ in range(5):
-        forms = Forms(small.engine(**SIZES)._programs, rows)
+        held = Forms(small.engine(**SIZES)._programs, rows)
         asked = []
         for slot in range(rows):
             grammar = random_grammar(rng, vocab, 12)
@@ -168,8 +168,8 @@ def test_random_automata_go_where_walk_goes(small):
                     thresholds=(None, 0.4) if slot % 2 else (0.6, None),
                 )
             )
-            forms.give(slot, asked[-1])
-        _, (first, tables) = forms.arguments()
+            held.give(slot, asked[-1])
+        _, (first, tables) = held.arguments()
         form = constraints.form(first)
         ids = []
         for place in range(40):
@@ -262,32 +262,29 @@ def letters(shift):
     return b.grammar(any=0)
 
 
-def test_each_row_has_its_own_grammar_and_unused_ones_leave(small):
+def lettered(n):
+    return turn(random_ids(n, 9), grammar=letters(2 * n), budget=5, stop_ids=(), seed=n)
+
+
+def test_grammars_that_no_row_uses_leave(small, monkeypatch):
+    monkeypatch.setattr(forms, "MOST_GRAMMARS", 3)
     engine = small.engine(**SIZES)
-    for start in range(0, 24, 4):
-        requests = [
-            turn(
-                random_ids(n, 9), grammar=letters(2 * n), budget=5, stop_ids=(), seed=n
-            )
-            for n in range(start, start + 4)
-        ]
-        requests[1] = turn(random_ids(1, 9), seed=start)
+    for n in range(0, 12, 2):
+        requests = [lettered(n), turn(random_ids(1, 9), seed=n), lettered(n + 1)]
         for req, got in zip(requests, run_all(engine, requests)):
             check(small, req, got)
-    assert len(engine._forms._grammars) == len(engine._forms._places) == MOST_GRAMMARS
-    assert TURN.digest in engine._forms._places
-    names = [name.split() for name in engine.stats()["program_names"]]
-    assert {n[2] for n in names if n[0] == "decode" and len(n) > 2} <= {*"148"}
+    held = engine._forms._places
+    assert set(held) == {TURN.digest, letters(20).digest, letters(22).digest}
+    assert sorted(held.values()) == [0, 1, 2]
 
 
-def test_more_grammars_than_are_kept_may_run_at_once(small):
-    engine = small.engine(slots=MOST_GRAMMARS + 1, **SIZES)
-    requests = [
-        turn(random_ids(n, 9), grammar=letters(2 * n), budget=5, stop_ids=(), seed=n)
-        for n in range(MOST_GRAMMARS + 1)
-    ]
+def test_more_grammars_than_are_kept_may_run_at_once(small, monkeypatch):
+    monkeypatch.setattr(forms, "MOST_GRAMMARS", 1)
+    engine = small.engine(**SIZES)
+    requests = [turn(random_ids(1, 9)), *(lettered(n) for n in range(3))]
     for req, got in zip(requests, run_all(engine, requests)):
         check(small, req, got)
+    assert len(engine._forms._places) == 4
 
 
 def test_rows_that_are_dropped_leave_nothing(small):
