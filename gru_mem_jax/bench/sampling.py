@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, TextIO
 
 from gru_mem_jax import machine
 from gru_mem_jax.bench import groups
-from gru_mem_jax.bench.constrained import turn_constraint
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.grammar.automaton import Constraint
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
@@ -198,6 +197,7 @@ class _EngineBench:
     def __init__(self, config: BenchConfig, policy: Any, params: Any):
         import numpy as np
 
+        from gru_mem_jax.bench.constrained import turn_constraint
         from gru_mem_jax.sampling import engine_pool
 
         self._config = config
