@@ -25,11 +25,13 @@ from jax.sharding import Mesh
 
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.grammar.automaton import TokenGrammar
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.admission import PATIENCE, choose
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
+from gru_mem_jax.sampling.forms import Forms
 from gru_mem_jax.sampling.hand_over import hand_over
 from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, new_job
 from gru_mem_jax.sampling.pool import Pool
@@ -86,9 +88,9 @@ class Engine:
         self._compiled_before = self._programs.compile_seconds
         self._slots = Pool(self._programs, self.config.tail_pool)
         self._trunks = Trunks(self._programs, self.config)
-        self._rows = Rows(
-            self.config, self._slots.residents, self._trunks.lengths, decoder
-        )
+        self._forms = Forms(self._programs, self.config.slots)
+        residents, before = self._slots.residents, self._trunks.lengths
+        self._rows = Rows(self.config, residents, before, self._forms, decoder)
         self._block: tuple[jax.Array, np.ndarray] | None = None  # not fetched yet
         self._waiting: deque[Job] = deque()
         self._next_handle = 0
@@ -109,8 +111,8 @@ class Engine:
         """Queues a request; see `Generator.submit`.
 
         Raises:
-          InputError: prompt and budget exceed max_length, an id is no row of the
-            embedding, the budget is below 1, too many stop ids, bad stop strings.
+          InputError: prompt and budget exceed max_length, an id of prompt or constraint
+            is no row of the embedding, no budget, too many stop ids, bad stop strings.
         """
         prompt = np.asarray(prompt_ids(request.prompt), np.int64)
         vocab = self._policy.config.vocab_size
@@ -261,12 +263,15 @@ class Engine:
         self._slots.residents.clear()
         self._trunks.clear()
 
-    def warm_up(self, max_tokens: int | None = None) -> int:
+    def warm_up(
+        self, max_tokens: int | None = None, grammars: Iterable[TokenGrammar] = ()
+    ) -> int:
         """Compiles every program that requests may need.
 
         Args:
           max_tokens: prompt and budget of the longest request to come; None:
             max_length.
+          grammars: of the requests, which then are all constrained; none: all are free.
 
         Returns:
           The number of programs. Such requests compile no more.
@@ -274,8 +279,9 @@ class Engine:
         longest = min(max_tokens or self.config.max_length, self.config.max_length)
         tails = self._slots.config
         attends = self._programs.decode_attends
+        sizes = self._forms.sizes_with(grammars)
         for attend in up_to(attends, min(longest, tails.max_length)):
-            self._programs.decode(attend)
+            self._programs.decode(attend, *sizes)
         self._slots.warm_up(longest)
         if self._trunks.pool is not None:
             hosted = self._trunks.store is not None
@@ -373,8 +379,10 @@ class Engine:
         limits = [steps, config.patience(len(active))]
         limits = np.asarray(limits, np.int32)
         trunk = self._trunks.seen_by(range(config.slots), 1)
-        program, pool = self._programs.decode(attend), self._slots
-        pool.cache, result = program(self._params, pool.cache, rows, limits, trunk)
+        sizes, forms = self._forms.arguments()
+        program, pool = self._programs.decode(attend, *sizes), self._slots
+        arguments = rows, limits, trunk, *forms
+        pool.cache, result = program(self._params, pool.cache, *arguments)
         return result, active
 
     def _release(self, slot: int) -> None:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from gru_mem_jax.agent.requests import Completion, Request
 from gru_mem_jax.errors import RunError
+from gru_mem_jax.grammar.automaton import TokenGrammar
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling.config import EngineConfig
@@ -236,16 +237,19 @@ class EnginePool:
             engine.reset()
         self._pins.clear()
 
-    def warm_up(self, max_tokens: int | None = None) -> int:
+    def warm_up(
+        self, max_tokens: int | None = None, grammars: Iterable[TokenGrammar] = ()
+    ) -> int:
         """Compiles every program that requests may need; see `Engine.warm_up`.
 
         The first engine's programs first, since others may have them from there; then
         those of the others side by side.
         """
         first, *others = self.engines
-        programs = first.warm_up(max_tokens)
+        grammars = list(grammars)
+        programs = first.warm_up(max_tokens, grammars)
         with ThreadPoolExecutor(max(1, len(others))) as threads:
-            list(threads.map(lambda engine: engine.warm_up(max_tokens), others))
+            list(threads.map(lambda e: e.warm_up(max_tokens, grammars), others))
         return programs
 
     @property

@@ -10,6 +10,7 @@ from gru_mem_jax.agent.requests import Prompt, Request, prompt_ids
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.forms import check_grammar
 from gru_mem_jax.sampling.stop_strings import check_stop_strings
 
 
@@ -140,6 +141,8 @@ def check_request(
             f"token id {bad} of the prompt is not a row of the policy's embedding: "
             f"expected 0 to {vocab - 1}; is the tokenizer the policy's own?"
         )
+    if request.constraint is not None:
+        check_grammar(request.constraint.grammar, vocab)
     if len(set(request.stop_ids)) > config.max_stop_ids:
         raise InputError(
             f"{len(set(request.stop_ids))} stop ids, but the engine's max_stop_ids "

@@ -25,7 +25,7 @@ from gru_mem_jax.policy.kernels import (
     describe,
     sampler_attention,
 )
-from gru_mem_jax.sampling import sampler
+from gru_mem_jax.sampling import constraints, sampler
 from gru_mem_jax.sampling.cells import cells_shape
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.rebinding import Portable
@@ -88,12 +88,16 @@ class Programs:
         self._lock = threading.Lock()  # engines in several threads share this
         self._compile_seconds = 0.0
 
-    def lower_decode(self, attend: int) -> Any:
+    def lower_decode(self, attend: int, *tables: int) -> Any:
         """`trace_decode`, not compiled."""
-        return self.trace_decode(attend).lower()
+        return self.trace_decode(attend, *tables).lower()
 
-    def trace_decode(self, attend: int) -> Any:
-        """(params, cache, rows, limits, trunk) -> (cache, results), traced."""
+    def trace_decode(self, attend: int, *tables: int) -> Any:
+        """(params, cache, rows, limits, trunk) -> (cache, results), traced.
+
+        With `tables`, sizes of `constraints.table_shapes`, the arguments end with the
+        rows' forms and tables of these sizes.
+        """
         config, shardings = self._config, self._shardings
         function = functools.partial(
             sampler.decode,
@@ -107,7 +111,10 @@ class Programs:
         rows = self._ints(config.slots, sampler.STOP_IDS + config.max_stop_ids)
         out = None if shardings is None else (shardings.cache, shardings.whole)
         trunk = self._trunk(config.slots, 1)
-        arguments = (self.params, self.cache, rows, self._ints(2), trunk)
+        arguments = [self.params, self.cache, rows, self._ints(2), trunk]
+        if tables:
+            arguments.append(self._ints(config.slots, constraints.FORM_WIDTH))
+            arguments.append(self._tables(*tables))
         return jax.jit(function, donate_argnums=1, out_shardings=out).trace(*arguments)
 
     def lower_prefill(self, rows: int, length: int, attend: int) -> Any:
@@ -148,9 +155,9 @@ class Programs:
         write = jax.jit(sampler.write_front, donate_argnums=0, out_shardings=out)
         return write.lower(self.cache, self._ints(), front)
 
-    def decode(self, attend: int) -> Any:
+    def decode(self, attend: int, *tables: int) -> Any:
         """Compiled `lower_decode`."""
-        return self._get(self.lower_decode, attend)
+        return self._get(self.lower_decode, attend, *tables)
 
     def prefill(self, rows: int, length: int, attend: int) -> Any:
         """Compiled `lower_prefill`."""
@@ -176,6 +183,16 @@ class Programs:
             return x if like.sharding is None else jax.device_put(x, like.sharding)
 
         return jax.tree.map(one, params, self.params)
+
+    def replicate(self, arrays: Any) -> Any:
+        """Arrays of the host, whole on each of the programs' devices."""
+        sharding = None if self._shardings is None else self._shardings.whole
+        return jax.device_put(arrays, sharding)
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the embedding."""
+        return self._policy.config.vocab_size
 
     def new_cache(self) -> Cache:
         """An empty cache on its devices."""
@@ -238,6 +255,12 @@ class Programs:
     def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
         sharding = None if self._shardings is None else self._shardings.whole
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+
+    def _tables(self, *sizes: int) -> constraints.Tables:
+        shapes = constraints.table_shapes(self.vocab, *sizes)
+        if self._shardings is None:
+            return shapes
+        return jax.tree.map(lambda leaf: _placed(leaf, self._shardings.whole), shapes)
 
     def _front(self, length: int) -> jax.ShapeDtypeStruct:
         _, heads, _, dim = self.cache[0].keys.shape

@@ -10,6 +10,7 @@ from gru_mem_jax.errors import RunError
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.config import EngineConfig
 from gru_mem_jax.sampling.footprint import engine_dtype
+from gru_mem_jax.sampling.forms import Forms
 from gru_mem_jax.sampling.jobs import Decoder, Job, job_row
 from gru_mem_jax.sampling.prefixes import Residents
 from gru_mem_jax.sampling.stop_strings import first_stop
@@ -36,6 +37,7 @@ class Rows:
       config: of the engine.
       residents: of the slots; drawn tokens are stored there.
       before: int32[S], tokens of the trunk that each slot sees; changed in place.
+      forms: of the rows.
       decoder: for stop strings.
 
     Attributes:
@@ -48,11 +50,12 @@ class Rows:
         config: EngineConfig,
         residents: Residents,
         before: np.ndarray,
+        forms: Forms,
         decoder: Decoder | None,
     ):
         slots, length = config.slots, config.pool_lengths[1]
         self._block, self._residents = config.decode_block, residents
-        self._before, self._decoder = before, decoder
+        self._before, self._forms, self._decoder = before, forms, decoder
         self._dtype = engine_dtype(config)
         self._logprobs = np.zeros((2, slots, length + 1), np.float32)
         self.jobs: list[Job | None] = [None] * slots
@@ -68,11 +71,13 @@ class Rows:
         """Gives a free slot to a job."""
         self.jobs[slot] = job
         self.array[slot] = job_row(job, self.array.shape[1])
+        self._forms.give(slot, job.request.constraint)
 
     def release(self, slot: int) -> None:
         """Frees a slot."""
         self.jobs[slot] = None
         self.array[slot, sampler.POSITION] = -1
+        self._forms.release(slot)
 
     def take(self, result: np.ndarray, active: np.ndarray) -> Block:
         """Stores the tokens of a decode block.
@@ -89,8 +94,10 @@ class Rows:
         held = np.isin(np.arange(len(self.jobs)), active)
         counts, stopped = result[sampler.COUNT] * held, result[sampler.STOPPED]
         steps = int(result[sampler.STEPS, 0])
-        drawn = result[sampler.HEADER :].reshape(3, self._block, -1)
+        end = sampler.HEADER + 3 * self._block
+        drawn = result[sampler.HEADER : end].reshape(3, self._block, -1)
         ids, *logprobs = drawn[:, :steps]
+        self._forms.take(result[end:], active)
         residents, before = self._residents, self._before
         step, slot = np.nonzero(np.arange(steps)[:, None] < counts[None])
         position = self.array[slot, sampler.POSITION] + 1 + step - before[slot]

@@ -24,13 +24,15 @@ from jax.sharding import Mesh
 from gru_mem_jax.policy.cascade import Trunk
 from gru_mem_jax.policy.functional import Cache, Policy
 from gru_mem_jax.policy.kernels import BLOCKS
+from gru_mem_jax.sampling import constraints
 from gru_mem_jax.sampling.draw import draw
 
 # Columns of the int32[S, 8 + M] array that describes the rows of a decode block.
 TOKEN, POSITION, BUDGET, SEED_HIGH, SEED_LOW, TOP_K, TEMPERATURE, TOP_P = range(8)
 STOP_IDS = 8
 
-# Rows of the int32 array that a decode block returns, before 3 x [T, S] of tokens.
+# Rows of the int32 array that a decode block returns, before 3 x [T, S] of tokens, and
+# behind these the rows' states and what is left of their segments' budgets.
 COUNT, STOPPED, STEPS = range(3)
 HEADER = 3
 
@@ -46,6 +48,7 @@ class DecodeState(NamedTuple):
       counts: int32[S], tokens that the row has drawn in this block.
       stopped: bool[S], the row drew a stop id.
       step: int32[], steps done.
+      form: of the rows, if any is constrained; else None.
       ids: int32[T, S], drawn tokens; valid where t < counts.
       logprobs: float32[T, S].
       sampling_logprobs: float32[T, S].
@@ -58,6 +61,7 @@ class DecodeState(NamedTuple):
     counts: jax.Array
     stopped: jax.Array
     step: jax.Array
+    form: constraints.Form | None
     ids: jax.Array
     logprobs: jax.Array
     sampling_logprobs: jax.Array
@@ -73,6 +77,8 @@ def decode(
     rows,
     limits,
     trunk: Trunk | None = None,
+    forms=None,
+    tables: constraints.Tables | None = None,
     *,
     attention: str = BLOCKS,
     mesh: Mesh | None = None,
@@ -92,11 +98,13 @@ def decode(
       limits: int32[2]: most steps (<= T), and the number of ended rows that ends the
         block.
       trunk: of the rows, if the slots hold tails.
+      forms: int32[S, 6], see `constraints`; None if all rows are free.
+      tables: of the grammars of constrained rows.
       attention, mesh: static, as in `Policy.extend`.
 
     Returns:
       The cache and int32[3 + 3 T, S]: counts, stopped, steps; then ids, logprobs and
-      sampling logprobs, [T, S] each.
+      sampling logprobs, [T, S] each. With forms three rows more: state and tokens left.
     """
     slots = rows.shape[0]
     seeds = jax.lax.bitcast_convert_type(rows[:, SEED_HIGH : SEED_LOW + 1], jnp.uint32)
@@ -128,7 +136,16 @@ def decode(
             # The head stays split: what is gathered is [S, V], once, for the draw.
             logits = jax.lax.with_sharding_constraint(logits, shardings.logits)
             logits = jax.lax.with_sharding_constraint(logits, shardings.whole)
-        drawn = draw(logits, seeds, state.positions + 1, *settings)
+
+        def pick(logits):
+            return draw(logits, seeds, state.positions + 1, *settings)
+
+        if tables is None:
+            drawn, form = pick(logits), None
+        else:
+            drawn, form = constraints.constrained_draw(
+                tables, state.form, active, logits, pick
+            )
         stop = active & (drawn.tokens[:, None] == stop_ids).any(-1)
         going = active & ~stop & (state.budgets > 1)
         put = functools.partial(
@@ -142,6 +159,7 @@ def decode(
             counts=state.counts + active,
             stopped=state.stopped | stop,
             step=state.step + 1,
+            form=form,
             ids=put(state.ids, drawn.tokens),
             logprobs=put(state.logprobs, drawn.logprobs),
             sampling_logprobs=put(state.sampling_logprobs, drawn.sampling_logprobs),
@@ -158,8 +176,11 @@ def decode(
                 jnp.full((slots,), state.step),
             ]
         )
-        tokens = (state.ids, bits(state.logprobs), bits(state.sampling_logprobs))
-        return state.cache, jnp.concatenate([header, *tokens])
+        parts = [header, state.ids]
+        parts += [bits(state.logprobs), bits(state.sampling_logprobs)]
+        if state.form is not None:
+            parts += [state.form.states[None], state.form.left.T]
+        return state.cache, jnp.concatenate(parts)
 
     start = DecodeState(
         cache=cache,
@@ -169,6 +190,7 @@ def decode(
         counts=jnp.zeros((slots,), jnp.int32),
         stopped=jnp.zeros((slots,), bool),
         step=jnp.int32(0),
+        form=None if tables is None else constraints.form(forms),
         ids=jnp.zeros((block, slots), jnp.int32),
         logprobs=jnp.zeros((block, slots), jnp.float32),
         sampling_logprobs=jnp.zeros((block, slots), jnp.float32),
