@@ -1,11 +1,51 @@
 """From a completion's token ids to the turn's text and gates."""
 
+import functools
+
 from gru_mem_jax.agent.config import Mode
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.parse import TurnOutput, after_thought, parse_memory_turn
-from gru_mem_jax.agent.requests import Completion
+from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
+from gru_mem_jax.agent.trajectory import Turn
+from gru_mem_jax.agent.turn_form import follow
 
 CUT = "cut at the token limit"
+MakeTurn = functools.partial[Turn]  # with what both kinds of turn have
+
+
+def begin_turn(
+    request: Request, completion: Completion, builder: PromptBuilder, *, trace: bool
+) -> tuple[str, str | None, MakeTurn]:
+    """A turn's text, what is wrong with its ids, and the turn but for what it changes.
+
+    Raises:
+      RunError: a constrained completion does not have its form.
+    """
+    said = follow(request, completion)
+    text, problem = read_completion(completion, builder.encoder)
+    text, ids = builder.opened + text, prompt_ids(request.prompt)
+    make = functools.partial(
+        Turn,
+        update_probability=said and said.update_probability,
+        exit_probability=said and said.exit_probability,
+        text=text,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=len(ids),
+        completion_tokens=len(completion.ids),
+        shared_prompt_tokens=completion.shared_prompt_tokens,
+        seconds=completion.seconds,
+    )
+    if trace:
+        make = functools.partial(
+            make,
+            prompt_ids=ids,
+            completion_ids=tuple(completion.ids),
+            logprobs=tuple(completion.logprobs),
+            sampling_logprobs=tuple(completion.sampling_logprobs),
+            supports=said and said.supports,
+        )
+    return text, problem, make
 
 
 def read_completion(completion: Completion, encoder: Encoder) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from gru_mem_jax.agent.prompts import (
     PromptKind,
 )
 from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.agent.turn_form import turn_constraint
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import (
     check_choice,
@@ -133,7 +134,13 @@ class AgentConfig:
 
 
 def check_budgets(builder: PromptBuilder, config: AgentConfig) -> None:
-    """Raises InputError if a prompt of full budgets would not fit prompt_tokens."""
+    """Checks that prompts and constrained turns fit their budgets.
+
+    Raises:
+      InputError: a prompt of full budgets would not fit prompt_tokens, or the form of
+        a turn completion_tokens.
+      PolicyError: the tokenizer cannot hold turns to a form.
+    """
     kind = config.memory_kind
     memory = max(config.memory_tokens, builder.no_memory_tokens())
     inserted = config.question_tokens + memory
@@ -147,6 +154,7 @@ def check_budgets(builder: PromptBuilder, config: AgentConfig) -> None:
                 f"{config.question_tokens}, memory {memory}, chunk {chunk}; lower a "
                 f"budget or raise prompt_tokens"
             )
+        turn_constraint(builder, config, prompt)
 
 
 def longest_turn(builder: PromptBuilder, config: AgentConfig) -> int:
@@ -241,10 +249,14 @@ def replace_settings(config: AgentConfig, **settings: Any) -> AgentConfig:
 
     >>> replace_settings(AgentConfig(), chunk_size=1000, temperature=0)
 
+    With format="free" the thresholds of gates, which it does not have, are dropped.
+
     Raises:
       InputError: unknown name, or a value out of range.
     """
     changes: dict[str, Any] = {}
+    if settings.get("format") == "free":
+        changes |= dict.fromkeys(("update_threshold", "exit_threshold"))
     parts = {"prompt": PromptConfig, "sampling": SamplingConfig}
     homes = {f.name: p for p, cls in parts.items() for f in dataclasses.fields(cls)}
     known = {*homes, *(f.name for f in dataclasses.fields(AgentConfig))}

@@ -36,6 +36,10 @@ class Encoder(Protocol):
     def vocab_size(self) -> int:
         """One more than the largest id that has a string."""
 
+    @property
+    def missing_ids(self) -> frozenset[int]:
+        """Ids below vocab_size that have no string."""
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, never control ids."""
 

@@ -16,24 +16,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gru_mem_jax.agent.chunking import Chunk, Chunks, iter_chunks
-from gru_mem_jax.agent.completion import interpret, read_completion
+from gru_mem_jax.agent.completion import MakeTurn, begin_turn, interpret
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, config_to_dict
 from gru_mem_jax.agent.document import Document
 from gru_mem_jax.agent.inputs import Context, context_pieces, question_text
 from gru_mem_jax.agent.memory import clean_memory, fit_memory, gated_memory
 from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.requests import Completion, Prompt, Request, prompt_ids
+from gru_mem_jax.agent.requests import Completion, Prompt, Request
 from gru_mem_jax.agent.resume import check_resumable
 from gru_mem_jax.agent.text import DeadlineReached, until_deadline
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
+from gru_mem_jax.agent.turn_form import turn_constraint
 from gru_mem_jax.errors import InputError, RunError
 
 INTERRUPTED = "interrupted"
 FAILED = "failed"
 
-
-_MakeTurn = functools.partial[Turn]  # with what both kinds of turn have
 
 
 class _OpenTurn(NamedTuple):
@@ -155,15 +154,17 @@ class Recurrence:
             # An error or Ctrl-C has ended the stream: no answer from a part of it.
             self.stop(INTERRUPTED)
             raise
+        config, kind = self._config, self._config.memory_kind
         if chunk is None:
+            kind = "answer"
             prompt = self._builder.answer(self._question_ids, self._memory_ids)
         else:
             prompt = self._prompt(chunk)
-        sampling = self._config.sampling
+        sampling = config.sampling
         request = Request(
             prompt=prompt,
             ahead=() if chunk is None else self._ahead(),
-            max_new_tokens=self._config.completion_tokens,
+            max_new_tokens=config.completion_tokens,
             stop_ids=self._encoder.stop_ids,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -171,6 +172,7 @@ class Recurrence:
             seed=request_seed(
                 sampling.seed, self._head.trajectory_id, len(self._turns)
             ),
+            constraint=turn_constraint(self._builder, config, kind),
         )
         self._open = _OpenTurn(chunk, request)
         return request
@@ -195,7 +197,7 @@ class Recurrence:
         A failure ends the run before its answer, with no turn; it can be resumed.
 
         Raises:
-          RunError: no request is open.
+          RunError: no request is open, or a constrained completion lacks its form.
         """
         if self._open is None:
             raise RunError("a completion came for which there is no open request")
@@ -204,33 +206,16 @@ class Recurrence:
             self._end_unanswered(FAILED)
             return None
         chunk, request = self._open
-        text, problem = read_completion(completion, self._encoder)
-        text = self._builder.opened + text
-        self._open = None
-        ids = prompt_ids(request.prompt)
-        make = functools.partial(
-            Turn,
-            memory_before=self._memory,
-            text=text,
-            finish_reason=completion.finish_reason,
-            prompt_tokens=len(ids),
-            completion_tokens=len(completion.ids),
-            shared_prompt_tokens=completion.shared_prompt_tokens,
-            seconds=completion.seconds,
+        text, problem, make = begin_turn(
+            request, completion, self._builder, trace=self._trace
         )
-        if self._trace:
-            make = functools.partial(
-                make,
-                prompt_ids=ids,
-                completion_ids=tuple(completion.ids),
-                logprobs=tuple(completion.logprobs),
-                sampling_logprobs=tuple(completion.sampling_logprobs),
-            )
+        self._open = None
+        make = functools.partial(make, memory_before=self._memory)
         if chunk is None:
             return self._answered(text, problem, make)
         return self._remembered(chunk, text, problem, make)
 
-    def _answered(self, text: str, problem: str | None, make: _MakeTurn) -> Turn:
+    def _answered(self, text: str, problem: str | None, make: MakeTurn) -> Turn:
         self._answer = extract_boxed(text)
         if problem is None and self._answer is None:
             problem = r"no \boxed{} in the answer"
@@ -247,7 +232,7 @@ class Recurrence:
         return self._turns[-1]
 
     def _remembered(
-        self, chunk: Chunk, text: str, problem: str | None, make: _MakeTurn
+        self, chunk: Chunk, text: str, problem: str | None, make: MakeTurn
     ) -> Turn:
         opened = self._builder.opened
         output = interpret(self._config.mode, text, problem, opened)

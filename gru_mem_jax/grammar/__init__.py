@@ -10,5 +10,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "TokenGrammar",
             "walk",
         ],
+        "compiling": [
+            "Box",
+            "Choice",
+            "Form",
+            "Free",
+            "Text",
+            "compile_forms",
+        ],
     },
 )

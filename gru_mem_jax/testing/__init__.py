@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "byte_tokenizer": ["ByteEncoder"],
         "completion_server": ["CompletionServer", "Fault"],
+        "random_turns": ["RandomGenerator", "draw_constrained"],
         "scripted": ["ScriptedGenerator", "prompt_text", "said_in"],
     },
 )

@@ -27,6 +27,7 @@ class ByteEncoder:
         self.format_ids = frozenset(i for text, i in self._ids.items() if text in TAGS)
         self.stop_ids = (self._ids[END],)
         self.vocab_size = 256 + len(control)
+        self.missing_ids: frozenset[int] = frozenset()
 
     def encode(self, text: str) -> list[int]:
         """Bytes, without control tokens."""

@@ -98,6 +98,7 @@ class TextTokenizer:
         self._added = frozenset(token["id"] for token in data["added_tokens"])
         self._strings = frozenset(vocab.values())
         self.vocab_size = 1 + max(self._strings, default=-1)
+        self.missing_ids = frozenset(range(self.vocab_size)) - self._strings
         self.stop_ids = self._find_stop_ids(stop_ids)
 
     @classmethod

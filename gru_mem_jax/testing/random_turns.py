@@ -1,0 +1,87 @@
+"""Constrained completions without a model: each token drawn from what may come."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gru_mem_jax.agent.requests import Completion, Request
+from gru_mem_jax.errors import InputError
+from gru_mem_jax.grammar.automaton import Constraint
+
+
+def draw_constrained(
+    constraint: Constraint, choose: Callable[[np.ndarray], int]
+) -> list[tuple[int, int]]:
+    """The ids of a completion to its end, each with how many might have come.
+
+    Args:
+      constraint: its form.
+      choose: picks one of the ids that may come, int [n]; called where none is forced.
+    """
+    grammar, state = constraint.grammar, constraint.start
+    left, draws = list(constraint.budgets), []
+    while (grammar.next_state[state] >= 0).any():  # else it is the end
+        token, segment = int(grammar.forced[state]), int(grammar.segment[state])
+        is_drawn, count = token < 0, 1
+        if is_drawn:
+            allowed = np.flatnonzero(grammar.supports[grammar.support[state]])
+            token, count = choose(allowed), len(allowed)
+        draws.append((token, count))
+        state = int(grammar.next_state[state, grammar.classes[token]])
+        if is_drawn and segment >= 0:
+            left[segment] -= 1
+            if left[segment] == 0 and grammar.segment[state] == segment:
+                state = int(grammar.exhausted[state])
+    return draws
+
+
+class RandomGenerator:
+    """Completes constrained requests at random, all tokens that may come alike.
+
+    What it draws for a request depends on the request's seed alone.
+
+    Attributes:
+      capacity: how many requests it states that it runs at once.
+      requests: all that were submitted, in order.
+    """
+
+    capacity = 4
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._submitted: dict[int, tuple[Constraint, int]] = {}
+
+    def submit(self, request: Request) -> int:
+        """Queues a request.
+
+        Raises:
+          InputError: it is not constrained.
+        """
+        if request.constraint is None:
+            raise InputError("RandomGenerator completes constrained requests only")
+        self.requests.append(request)
+        self._submitted[len(self.requests)] = (request.constraint, request.seed)
+        return len(self.requests)
+
+    def step(self) -> Sequence[tuple[int, Completion]]:
+        """Ends one request."""
+        if not self._submitted:
+            return []
+        handle = min(self._submitted)
+        constraint, seed = self._submitted.pop(handle)
+        rng = random.Random(seed)
+        draws = draw_constrained(constraint, lambda ids: int(rng.choice(ids)))
+        logprobs = tuple(-math.log(count) for _, count in draws)
+        completion = Completion(
+            ids=tuple(token for token, _ in draws),
+            logprobs=logprobs,
+            sampling_logprobs=logprobs,
+            finish_reason="stop",
+        )
+        return [(handle, completion)]
+
+    def cancel(self) -> None:
+        """Drops all submitted requests."""
+        self._submitted.clear()
