@@ -34,7 +34,6 @@ INTERRUPTED = "interrupted"
 FAILED = "failed"
 
 
-
 class _OpenTurn(NamedTuple):
     chunk: Chunk | None  # None: the answer turn
     request: Request

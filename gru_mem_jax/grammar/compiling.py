@@ -211,7 +211,9 @@ class _States:
         self._free: dict[tuple[Form, str], int] = {}
         self._unfollowed: list[tuple[Form, str, int]] = []
         self._end = self._add(_State(ids=((tokenizer.stop_ids[0], -1),)))
-        self.kind_of = self._kinds([_front(rest) for _, rest in _parts([*forms.values()])])
+        self.kind_of = self._kinds(
+            [_front(rest) for _, rest in _parts([*forms.values()])]
+        )
         self.num_kinds = len(self._tag_text)
 
     def _kinds(self, follows: Sequence[str]) -> list[int]:
@@ -290,9 +292,7 @@ class _States:
             self._refuse_words(choice, "no token tells them apart")
         after = [self._tree(side, at + 1) for side in sides]
         return self._add(
-            _State(
-                ids=tuple(zip(tokens, after)), gate=choice.gate, opens=tokens[0]
-            )
+            _State(ids=tuple(zip(tokens, after)), gate=choice.gate, opens=tokens[0])
         )
 
     def _refuse_words(self, choice: Choice, why: str) -> None:

@@ -37,7 +37,10 @@ class Tags:
         self._beginnings = {tag[:i] for tag in tags for i in range(1, len(tag))}
         self._ends = {tag[i:] for tag in tags for i in range(1, len(tag))}
         self._middles = {
-            tag[i:j] for tag in tags for i in range(1, len(tag)) for j in range(i, len(tag))
+            tag[i:j]
+            for tag in tags
+            for i in range(1, len(tag))
+            for j in range(i, len(tag))
         }
 
     def read(self, held: str, text: str) -> Read:

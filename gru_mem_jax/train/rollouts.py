@@ -13,6 +13,7 @@ from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.trajectory import Trajectory
+from gru_mem_jax.agent.turn_form import turn_forms
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.hosts.processes import Hosts
@@ -245,8 +246,6 @@ def supports_of(planned: Plan) -> np.ndarray | None:
     """
     if planned.agent.format == "free":
         return None
-    from gru_mem_jax.agent.turn_form import turn_forms
-
     builder = PromptBuilder(planned.encoder, planned.agent.prompt)
     vocab = planned.policy.config.vocab_size
     return turn_forms(builder).grammar.padded_supports(vocab)

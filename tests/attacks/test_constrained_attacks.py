@@ -49,13 +49,17 @@ class Adversary:
             self._left = rng.choice(WRITTEN)
         pieces = [self._left[: n + 1] for n in range(len(self._left))]
         known = [i for piece in pieces for i in self._ids.get(piece, ())]
-        known = [i for i in known if (at := np.searchsorted(allowed, i)) < len(allowed)
-                 and allowed[at] == i]
+        known = [
+            i
+            for i in known
+            if (at := np.searchsorted(allowed, i)) < len(allowed) and allowed[at] == i
+        ]
         if not known or rng.random() < 0.1:
             self._left = ""
             broken = np.intersect1d(self._ids.get("\ufffd", []), allowed)
-            return int(rng.choice(broken if len(broken) and rng.random() < 0.5
-                                  else allowed))
+            return int(
+                rng.choice(broken if len(broken) and rng.random() < 0.5 else allowed)
+            )
         token = rng.choice(known)
         text = next(piece for piece in pieces if token in self._ids.get(piece, ()))
         self._left = self._left[len(text) :]
@@ -155,8 +159,12 @@ def test_supports_against_the_texts(encoder, style):
     between = "" if style == "compact" else "\n"
     control = encoder.control_ids - encoder.format_ids
     adversary, rng = Adversary(encoder, seed=7), random.Random(8)
-    telling = [i for t in adversary._ids for i in adversary._ids[t]
-               if any(c in t for c in "<>/") or t in "think check update next"]
+    telling = [
+        i
+        for t in adversary._ids
+        for i in adversary._ids[t]
+        if any(c in t for c in "<>/") or t in "think check update next"
+    ]
     checked = 0
     for _ in range(30):
         state, ids = constraint.start, []
@@ -182,6 +190,9 @@ def test_supports_against_the_texts(encoder, style):
             allowed = grammar.supports[grammar.support[state], token]
             if allowed != wanted:
                 # A byte that other bytes may take along is never drawn.
-                assert not allowed and encoder.encode(text[-1:]) != [token], (text, token)
+                assert not allowed and encoder.encode(text[-1:]) != [token], (
+                    text,
+                    token,
+                )
             checked += 1
     assert checked > 100

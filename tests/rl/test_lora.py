@@ -41,9 +41,6 @@ POLICY = make_policy(
         initializer_range=0.3,
     )
 )
-DEEP = make_policy(
-    dataclasses.replace(POLICY.config, num_hidden_layers=4, layer_types=None)
-)
 LORA = LoraConfig(rank=3, alpha=6.0, targets=("q", "v", "down"))
 
 
@@ -224,12 +221,12 @@ def gradient(params, config, adapters, mesh=None):
         row_tokens=16,
         length_buckets=1,
         rows_per_device=1 if mesh else 4,
-        unroll_layers=4,
+        unroll_layers=2,
         remat=False,
         lora=config,
         compute_dtype="float32",
     )
-    learner = compile_learner(DEEP, None, settings, mesh and make_mesh(mesh))
+    learner = compile_learner(POLICY, None, settings, mesh and make_mesh(mesh))
     items = [
         Conversation(
             index=(0, i, 0),
@@ -248,14 +245,13 @@ def gradient(params, config, adapters, mesh=None):
     return jax.device_get(compiled(*arguments)), compiled.cost_analysis()["flops"]
 
 
-def test_chosen_layers_have_the_gradient_of_all_and_no_backward_pass_below():
-    """Adapters of layers 2 and 3 of 4, against those of all with the lower ones 0."""
-    params = DEEP.init(jax.random.key(2))
-    whole, upper = LORA, dataclasses.replace(LORA, layers=(-1, 2))
+def test_chosen_layers_have_the_gradient_of_all_and_no_backward_pass_below(params):
+    """Adapters of the second of 2 layers, against those of both, the first ones 0."""
+    whole, upper = LORA, dataclasses.replace(LORA, layers=(-1,))
     rng = np.random.default_rng(5)
     some = jax.tree.map(
         lambda x: rng.normal(size=x.shape).astype(np.float32),
-        abstract_adapters(DEEP, upper),
+        abstract_adapters(POLICY, upper),
     )
     every = jax.tree.map(lambda x: np.concatenate([0 * x, x]), some)
     merged = merge(params, some, upper)
@@ -264,14 +260,16 @@ def test_chosen_layers_have_the_gradient_of_all_and_no_backward_pass_below():
         merged,
         merge(params, every, whole),
     )
-    for before, after in zip(*map(jax.tree.leaves, (params, merged))):
-        np.testing.assert_array_equal(after[:2], before[:2])
+    for before, after in zip(
+        *(jax.tree.leaves(tree["layers"]) for tree in (params, merged))
+    ):
+        np.testing.assert_array_equal(after[:1], before[:1])
     want, full = gradient(params, whole, every)
     got, less = gradient(params, upper, some)
     np.testing.assert_allclose(got.sums["loss"].total, want.sums["loss"].total)
     assert_same_upper(got, want)
-    # Of 4 forward and 4 double backward passes, 2 backward ones are not made.
-    assert less < 0.75 * full
+    # Of 2 forward and 2 double backward passes, 1 backward one is not made.
+    assert less < 0.8 * full
     spread, _ = gradient(params, upper, some, MeshConfig(data=2, fsdp=2, tensor=2))
     assert_same_upper(spread, want)
 
@@ -279,8 +277,8 @@ def test_chosen_layers_have_the_gradient_of_all_and_no_backward_pass_below():
 def assert_same_upper(got, want):
     scale = max(np.abs(x).max() for x in jax.tree.leaves(want.grads))
     for a, b in zip(jax.tree.leaves(got.grads), jax.tree.leaves(want.grads)):
-        assert (len(a), len(b)) == (2, 4)
-        np.testing.assert_allclose(a, b[2:], atol=1e-5 * scale)
+        assert (len(a), len(b)) == (1, 2)
+        np.testing.assert_allclose(a, b[1:], atol=1e-5 * scale)
         assert np.any(a)
 
 

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import gru_mem_jax
-
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.optimizer import LearnerConfig, make_optimizer, make_schedule

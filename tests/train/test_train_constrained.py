@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from train_settings import changed, quick_settings
 
+from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.runs.rollouts import load_rollouts
 
@@ -17,6 +18,7 @@ CONSTRAINED = changed(
         "completion_tokens": 40,
         "thought_tokens": 3,
         "memory_tokens": 8,
+        "sampling": SamplingConfig(temperature=0.8),
     },
 )
 
