@@ -235,7 +235,7 @@ def save_adapters(
                         np.ascontiguousarray(matrix.T)
                     )
     save_file(tensors, directory / "adapter_model.safetensors", {"format": "pt"})
-    record = {
+    record: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -248,8 +248,8 @@ def save_adapters(
         "target_modules": [TARGETS[n][1].split(".")[1] for n in config.targets],
     }
     if config.layers is not None:
-        numbers = {"layers_to_transform": sorted(config.layers)}
-        record |= numbers | {"layers_pattern": "layers"}
+        record["layers_to_transform"] = sorted(config.layers)
+        record["layers_pattern"] = "layers"
     text = json.dumps(record, indent=2) + "\n"
     (directory / "adapter_config.json").write_text(text, encoding="utf-8")
 
