@@ -25,6 +25,7 @@ from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least
 from gru_mem_jax.sampling.programs import Programs
 from gru_mem_jax.train.config import TrainConfig
 
+_SUPPORTS = 8  # of a grammar of turns, about: it has no part in what a program costs
 UPDATE, SCORE, APPLY = "update", "score", "apply"
 PREFILL, PREFILL_TRUNK, DECODE, HAND_OVER = (
     "prefill",
@@ -203,20 +204,25 @@ def _learning(
     }
     several = settings.optimizer_steps_per_batch > 1 or config.rollouts.overlap
     beta = config.objective.beta > 0
+    constrained = config.agent is not None and config.agent.format == "constrained"
     key = (policy, settings, config.objective, tuple(learner.mesh.shape.items()))
+
+    def supports(of: Learner) -> Any:
+        return of.abstract_supports(_SUPPORTS) if constrained else None
 
     def update(of: Learner) -> Any:
         rows, state = of.abstract_rows(length), of.abstract_state()
         frozen = {} if settings.lora is None else of.abstract_params(settings.dtype)
         real = rows.advantages
         count: Any = jax.ShapeDtypeStruct((), jnp.float32)
-        batch = Batch(rows, real if several else None, real if beta else None, count)
+        old, ref = real if several else None, real if beta else None
+        batch = Batch(rows, old, ref, count, supports(of))
         carry = jax.eval_shape(of.begin)
         return of.accumulate.trace(state.params, frozen, carry, batch)
 
     def score(of: Learner) -> Any:
         params = of.abstract_params(settings.dtype)
-        return of.score.trace(params, of.abstract_rows(length), None)
+        return of.score.trace(params, of.abstract_rows(length), supports(of))
 
     def apply() -> Any:
         return learner.apply.trace(
@@ -232,7 +238,7 @@ def _learning(
                 trace=functools.partial(score, learner),
                 share=functools.partial(score, alone),
                 held=score_held,
-                key=(SCORE, *key),
+                key=(SCORE, constrained, *key),
                 **attention,
             )
         )
@@ -242,7 +248,7 @@ def _learning(
             trace=functools.partial(update, learner),
             share=functools.partial(update, alone),
             held=_besides(held, "params", "frozen"),
-            key=(UPDATE, several, *key),
+            key=(UPDATE, several, constrained, *key),
             **attention,
         )
     )

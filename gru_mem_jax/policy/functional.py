@@ -144,6 +144,7 @@ class Policy:
         remat: bool = False,
         unroll: int = 1,
         attention: str = BLOCKS,
+        frozen_layers: int = 0,
         mesh: Mesh | None = None,
     ) -> jax.Array:
         """Final hidden states (after the last norm) of whole rows.
@@ -161,6 +162,8 @@ class Policy:
           remat: recompute layers in the backward pass instead of storing them.
           unroll: layers per step of the scan.
           attention: "blocks", "splash" or "auto": see `kernels.row_attention`.
+          frozen_layers: the first so many layers have no gradient, nor has the
+            embedding where tokens go in: no backward pass is made for them.
           mesh: that the program runs on, rows split over data and fsdp; None: one
             device.
 
@@ -195,7 +198,13 @@ class Policy:
         if remat:
             step = jax.checkpoint(step, prevent_cse=False)
         x = pin_rows(_embed(ends, tokens, mesh), mesh)
-        x, _ = jax.lax.scan(step, x, (params["layers"], which), unroll=unroll)
+        layers = (params["layers"], which)
+        if frozen_layers:
+            below = jax.tree.map(lambda w: w[:frozen_layers], layers)
+            layers = jax.tree.map(lambda w: w[frozen_layers:], layers)
+            x, _ = jax.lax.scan(step, x, jax.lax.stop_gradient(below), unroll=unroll)
+            x = jax.lax.stop_gradient(x)
+        x, _ = jax.lax.scan(step, x, layers, unroll=unroll)
         return pin_rows(ends.final_norm(x), mesh)
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:

@@ -184,7 +184,7 @@ def full_params(spec: LearnerSpec, trained: Params, frozen: Params) -> Params:
     """The policy's params; adapters are merged."""
     if spec.config.lora is None:
         return trained
-    return lora.merge(frozen, trained, spec.config.lora.scale)
+    return lora.merge(frozen, trained, spec.config.lora)
 
 
 def policy_params(
@@ -199,6 +199,7 @@ def token_logprobs(
     params: Params,
     rows: PackedRows,
     supports: Array | None = None,
+    frozen_layers: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Logprobs and entropies of learned tokens, float32 [B, L], under full params."""
     return row_logprobs(
@@ -211,6 +212,7 @@ def token_logprobs(
         unroll=spec.config.unroll_layers,
         attention=spec.config.attention,
         supports=supports,
+        frozen_layers=frozen_layers,
         mesh=spec.mesh,
     )
 
@@ -269,7 +271,9 @@ def loss(
     """
     rows = batch.rows
     params = full_params(spec, trained, frozen)
-    values, entropy = token_logprobs(spec, params, rows, batch.supports)
+    adapters, depth = spec.config.lora, spec.policy.config.num_hidden_layers
+    below = 0 if adapters is None else adapters.first_layer(depth)
+    values, entropy = token_logprobs(spec, params, rows, batch.supports, below)
     fixed = jax.lax.stop_gradient(values)
     if spec.objective is None:
         total = nll(values, rows.completion_mask)

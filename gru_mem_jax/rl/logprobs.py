@@ -302,6 +302,7 @@ def row_logprobs(
     unroll: int = 1,
     attention: str = "blocks",
     supports: Array | None = None,
+    frozen_layers: int = 0,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Logprobs and entropies of the learned tokens of packed rows.
@@ -313,7 +314,7 @@ def row_logprobs(
       chunk, temperature: as in `token_logprobs`.
       remat: compute layers again in the backward pass instead of storing them.
       unroll: layers in one step of the scan over layers.
-      attention, mesh: as in `Policy.hidden`.
+      attention, frozen_layers, mesh: as in `Policy.hidden`.
       supports: the table of `rows.support`, as in `token_logprobs`.
 
     Returns:
@@ -321,7 +322,13 @@ def row_logprobs(
     """
     layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.reach))
     hidden = policy.hidden(
-        params, *layout, remat=remat, unroll=unroll, attention=attention, mesh=mesh
+        params,
+        *layout,
+        remat=remat,
+        unroll=unroll,
+        attention=attention,
+        frozen_layers=frozen_layers,
+        mesh=mesh,
     )
     return token_logprobs(
         policy,

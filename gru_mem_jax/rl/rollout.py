@@ -51,6 +51,13 @@ def check_agent(config: AgentConfig) -> None:
                 f"have another support than the learner's ratio; train with {name}="
                 f"{off}"
             )
+    for name in ("update_threshold", "exit_threshold"):
+        if (threshold := getattr(config, name)) is not None:
+            raise InputError(
+                f"{name} is {threshold}: a gate that a threshold decides is not drawn "
+                "from the policy, and nothing can be learned from it; train without it "
+                "and calibrate the trained policy"
+            )
     if config.deadline_seconds is not None:
         raise InputError(
             "deadline_seconds makes rollouts depend on the clock; train without it "
@@ -241,6 +248,8 @@ def learnable(
 ) -> list[Conversation]:
     """The turns of scored rollouts in the groups that are kept, with their advantages.
 
+    A turn whose every token was forced has nothing to learn, and is left out.
+
     Args:
       batch: rollouts.
       advantages: float32 [P, G, K + 1], the answer turn's last.
@@ -255,6 +264,8 @@ def learnable(
         p, g, k = turn.index
         column = k if k < memory_turns[p, g] else -1
         if not (keep[p] and scored[p, g]) or (drop_cut and cut[p, g, column]):
+            continue
+        if not any(turn.token_weights):
             continue
         value = float(advantages[p, g, column])
         result.append(dataclasses.replace(turn, advantage=value))

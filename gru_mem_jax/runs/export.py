@@ -64,7 +64,7 @@ def export_run(
         if config is None:
             shapes: Any = policy.abstract_params()
         else:
-            config = lora.LoraConfig(**config | {"targets": tuple(config["targets"])})
+            config = lora.from_record(config)
             shapes = lora.abstract_adapters(policy, config)
         params = checkpoints.restore({"params": shapes}, step)["params"]
     card = model_card(
@@ -78,7 +78,7 @@ def export_run(
         return step
     if config is not None:
         base = _base(run_dir, policy_dir, identity)
-        params = lora.merge(base, params, config.scale)
+        params = lora.merge(base, params, config)
     _write_policy(policy, params, out, files, card, dtype)
     return step
 

@@ -6,10 +6,15 @@
     prompt_ids, prompt_ends       all prompts, joined; where each ends [C]
     completion_ids, completion_ends
     sampler_logprobs              one for each completion id
+    supports, supports_ends       of turns that were sampled with format constrained
+    weights, weights_ends         of turns whose tokens do not count alike
     outcome_NAME                  [P, G, ...], the gates, lengths and scores: Outcomes
     reward_NAME                   [P, G] and [P, G, K], each term before its weight
     advantages [P, G, K + 1]      for readers; a replay recomputes them
     questions [P], record         numbers of the questions; JSON of the rest
+
+Supports and weights are there where a turn has some, and make the file one of format 2:
+who does not know of them would take every token for drawn from all ids.
 
 A run of several processes has a file of each, `step_00000012.1.npz` of the second: with
 the outcomes of all, and the turns of its own questions.
@@ -31,7 +36,8 @@ from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.packing import Conversation
 from gru_mem_jax.rl.rollout import RolloutBatch
 
-FORMAT = 1
+FORMATS = (1, 2)  # without supports and weights, and with them
+_OPTIONAL = {"supports": np.int32, "weights": np.float64}
 _RECORD = ("problems", "refills", "position", "shared_tokens")
 
 
@@ -73,12 +79,20 @@ def save_rollouts(
         sizes = [len(getattr(turn, f"{name}_ids")) for turn in batch.turns]
         arrays[f"{name}_ids"] = _joined(batch, f"{name}_ids", np.int32)
         arrays[f"{name}_ends"] = np.cumsum(sizes, dtype=np.int64)
+    held = {}
+    for name, dtype in _OPTIONAL.items():
+        sizes = [len(getattr(turn, name) or ()) for turn in batch.turns]
+        if any(sizes):
+            held[name] = _joined(batch, name, dtype)
+            held[f"{name}_ends"] = np.cumsum(sizes, dtype=np.int64)
+    arrays |= held
     for field in dataclasses.fields(Outcomes):
         value = getattr(batch.outcomes, field.name)
         arrays[f"outcome_{field.name}"] = np.asarray(value)
     arrays |= {f"reward_{name}": np.asarray(term) for name, term in terms.items()}
     record = {name: getattr(batch, name) for name in _RECORD}
-    record |= {"format": FORMAT, "step": step, "skipped": batch.skipped}
+    version = FORMATS[1] if held else FORMATS[0]
+    record |= {"format": version, "step": step, "skipped": batch.skipped}
     record |= {"processes": part[1]}
     text = json.dumps(record)
     arrays["record"] = np.frombuffer(text.encode(), np.uint8)
@@ -134,8 +148,9 @@ def _load(
         arrays.setdefault("outcome_scored", every)
     try:
         record = json.loads(arrays["record"].tobytes())
-        if record["format"] != FORMAT:
-            raise ValueError(f"has format {record['format']}, expected {FORMAT}")
+        if record["format"] not in FORMATS:
+            known = " or ".join(map(str, FORMATS))
+            raise ValueError(f"has format {record['format']}, expected {known}")
         fields = dataclasses.fields(Outcomes)
         batch = RolloutBatch(
             questions=tuple(arrays["questions"].tolist()),
@@ -150,7 +165,7 @@ def _load(
 
 
 def _joined(batch: RolloutBatch, name: str, dtype) -> np.ndarray:
-    values = [value for turn in batch.turns for value in getattr(turn, name)]
+    values = [value for turn in batch.turns for value in getattr(turn, name) or ()]
     return np.asarray(values, dtype)
 
 
@@ -162,11 +177,18 @@ def _turns(arrays: Mapping[str, np.ndarray]) -> list[Conversation]:
         ("sampler_logprobs", "completion_ends"),
     ):
         cut[name] = np.split(arrays[name], arrays[ends][:-1])
+    for name in _OPTIONAL:
+        if name in arrays:
+            cut[name] = np.split(arrays[name], arrays[f"{name}_ends"][:-1])
     return [
         Conversation(
             index=tuple(index),
             advantage=0.0,
-            **{name: tuple(parts[i].tolist()) for name, parts in cut.items()},
+            **{
+                name: tuple(parts[i].tolist())
+                for name, parts in cut.items()
+                if name not in _OPTIONAL or len(parts[i])
+            },
         )
         for i, index in enumerate(arrays["turn_index"].tolist())
     ]

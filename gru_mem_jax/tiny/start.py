@@ -117,7 +117,8 @@ def structured_adamw(
     Its embedding has variance 1 instead of 1/D, and its final norm is D^-1/2 instead of
     1, so that the residual stream begins at variance 1 without a multiplier, which no
     checkpoint format has. Adam's steps do not scale with their parameters: the rates of
-    these two are scaled by the same factors. Only kernels decay.
+    these two are scaled by the same factors. Only kernels decay. It is for policies
+    that began so: of others it would change the rate of the embedding.
 
     Args:
       learning_rate: of all other parameters.

@@ -108,8 +108,11 @@ def memory_estimate(
     }
     if config.lora is not None:
         # The merged copy, its gradient before it is projected, and what is frozen.
+        depth = policy.config.num_hidden_layers
+        layers = sum(jax.tree.leaves(cut["layers"]))
+        below = layers * config.lora.first_layer(depth) // depth
         result["frozen"] = compute * numbers
-        result["compute_copy"] = 2 * compute * numbers
+        result["compute_copy"] = compute * (2 * numbers - below)
     elif compute != 4:
         result["compute_copy"] = compute * numbers
     if reference and config.lora is None:
@@ -174,8 +177,11 @@ def _activations(
     if config.attention == "splash":
         scores = mask_bytes(config.row_tokens)
     chunk = min(config.logits_chunk, config.row_tokens) * config.rows_per_device
+    learned = shape.num_hidden_layers  # layers that have a backward pass
+    if config.lora is not None:
+        learned -= config.lora.first_layer(learned)
     return {
-        "layer_inputs": shape.num_hidden_layers * kept,
+        "layer_inputs": learned * kept,
         "one_layer": 2 * layer,
         "scores": config.rows_per_device * scores,
         "logits": 3 * chunk * shape.vocab_size * 4 // mesh.tensor,

@@ -298,6 +298,7 @@ def update(
     old: Sequence[Sequence[Any]] | None = None,
     reference: Sequence[Sequence[Any]] | None = None,
     counts: Sequence[np.float32] | None = None,
+    supports: jax.Array | None = None,
     on_first: Callable[[Carry], None] = lambda carry: None,
 ) -> tuple[TrainState, list[Report]]:
     """Optimiser steps, one on each part of a batch.
@@ -313,7 +314,8 @@ def update(
       monitor: of the run.
       old: logprobs of the policy that sampled, as `parts`; None: it is `state`'s.
       reference: logprobs of the KL's reference, as `parts`; None: there is none.
-      counts: sampled tokens of each part; None: those of `parts`.
+      counts: learned tokens of each part; None: those of `parts`.
+      supports: the table that `PackedRows.support` names rows of; None: there is none.
       on_first: called with what the first part has added up.
 
     Returns:
@@ -333,6 +335,7 @@ def update(
                 None if old is None else old[number][i],
                 None if reference is None else reference[number][i],
                 count,
+                supports,
             )
             carry = learner.accumulate(state.params, frozen, carry, batch)
         if not reports:

@@ -111,11 +111,13 @@ def policy_agent(directory: PolicyDir) -> AgentConfig:
     """How contexts are read in rollouts, if nothing else is said.
 
     The settings that the policy brings along, sampling from the whole distribution at
-    temperature 1.
+    temperature 1, gates too.
     """
     config = policy_settings(directory)
     sampling = dataclasses.replace(config.sampling, temperature=1.0, top_k=0, top_p=1.0)
-    return dataclasses.replace(config, sampling=sampling)
+    return dataclasses.replace(
+        config, sampling=sampling, update_threshold=None, exit_threshold=None
+    )
 
 
 def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
@@ -230,6 +232,11 @@ def _notes(
         notes.append(
             f"overlong_limit {rewards.overlong_limit} is above completion_tokens "
             f"{agent.completion_tokens}: the full penalty is never reached"
+        )
+    if agent.format == "constrained" and agent.mode != "memagent":
+        notes.append(
+            "format constrained forces the form of turns: the format reward is that of "
+            "a well-formed one by construction, and teaches nothing"
         )
     if agent.mode == "memagent" and config.advantages.alpha != 1:
         notes.append(

@@ -22,13 +22,20 @@ from gru_mem_jax.rl.summary import (
     summarize_rows,
     summarize_updates,
 )
+from gru_mem_jax.rl.supports import check_drawn
 from gru_mem_jax.runs.checkpoints.store import RunState
 from gru_mem_jax.runs.metrics import time_columns
 from gru_mem_jax.runs.rollouts import load_rollouts, save_rollouts
 from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.loop import Columns, RunParts, StepResult, update
 from gru_mem_jax.train.questions import QuestionStage
-from gru_mem_jax.train.rollouts import Rollouts, RolloutStage, Scorer, check_gap
+from gru_mem_jax.train.rollouts import (
+    Rollouts,
+    RolloutStage,
+    Scorer,
+    check_gap,
+    supports_of,
+)
 from gru_mem_jax.train.several import Packed, pack_parts, summed
 
 ROLLOUTS = "rollouts"
@@ -67,6 +74,9 @@ class RLStep:
             parts.engine,
             self._hosts,
         )
+        self._supports: jax.Array | None = None
+        if (table := supports_of(planned)) is not None:
+            self._supports = parts.learner.put_supports(table)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._next: Future[Rollouts] | None = None
 
@@ -128,6 +138,7 @@ class RLStep:
                 old=old and [[row.logprobs for row in part] for part in old],
                 reference=reference,
                 counts=packed.counts,
+                supports=self._supports,
                 on_first=lambda carry: gap.update(
                     self._gap([carry], step) if old is None else {}
                 ),
@@ -182,7 +193,9 @@ class RLStep:
         if self._replay is not None:
             with self._monitor.stage("replay"):
                 part = (self._hosts.index, self._hosts.count)
-                return self._stage.scored(load_rollouts(self._replay, step, part))
+                batch = load_rollouts(self._replay, step, part)
+                check_drawn(batch.turns, self._supports)
+                return self._stage.scored(batch)
         if self._next is None:
             params = at.behaviour
             with self._monitor.stage("place"):
@@ -239,7 +252,8 @@ class RLStep:
                 found.append([])
                 for rows in part:
                     self._monitor.look_together()
-                    found[-1].append(self._parts.learner.logprobs(params, rows))
+                    scored = self._parts.learner.logprobs(params, rows, self._supports)
+                    found[-1].append(scored)
             return jax.block_until_ready(found)  # the stage is timed to its end
 
         old = reference = None

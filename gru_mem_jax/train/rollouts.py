@@ -13,6 +13,7 @@ from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.trajectory import Trajectory
+from gru_mem_jax.agent.turn_form import turn_forms
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import RunError
 from gru_mem_jax.hosts.processes import Hosts
@@ -23,6 +24,7 @@ from gru_mem_jax.rl.rollout import RolloutBatch, make_batch, rollout, sample
 from gru_mem_jax.runs.samples import TrainingSample, write_samples
 from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.engine import HeldEngine
+from gru_mem_jax.train.plan import Plan
 from gru_mem_jax.train.questions import Questions, QuestionStage
 from gru_mem_jax.train.several import batch_of_all
 
@@ -235,6 +237,18 @@ class RolloutStage:
     def scored(self, batch: RolloutBatch) -> Rollouts:
         """Rollouts that were read from a file."""
         return Rollouts(batch, *self._scorer(batch), {})
+
+
+def supports_of(planned: Plan) -> np.ndarray | None:
+    """The sets of ids that constrained turns are drawn from, bool [M, V].
+
+    None where turns are free.
+    """
+    if planned.agent.format == "free":
+        return None
+    builder = PromptBuilder(planned.encoder, planned.agent.prompt)
+    vocab = planned.policy.config.vocab_size
+    return turn_forms(builder).grammar.padded_supports(vocab)
 
 
 def check_gap(columns: dict[str, Any], limit: float | None, step: int) -> None:

@@ -14,6 +14,7 @@ from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
+from gru_mem_jax.rl import lora
 from gru_mem_jax.rl.compile import Learner, compile_learner
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 from gru_mem_jax.runs.checkpoints.store import RunState, RunStore, weights_digest
@@ -316,11 +317,9 @@ class _Run:
     ) -> RunStore:
         config, planned, directory = self._config, self._planned, self._directory
         identity: dict[str, Any] = {"policy": planned.policy.config.to_hf()}
-        lora = config.learner.lora
-        if lora is not None:
-            identity["lora"] = dataclasses.asdict(lora) | {
-                "targets": list(lora.targets)
-            }
+        if config.learner.lora is not None:
+            depth = planned.policy.config.num_hidden_layers
+            identity["lora"] = lora.to_record(config.learner.lora, depth)
         identity["weights_sha256"] = self._weights_sha256
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
@@ -368,10 +367,14 @@ def _settings_to_use(
     It reads as its supervised turns did; after rollouts, whose budgets may have been
     tighter, within its own, unless it was trained to read otherwise.
     """
-    own, trained = policy_settings(directory), planned.agent
+    # Thresholds are of the weights that they were calibrated with.
+    own, trained = (
+        dataclasses.replace(each, update_threshold=None, exit_threshold=None)
+        for each in (policy_settings(directory), planned.agent)
+    )
     same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
     if same and isinstance(config, TrainConfig):
-        return dataclasses.replace(own, mode=trained.mode)
+        return dataclasses.replace(own, mode=trained.mode, format=trained.format)
     return dataclasses.replace(trained, sampling=own.sampling)
 
 

@@ -93,7 +93,7 @@ class Packed(NamedTuple):
     Attributes:
       parts: as the learner takes them; with several processes of the rows of all.
       own: those that this process packed, numpy.
-      counts: float32 [], sampled tokens of each step; None: those of `parts`.
+      counts: float32 [], learned tokens of each step; None: those of `parts`.
     """
 
     parts: list[list[PackedRows]]

@@ -120,6 +120,21 @@ def planned():
         return plan()
 
 
+@pytest.mark.parametrize("form", ["free", "constrained"])
+def test_learning_of_constrained_turns_takes_a_table_of_supports(form):
+    tables = {}
+
+    def by(program, chip):
+        if program.name in (programs.SCORE, programs.UPDATE):
+            given = program.trace().jaxpr.in_avals
+            tables[program.name] = [x.shape for x in given if x.dtype == bool]
+        return said(program.name)(program, chip)
+
+    plan(config(agent=dataclasses.replace(config().agent, format=form)), measured_by=by)
+    held = [(programs._SUPPORTS, 512)] if form == "constrained" else []
+    assert tables == {programs.SCORE: held, programs.UPDATE: held}
+
+
 def test_all_programs_of_a_step_are_compiled(planned):
     assert [found.name for found in planned.measured] == [
         programs.SCORE,

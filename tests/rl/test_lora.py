@@ -1,6 +1,7 @@
 """Adapters: what they start as, what they add, what is trained, what others read."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -17,10 +18,13 @@ from gru_mem_jax.rl.compile import compile_learner
 from gru_mem_jax.rl.learner import Batch, host_count
 from gru_mem_jax.rl.lora import (
     LoraConfig,
+    abstract_adapters,
     adapter_axes,
+    from_record,
     init_adapters,
     merge,
     save_adapters,
+    to_record,
 )
 from gru_mem_jax.rl.objective import ObjectiveConfig
 from gru_mem_jax.rl.optimizer import LearnerConfig
@@ -58,7 +62,7 @@ def test_they_start_at_nothing(params):
     assert set(adapters["layers"]["attn"]) == {"q", "v"}
     assert adapters["layers"]["mlp"]["down"]["a"].shape == (2, 24, 3)
     assert adapters["layers"]["mlp"]["down"]["b"].shape == (2, 3, 16)
-    merged = merge(params, adapters, LORA.scale)
+    merged = merge(params, adapters, LORA)
     jax.tree.map(np.testing.assert_array_equal, merged, params)
     a = np.asarray(adapters["layers"]["attn"]["q"]["a"])
     assert 0.1 < a.std() * 4 < 3  # variance 1 / in = 1/16
@@ -67,7 +71,7 @@ def test_they_start_at_nothing(params):
 
 def test_merged_kernels_by_hand(params):
     adapters = trained_adapters()
-    merged = merge(params, adapters, LORA.scale)
+    merged = merge(params, adapters, LORA)
     for part, name in (("attn", "q"), ("attn", "v"), ("mlp", "down")):
         for layer in range(2):
             pair = adapters["layers"][part][name]
@@ -198,7 +202,7 @@ def test_peft_layout(tmp_path, params):
     assert (config["r"], config["lora_alpha"]) == (3, 6.0)
     assert config["target_modules"] == ["q_proj", "v_proj", "down_proj"]
     assert config["base_model_name_or_path"] == "some/model"
-    merged = merge(params, adapters, LORA.scale)
+    merged = merge(params, adapters, LORA)
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_"
     a, b = (tensors[f"{name}{letter}.weight"] for letter in "AB")
     assert (a.shape, b.shape) == ((3, 24), (16, 3))
@@ -211,9 +215,123 @@ def test_peft_layout(tmp_path, params):
     )
 
 
+def gradient(params, config, adapters, mesh=None):
+    """Of adapters that are not 0, on one row; and the operations that it takes."""
+    settings = LearnerConfig(
+        row_tokens=16,
+        length_buckets=1,
+        rows_per_device=1 if mesh else 4,
+        unroll_layers=2,
+        remat=False,
+        lora=config,
+        compute_dtype="float32",
+    )
+    learner = compile_learner(POLICY, None, settings, mesh and make_mesh(mesh))
+    items = [
+        Conversation(
+            index=(0, i, 0),
+            prompt_ids=(1 + i, 2, 3),
+            completion_ids=(4, 5 + i),
+            sampler_logprobs=(-3.0, -3.0),
+            advantage=1.0,
+        )
+        for i in range(4)
+    ]
+    (rows,) = pack(items, dataclasses.replace(learner.packing, share_prefixes=False))
+    trained = jax.device_put(adapters, learner.shardings.params)
+    batch = Batch(rows, None, None, np.float32(8))
+    arguments = (trained, learner.freeze(params), learner.begin(), batch)
+    compiled = learner.accumulate.lower(*arguments).compile()
+    return jax.device_get(compiled(*arguments)), compiled.cost_analysis()["flops"]
+
+
+def test_chosen_layers_have_the_gradient_of_all_and_no_backward_pass_below(params):
+    """Adapters of the second of 2 layers, against those of both, the first ones 0."""
+    whole, upper = LORA, dataclasses.replace(LORA, layers=(-1,))
+    rng = np.random.default_rng(5)
+    some = jax.tree.map(
+        lambda x: rng.normal(size=x.shape).astype(np.float32),
+        abstract_adapters(POLICY, upper),
+    )
+    every = jax.tree.map(lambda x: np.concatenate([0 * x, x]), some)
+    merged = merge(params, some, upper)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6),
+        merged,
+        merge(params, every, whole),
+    )
+    for before, after in zip(
+        *(jax.tree.leaves(tree["layers"]) for tree in (params, merged))
+    ):
+        np.testing.assert_array_equal(after[:1], before[:1])
+    want, full = gradient(params, whole, every)
+    got, less = gradient(params, upper, some)
+    np.testing.assert_allclose(got.sums["loss"].total, want.sums["loss"].total)
+    assert_same_upper(got, want)
+    # Of 2 forward and 2 double backward passes, 1 backward one is not made.
+    assert less < 0.8 * full
+    spread, _ = gradient(params, upper, some, MeshConfig(data=2, fsdp=2, tensor=2))
+    assert_same_upper(spread, want)
+
+
+def assert_same_upper(got, want):
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(want.grads))
+    for a, b in zip(jax.tree.leaves(got.grads), jax.tree.leaves(want.grads)):
+        assert (len(a), len(b)) == (1, 2)
+        np.testing.assert_allclose(a, b[1:], atol=1e-5 * scale)
+        assert np.any(a)
+
+
+def test_peft_layout_of_chosen_layers(tmp_path):
+    config = dataclasses.replace(LORA, layers=(1,))
+    adapters = jax.tree.map(np.asarray, init_adapters(POLICY, config))
+    save_adapters(adapters, config, tmp_path)
+    names = set(load_file(tmp_path / "adapter_model.safetensors"))
+    assert len(names) == 2 * 3
+    assert all(".layers.1." in name for name in names)
+    record = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (record["layers_to_transform"], record["layers_pattern"]) == ([1], "layers")
+    with pytest.raises(InputError, match="numbers from 0"):
+        save_adapters(adapters, dataclasses.replace(LORA, layers=(-1,)), tmp_path)
+
+
+def test_records_of_checkpoints():
+    """Those of all layers are those of earlier checkpoints, which knew no others."""
+    for layers in (None, (0, 1), (-1, -2)):
+        config = dataclasses.replace(LORA, layers=layers)
+        record = json.loads(json.dumps(to_record(config, 2)))
+        assert record == {
+            "rank": 3,
+            "alpha": 6.0,
+            "targets": ["q", "v", "down"],
+            "seed": 0,
+        }
+        assert from_record(record) == LORA
+    record = to_record(dataclasses.replace(LORA, layers=(-1, 3)), 8)
+    assert record["layers"] == [3, 7]
+    assert from_record(record).layers == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ((0, 2), "has layer 2, and the policy has 2: 0 to 1, or -2 to -1 from the end"),
+        ((-3,), "has layer -3, and the policy has 2"),
+        ((1, -1), "names layer 1 twice"),
+    ],
+)
+def test_layers_that_the_policy_has_not(layers, says):
+    with pytest.raises(InputError, match=says):
+        abstract_adapters(POLICY, dataclasses.replace(LORA, layers=layers))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"layers": ()}, "layers must be a tuple"),
+        ({"layers": 2}, "layers must be a tuple of numbers of layers"),
+        ({"layers": "last"}, "got 'last'"),
+        ({"layers": (1.5,)}, "a layer of layers"),
         ({"rank": 0}, "rank must be from 1"),
         ({"targets": ("q", "qkv")}, "got 'qkv'"),
         ({"targets": "q"}, "targets must be names"),

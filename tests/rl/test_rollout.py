@@ -1,6 +1,7 @@
 """Rollouts by a scripted generator: who is sampled, with which seeds, what is kept."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -292,6 +293,28 @@ def test_a_deadline_cannot_be_learned_from():
     check_agent(CONFIG)
 
 
+@pytest.mark.parametrize("name", ["update_threshold", "exit_threshold"])
+def test_gates_that_a_threshold_decides_cannot_be_learned_from(name):
+    constrained = dataclasses.replace(CONFIG, format="constrained")
+    check_agent(constrained)
+    with pytest.raises(InputError, match=f"{name} is 0.25: a gate that a threshold"):
+        check_agent(dataclasses.replace(constrained, **{name: 0.25}))
+
+
+def test_turns_whose_every_token_was_forced_are_not_learned(tmp_path):
+    batch = batch_of({4: example(4)})
+    first = batch.turns[0]
+    forced = (-1,) * len(first.completion_ids)
+    turns = (dataclasses.replace(first, supports=forced), *batch.turns[1:])
+    advantages = np.ones(batch.outcomes.completion_tokens.shape, np.float32)
+    kept = [
+        [turn.index for turn in learnable(each, advantages, np.ones(1, bool))]
+        for each in (batch, dataclasses.replace(batch, turns=turns))
+    ]
+    assert kept[0][0] == first.index
+    assert kept[1] == kept[0][1:]
+
+
 def test_no_turn_is_longer_than_the_bound():
     longest = longest_turn(BUILDER, CONFIG)
     prompts = BUILDER.overhead_tokens("gated") + 10 + 8 + 8
@@ -336,12 +359,32 @@ def test_rollouts_come_back_from_their_file_exactly(tmp_path):
         assert arrays["completion_ends"][-1] == len(arrays["completion_ids"])
 
 
+def test_supports_and_weights_come_back_and_make_a_newer_file(tmp_path):
+    """A file without them is as earlier versions wrote it, and as they read it."""
+    batch = batch_of({4: example(4)})
+    one, two, *others = batch.turns
+    size = len(one.completion_ids)
+    one = dataclasses.replace(one, supports=(-1, *range(size - 1)))
+    two = dataclasses.replace(two, weights=(0.1,) * len(two.completion_ids))
+    both = dataclasses.replace(batch, turns=(one, two, *others))
+    for given, version in ((batch, 1), (both, 2)):
+        path = save_rollouts(tmp_path, version, given, *random_scores(batch))
+        assert load_rollouts(tmp_path, version).turns == given.turns
+        with np.load(path) as arrays:
+            record = json.loads(arrays["record"].tobytes())
+            assert record["format"] == version
+            names = {n for n in arrays.files if n.startswith(("supports", "weights"))}
+        assert len(names) == (4 if version == 2 else 0)
+
+
 class Bomb:
     def __reduce__(self):
         return (print, ("unpickled",))
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "pickle", "other", "newer"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "cut", "pickle", "other", "newer", "supports"]
+)
 def test_files_that_are_no_rollouts(tmp_path, damage, capsys):
     batch = batch_of({4: example(4)})
     path = save_rollouts(tmp_path, 1, batch, *random_scores(batch))
@@ -356,7 +399,12 @@ def test_files_that_are_no_rollouts(tmp_path, damage, capsys):
     else:
         with np.load(path) as file:
             arrays = dict(file)
-        arrays["record"] = np.frombuffer(b'{"format": 2}', np.uint8)
+        if damage == "supports":  # of fewer tokens than there are
+            arrays |= {"supports": np.zeros(3, np.int32)}
+            arrays["supports_ends"] = np.full(len(arrays["turn_index"]), 3)
+        else:
+            record = json.loads(arrays["record"].tobytes()) | {"format": 3}
+            arrays["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
         np.savez(path, **arrays)
     with pytest.raises(InputError, match=str(rollout_file(tmp_path, 1))):
         load_rollouts(tmp_path, 1)

@@ -13,7 +13,7 @@ from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
 from gru_mem_jax.rl.compile import compile_learner
-from gru_mem_jax.rl.learner import Batch, host_count
+from gru_mem_jax.rl.learner import Batch, host_count, loss
 from gru_mem_jax.rl.logprobs import token_logprobs
 from gru_mem_jax.rl.objective import ObjectiveConfig, TokenSum, nll, weighted_sum
 from gru_mem_jax.rl.optimizer import LearnerConfig
@@ -170,7 +170,7 @@ def test_a_step_of_constrained_turns_one_at_a_time(carried, params):
     advantage = np.array([[turn.advantage] for turn in turns], np.float32)
     rows = np.arange(12)[:, None]
 
-    def loss(params):
+    def total(params):
         positions = np.broadcast_to(np.arange(longest), ids.shape)
         logits = POLICY.apply(params, ids, positions)[rows, starts + drawn - 1]
         every = jax.nn.log_softmax(logits / TEMPERATURE, axis=-1, where=inside)
@@ -180,7 +180,7 @@ def test_a_step_of_constrained_turns_one_at_a_time(carried, params):
         drift = -1.6 - new
         return jnp.sum(0.1 * (jnp.exp(drift) - 1 - drift) - gain) / count
 
-    want, grads = jax.jit(jax.value_and_grad(loss))(params)
+    want, grads = jax.jit(jax.value_and_grad(total))(params)
     np.testing.assert_allclose(carried.sums["loss"].total / count, want, rtol=1e-5)
     for item in (*carried.sums.values(), carried.gap):
         assert float(item.count) == count
@@ -196,7 +196,7 @@ def test_meshes_change_rounding_only(sizes, carried, params):
     spread = compile_learner(POLICY, OBJECTIVE, config, mesh, temperature=TEMPERATURE)
     got = carry_of(spread, params, some_turns())
     for name, item in carried.sums.items():
-        np.testing.assert_allclose(got.sums[name].total, item.total, atol=1e-4)
+        np.testing.assert_allclose(got.sums[name].total, item.total, rtol=1e-5)
     scale = max(np.abs(x).max() for x in jax.tree.leaves(carried.grads))
     for a, b in zip(jax.tree.leaves(got.grads), jax.tree.leaves(carried.grads)):
         np.testing.assert_allclose(a, b, atol=1e-5 * scale)
@@ -280,24 +280,28 @@ def test_weights_scale_loss_and_count_and_nothing_else(learner, params):
     turns = [dataclasses.replace(t, weights=weights) for t in some_turns(number=3)]
     weigh = np.asarray([w for t in turns for w in t.token_weights])
     assert weigh.tolist() == [0.0, 0.0, 2.0, 0.0, 0.0, 1.0, 1.0] * 3
-    supervised = compile_learner(POLICY, None, CONFIG, temperature=TEMPERATURE)
-    carry = carry_of(supervised, params, turns)
-    batches = pack(turns, supervised.packing)
+    supervised = learner.spec._replace(objective=None)
+    batches = pack(turns, learner.packing)
     assert host_count(batches) == 12
+    (rows,) = batches
+    batch = Batch(rows, None, None, np.float32(12), TABLE)
+    share, (sums, gap, _) = jax.jit(functools.partial(loss, supervised))(
+        params, {}, batch
+    )
     placed, table = learner.put(params), learner.put_supports(TABLE)
     scores = [learner.logprobs(placed, rows, table) for rows in batches]
     values = unpack([s.logprobs for s in scores], batches, 3)
     assert [len(x) for x in values] == [3, 3, 3]
     got = np.concatenate(values)
     want = -np.sum(weigh[weigh > 0] * got)
-    np.testing.assert_allclose(carry.sums["loss"].total, want, rtol=1e-5)
-    assert float(carry.sums["loss"].count) == 12
-    assert float(carry.sums["entropy"].count) == 9
+    np.testing.assert_allclose(sums["loss"].total, want, rtol=1e-5)
+    np.testing.assert_allclose(share, want / 12, rtol=1e-5)
+    assert float(sums["loss"].count) == 12
     np.testing.assert_allclose(
-        carry.sums["entropy"].total, sum(np.sum(s.entropy) for s in scores), rtol=1e-5
+        sums["entropy"].total, sum(np.sum(s.entropy) for s in scores), rtol=1e-5
     )
-    np.testing.assert_allclose(carry.gap.total, np.abs(got + 1.5).sum(), rtol=1e-5)
-    assert float(carry.gap.count) == 9
+    np.testing.assert_allclose(gap.total, np.abs(got + 1.5).sum(), rtol=1e-5)
+    assert float(gap.count) == float(sums["entropy"].count) == 9
 
 
 def test_weighted_sums_by_hand():

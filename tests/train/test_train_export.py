@@ -197,7 +197,7 @@ def test_lora_merged_and_alone(unbroken, policy_dir, tmp_path):
                 ).reshape(leaf.shape)
                 for letter, leaf in pair.items()
             }
-    want = lora.merge(base, adapters, LoraConfig(rank=2).scale)
+    want = lora.merge(base, adapters, LoraConfig(rank=2))
     _, got = load_policy(tmp_path / "merged")
     for part, name in (("attn", "q"), ("mlp", "up")):
         kernels = [p["layers"][part][name]["kernel"] for p in (got, want, base)]
