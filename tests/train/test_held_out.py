@@ -130,5 +130,10 @@ def test_examples_that_give_no_turn_are_counted_in_training():
 
 def test_a_source_without_any_turn():
     config = settings(held_out=source((), BARE, on_bad_record="skip"))
-    with pytest.raises(InputError, match="1000 examples in a row gave no turn to lea"):
+    with pytest.raises(InputError) as caught:
         watched(config)
+    assert str(caught.value).startswith(
+        "ListSource: 1000 examples in a row gave no turn to learn, the last at "
+        "position 999: example 'bare': has no evidence to make turns of; mark where it stands"
+    )
+    assert "\n" not in str(caught.value)
