@@ -32,22 +32,27 @@ def gates_of(turns):
     return [(output.update, output.exit) for output in outputs]
 
 
-def test_turns_before_and_after_the_evidence_have_shares_of_their_own():
+def test_the_share_of_turns_after_the_evidence():
     document = f"{'It rains. ' * 20}{ADA}{' It rains.' * 20}"
     item = example(document, "Paris")
-    shares = {"before_evidence": 3.0, "after_evidence": 1.0}
-    gates = gates_of(said(agent(), item, off_evidence=9, **shares))
+    gates = gates_of(said(agent(), item, off_evidence=4, after_evidence=0.25))
     assert gates == [*[(False, False)] * 3, (True, True), (False, True)]
-    of_memagent = {f"memagent_{name}": share for name, share in shares.items()}
-    both = ("gated", "memagent")
-    turns = said(agent(), item, kinds=both, off_evidence=0, **of_memagent)
+    fields = {"memagent_off_evidence": 4, "after_evidence": 0.5}
+    turns = said(agent(), item, kinds=("gated", "memagent"), **fields)
     held = [turn.evidence for turn, _ in turns if turn.kind == "memagent"]
-    assert held == [False, False, False, True, False]
+    assert held == [False, False, True, False, False]
     # A part of a turn is drawn: every fourth of these, in the mean.
-    rare = {"before_evidence": 0.0, "after_evidence": 0.25}
-    drawn = [len(gates_of(said(agent(), item, rng, **rare))) - 1 for rng in range(200)]
-    assert set(drawn) == {0, 1}
-    assert sum(drawn) == pytest.approx(50, abs=4 * (200 * 0.25 * 0.75) ** 0.5)
+    gates = [
+        gates_of(said(agent(), item, rng, after_evidence=0.25)) for rng in range(300)
+    ]
+    after = sum(each.count((False, True)) for each in gates)
+    before = sum(each.count((False, False)) for each in gates)
+    assert after == pytest.approx(75, abs=4 * (300 * 0.25 * 0.75) ** 0.5)
+    assert before == pytest.approx(225, abs=4 * (300 * 0.25 * 0.75) ** 0.5)
+    # There is no chunk before the evidence: there are fewer turns.
+    first = example(f"{ADA}{' It rains.' * 20}", "Paris")
+    gates = gates_of(said(agent(), first, off_evidence=4, after_evidence=0.25))
+    assert gates == [(True, True), (False, True)]
 
 
 def test_hard_negatives_are_like_the_evidence():

@@ -246,6 +246,7 @@ def test_right_gates_and_an_exact_exit(make):
         "exact": 1.0,
         "update_on_evidence": 1.0,
         "update_off_evidence": 1.0,
+        "balanced_update": 1.0,
         "exact_exit": 1.0,
         "early_exit": 0.0,
         "late_exit": 0.0,
