@@ -14,16 +14,15 @@ from gru_mem_jax.data.turn_choice import likeness
 from gru_mem_jax.data.turn_wording import compact_wording, no_thought_wording
 from gru_mem_jax.grammar.automaton import EXIT, UPDATE
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
-from gru_mem_jax.tokenization import TextTokenizer
 
 ENCODER = ByteEncoder()
 ALL = EvidenceTurns(off_evidence=1000, memagent_off_evidence=1000)
 
 
-def said(config, item, rng=0, encoder=ENCODER, **fields):
-    oracle = EvidenceTurns(**fields).oracle(encoder, config)
+def said(config, item, rng=0, **fields):
+    oracle = EvidenceTurns(**fields).oracle(ENCODER, config)
     turns = oracle.turns(item, random.Random(rng))
-    return [(turn, encoder.decode(turn.completion[:-1])) for turn in turns]
+    return [(turn, ENCODER.decode(turn.completion[:-1])) for turn in turns]
 
 
 def gates_of(turns):
@@ -127,25 +126,3 @@ def test_likeness_by_hand():
     wanted = [math.log(5 / 3), 0, math.log(5 / 3) + math.log(5 / 2), 0]
     assert found == pytest.approx(wanted, rel=1e-12)
     assert likeness([], ["x"]) == []
-
-
-def test_gates_of_a_real_tokenizer(qwen2_tokenizer_dir):
-    """Tags are several tokens there, and "yes" merges with none of them."""
-    encoder = TextTokenizer.from_pretrained(qwen2_tokenizer_dir)
-    item = example(f"{ADA} {'It rains. ' * 4}She died there.", "Paris", "died")
-    config = agent(chunk_size=8, completion_tokens=300, prompt_tokens=2000)
-    turns = said(config, item, encoder=encoder, off_evidence=9, kinds=("gated",))
-    assert len(turns) > 2
-    for turn, text in turns:
-        output = parse_memory_turn(text)
-        words = (
-            ("yes", "no", output.update),
-            ("end", "continue", output.exit),
-        )
-        for gate, (opening, closing, is_open) in zip(turn.gates, words, strict=True):
-            assert gate.open is is_open
-            assert encoder.decode([gate.opens]) == opening
-            assert encoder.decode([gate.closes]) == closing
-            before = encoder.decode(turn.completion[: gate.place])
-            assert text.startswith(before + (opening if is_open else closing))
-        assert encoder.decode(turn.closed).endswith("<check>no")
