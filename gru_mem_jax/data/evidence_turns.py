@@ -34,7 +34,7 @@ from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labelled_document import LabelledDocument, Memory, reading
 from gru_mem_jax.data.scoring import full_answer, score
 from gru_mem_jax.data.sentences import evidence_pieces
-from gru_mem_jax.data.turn_choice import TurnShares, taught_chunks
+from gru_mem_jax.data.turn_choice import taught_chunks
 from gru_mem_jax.data.turn_wording import (
     Reading,
     Wording,
@@ -61,11 +61,11 @@ class EvidenceTurns:
       kinds: some of "gated", "memagent" and "answer"; None: the kind of the agent's
         mode, and "answer".
       off_evidence: gated turns without evidence per turn with evidence.
-      before_evidence, after_evidence: the same of those before the document's last
-        evidence, which go on reading, and of those after it, which end; both or none:
-        then `off_evidence` holds for all alike. 0.25: of every fourth.
-      memagent_off_evidence, memagent_before_evidence, memagent_after_evidence: the same
-        for MemAgent's turns.
+      memagent_off_evidence: the same for MemAgent's turns.
+      after_evidence: share of the turns without evidence that come after the document's
+        last evidence: their replies end, as that of the last evidence does, and those
+        before it continue. Fewer are made of a document that has not so many chunks
+        there. None: by chance.
       hard_negatives: share of the turns without evidence whose chunks are those of the
         document that are the likest to the evidence (`turn_choice.likeness`).
       wording: returns the words of a turn, see `turn_wording`; a pure function of a
@@ -77,11 +77,8 @@ class EvidenceTurns:
 
     kinds: tuple[PromptKind, ...] | None = None
     off_evidence: float = 1.0
-    before_evidence: float | None = None
-    after_evidence: float | None = None
     memagent_off_evidence: float = 1.0
-    memagent_before_evidence: float | None = None
-    memagent_after_evidence: float | None = None
+    after_evidence: float | None = None
     hard_negatives: float = 0.0
     wording: Wording | None = None
 
@@ -91,33 +88,11 @@ class EvidenceTurns:
             check_kinds(self.kinds)
         for name in ("off_evidence", "memagent_off_evidence"):
             check_number(name, getattr(self, name), 0, 1000)
-        for names in (
-            ("before_evidence", "after_evidence"),
-            ("memagent_before_evidence", "memagent_after_evidence"),
-        ):
-            given = [name for name in names if getattr(self, name) is not None]
-            if len(given) == 1:
-                raise InputError(
-                    f"{given[0]} is set, and {' and '.join(names)} go together"
-                )
-            for name in given:
-                check_number(name, getattr(self, name), 0, 1000)
+        if self.after_evidence is not None:
+            check_number("after_evidence", self.after_evidence, 0, 1)
         check_number("hard_negatives", self.hard_negatives, 0, 1)
         if self.wording is not None:
             check_wording(self.wording)
-
-    def shares(self) -> dict[PromptKind, TurnShares]:
-        """Turns without evidence of each kind of memory turn."""
-        return {
-            "gated": TurnShares(
-                self.off_evidence, self.before_evidence, self.after_evidence
-            ),
-            "memagent": TurnShares(
-                self.memagent_off_evidence,
-                self.memagent_before_evidence,
-                self.memagent_after_evidence,
-            ),
-        }
 
     def oracle(self, encoder: Encoder, agent: AgentConfig) -> "EvidenceOracle":
         """The oracle for a policy, see `data.turns.TurnMaker`.
@@ -208,10 +183,16 @@ class EvidenceOracle:
         memories: dict[PromptKind, Memory] = {}
         held = document.evidence[: len(document.chunks)]
         alike = document.likeness() if config.hard_negatives else None
-        for kind, shares in config.shares().items():
+        for kind, off_evidence in (
+            ("gated", config.off_evidence),
+            ("memagent", config.memagent_off_evidence),
+        ):
             if kind in self._kinds:
                 taught = taught_chunks(
-                    *(held, document.last, shares, rng, alike, config.hard_negatives)
+                    *(held, document.last, off_evidence, rng),
+                    after=config.after_evidence,
+                    hard=config.hard_negatives,
+                    likeness=alike,
                 )
                 made, memories[kind] = self._memory_turns(kind, document, taught)
                 turns += made

@@ -9,11 +9,10 @@ in chunk t:
     without evidence, before t     no       continue
     without evidence, after t      no       end
 
-Turns with evidence are few and mostly end; a random choice among the others may leave
-"continue without evidence" rare, or mostly shows chunks that hold nothing like it.
+Turns with evidence mostly end. If many of the others come after the evidence and end as
+well, "continue" is rare; and those drawn by chance mostly hold nothing like it.
 """
 
-import dataclasses
 import math
 import random
 import re
@@ -25,58 +24,47 @@ from gru_mem_jax.data.turns import chosen_chunks
 _WORD = re.compile(r"\w+")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class TurnShares:
-    """Turns without evidence per turn with evidence.
-
-    Attributes:
-      off: of all of them, if `before` and `after` are None.
-      before: of those before the last evidence: they are to go on reading.
-      after: of those after it: they are to end.
-    """
-
-    off: float
-    before: float | None = None
-    after: float | None = None
-
-
 def taught_chunks(
     evidence: Sequence[object],
     last: int,
-    shares: TurnShares,
+    off_evidence: float,
     rng: random.Random,
-    likeness: Sequence[float] | None = None,
+    *,
+    after: float | None = None,
     hard: float = 0.0,
+    likeness: Sequence[float] | None = None,
 ) -> set[int]:
     """All chunks with evidence, and some of the others, drawn without replacement.
+
+    A part of a chunk is drawn with that probability where `after` or `hard` is given.
 
     Args:
       evidence: of each chunk that is read, true or false.
       last: index of the last chunk with evidence; it may lie after those.
-      shares: how many others; a part of a turn is drawn with that probability.
+      off_evidence: how many others per chunk with evidence.
       rng: of the draw.
-      likeness: of each chunk to the evidence; needed if `hard` is not 0.
+      after: share of the others that lie after the last evidence; None: by chance.
       hard: share of the others that are the likest to the evidence, instead of any.
+      likeness: of each chunk to the evidence; needed if `hard` is above 0.
     """
-    if shares.before is None and shares.after is None and not hard:
-        return chosen_chunks(evidence, shares.off, rng)
+    if after is None and not hard:
+        return chosen_chunks(evidence, off_evidence, rng)
     taught = {i for i, held in enumerate(evidence) if held}
     others = [i for i, held in enumerate(evidence) if not held]
-    count = max(1, len(taught))
-    parts = [(others, shares.off)]
-    if shares.before is not None or shares.after is not None:
+    wanted = off_evidence * max(1, len(taught))
+    parts = [(others, wanted)]
+    if after is not None:
         parts = [
-            ([i for i in others if i < last], shares.before or 0.0),
-            ([i for i in others if i > last], shares.after or 0.0),
+            ([i for i in others if i < last], wanted * (1 - after)),
+            ([i for i in others if i > last], wanted * after),
         ]
-    for part, share in parts:
-        wanted = min(_whole(share * count, rng), len(part))
-        likest = _whole(hard * wanted, rng)
+    for part, size in parts:
+        count = min(_whole(size, rng), len(part))
+        likest = _whole(hard * count, rng)
         rng.shuffle(part)
         if likest and likeness is not None:
             part.sort(key=lambda i: -likeness[i])
-        first, rest = part[:likest], part[likest:]
-        taught |= {*first, *rng.sample(rest, wanted - likest)}
+        taught |= {*part[:likest], *rng.sample(part[likest:], count - likest)}
     return taught
 
 

@@ -196,14 +196,15 @@ class QuestionStage:
             after the other.
           RunError: as `take`.
         """
-        skipped = 0
+        skipped, why = 0, ""
         for _ in range(MOST_IN_A_ROW):
             ((at, example),) = (taken := self.take(position, 1)).examples.items()
             skipped += taken.skipped
             try:
                 turns = oracle.turns(example, random.Random(f"turns/{seed}/{at}"))
             except InputError as error:
-                self._tell(at, None, str(error))  # it names the example
+                why = f": {error}"  # it names the example
+                self._tell(at, None, str(error))
                 skipped += 1
                 turns = []
             if turns:
@@ -211,7 +212,7 @@ class QuestionStage:
             position = at + 1
         raise InputError(
             f"{source_name(self._source)}: {MOST_IN_A_ROW} examples in a row gave no "
-            f"turn to learn, the last at position {at}"
+            f"turn to learn, the last at position {at}{why}"
         )
 
     def _look_at(self, position: int) -> tuple[Example | None, str | None]:

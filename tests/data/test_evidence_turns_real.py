@@ -4,9 +4,10 @@ import json
 import random
 
 import pytest
-from turn_replay import CASES, check, replay
+from turn_replay import ADA, CASES, agent, check, example, replay
 
 from gru_mem_jax.agent.config import MODES, AgentConfig
+from gru_mem_jax.agent.parse import parse_memory_turn
 from gru_mem_jax.agent.prompts import PromptConfig
 from gru_mem_jax.data.evidence_turns import EvidenceTurns
 from gru_mem_jax.data.hotpotqa import HotpotQASource
@@ -96,3 +97,26 @@ def test_hand_made_examples_close_the_loop(qwen2, name):
         trajectory = replay(ALL.oracle(qwen2, config), qwen2, config, item)
         check(trajectory, item, qwen2, config)
         assert trajectory.memory_turns[-1].memory == "\n".join(lines)
+
+
+def test_where_a_real_tokenizer_decides_the_gates(qwen2):
+    """Tags are several tokens there, and "yes" merges with none of them."""
+    item = example(f"{ADA} {'It rains. ' * 4}She died there.", "Paris", "died")
+    config = agent(chunk_size=8, completion_tokens=300, prompt_tokens=2000)
+    oracle = EvidenceTurns(off_evidence=9, kinds=("gated",)).oracle(qwen2, config)
+    turns = oracle.turns(item, random.Random(0))
+    assert len(turns) > 2
+    for turn in turns:
+        text = qwen2.decode(turn.completion[:-1])
+        output = parse_memory_turn(text)
+        words = (
+            ("yes", "no", output.update),
+            ("end", "continue", output.exit),
+        )
+        for gate, (opening, closing, is_open) in zip(turn.gates, words, strict=True):
+            assert gate.open is is_open
+            assert qwen2.decode([gate.opens]) == opening
+            assert qwen2.decode([gate.closes]) == closing
+            before = qwen2.decode(turn.completion[: gate.place])
+            assert text.startswith(before + (opening if is_open else closing))
+        assert qwen2.decode(turn.closed).endswith("<check>no")

@@ -14,16 +14,15 @@ from gru_mem_jax.data.turn_choice import likeness
 from gru_mem_jax.data.turn_wording import compact_wording, no_thought_wording
 from gru_mem_jax.grammar.automaton import EXIT, UPDATE
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
-from gru_mem_jax.tokenization import TextTokenizer
 
 ENCODER = ByteEncoder()
 ALL = EvidenceTurns(off_evidence=1000, memagent_off_evidence=1000)
 
 
-def said(config, item, rng=0, encoder=ENCODER, **fields):
-    oracle = EvidenceTurns(**fields).oracle(encoder, config)
+def said(config, item, rng=0, **fields):
+    oracle = EvidenceTurns(**fields).oracle(ENCODER, config)
     turns = oracle.turns(item, random.Random(rng))
-    return [(turn, encoder.decode(turn.completion[:-1])) for turn in turns]
+    return [(turn, ENCODER.decode(turn.completion[:-1])) for turn in turns]
 
 
 def gates_of(turns):
@@ -32,22 +31,27 @@ def gates_of(turns):
     return [(output.update, output.exit) for output in outputs]
 
 
-def test_turns_before_and_after_the_evidence_have_shares_of_their_own():
+def test_the_share_of_turns_after_the_evidence():
     document = f"{'It rains. ' * 20}{ADA}{' It rains.' * 20}"
     item = example(document, "Paris")
-    shares = {"before_evidence": 3.0, "after_evidence": 1.0}
-    gates = gates_of(said(agent(), item, off_evidence=9, **shares))
+    gates = gates_of(said(agent(), item, off_evidence=4, after_evidence=0.25))
     assert gates == [*[(False, False)] * 3, (True, True), (False, True)]
-    of_memagent = {f"memagent_{name}": share for name, share in shares.items()}
-    both = ("gated", "memagent")
-    turns = said(agent(), item, kinds=both, off_evidence=0, **of_memagent)
+    fields = {"memagent_off_evidence": 4, "after_evidence": 0.5}
+    turns = said(agent(), item, kinds=("gated", "memagent"), **fields)
     held = [turn.evidence for turn, _ in turns if turn.kind == "memagent"]
-    assert held == [False, False, False, True, False]
+    assert held == [False, False, True, False, False]
     # A part of a turn is drawn: every fourth of these, in the mean.
-    rare = {"before_evidence": 0.0, "after_evidence": 0.25}
-    drawn = [len(gates_of(said(agent(), item, rng, **rare))) - 1 for rng in range(200)]
-    assert set(drawn) == {0, 1}
-    assert sum(drawn) == pytest.approx(50, abs=4 * (200 * 0.25 * 0.75) ** 0.5)
+    gates = [
+        gates_of(said(agent(), item, rng, after_evidence=0.25)) for rng in range(300)
+    ]
+    after = sum(each.count((False, True)) for each in gates)
+    before = sum(each.count((False, False)) for each in gates)
+    assert after == pytest.approx(75, abs=4 * (300 * 0.25 * 0.75) ** 0.5)
+    assert before == pytest.approx(225, abs=4 * (300 * 0.25 * 0.75) ** 0.5)
+    # There is no chunk before the evidence: there are fewer turns.
+    first = example(f"{ADA}{' It rains.' * 20}", "Paris")
+    gates = gates_of(said(agent(), first, off_evidence=4, after_evidence=0.25))
+    assert gates == [(True, True), (False, True)]
 
 
 def test_hard_negatives_are_like_the_evidence():
@@ -122,25 +126,3 @@ def test_likeness_by_hand():
     wanted = [math.log(5 / 3), 0, math.log(5 / 3) + math.log(5 / 2), 0]
     assert found == pytest.approx(wanted, rel=1e-12)
     assert likeness([], ["x"]) == []
-
-
-def test_gates_of_a_real_tokenizer(qwen2_tokenizer_dir):
-    """Tags are several tokens there, and "yes" merges with none of them."""
-    encoder = TextTokenizer.from_pretrained(qwen2_tokenizer_dir)
-    item = example(f"{ADA} {'It rains. ' * 4}She died there.", "Paris", "died")
-    config = agent(chunk_size=8, completion_tokens=300, prompt_tokens=2000)
-    turns = said(config, item, encoder=encoder, off_evidence=9, kinds=("gated",))
-    assert len(turns) > 2
-    for turn, text in turns:
-        output = parse_memory_turn(text)
-        words = (
-            ("yes", "no", output.update),
-            ("end", "continue", output.exit),
-        )
-        for gate, (opening, closing, is_open) in zip(turn.gates, words, strict=True):
-            assert gate.open is is_open
-            assert encoder.decode([gate.opens]) == opening
-            assert encoder.decode([gate.closes]) == closing
-            before = encoder.decode(turn.completion[: gate.place])
-            assert text.startswith(before + (opening if is_open else closing))
-        assert encoder.decode(turn.closed).endswith("<check>no")

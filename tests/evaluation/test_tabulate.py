@@ -111,6 +111,7 @@ def test_the_columns_of_a_row(tmp_path):
         "f1": 0.5,
         "update_on_evidence": pytest.approx(2 / 3),
         "update_off_evidence": 0.8,
+        "balanced_update": pytest.approx((2 / 3 + 0.8) / 2),
         "exact_exit": 0.5,
         "early_exit": 0.0,
         "late_exit": 0.5,

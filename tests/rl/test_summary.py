@@ -92,6 +92,7 @@ def test_gates_by_hand():
     assert row["update_on_evidence"] == 0.75
     # Off: rollout 0 chunk 0 right; rollout 1 chunk 0 wrong, chunk 3 malformed: wrong.
     assert row["update_off_evidence"] == pytest.approx(1 / 3)
+    assert row["balanced_update"] == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert (row["exact_exit"], row["late_exit"], row["early_exit"]) == (0.5, 0.5, 0)
     assert (row["exit_deviation"], row["exit_offset"]) == (0.5, 0.5)
     assert row["chunks_read"] == pytest.approx((3 / 4 + 1) / 2)
@@ -124,7 +125,7 @@ def test_what_has_no_denominator_is_none():
     none = np.full((1, 2), -1, np.int32)
     row = columns_of(a_step(last_evidence=none, evidence=flags("....", "....")))
     assert row["exact_exit"] is row["exit_deviation"] is None
-    assert row["update_on_evidence"] is None
+    assert row["update_on_evidence"] is row["balanced_update"] is None
     assert row["update_off_evidence"] is not None
     nobody = flags("....", "....")
     row = columns_of(a_step(turn_mask=nobody))
@@ -246,6 +247,7 @@ def test_right_gates_and_an_exact_exit(make):
         "exact": 1.0,
         "update_on_evidence": 1.0,
         "update_off_evidence": 1.0,
+        "balanced_update": 1.0,
         "exact_exit": 1.0,
         "early_exit": 0.0,
         "late_exit": 0.0,

@@ -390,35 +390,6 @@ def test_no_policy_and_no_start():
         sft(SFTConfig(), "nowhere", quiet=True)
 
 
-# Examples that no turns can be made of
-
-
-def unlabelled(exported, **source):
-    """A run over two examples, of which the second has no evidence labels."""
-    good, bad = (generate(SyntheticConfig(num_chunks=5), i) for i in range(2))
-    bad = dataclasses.replace(bad, evidence=(), evidence_order=())
-    return dataclasses.replace(
-        of_policy(quick_sft(num_steps=1, eval_every=0), exported),
-        agent=LABELLED,
-        learner=LearnerConfig(row_tokens=512),
-        source=ListSource(examples=(good, bad), **source),
-        turns=EvidenceTurns(),
-        short_steps=0,
-    )
-
-
-def test_unlabelled_examples_end_a_run_before_its_first_step(exported, tmp_path):
-    with pytest.raises(InputError, match=r"1 of 2 records is bad.*evidence"):
-        sft(unlabelled(exported), tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run").exists()
-
-
-def test_unlabelled_examples_are_skipped_where_that_is_asked(exported, tmp_path):
-    run = SFTRun(tmp_path / "run")
-    run(unlabelled(exported, on_bad_record="skip"))
-    assert run.rows()[-1]["data/skipped"] == 1
-
-
 def test_adapters_need_a_policy(tmp_path):
     """The base of a run from scratch is kept nowhere, and could not be merged."""
     settings = changed(quick_sft(), learner={"lora": LoraConfig(rank=2)})
