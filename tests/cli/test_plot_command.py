@@ -23,6 +23,7 @@ PANELS = declared().panels
 def test_all_panels_and_the_overview(tmp_path, capsys):
     rows = training_rows(6)
     rows[-1] |= {"exact/gated": 0.9, "exact/answer": 0.8}  # of supervised training
+    rows[-1] |= {"gates/exit_auc": 0.9, "gates/unaided_update_auc": 0.8}
     run = make_run(tmp_path / "run", rows)
     assert main(["plot", str(run)]) == 0
     out, err = capsys.readouterr()
