@@ -69,9 +69,10 @@ def tokenizer_files(header: GGUFHeader, config: PolicyConfig) -> dict[str, bytes
         **parts,
         "post_processor": _post_processor(meta, kind, tokens, roles),
     }
-    _check(meta, tokenizer)
+    content = _json(tokenizer, None)
+    _check(meta, content)
     files = {
-        "tokenizer.json": _json(tokenizer, None),
+        "tokenizer.json": content,
         "tokenizer_config.json": _json(_config(meta, kind, tokens, roles, config)),
         "generation_config.json": _json(_generation(meta, config)),
         **_templates(meta),
@@ -295,7 +296,8 @@ def _config(
     return {
         # tokenizer.json as it is, with no class's own splitting.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{f"{name}_token": token for name, token in roles.items()},
+        # null too, or else the class that goes with the model has one of its own.
+        **{f"{name}_token": roles.get(name) for name in _ROLES},
         "add_bos_token": begins and "bos" in roles,
         "add_eos_token": ends and "eos" in roles,
         "clean_up_tokenization_spaces": False,
@@ -339,12 +341,12 @@ def _templates(meta: Metadata) -> dict[str, bytes]:
     return files
 
 
-def _check(meta: Metadata, tokenizer: dict[str, Any]) -> None:
+def _check(meta: Metadata, content: bytes) -> None:
     """Raises PolicyError unless the tokenizers library can use it."""
     import tokenizers
 
     try:
-        tokenizers.Tokenizer.from_str(json.dumps(tokenizer))
+        tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises no narrower class
         raise PolicyError(
             f"{meta.path}: its tokenizer cannot be used: {error!s:.200}"
