@@ -1,6 +1,6 @@
 """Hostile GGUF files are refused in one line, quickly and in little memory.
 
-Faults C15, and C4 for such files.
+Fault C15.
 """
 
 import json

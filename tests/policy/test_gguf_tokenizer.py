@@ -184,6 +184,7 @@ def test_more_tokens_than_rows(tmp_path):
         import_gguf(tmp_path / "m.gguf", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_real_words(tmp_path):
     """Qwen2's 151k words, from its own tokenizer.json, on real texts."""
     if not (SHARED / "qwen2_tokenizer" / "tokenizer.json").exists():
