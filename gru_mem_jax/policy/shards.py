@@ -48,7 +48,7 @@ def weights_index(
 def write_in_parts(
     path: pathlib.Path,
     shapes: Mapping[str, tuple[int, ...]],
-    dtype: np.dtype,
+    dtype: str,
     parts: Iterable[np.ndarray],
 ) -> None:
     """Writes a safetensors file without holding a whole tensor.
@@ -59,18 +59,20 @@ def write_in_parts(
       path: of the file.
       shapes: of the tensors, in their order in the file.
       dtype: of all: float32 or bfloat16.
-      parts: their values, tensor after tensor, each in one or more arrays.
+      parts: their values, tensor after tensor, each in one or more arrays whose bytes
+        are those of the file.
 
     Raises:
       OSError: as the file system gives it.
       ValueError: the parts are more or fewer than the shapes.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    short, itemsize = {"float32": ("F32", 4), "bfloat16": ("BF16", 2)}[dtype]
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * dtype.itemsize
+        start, end = end, end + math.prod(shape) * itemsize
         header[name] = {
-            "dtype": {"float32": "F32", "bfloat16": "BF16"}[dtype.name],
+            "dtype": short,
             "shape": list(shape),
             "data_offsets": [start, end],
         }
@@ -80,7 +82,7 @@ def write_in_parts(
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for part in parts:
-            data = np.ascontiguousarray(part.astype(dtype, copy=False))
+            data = np.ascontiguousarray(part)
             file.write(data.view(np.uint8).data)
             written += data.nbytes
     if written != end:

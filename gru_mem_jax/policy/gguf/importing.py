@@ -108,26 +108,31 @@ def _write_weights(
     shard_bytes: int,
     on_tensor: Callable[[int, int], None],
 ) -> None:
-    import ml_dtypes
-
-    to = np.dtype({"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype])
-    table = weights.table
-    shards = split_weights(table, to.itemsize, shard_bytes)
+    table, itemsize = weights.table, {"float32": 4, "bfloat16": 2}[dtype]
+    shards = split_weights(table, itemsize, shard_bytes)
     done = 0
 
     def blocks(names: list[str]) -> Iterator[np.ndarray]:
         nonlocal done
         for name in names:
-            yield from weights.blocks(name)
+            for block in weights.blocks(name):
+                yield block if dtype == "float32" else _bfloat16(block)
             done += 1
             on_tensor(done, len(table))
 
     for file, names in shards.items():
         shapes = {name: table[name].shape for name in names}
-        write_in_parts(folder / file, shapes, to, blocks(names))
+        write_in_parts(folder / file, shapes, dtype, blocks(names))
     if len(shards) > 1:
-        index = weights_index(shards, table, to.itemsize)
+        index = weights_index(shards, table, itemsize)
         _write_json(folder / WEIGHTS_INDEX, index)
+
+
+def _bfloat16(block: np.ndarray) -> np.ndarray:
+    """The bits of the nearest bfloat16: numpy has no such dtype."""
+    import gguf
+
+    return gguf.quantize(block, gguf.GGMLQuantizationType.BF16)
 
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:

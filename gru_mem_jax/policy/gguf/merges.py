@@ -1,6 +1,7 @@
 """Merges of byte pair encodings: as a GGUF file lists them, or from its vocabulary."""
 
 import pathlib
+from typing import Any
 
 from gru_mem_jax.errors import PolicyError
 
@@ -8,7 +9,7 @@ _MAX_MERGES = 1 << 21  # Gemma's largest vocabulary has half a million
 
 
 def parsed_merges(
-    merges: list, vocab: dict[str, int], path: pathlib.Path
+    merges: list[Any], vocab: dict[str, int], path: pathlib.Path
 ) -> list[list[str]]:
     """The pairs of merges that are given as "left right".
 

@@ -1,5 +1,7 @@
 """Llama 3's RoPE scaling, found again in the factors that a GGUF file stores."""
 
+from typing import Any
+
 import numpy as np
 
 from gru_mem_jax.policy.rope_config import RopeConfig
@@ -33,6 +35,7 @@ def llama3_rope(
         return RopeConfig(theta=theta)
     factor = float(np.round(stored[-1], 4))
     usual = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    tries: list[dict[str, Any]]
     tries = [{**usual, "original_max_position_embeddings": original or _USUAL_CONTEXT}]
     tries += _fitted(stored, theta, factor, original)
     for fields in tries:
@@ -47,7 +50,7 @@ def llama3_rope(
 
 
 def llama3_factors(
-    head_dim: int, theta: float, factor: float, low: float, high: float, context: int
+    head_dim: int, theta: float, factor: float, low: float, high: float, context: float
 ) -> np.ndarray:
     """What the frequencies are divided by, float64 [head_dim / 2]."""
     turns = context / _wavelengths(head_dim, theta)
@@ -59,7 +62,9 @@ def _wavelengths(head_dim: int, theta: float) -> np.ndarray:
     return 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
 
 
-def _fitted(stored, theta, factor, original) -> list[dict]:
+def _fitted(
+    stored: np.ndarray, theta: float, factor: float, original: int | None
+) -> list[dict[str, Any]]:
     """Settings by the line through the places of all factors that are between."""
     between = (stored > 1 + _TOLERANCE) & (stored < factor * (1 - _TOLERANCE))
     if factor <= 1 or between.sum() < 2:

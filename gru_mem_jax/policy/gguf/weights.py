@@ -5,6 +5,7 @@ Hugging Face rotates halves, and Gemma's norms as 1 + w. Both are undone.
 """
 
 import os
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -83,35 +84,39 @@ class GGUFWeights:
             # One row of blocks; it is read as a whole.
             rows, row_bytes, step = 1, stored.nbytes, 1
         offset = self._config.traits.norm_offset if spec.path[-1] == "scale" else 0.0
-        with open(self._path, "rb") as file:
-            for start in range(0, rows, step):
-                count = min(step, rows - start)
-                block = self._read(file, stored, start * row_bytes, count * row_bytes)
-                block = _dequantised(block.reshape(count, row_bytes), stored)
-                if len(stored.shape) == 1:
-                    block = block.reshape(-1)
-                if heads:
-                    block = _halves(block, unit)
-                yield block - np.float32(offset) if offset else block
-
-    def _read(self, file, stored: GGUFTensor, start: int, count: int) -> np.ndarray:
-        data = os.pread(file.fileno(), count, stored.offset + start)
-        if len(data) != count:
-            raise PolicyError(
-                f"{self._path}: tensor {stored.name!r} ends early: the file has been "
-                "cut while it was read"
-            )
-        return np.frombuffer(data, np.uint8)
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            data = _read(self._path, stored, start * row_bytes, count * row_bytes)
+            block = _dequantised(data.reshape(count, row_bytes), stored)
+            if len(stored.shape) == 1:
+                block = block.reshape(-1)
+            if heads:
+                block = _halves(block, unit)
+            yield block - np.float32(offset) if offset else block
 
 
 def dequantised(header: GGUFHeader, name: str) -> np.ndarray:
     """A small tensor as it is stored, as float32 in one axis."""
     stored = header.tensors[name]
-    with open(header.path, "rb") as file:
-        data = os.pread(file.fileno(), stored.nbytes, stored.offset)
-    if len(data) != stored.nbytes:
-        raise PolicyError(f"{header.path}: tensor {name!r} ends early")
-    return _dequantised(np.frombuffer(data, np.uint8)[None], stored).reshape(-1)
+    data = _read(header.path, stored, 0, stored.nbytes)
+    return _dequantised(data[None], stored).reshape(-1)
+
+
+def _read(path: pathlib.Path, stored: GGUFTensor, start: int, count: int) -> np.ndarray:
+    """Bytes of a tensor; the file is one that `read_header` has checked."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            file.seek(stored.offset + start)
+            data = file.read(count)
+    except OSError as error:
+        raise PolicyError(f"{path}: {error.strerror or error}") from None
+    if len(data) != count:
+        raise PolicyError(
+            f"{path}: tensor {stored.name!r} ends early: the file has been cut while "
+            "it was read"
+        )
+    return np.frombuffer(data, np.uint8)
 
 
 def _dequantised(block: np.ndarray, stored: GGUFTensor) -> np.ndarray:
@@ -136,6 +141,8 @@ def _gguf_names(
     import gguf
 
     architecture = header.metadata["general.architecture"]
+    if architecture == "mistral3":  # which older versions of gguf do not know
+        architecture = "llama"
     kinds = {text: kind for kind, text in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[architecture], config.num_hidden_layers)
     found = {}
