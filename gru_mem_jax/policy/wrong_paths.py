@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import stat
 
 from gru_mem_jax.records import closest
@@ -13,10 +14,6 @@ _HUB_PAGE = re.compile(r"(?:hf:/?|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z")
 _OTHERS = (".onnx", ".h5", ".msgpack", ".tflite", ".npz", ".mlpackage")
-_GGUF = (
-    "GGUF weights (llama.cpp, ollama) cannot be read; take the model that they were "
-    f"made from as {_EXPECTED}"
-)
 _SHOWN = 5
 
 
@@ -52,7 +49,7 @@ def explain_file(path: pathlib.Path) -> str:
     start = f"{path}: expected a policy directory, got a file"
     suffix = path.suffix.lower()
     if suffix == ".gguf" or _begins_with(path, b"GGUF"):
-        return f"{start}; {_GGUF}"
+        return f"{start}; {_import(path)}"
     if suffix in (".safetensors", ".json", ".jinja", ".model"):
         return f"{start}; give the directory that it is in: {path.parent}"
     if suffix in _PICKLED:
@@ -99,10 +96,18 @@ def explain_folder(root: pathlib.Path) -> str | None:
     kinds = {pathlib.Path(name).suffix.lower() for name in files}
     shown = ", ".join(files[:_SHOWN]) + (", ..." if len(files) > _SHOWN else "")
     if ".gguf" in kinds:
-        return f"{start} {shown}; {_GGUF}"
+        weights = [name for name in files if name.lower().endswith(".gguf")]
+        return f"{start} {shown}; {_import(root / weights[0])}"
     if "config.json" not in files and kinds & set(_PICKLED):
         return f"{start} weights without config.json ({shown}); take {_EXPECTED}"
     return None
+
+
+def _import(path: pathlib.Path) -> str:
+    return (
+        "GGUF weights (llama.cpp, ollama): make a policy directory of them, "
+        f"`gru-mem import {shlex.quote(str(path))} --out DIR`"
+    )
 
 
 def _begins_with(path: pathlib.Path, magic: bytes) -> bool:

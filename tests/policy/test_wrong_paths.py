@@ -20,8 +20,8 @@ def says(location):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("model.gguf", b"x", "GGUF weights (llama.cpp, ollama) cannot be read"),
-        ("sha256-abc", b"GGUF\3\0\0\0", "GGUF weights"),
+        ("model.gguf", b"x", "`gru-mem import {} --out DIR`"),
+        ("sha256-abc", b"GGUF\3\0\0\0", "`gru-mem import {} --out DIR`"),
         ("pytorch_model.bin", b"x", "pickled weights can run code and are never"),
         ("consolidated.00.pth", b"x", "convert them to safetensors"),
         ("last.ckpt", b"x", "convert them to safetensors"),
@@ -36,7 +36,7 @@ def says(location):
 def test_files(tmp_path, name, content, expected):
     path = tmp_path / name
     path.write_bytes(content)
-    assert expected in says(path)
+    assert expected.format(path) in says(path)
     assert str(path) in says(str(path))
 
 
@@ -50,7 +50,11 @@ def test_files(tmp_path, name, content, expected):
         (["adapter_config.json", "adapter_model.safetensors"], "LoRA adapters alone"),
         (["policy/config.json", "checkpoints/1/x"], "did you mean {}/policy?"),
         (["refs/main", "snapshots/ab/config.json"], "did you mean {}/snapshots/ab?"),
-        (["a.Q4.gguf", "README.md"], "got README.md, a.Q4.gguf; GGUF weights"),
+        (
+            ["a.Q4.gguf", "README.md"],
+            "got README.md, a.Q4.gguf; GGUF weights (llama.cpp, ollama): make a policy "
+            "directory of them, `gru-mem import {}/a.Q4.gguf --out DIR`",
+        ),
         (["pytorch_model.bin"], "weights without config.json (pytorch_model.bin)"),
         ([], None),
         (["config.json", "policy/config.json"], None),
@@ -107,5 +111,8 @@ def test_home_and_slashes(tmp_path, monkeypatch):
 def test_a_config_beside_gguf_weights_only(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(PolicyError, match=r"no model.safetensors .*GGUF weights"):
+    with pytest.raises(
+        PolicyError,
+        match=r"no model.safetensors .*`gru-mem import .*model.gguf --out DIR`",
+    ):
         load_policy(tmp_path)
