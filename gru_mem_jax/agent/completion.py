@@ -27,8 +27,8 @@ def begin_turn(
     text, ids = builder.opened + text, prompt_ids(request.prompt)
     make = functools.partial(
         Turn,
-        update_probability=said and said.update_probability,
-        exit_probability=said and said.exit_probability,
+        update_probability=said.update_probability,
+        exit_probability=said.exit_probability,
         text=text,
         finish_reason=completion.finish_reason,
         prompt_tokens=len(ids),
@@ -43,7 +43,7 @@ def begin_turn(
             completion_ids=tuple(completion.ids),
             logprobs=tuple(completion.logprobs),
             sampling_logprobs=tuple(completion.sampling_logprobs),
-            supports=said and said.supports,
+            supports=said.supports,
         )
     return text, problem, make
 

@@ -6,15 +6,15 @@ lines of their own in full style:
     <think>thought</think> <check>yes</check> <update>memory</update> <next>end</next>
 
 where thought and memory are free, yes or no and end or continue are chosen, and a no
-leaves nothing to write. An answer is \boxed{free}. MemAgent's memory turns have no form.
-What the chat template has written of a reply is left out.
+leaves nothing to write. An answer is \boxed{free}. MemAgent's memory turns have no
+form. What the chat template has written of a reply is left out.
 """
 
 import dataclasses
 import math
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gru_mem_jax.agent.encoding import Encoder
@@ -26,7 +26,7 @@ from gru_mem_jax.grammar.automaton import EXIT, UPDATE, Constraint, TokenGrammar
 
 if TYPE_CHECKING:
     from gru_mem_jax.agent.config import AgentConfig
-    from gru_mem_jax.grammar.compiling import Form
+    from gru_mem_jax.grammar.forms import Form
 
 THOUGHT, MEMORY = 0, 1  # segments; an answer takes from the first
 _CHOSEN = 3  # the tag behind which a gate's word comes
@@ -51,16 +51,16 @@ class TurnForms:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Said:
-    """How a constrained completion came about.
+    """How a constrained completion came about; all None of a free one.
 
     Attributes:
       supports: of each id: which of the grammar's sets it was drawn from; -1: forced.
       update_probability, exit_probability: P(yes) and P(end); None of an answer.
     """
 
-    supports: tuple[int, ...]
-    update_probability: float | None
-    exit_probability: float | None
+    supports: tuple[int, ...] | None = None
+    update_probability: float | None = None
+    exit_probability: float | None = None
 
 
 def turn_constraint(
@@ -101,8 +101,8 @@ def turn_constraint(
     )
 
 
-def follow(request: Request, completion: Completion) -> Said | None:
-    """How the completion of a constrained request came about; None of a free one.
+def follow(request: Request, completion: Completion) -> Said:
+    """How the completion of a request came about.
 
     P(word) is exp(logprob) where the word was sampled, else 1 minus that.
 
@@ -110,7 +110,7 @@ def follow(request: Request, completion: Completion) -> Said | None:
       RunError: the completion does not have the form.
     """
     if (constraint := request.constraint) is None:
-        return None
+        return Said()
     ids = completion.ids
     if not ids or ids[-1] not in request.stop_ids:
         raise RunError(
@@ -174,7 +174,7 @@ def _make(builder: PromptBuilder) -> TurnForms:
 
 
 def _gated(builder: PromptBuilder) -> "Form":
-    from gru_mem_jax.grammar.compiling import Choice, Free, Text
+    from gru_mem_jax.grammar.forms import Choice, Free, Text
 
     between = "" if builder.config.style == "compact" else "\n"
     end: Form = (Text("</next>"),)
@@ -197,6 +197,6 @@ def _gated(builder: PromptBuilder) -> "Form":
 
 
 def _answer(builder: PromptBuilder) -> "Form":
-    from gru_mem_jax.grammar.compiling import Box, Text
+    from gru_mem_jax.grammar.forms import Box, Text
 
     return (Text(builder.left_to_say(r"\boxed{")), Box(THOUGHT))

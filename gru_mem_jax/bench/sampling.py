@@ -4,8 +4,9 @@ All devices of this process are measured at once, in tensor groups of an engine 
 Prompts are random and share no prefix. `prefill` counts prompt tokens until each row
 has its first new token; `decode` counts new tokens after that. Runs of engine and peer
 alternate, so that other load affects both; figures are medians, and the first run of
-each (which compiles) is not counted. With `groups` the requests share a prefix instead:
-see `groups`.
+each (which compiles) is not counted. With `constrained` each run decodes once more, the
+same prompts, with rows that are held to a form: see `constrained`. With `groups` the
+requests share a prefix instead: see `groups`.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple, TextIO
 from gru_mem_jax import machine
 from gru_mem_jax.bench import groups
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.grammar.automaton import Constraint
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 from gru_mem_jax.sampling.config import DTYPES, EngineConfig
 
@@ -53,6 +55,7 @@ class BenchConfig:
       dtype: "float32" or "bfloat16".
       peer: None, or "huggingface": `generate` of transformers (torch) on the same
         weights, in its own process.
+      constrained: measure constrained rows too.
       groups: G, requests that share a prefix; None: they share none.
       prefix: tokens that the requests of a group have in common.
       memory: tokens that each prompt has of its own; at least 1.
@@ -67,6 +70,7 @@ class BenchConfig:
     new_tokens: int = 128
     dtype: str = "float32"
     peer: str | None = None
+    constrained: bool = False
     groups: int | None = None
     prefix: int = 900
     memory: int = 150
@@ -83,6 +87,8 @@ class BenchConfig:
         for name, low in least.items():
             check_int(name, getattr(self, name), low)
         check_choice("dtype", self.dtype, DTYPES)
+        if self.constrained and self.groups is not None:
+            raise InputError("constrained rows are measured without groups")
         if self.peer is not None:
             check_choice("peer", self.peer, PEERS)
             if self.groups is not None:
@@ -109,9 +115,10 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
 
     Returns:
       The settings; `device`, `devices`, `engines`, `threads`; `prefill_tokens_per_s`
-      and `decode_tokens_per_s` in all, and each with `_per_device`; `slot_occupancy` of
-      a second workload of twice as many rows whose lengths differ, so that slots are
-      refilled; `compile_seconds`, `programs`, `peak_rss_mb`; with a peer (which has one
+      and `decode_tokens_per_s` in all, and each with `_per_device`, with `constrained`
+      `constrained_decode_tokens_per_s` too; `slot_occupancy` of a second workload of
+      twice as many rows whose lengths differ, so that slots are refilled;
+      `compile_seconds`, `programs`, `peak_rss_mb`; with a peer (which has one
       device), its name, rates and `peak_rss_mb` under `peer`, and `prefill_ratio` and
       `decode_ratio`, one device of ours by the peer. With groups, what `groups.measure`
       returns, of one engine.
@@ -175,9 +182,13 @@ class _Rates(NamedTuple):
 
     prefill: float
     decode: float
+    constrained_decode: float | None = None
 
     def line(self) -> str:
-        return f"prefill {self.prefill:.0f}, decode {self.decode:.0f} tokens/s"
+        more = ""
+        if self.constrained_decode is not None:
+            more = f", constrained {self.constrained_decode:.0f}"
+        return f"prefill {self.prefill:.0f}, decode {self.decode:.0f}{more} tokens/s"
 
 
 class _EngineBench:
@@ -186,6 +197,7 @@ class _EngineBench:
     def __init__(self, config: BenchConfig, policy: Any, params: Any):
         import numpy as np
 
+        from gru_mem_jax.bench.constrained import turn_constraint
         from gru_mem_jax.sampling import engine_pool
 
         self._config = config
@@ -194,6 +206,9 @@ class _EngineBench:
         mesh = engine_pool.local_mesh()
         self.engine = engine_pool.make(policy, params, config.engine, mesh=mesh)
         self._rows = self.engine.capacity
+        self._constraint = None
+        if config.constrained:
+            self._constraint = turn_constraint(self._vocab, config.new_tokens)
         self._devices = mesh.size
 
     def devices(self) -> dict[str, int]:
@@ -203,7 +218,7 @@ class _EngineBench:
     def rates(self) -> _Rates:
         """One run: every prompt with a budget of one token, then again with all.
 
-        The second time the slots still hold the prompts: only decoding remains.
+        From then on the slots still hold the prompts: only decoding remains.
         """
         rows, length = self._rows, self._config.prompt_tokens
         budget = self._config.new_tokens
@@ -211,7 +226,11 @@ class _EngineBench:
         self.engine.reset()
         first = self._time(prompts, [1] * rows)
         rest = self._time(prompts, [budget] * rows)
-        return _Rates(rows * length / first, rows * budget / rest)
+        rates = _Rates(rows * length / first, rows * budget / rest)
+        if self._constraint is None:
+            return rates
+        rest = self._time(prompts, [budget] * rows, self._constraint)
+        return rates._replace(constrained_decode=rows * budget / rest)
 
     def occupancy(self) -> float:
         """Share of decoded rows that are new tokens, where lengths differ."""
@@ -230,7 +249,12 @@ class _EngineBench:
     def _prompt(self, length: int) -> tuple[int, ...]:
         return tuple(self._rng.integers(0, self._vocab, length).tolist())
 
-    def _time(self, prompts: list[tuple[int, ...]], budgets: list[int]) -> float:
+    def _time(
+        self,
+        prompts: list[tuple[int, ...]],
+        budgets: list[int],
+        constraint: Constraint | None = None,
+    ) -> float:
         from gru_mem_jax.agent.requests import Request, Segment
 
         requests = [
@@ -239,6 +263,7 @@ class _EngineBench:
                 max_new_tokens=budget,
                 stop_ids=(),
                 temperature=0.0,
+                constraint=constraint,
                 pin=number,  # again where its prompt is held
             )
             for number, (ids, budget) in enumerate(zip(prompts, budgets))
@@ -355,8 +380,9 @@ def _load(config: BenchConfig) -> tuple[Any, Any]:
 
 def _medians(rates: list[_Rates]) -> dict[str, float]:
     return {
-        "prefill_tokens_per_s": statistics.median(r.prefill for r in rates),
-        "decode_tokens_per_s": statistics.median(r.decode for r in rates),
+        f"{name}_tokens_per_s": statistics.median(getattr(r, name) for r in rates)
+        for name in _Rates._fields
+        if getattr(rates[0], name) is not None
     }
 
 

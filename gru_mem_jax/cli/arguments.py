@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 
+from gru_mem_jax.agent.config import FORMATS
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import closest, did_you_mean
 
@@ -127,6 +128,39 @@ def add_template_variables(add: Callable[..., object]) -> None:
         help="a variable of the chat template, e.g. enable_thinking=false; may be "
         "given several times",
     )
+
+
+FORM_SETTINGS = ("format", "thought_tokens", "update_threshold", "exit_threshold")
+
+
+def add_form_flags(add: Callable[..., object]) -> None:
+    """Adds the flags of FORM_SETTINGS, which are settings of AgentConfig."""
+    add(
+        "--format",
+        choices=FORMATS,
+        help="turns as the policy writes them, or constrained to their form token by "
+        "token, so that any policy gives gates and an answer",
+    )
+    add(
+        "--thought_tokens",
+        type=integer(least=1),
+        metavar="N",
+        help="a constrained turn's budget for its thought",
+    )
+    for gate, opens in (("update", "yes"), ("exit", "end")):
+        add(
+            f"--{gate}_threshold",
+            type=number(),
+            metavar="P",
+            help=f"the {gate} gate of a constrained turn opens if P({opens}) is at "
+            "least P; default: it is drawn",
+        )
+
+
+def form_settings(args: argparse.Namespace) -> dict[str, object]:
+    """The settings that flags of `add_form_flags` give."""
+    given = {name: getattr(args, name) for name in FORM_SETTINGS}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def add_json(add: Callable[..., object], what: str) -> None:

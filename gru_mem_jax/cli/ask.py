@@ -87,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--order", choices=("memory_first", "chunk_first"), help="layout of prompts")
     add("--style", choices=("full", "compact"), help="wording of prompts")
     arguments.add_template_variables(add)
+    arguments.add_form_flags(add)
     add(
         "--max_chunks",
         type=count,
@@ -185,6 +186,7 @@ def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
         engine_config = gin.build(engine_config)
         gin.check_all_read()
     given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
+    given |= arguments.form_settings(args)
     if args.template_variable:
         known = config.prompt.template_variables
         given["template_variables"] = known | dict(args.template_variable)

@@ -1,7 +1,8 @@
 """Measure the sampling engine or the learner's update, warm, on random tokens.
 
 `gru-mem bench sampling`: tokens per second of the engine. `--peer huggingface` runs
-transformers' generate on the same weights in turn, and prints the ratios; `--groups G
+transformers' generate on the same weights in turn, and prints the ratios;
+`--constrained` measures rows that are held to the form of a turn too; `--groups G
 --prefix P` measures G requests that share a prefix, with trunks and without.
 `gru-mem bench update`: seconds of the learner's update and score, with prefixes shared
 and without, on a group's turns or on recorded ones.
@@ -43,9 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=count, metavar="B", help="rows side by side; default 8")
     add("--prompt_tokens", type=count, metavar="P", help="of every row; default 512")
     add("--new_tokens", type=count, metavar="N", help="of every row; default 128")
+    true: dict[str, Any] = {"action": "store_true", "default": None}
+    add(
+        "--constrained", **true, help="measure rows held to a form, on the same prompts"
+    )
     add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
     add = parser.add_argument_group("update").add_argument
-    true = {"action": "store_true", "default": None}
     add("--equal_memories", **true, help="all rollouts have the same memory")
     add(
         "--replay",

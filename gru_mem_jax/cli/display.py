@@ -112,11 +112,19 @@ def turn_line(turn: Turn, progress: str = "") -> str:
         if turn.well_formed
         else f"malformed ({terminal.shorten(turn.problem or '', 60)})"
     )
+    if said := probabilities(turn):
+        gates += f" {said}"
     line = f"chunk {turn.chunk + 1}{progress}: {gates}, "
     line += f"memory {turn.memory_tokens} tokens, {tokens}"
     if turn.update and turn.memory:
         line += f" | {terminal.shorten(news(turn.memory_before, turn.memory), 80)}"
     return line
+
+
+def probabilities(turn: Turn) -> str:
+    """Those of a constrained turn's gates; empty for other turns."""
+    named = {"yes": turn.update_probability, "end": turn.exit_probability}
+    return " ".join(f"P({k})={v:.2f}" for k, v in named.items() if v is not None)
 
 
 def news(before: str, after: str) -> str:

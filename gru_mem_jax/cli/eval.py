@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "timed; default none",
     )
     arguments.add_template_variables(add)
+    arguments.add_form_flags(add)
     arguments.add_host_flags(add)
     arguments.add_gin_flags(parser)
 
@@ -121,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if args.template_variable:
         given = agent.prompt.template_variables | dict(args.template_variable)
         agent = replace_settings(agent, template_variables=given)
+    agent = replace_settings(agent, **arguments.form_settings(args))
     if args.slots:
         engine = dataclasses.replace(engine, slots=args.slots)
     if args.slots and served:

@@ -16,7 +16,13 @@ from rich.text import Text
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.cli import terminal
-from gru_mem_jax.cli.display import Header, ReadingProgress, compiled_line, summary
+from gru_mem_jax.cli.display import (
+    Header,
+    ReadingProgress,
+    compiled_line,
+    probabilities,
+    summary,
+)
 
 # Symbol, its ASCII form, style and meaning of a turn in the gate strip.
 _GATES = {
@@ -48,6 +54,7 @@ class LiveView:
         self._status, self._since = "starting", time.monotonic()
         self._kinds: list[str] = []
         self._updates = 0
+        self._gate_probabilities = ""  # of the last memory turn
         self._memory, self._memory_tokens = "", 0
         self._before: str | None = None  # the status before compiling
         self._fresh: frozenset[int] = frozenset()
@@ -121,6 +128,7 @@ class LiveView:
         self._progress.add(turn)
         if turn.kind == "memory":
             self._kinds.append(gate_kind(turn))
+            self._gate_probabilities = probabilities(turn)
             self._updates += bool(turn.update)
             if turn.memory != self._memory:  # else the last change is still marked
                 self._fresh = changed_words(self._memory, turn.memory)
@@ -201,6 +209,7 @@ class LiveView:
                 legend.append(self._symbol(kind), style=_GATES[kind][2])
                 count = self._updates if kind == "update" else kinds.count(kind)
                 legend.append(f" {_GATES[kind][3]} {count}   ", style="dim")
+        legend.append(self._gate_probabilities, style="dim")
         return Group(text, legend)
 
     def _symbol(self, kind: str) -> str:

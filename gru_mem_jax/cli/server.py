@@ -117,8 +117,11 @@ class ServedReader:
 
     def __init__(self, served: Served, remote: "RemoteConfig", config: AgentConfig):
         from gru_mem_jax.policy.files import open_policy_dir
+        from gru_mem_jax.sampling.remote_server import SERVED_FREELY
         from gru_mem_jax.tokenization import TextTokenizer
 
+        if config.format == "constrained":
+            raise InputError(f"--server: {SERVED_FREELY}")
         self._served, self._remote = served, remote
         self._folder = open_policy_dir(served.tokenizer).root
         encoder = TextTokenizer.from_pretrained(self._folder)

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gru_mem_jax.agent.config import MODES, AgentConfig, check_budgets, longest_turn
-from gru_mem_jax.agent.prompts import PromptBuilder
+from gru_mem_jax.agent.prompts import PromptBuilder, PromptKind
 from gru_mem_jax.agent.requests import Generator
+from gru_mem_jax.agent.turn_form import turn_constraint
+from gru_mem_jax.grammar.automaton import Constraint
 from gru_mem_jax.sampling.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -73,6 +75,16 @@ def agents_in(
     for each in agents:
         check_budgets(builder, each)
     return agents
+
+
+def _forms(
+    builder: PromptBuilder, agents: Sequence[AgentConfig], modes: Sequence[str]
+) -> list[Constraint | None]:
+    """The forms of all completions; baselines have none."""
+    free = [] if set(modes) <= set(MODES) else [None]
+    turns: list[tuple[AgentConfig, PromptKind]] = [(a, a.memory_kind) for a in agents]
+    turns += [(agent, "answer") for agent in agents]
+    return [turn_constraint(builder, *turn) for turn in turns] + free
 
 
 class LocalReader:
@@ -149,7 +161,7 @@ class LocalReader:
         del loaded
         note(engine.attention)
         note("compiling the sampling programs")
-        programs = engine.warm_up()
+        programs = engine.warm_up(constraints=_forms(builder, agents, asking.modes))
         seconds = engine.stats()["compile_seconds"]
         note(f"{programs} programs ready after {seconds:.1f} s")
 

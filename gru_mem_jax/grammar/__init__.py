@@ -10,13 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "TokenGrammar",
             "walk",
         ],
-        "compiling": [
-            "Box",
-            "Choice",
-            "Form",
-            "Free",
-            "Text",
-            "compile_forms",
-        ],
+        "compiling": ["compile_forms"],
+        "forms": ["Box", "Choice", "Form", "Free", "Text"],
     },
 )

@@ -77,21 +77,23 @@ class TokenTexts:
         """Drops those of the ids whose ASCII text changes beside a broken character."""
         for i in ids:
             text = self.texts[i]
-            if text is not None and not self._is_steady((i,), text):
+            if text is not None and not self._is_steady((i,), text, after_free=True):
                 self.texts[i] = None
 
-    def check(self, ids: Sequence[int], text: str) -> bool:
-        """Whether ids have this text wherever they stand."""
-        mark = self._mark
+    def check(self, ids: Sequence[int], text: str, after_free: bool) -> bool:
+        """Whether ids have this text, before free text and perhaps after it."""
         shown = self._tokenizer.decode((self._anchor, *ids, self._anchor))
-        return shown == mark + text + mark and self._is_steady(ids, text)
+        same = shown == self._mark + text + self._mark
+        return same and self._is_steady(ids, text, after_free)
 
-    def _is_steady(self, ids: Sequence[int], text: str) -> bool:
+    def _is_steady(self, ids: Sequence[int], text: str, after_free: bool) -> bool:
         anchor, mark = self._anchor, self._mark
         wanted = mark + _ascii(text) + mark
+        beside = ((((f,) if after_free else ()), f) for f in self._fragments)
         return all(
-            _ascii(self._tokenizer.decode((anchor, f, *ids, f, anchor))) == wanted
-            for f in self._fragments
+            _ascii(self._tokenizer.decode((anchor, *left, *ids, right, anchor)))
+            == wanted
+            for left, right in beside
         )
 
     def _decoded(self, ids: Sequence[int]) -> list[str]:
@@ -131,6 +133,6 @@ def _anchor(tokenizer: Tokenizer) -> tuple[int, str]:
         if len(ids) == 1 and tokenizer.decode(ids * 2) == mark * 2:
             return ids[0], mark
     raise PolicyError(
-        "the tokenizer has no token that decodes to one ASCII mark or letter: its turns "
-        f"cannot be held to a form; {FREE}"
+        "the tokenizer cannot hold turns to a form: it has no token for a mark or a "
+        f"letter of ASCII; {FREE}"
     )

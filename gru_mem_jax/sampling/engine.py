@@ -25,13 +25,12 @@ from jax.sharding import Mesh
 
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.grammar.automaton import TokenGrammar
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling import sampler
 from gru_mem_jax.sampling.admission import PATIENCE, choose
 from gru_mem_jax.sampling.config import EngineConfig, smallest_at_least, up_to
 from gru_mem_jax.sampling.footprint import check_engine_fits, engine_dtype
-from gru_mem_jax.sampling.forms import Forms
+from gru_mem_jax.sampling.forms import Constraints, Forms
 from gru_mem_jax.sampling.hand_over import hand_over
 from gru_mem_jax.sampling.jobs import Decoder, Job, check_request, new_job
 from gru_mem_jax.sampling.pool import Pool
@@ -264,14 +263,15 @@ class Engine:
         self._trunks.clear()
 
     def warm_up(
-        self, max_tokens: int | None = None, grammars: Iterable[TokenGrammar] = ()
+        self, max_tokens: int | None = None, constraints: Constraints = (None,)
     ) -> int:
         """Compiles every program that requests may need.
 
         Args:
           max_tokens: prompt and budget of the longest request to come; None:
             max_length.
-          grammars: of the requests, which then are all constrained; none: all are free.
+          constraints: of the requests to come, if only of each form one; None: some
+            have none.
 
         Returns:
           The number of programs. Such requests compile no more.
@@ -279,9 +279,9 @@ class Engine:
         longest = min(max_tokens or self.config.max_length, self.config.max_length)
         tails = self._slots.config
         attends = self._programs.decode_attends
-        sizes = self._forms.sizes_with(grammars)
-        for attend in up_to(attends, min(longest, tails.max_length)):
-            self._programs.decode(attend, *sizes)
+        for sizes in self._forms.sizes_of(constraints):
+            for attend in up_to(attends, min(longest, tails.max_length)):
+                self._programs.decode(attend, *sizes)
         self._slots.warm_up(longest)
         if self._trunks.pool is not None:
             hosted = self._trunks.store is not None
@@ -376,8 +376,7 @@ class Engine:
         steps = int(budgets.max())
         if (positions + budgets).max() > attend:
             steps = attend - int(positions.max())
-        limits = [steps, config.patience(len(active))]
-        limits = np.asarray(limits, np.int32)
+        limits = np.asarray([steps, config.patience(len(active))], np.int32)
         trunk = self._trunks.seen_by(range(config.slots), 1)
         sizes, forms = self._forms.arguments()
         program, pool = self._programs.decode(attend, *sizes), self._slots

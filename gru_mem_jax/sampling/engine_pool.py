@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 from gru_mem_jax.agent.requests import Completion, Request
 from gru_mem_jax.errors import RunError
-from gru_mem_jax.grammar.automaton import TokenGrammar
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling.config import EngineConfig
@@ -28,6 +27,7 @@ from gru_mem_jax.sampling.footprint import (
     engine_dtype,
     with_tensor,
 )
+from gru_mem_jax.sampling.forms import Constraints
 from gru_mem_jax.sampling.hand_over import group_mesh, hand_over, own_groups, view
 from gru_mem_jax.sampling.jobs import Decoder
 from gru_mem_jax.sampling.prefix_store import PrefixStore
@@ -238,7 +238,7 @@ class EnginePool:
         self._pins.clear()
 
     def warm_up(
-        self, max_tokens: int | None = None, grammars: Iterable[TokenGrammar] = ()
+        self, max_tokens: int | None = None, constraints: Constraints = (None,)
     ) -> int:
         """Compiles every program that requests may need; see `Engine.warm_up`.
 
@@ -246,10 +246,10 @@ class EnginePool:
         those of the others side by side.
         """
         first, *others = self.engines
-        grammars = list(grammars)
-        programs = first.warm_up(max_tokens, grammars)
+        constraints = list(constraints)
+        programs = first.warm_up(max_tokens, constraints)
         with ThreadPoolExecutor(max(1, len(others))) as threads:
-            list(threads.map(lambda e: e.warm_up(max_tokens, grammars), others))
+            list(threads.map(lambda e: e.warm_up(max_tokens, constraints), others))
         return programs
 
     @property

@@ -12,6 +12,8 @@ from gru_mem_jax.sampling import constraints
 from gru_mem_jax.sampling.constraints import Tables
 from gru_mem_jax.sampling.programs import Programs
 
+Constraints = Iterable[Constraint | None]
+
 MOST_GRAMMARS = 8  # more only while so many rows run that each need another
 
 
@@ -30,7 +32,7 @@ class Forms:
 
     def __init__(self, programs: Programs, slots: int):
         self._programs = programs
-        self._places: OrderedDict[str, int] = OrderedDict()  # by digest; used last last
+        self._places: OrderedDict[str, int] = OrderedDict()  # by digest
         self._grammars: list[TokenGrammar] = []
         self._least = (1, 1, 1, 1)
         self._tables: Tables | None = None
@@ -38,7 +40,10 @@ class Forms:
         self.rows[:, constraints.STATE] = -1
 
     def hold(self, grammar: TokenGrammar) -> int:
-        """The place of a grammar in the tables, which have it from now on."""
+        """The place of a grammar in the tables, which have it from now on.
+
+        Where they have no room the one that was used longest ago leaves.
+        """
         place = self._places.get(grammar.digest)
         if place is None:
             place = self._room()
@@ -89,10 +94,14 @@ class Forms:
         # A copy: it is read later, and a row may be released before.
         return self._sizes(), (self.rows.copy(), self._tables)
 
-    def sizes_with(self, grammars: Iterable[TokenGrammar]) -> tuple[int, ...]:
-        """Sizes of the tables once these grammars are held; empty if there are none."""
-        found = [self.hold(grammar) for grammar in grammars]
-        return self._sizes() if found else ()
+    def sizes_of(self, constraints: Constraints) -> list[tuple[int, ...]]:
+        """Sizes of the tables that rows to come need; those of free rows are empty."""
+        kinds = list(constraints)
+        grammars = [kind.grammar for kind in kinds if kind is not None]
+        for grammar in grammars:
+            self.hold(grammar)
+        free: list[tuple[int, ...]] = [()] if None in kinds else []
+        return [*free, self._sizes()] if grammars else free
 
     def _sizes(self) -> tuple[int, ...]:
         """G, N, C and M of `Tables`."""
@@ -107,10 +116,7 @@ class Forms:
         return self._least
 
     def _room(self) -> int:
-        """A place for a new grammar: a new one, or the one that was used longest ago.
-
-        Never one that a row uses.
-        """
+        """A place for a new grammar, of those that no row uses."""
         if len(self._grammars) >= MOST_GRAMMARS:
             running = self.rows[self.rows[:, constraints.STATE] >= 0]
             used = set(running[:, constraints.GRAMMAR].tolist())

@@ -91,7 +91,8 @@ class RemoteGenerator:
         """Sends a request, or queues it.
 
         Raises:
-          InputError: it has stop strings, or token ids alone for a chat server.
+          InputError: it is constrained, has stop strings, or token ids alone for a chat
+            server.
         """
         body = self._server.body(request)
         handle = self._next_handle

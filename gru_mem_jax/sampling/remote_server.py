@@ -31,6 +31,10 @@ _OF_THE_REQUEST = (400, 413, 422)  # it is the cause: others may well be answere
 _START_SECONDS = 20.0
 _CHECK_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
+SERVED_FREELY = (
+    "format constrained: a server is not asked to hold completions to a form; use "
+    "format free"
+)
 TOO_LATE = "no answer within the time limit"
 _PROBE = "Zwei Bücher, 12345 words?\n\tif x_1 == 'a': pass"
 
@@ -161,6 +165,8 @@ class Server:
         """
         if request.stop_strings:
             raise InputError("a server is not asked with stop strings; use stop ids")
+        if request.constraint is not None:
+            raise InputError(SERVED_FREELY)
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": request.max_new_tokens,

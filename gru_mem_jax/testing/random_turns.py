@@ -18,7 +18,8 @@ def draw_constrained(
 
     Args:
       constraint: its form.
-      choose: picks one of the ids that may come, int [n]; called where none is forced.
+      choose: picks an id, given which ones may come, bool [V]; called where none is
+        forced.
     """
     grammar, state = constraint.grammar, constraint.start
     left, draws = list(constraint.budgets), []
@@ -26,8 +27,8 @@ def draw_constrained(
         token, segment = int(grammar.forced[state]), int(grammar.segment[state])
         is_drawn, count = token < 0, 1
         if is_drawn:
-            allowed = np.flatnonzero(grammar.supports[grammar.support[state]])
-            token, count = choose(allowed), len(allowed)
+            allowed = grammar.supports[grammar.support[state]]
+            token, count = choose(allowed), int(np.count_nonzero(allowed))
         draws.append((token, count))
         state = int(grammar.next_state[state, grammar.classes[token]])
         if is_drawn and segment >= 0:
@@ -72,7 +73,9 @@ class RandomGenerator:
         handle = min(self._submitted)
         constraint, seed = self._submitted.pop(handle)
         rng = random.Random(seed)
-        draws = draw_constrained(constraint, lambda ids: int(rng.choice(ids)))
+        draws = draw_constrained(
+            constraint, lambda allowed: int(rng.choice(np.flatnonzero(allowed)))
+        )
         logprobs = tuple(-math.log(count) for _, count in draws)
         completion = Completion(
             ids=tuple(token for token, _ in draws),

@@ -8,6 +8,7 @@ from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator
 
 BYTES = ByteEncoder()
+CLOSED = "<think>\n\n</think>\n\n"
 CONFIG = AgentConfig(
     chunk_size=10,
     question_tokens=32,
@@ -17,6 +18,19 @@ CONFIG = AgentConfig(
     prompt=PromptConfig(style="compact"),
 )
 BUILDER = PromptBuilder(BYTES, CONFIG.prompt)
+
+
+class Thinking(ByteEncoder):
+    """A template that goes on after the assistant's role."""
+
+    def __init__(self, end, **options):
+        super().__init__(**options)
+        self.end, self.told = end, []
+
+    def render_chat(self, messages, variables=None):
+        self.told.append(variables)
+        off = variables and variables.get("enable_thinking") is False
+        return super().render_chat(messages) + (CLOSED if off else self.end)
 
 
 def reply(check="yes", update="m", exit_="continue", think="t"):

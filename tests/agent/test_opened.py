@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from loops import CONFIG, reply
+from loops import CLOSED, CONFIG, Thinking, reply
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import (
@@ -19,23 +19,10 @@ from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
 from gru_mem_jax.agent.requests import prompt_ids
 from gru_mem_jax.agent.trajectory import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.testing.byte_tokenizer import END, START, ByteEncoder
+from gru_mem_jax.testing.byte_tokenizer import END, START
 from gru_mem_jax.testing.scripted import ScriptedGenerator
 
-OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
-
-
-class Thinking(ByteEncoder):
-    """A template that goes on after the assistant's role."""
-
-    def __init__(self, end, **options):
-        super().__init__(**options)
-        self.end, self.told = end, []
-
-    def render_chat(self, messages, variables=None):
-        self.told.append(variables)
-        off = variables and variables.get("enable_thinking") is False
-        return super().render_chat(messages) + (CLOSED if off else self.end)
+OPEN = "<think>\n"
 
 
 @pytest.mark.parametrize("format_tags", [True, False])

@@ -79,6 +79,21 @@ def _chain(token: str, vocab: dict[str, int]) -> list[tuple[str, str]]:
     return [(token[: i - 1], token[i - 1]) for i in range(2, len(token) + 1)]
 
 
+def sentencepiece_like() -> dict[str, Any]:
+    """As Llama 2: the space that begins a text is stripped, and a line break has no
+    token but its byte's."""
+    data = gemma_like()
+    vocab = data["model"]["vocab"]
+    for text in ("\n", "\n\n", "\n\n\n"):
+        number = vocab.pop(text)
+        vocab[f"unused{number}"] = number
+    data["added_tokens"] = [t for t in data["added_tokens"] if "\n" not in t["content"]]
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    data["decoder"]["decoders"].append(strip)
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first"}
+    return {**data, "normalizer": None, "pre_tokenizer": {**metaspace, "split": False}}
+
+
 def llama_like() -> dict[str, Any]:
     """Byte level, whole words taken from the vocabulary without merging (so that an
     entry that looks like a control token is found), added tokens that the template
@@ -142,6 +157,13 @@ def gemma_like_encoder() -> TextTokenizer:
     """The encoder of the first."""
     return TextTokenizer(
         gemma_like(), template=GEMMA_TEMPLATE, special_tokens=GEMMA_TOKENS
+    )
+
+
+def sentencepiece_like_encoder() -> TextTokenizer:
+    """The encoder of the one that is as the first, but strips a space."""
+    return TextTokenizer(
+        sentencepiece_like(), template=GEMMA_TEMPLATE, special_tokens=GEMMA_TOKENS
     )
 
 

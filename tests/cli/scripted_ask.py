@@ -47,7 +47,8 @@ def say(request) -> str:
     if "chunk" not in said:
         if "BOX" in said["question"]:  # what the question asks for, as it is
             return said["question"].split("BOX", 1)[1]
-        return rf"It is \boxed{{{memory or 'unknown'}}}"
+        before = "It is " if request.constraint is None else ""
+        return rf"{before}\boxed{{{memory or 'unknown'}}}"
     chunk = said["chunk"]
     if "GARBAGE" in chunk:
         return "no format at all"

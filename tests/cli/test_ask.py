@@ -118,6 +118,14 @@ def test_empty_context_is_a_defined_result(ask, capsys):
         (["--prefill_ahead=-1"], "--prefill_ahead: must be at least 0"),
         (["--resume", "--json=-"], "--resume needs --json"),
         (["--policy=no/such"], "no/such"),
+        (["--format=constrain"], r"did you mean constrained\?"),
+        (["--exit_threshold=1.5"], "exit_threshold must be a number from 0 to 1"),
+        (["--update_threshold=.5"], "update_threshold is of constrained turns"),
+        (["--thought_tokens=0"], "--thought_tokens: must be at least 1"),
+        (
+            ["--format=constrained", "--completion_tokens=34"],
+            "completion_tokens is 34, but a constrained gated turn needs at least 35",
+        ),
         (["--context=no/such.txt"], "no/such.txt: no such file"),
         (["--context=."], "this is a folder"),
         (["--gin_file=no/such.gin"], "no file no/such.gin"),
@@ -184,3 +192,31 @@ def test_a_box_with_nothing_in_it_is_told_as_no_answer(ask, said, capsys):
     out, err = capsys.readouterr()
     assert out == "7\n"
     assert "no answer" not in err
+
+
+def test_constrained_turns_show_their_probabilities(ask, capsys):
+    flags = ["--format=constrained", "--exit_threshold=0.5", f"--json={ask.json_path}"]
+    assert ask.run_here(*flags) == 0
+    assert "update=no exit=no P(yes)=0.00 P(end)=0.00, " in capsys.readouterr().err
+    trajectory = json.loads(ask.json_path.read_text())
+    assert trajectory["settings"]["format"] == "constrained"
+    assert trajectory["settings"]["exit_threshold"] == 0.5
+    gates = [
+        (turn["update_probability"], turn["exit_probability"])
+        for turn in trajectory["turns"]
+    ]
+    # The script is sure of what it says.
+    assert gates == [(float(i in (1, 4, 7)), float(i == 8)) for i in range(9)] + [
+        (None, None)
+    ]
+
+
+def test_format_free_needs_no_thresholds(ask):
+    """A calibrated policy has them in its settings."""
+    settings = {"format": "constrained", "update_threshold": 0.4, "exit_threshold": 0.2}
+    path = ask.folder / "policy" / "gru_mem.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    assert ask.run_here("--format=free", f"--json={ask.json_path}") == 0
+    saved = json.loads(ask.json_path.read_text())["settings"]
+    assert saved["format"] == "free"
+    assert saved["update_threshold"] is saved["exit_threshold"] is None

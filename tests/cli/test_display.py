@@ -149,6 +149,19 @@ def test_live_frame_in_ascii_and_on_a_narrow_terminal():
     assert all(len(line) <= 40 for line in frames(width=40).splitlines())
 
 
+def test_probabilities_of_a_constrained_turn():
+    said = turn(0, update=True, update_probability=0.834, exit_probability=0.02)
+    line = display.turn_line(said)
+    assert "chunk 1: update=yes exit=no P(yes)=0.83 P(end)=0.02, memory" in line
+    view = live.LiveView(Console(file=io.StringIO(), width=80))
+    view.begin(HEADER, Trajectory(mode="with_exit_gate", question="Who?"))
+    view.turn(said, RUN)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(view._render())
+    shown = console.file.getvalue()
+    assert re.search(r"updated 1   . kept 0   P.yes.=0\.83 P.end.=0\.02", shown)
+
+
 def test_a_long_memory_shows_its_end():
     view = live.LiveView(Console(file=io.StringIO(), width=80, height=24))
     view.begin(HEADER, Trajectory(mode="memagent", question="q"))

@@ -40,7 +40,8 @@ class Engine(ScriptedGenerator):
 
     attention = "scripted"
 
-    def warm_up(self):
+    def warm_up(self, constraints):
+        assert list(constraints)
         return 0
 
     def stats(self):

@@ -227,3 +227,11 @@ def test_settings_of_one_directory_and_tokenizer_of_another(
         )
     assert status == 0
     assert rows
+
+
+def test_a_server_is_not_asked_for_constrained_turns(serving, evaluate):
+    with serving() as server:
+        status, rows, err = evaluate(server.url, "--format=constrained")
+        assert not server.asked
+    assert (status, rows) == (2, "")
+    assert "--server: format constrained: a server is not asked to" in err

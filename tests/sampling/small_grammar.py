@@ -58,8 +58,7 @@ def turn_grammar(vocab: int = 101, tags: int = 10, stop: int = 9) -> TokenGramma
     words, where the first opens.
     """
     b, text = Builder(vocab), range(tags, vocab)
-    for n in range(10):
-        b.add()
+    b.states = [{} for _ in range(10)]
     first, thought, shut, check, opened, memory, closed, nexts, last, end = range(10)
     b.states[first] = {"forced": 1, "to": thought}
     for segment, state, by, then in (

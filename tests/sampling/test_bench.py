@@ -5,7 +5,9 @@ import importlib.util
 import pytest
 
 from gru_mem_jax.bench import sampling as bench
+from gru_mem_jax.bench.constrained import turn_constraint
 from gru_mem_jax.errors import InputError, RunError
+from gru_mem_jax.grammar.automaton import EXIT, UPDATE, walk
 from gru_mem_jax.policy.hf_export import export_policy
 
 SIZES = {"batch": 2, "prompt_tokens": 20, "new_tokens": 5, "repeats": 1}
@@ -33,6 +35,28 @@ def test_figures_without_a_tokenizer_and_without_a_peer(policy_dir):
     assert got["peak_rss_mb"] > 50
     assert not any(name.endswith("_ratio") for name in got)
     assert any("tokens/s" in line for line in lines)
+
+
+def test_constrained_rows_beside_free_ones(policy_dir):
+    lines = []
+    config = bench.BenchConfig(policy=policy_dir, constrained=True, **SIZES)
+    got = bench.measure(config, lines.append)
+    rate = got["constrained_decode_tokens_per_s"]
+    assert rate == pytest.approx(8 * got["constrained_decode_tokens_per_s_per_device"])
+    assert rate > 0
+    assert any(line.endswith(f"constrained {rate:.0f} tokens/s") for line in lines)
+
+
+@pytest.mark.parametrize("text", [[50] * 4 + [2], [50, 2], [2]])
+def test_the_benchs_constraint_is_a_turn(text):
+    """Pieces of forced tokens, texts that end by budget or by 2, gates of 0 and 1."""
+    piece = [3] * 8
+    ids = [*piece, *text, *piece, 0, *piece, *text, *piece, 1, *piece]
+    steps = walk(turn_constraint(101, 16), ids)
+    assert [step.gate for step in steps if step.gate >= 0] == [UPDATE, EXIT]
+    assert sum(step.support == 1 for step in steps) == 2 * min(len(text), 4)
+    with pytest.raises(RunError, match="token 12, id 50"):
+        walk(turn_constraint(101, 16), [*piece, *[50] * 5])
 
 
 def test_a_group_with_trunks_and_without(policy_dir):
@@ -85,6 +109,7 @@ def test_a_peer_that_fails_is_told_in_one_line(policy_dir, tmp_path):
         {"dtype": "float16"},
         {"peer": "tunix"},
         {"groups": 0},
+        {"constrained": True, "groups": 2},
         {"groups": 2, "peer": "huggingface"},
         {"memory": 0},
     ],

@@ -4,16 +4,22 @@ import jax
 import numpy as np
 import pytest
 from conftest import VOCAB, random_ids, request, run_all
-from small_grammar import random_grammar, turn_grammar
+from small_grammar import Builder, random_grammar, turn_grammar
 
 from gru_mem_jax.agent.requests import prompt_ids
+from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.grammar.automaton import FORCED, Constraint, walk
 from gru_mem_jax.parallelism import MeshConfig, make_mesh
-from gru_mem_jax.sampling import constraints, engine_pool
+from gru_mem_jax.sampling import constraints, engine_pool, forms
 from gru_mem_jax.sampling.config import EngineConfig
+from gru_mem_jax.sampling.draw import draw
+from gru_mem_jax.sampling.engine import Engine
+from gru_mem_jax.sampling.forms import Forms
 
 TURN = turn_grammar()
 STOP = 9
+# One prompt block and one size of the cache: few programs are compiled.
+SIZES = {"max_length": 64, "prefill_tokens": 64, "prefill_blocks": (64,)}
 MIXED = (
     {"temperature": 0.0},
     {"temperature": 1.0},
@@ -91,7 +97,7 @@ def same(got, expected):
 @pytest.mark.parametrize("slots", [1, 4])
 def test_turns_are_well_formed_and_their_numbers_are_the_supports(small, slots):
     requests = turns()
-    got = run_all(small.engine(slots=slots), requests)
+    got = run_all(small.engine(slots=slots, **SIZES), requests)
     gates = set()
     for req, completion in zip(requests, got):
         steps = check(small, req, completion)
@@ -103,8 +109,8 @@ def test_turns_are_well_formed_and_their_numbers_are_the_supports(small, slots):
 
 
 def test_a_segment_ends_by_itself_or_with_its_budget(small):
-    for budgets in ((1, 1), (2, 30), (30, 3)):
-        got = run_all(small.engine(), turns(6, budgets=budgets, budget=80))
+    for budgets in ((1, 1), (2, 20), (20, 3)):
+        got = run_all(small.engine(**SIZES), turns(6, budgets=budgets, budget=44))
         lengths = []
         for req, completion in zip(turns(6, budgets=budgets), got):
             steps = walk(req.constraint, completion.ids)
@@ -119,7 +125,7 @@ def test_a_segment_ends_by_itself_or_with_its_budget(small):
 def test_a_threshold_decides_a_gate(small, threshold):
     requests = turns(thresholds=(threshold, None)) + turns(thresholds=(None, threshold))
     opened = []
-    for req, got in zip(requests, run_all(small.engine(), requests)):
+    for req, got in zip(requests, run_all(small.engine(**SIZES), requests)):
         steps = check(small, req, got)
         gate = 0 if req.constraint.thresholds[0] is not None else 1
         opened += [step.opens for step in steps if step.gate == gate]
@@ -132,8 +138,6 @@ def automaton_step():
     """A jitted step of the automaton alone, over uniform logits."""
 
     def one(tables, form, seeds, positions, logits):
-        from gru_mem_jax.sampling.draw import draw
-
         rows = len(seeds)
         settings = (np.ones(rows, np.float32), np.zeros(rows, np.int32))
 
@@ -148,13 +152,11 @@ def automaton_step():
 
 def test_random_automata_go_where_walk_goes(small):
     """1600 tokens of 40 grammars, eight at a time, budgets of 1 to 6."""
-    from gru_mem_jax.sampling.forms import Forms
-
     step, vocab, rows = automaton_step(), VOCAB, 8
     rng = np.random.default_rng(3)
     seen = set()
     for _ in range(5):
-        forms = Forms(small.engine()._programs, rows)
+        held = Forms(small.engine(**SIZES)._programs, rows)
         asked = []
         for slot in range(rows):
             grammar = random_grammar(rng, vocab, 12)
@@ -166,8 +168,8 @@ def test_random_automata_go_where_walk_goes(small):
                     thresholds=(None, 0.4) if slot % 2 else (0.6, None),
                 )
             )
-            forms.give(slot, asked[-1])
-        _, (first, tables) = forms.arguments()
+            held.give(slot, asked[-1])
+        _, (first, tables) = held.arguments()
         form = constraints.form(first)
         ids = []
         for place in range(40):
@@ -204,13 +206,13 @@ def where(constraint, ids):
 
 
 def test_free_rows_are_not_changed_by_a_bit(small):
-    free = [request(random_ids(20 + i, 30), seed=i, **MIXED[i]) for i in range(5)]
+    free = [request(random_ids(20 + i, 30), seed=i, **MIXED[i]) for i in range(3)]
     last = {"budget": 12, "stop_ids": (), "seed": 8}  # as long in either form
     got = [
-        run_all(small.engine(slots=8), [*free, other(random_ids(1, 30), **last)])
+        run_all(small.engine(**SIZES), [*free, other(random_ids(1, 30), **last)])
         for other in (request, turn)
     ]
-    for a, b in zip(*(completions[:5] for completions in got)):
+    for a, b in zip(*(completions[:3] for completions in got)):
         assert a.ids == b.ids
         assert a.logprobs == b.logprobs
         assert a.sampling_logprobs == b.sampling_logprobs
@@ -218,33 +220,30 @@ def test_free_rows_are_not_changed_by_a_bit(small):
 
 def test_company_slots_and_the_cut_into_blocks_change_nothing(small):
     requests = turns(6)
-    expected = [run_all(small.engine(), [r])[0] for r in requests]
+    expected = [run_all(small.engine(**SIZES), [r])[0] for r in requests]
     others = [request(random_ids(60 + i, 20), seed=i, budget=30) for i in range(6)]
     mixed = [r for pair in zip(requests, others) for r in pair]
-    same(run_all(small.engine(decode_block=3), mixed)[::2], expected)
-    same(run_all(small.engine(), requests[::-1])[::-1], expected)
+    same(run_all(small.engine(decode_block=3, **SIZES), mixed)[::2], expected)
+    same(run_all(small.engine(**SIZES), requests[::-1])[::-1], expected)
 
 
 def test_trunks_a_pool_of_engines_and_a_tensor_group(small):
     requests = turns(8)
-    expected = run_all(small.engine(), requests)
-    sizes = {"max_length": 64, "prefill_tokens": 64, "prefill_blocks": (64,)}
-    trunks = small.engine(trunks=2, trunk_length=32, tail_length=48, **sizes)
+    expected = run_all(small.engine(**SIZES), requests)
+    trunks = small.engine(trunks=2, trunk_length=32, tail_length=48, **SIZES)
     same(run_all(trunks, requests), expected)
-    config = EngineConfig(slots=2, tensor=2, **sizes)
+    config = EngineConfig(slots=2, tensor=2, **SIZES)
     mesh = make_mesh(MeshConfig(data=2, tensor=2))
     pool = engine_pool.make(small.policy, small.params, config, mesh=mesh)
     assert len(pool.engines) == 2
-    assert pool.warm_up(grammars=[TURN]) == len(pool.stats()["program_names"])
     same(run_all(pool, requests), expected)
     names = [n for n in pool.stats()["program_names"] if "decode" in n]
     assert names == ["decode 64 1 16 16 4"]
 
 
 def test_nothing_is_compiled_after_a_warm_up_with_grammars(small):
-    sizes = {"max_length": 60, "prefill_tokens": 64, "prefill_blocks": (60,)}
-    engine = small.engine(slots=3, **sizes)
-    count = engine.warm_up(grammars=[TURN])
+    engine = small.engine(slots=3, **SIZES)
+    count = engine.warm_up(constraints=[turn([1]).constraint])
     assert all(
         len(n.split()) == 6 for n in engine.stats()["program_names"] if "decode" in n
     )
@@ -252,3 +251,128 @@ def test_nothing_is_compiled_after_a_warm_up_with_grammars(small):
     assert engine.stats()["programs"] == count
     engine.reset()
     assert engine.warm_up() > count  # free rows have programs of their own
+
+
+def letters(shift):
+    """A grammar that writes ids from `shift` on in turn, drawn from two each time."""
+    b = Builder(VOCAB)
+    for n in range(5):
+        ids = [shift + 2 * n, shift + 2 * n + 1]
+        b.add(draws=ids, to=min(n + 1, 4))
+    return b.grammar(any=0)
+
+
+def lettered(n):
+    return turn(random_ids(n, 9), grammar=letters(2 * n), budget=5, stop_ids=(), seed=n)
+
+
+def test_grammars_that_no_row_uses_leave(small, monkeypatch):
+    monkeypatch.setattr(forms, "MOST_GRAMMARS", 3)
+    engine = small.engine(**SIZES)
+    for n in range(0, 12, 2):
+        requests = [lettered(n), turn(random_ids(1, 9), seed=n), lettered(n + 1)]
+        for req, got in zip(requests, run_all(engine, requests)):
+            check(small, req, got)
+    held = engine._forms._places
+    assert set(held) == {TURN.digest, letters(20).digest, letters(22).digest}
+    assert sorted(held.values()) == [0, 1, 2]
+
+
+def test_more_grammars_than_are_kept_may_run_at_once(small, monkeypatch):
+    monkeypatch.setattr(forms, "MOST_GRAMMARS", 1)
+    engine = small.engine(**SIZES)
+    requests = [turn(random_ids(1, 9)), *(lettered(n) for n in range(3))]
+    for req, got in zip(requests, run_all(engine, requests)):
+        check(small, req, got)
+    assert len(engine._forms._places) == 4
+
+
+def test_rows_that_are_dropped_leave_nothing(small):
+    engine = small.engine(decode_block=3, **SIZES)
+    requests = turns(6)
+    expected = run_all(engine, requests)
+    handles = [engine.submit(r) for r in requests]
+    done = dict(engine.step_until(lambda: True))
+    engine.discard([handles[0], handles[5]])
+    while len(done) < 4:
+        done.update(engine.step_until(lambda: True))
+    same([done[h] for h in handles[1:5]], expected[1:5])
+    assert (engine._forms.rows[:, constraints.STATE] == -1).all()
+    for r in requests:
+        engine.submit(r)
+    engine.step_until(lambda: True)
+    engine.cancel()
+    free = [request(random_ids(1, 9), budget=4, temperature=0.0)]
+    assert list(run_all(engine, free)[0].ids) == small.greedy(random_ids(1, 9), 4)
+
+
+def test_a_stop_string_ends_a_constrained_completion(small):
+    class Numbers:
+        def decode(self, ids):
+            return "".join(f"<{i}>" for i in ids)
+
+    engine = small.engine(Numbers(), **SIZES)
+    whole = turn(random_ids(3, 9), seed=3)
+    cut = turn(random_ids(3, 9), seed=3, stop_strings=("<6>", "<4>", "<5>"))
+    first, second = run_all(engine, [whole, cut])
+    end = next(n for n, i in enumerate(first.ids) if i in (6, 4, 5)) + 1
+    assert second.ids == first.ids[:end]
+    assert second.finish_reason == "stop"
+
+
+def test_a_budget_may_end_anywhere_in_the_form(small):
+    for budget in (1, 2, 5):
+        got = run_all(small.engine(**SIZES), [turn(random_ids(3, 9), budget=budget)])[0]
+        assert len(got.ids) == len(walk(turn([1]).constraint, got.ids)) == budget
+        assert got.finish_reason == "length"
+
+
+def test_an_embedding_of_more_rows_than_ids(small):
+    grammar = turn_grammar(vocab=60)
+    requests = [turn(random_ids(i, 9), grammar=grammar, seed=i) for i in range(4)]
+    for req, got in zip(requests, run_all(small.engine(**SIZES), requests)):
+        walk(req.constraint, got.ids)
+        assert max(got.ids) < 60
+
+
+def free_state(vocab):
+    b = Builder(vocab)
+    b.add(draws=range(vocab), to=0)
+    return b.grammar(any=0)
+
+
+def gate_of_three():
+    b = Builder(VOCAB)
+    b.add(draws=[1, 2, 3], to=0, gate=0, opens=1)
+    return b.grammar(any=0)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        (
+            turn_grammar(vocab=VOCAB + 1),
+            "102 token ids, but the policy's embedding has",
+        ),
+        (free_state(VOCAB - 1), "a support of its own"),
+        (gate_of_three(), "between two ids"),
+    ],
+)
+def test_constraints_that_the_policy_cannot_draw_by_are_refused(
+    small, grammar, message
+):
+    engine = small.engine(**SIZES)
+    with pytest.raises(InputError, match=message):
+        engine.submit(turn([1, 2], grammar=grammar))
+    assert engine.step() == []
+    engine.submit(turn([1, 2], grammar=free_state(VOCAB), budget=2))
+    assert len(engine.step()) == 1
+
+
+def test_weights_that_are_not_numbers_end_a_constrained_run(small):
+    broken = jax.tree.map(lambda x: x * np.nan, small.params)
+    for thresholds in ((None, None), (0.5, 0.5)):
+        engine = Engine(small.policy, broken, small.engine(**SIZES).config)
+        engine.submit(turn([1, 2], thresholds=thresholds))
+        with pytest.raises(RunError, match="NaN"):
+            engine.step()

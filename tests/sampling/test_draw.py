@@ -182,3 +182,35 @@ def test_the_last_group_is_drawn_from_though_it_is_not_full():
     logits[0, 32] = 0.0
     got = run(logits)
     assert int(got.tokens[0]) == 32
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 300, 699])
+@pytest.mark.parametrize("top_k", [0, 2, 256, 400, 10**6])
+@pytest.mark.parametrize("top_p", [1.0, 0.999, 0.9, 1e-6])
+def test_tokens_outside_a_support_are_never_drawn(size, top_k, top_p):
+    """-inf for all logits but `size`: a support smaller than top-k, or as large."""
+    rng = np.random.default_rng(size)
+    logits = np.full((8, 700), -np.inf, np.float32)
+    for row in logits:
+        row[rng.permutation(700)[:size]] = rng.normal(size=size) * 3
+    heats = np.asarray([1e-5, 0.3, 1.0, 3.0] * 2)
+    got = run(logits, temperature=heats, top_k=top_k, top_p=top_p, seed=np.arange(8))
+    for row, token in enumerate(np.asarray(got.tokens)):
+        plain = reference(logits[row], 1.0, 0, 1.0)
+        drawn_from = reference(logits[row], heats[row], top_k, top_p)
+        assert drawn_from[token] > 0
+        np.testing.assert_allclose(got.logprobs[row], np.log(plain[token]), atol=2e-5)
+        np.testing.assert_allclose(
+            got.sampling_logprobs[row], np.log(drawn_from[token]), atol=2e-5
+        )
+
+
+def test_draws_of_a_support_have_its_frequencies():
+    logits = np.random.default_rng(0).normal(size=700).astype(np.float32)
+    logits[np.random.default_rng(1).permutation(700)[40:]] = -np.inf
+    rows = 3000
+    got = run(np.tile(logits, (rows, 1)), seed=3, position=np.arange(rows))
+    counts = np.bincount(got.tokens, minlength=700)
+    expected = reference(logits, 1.0, 0, 1.0) * rows
+    assert counts[np.isinf(logits)].sum() == 0
+    assert abs(chi_square_z(counts, expected)) < 5

@@ -13,6 +13,7 @@ from remotes import BUILDER, BYTES, PAIRS, agent, essence, policy, remote, servi
 from gru_mem_jax.agent.config import AgentConfig, replace_settings
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig, wording
 from gru_mem_jax.agent.requests import Interruptible, Request, Segment, prompt_ids
+from gru_mem_jax.agent.turn_form import turn_constraint
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.sampling import RemoteConfig, RemoteGenerator
 from gru_mem_jax.testing import CompletionServer, Fault, ScriptedGenerator
@@ -520,6 +521,13 @@ def test_the_package_is_missing(monkeypatch):
 def test_stop_strings_are_refused():
     with serving() as server, pytest.raises(InputError, match="stop strings"):
         remote(server).submit(request_of(stop_strings=("a",)))
+
+
+def test_constrained_requests_are_refused():
+    config = AgentConfig(prompt=BUILDER.config, format="constrained")
+    request = request_of(constraint=turn_constraint(BUILDER, config, "answer"))
+    with serving() as server, pytest.raises(InputError, match="use format free"):
+        remote(server).submit(request)
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,15 @@ def test_a_copied_prefix_crosses_no_device(planned):
     assert read_collectives(programs.lower_copy(64).compile().as_text()).total == 0
 
 
-def test_a_decode_step_gathers_logits_and_no_weights(planned):
-    """Of a step: [S, V] float32 once; sums of [S, D], two a layer and one before."""
+@pytest.mark.parametrize("tables", [(), (1, 16, 8, 4)])
+def test_a_decode_step_gathers_logits_and_no_weights(planned, tables):
+    """Of a step: [S, V] float32 once; sums of [S, D], two a layer and one before.
+
+    Constrained rows send no more.
+    """
     policy, programs = planned
     config, slots = policy.config, SIZES.slots
-    found = read_collectives(programs.lower_decode(64).compile().as_text())
+    found = read_collectives(programs.lower_decode(64, *tables).compile().as_text())
     logits = 4 * slots * config.vocab_size
     gathers = [item for item in found.items if item.kind == "all-gather"]
     assert [(item.bytes, item.dtype) for item in gathers] == [(logits, "f32")]
