@@ -47,6 +47,7 @@ from gru_mem_jax.rl.rewards import (
 )
 from gru_mem_jax.rl.rollout import RolloutBatch, learnable, make_batch, sample
 from gru_mem_jax.rl.summary import summarize
+from gru_mem_jax.rl.supports import make_supports
 
 __all__ = [
     "AdvantageConfig",
@@ -79,6 +80,7 @@ __all__ = [
     "make_batch",
     "make_optimizer",
     "make_schedule",
+    "make_supports",
     "merge",
     "mini_batches",
     "nll",

@@ -189,11 +189,12 @@ def test_flat_groups_are_learned_from_without_dynamic_sampling(make_run):
     assert row["optimizer_steps"] == 2
 
 
-def test_lora_trains_adapters_and_keeps_the_rest(make_run):
+@pytest.mark.parametrize("layers", [None, (-1,)], ids=["all", "last"])
+def test_lora_trains_adapters_and_keeps_the_rest(make_run, layers):
     run = make_run()
     settings = changed(
         quick_settings(num_steps=3, eval_every=0, save_every=1),
-        learner={"lora": LoraConfig(rank=2), "learning_rate": 0.05},
+        learner={"lora": LoraConfig(rank=2, layers=layers), "learning_rate": 0.05},
     )
     run(settings)
     rows = run.rows()

@@ -46,7 +46,11 @@ def held(tree):
     )
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "lora",
+    [None, LoraConfig(rank=4), LoraConfig(rank=4, layers=(-1,))],
+    ids=["full", "lora", "last_layer"],
+)
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(), MeshConfig(data=2, fsdp=2, tensor=2)], ids=["one", "eight"]
 )
@@ -127,6 +131,14 @@ def test_what_options_add():
     assert memory_estimate(POLICY, kept, MeshConfig())["total"] > base["total"]
     lora = dataclasses.replace(CONFIG, lora=LoraConfig(rank=4))
     small = memory_estimate(POLICY, lora, MeshConfig(), reference=True)
+    last = dataclasses.replace(CONFIG, lora=LoraConfig(rank=4, layers=(-1,)))
+    least = memory_estimate(POLICY, last, MeshConfig(), reference=True)
+    # Below the last layer there are neither adapters nor a backward pass.
+    depth = POLICY.config.num_hidden_layers
+    for name in ("params", "optimizer", "gradients", "layer_inputs"):
+        assert least[name] == pytest.approx(small[name] / depth, rel=0.01)
+    assert least["frozen"] == small["frozen"]
+    assert least["compute_copy"] < small["compute_copy"]
     assert "reference" not in small  # it is what is frozen
     assert small["optimizer"] < base["optimizer"] / 5
 
