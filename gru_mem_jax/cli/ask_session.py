@@ -21,6 +21,7 @@ from gru_mem_jax.cli.recorder import Recorder, fingerprint
 from gru_mem_jax.data.files import read_json
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.files import PolicyDir
+from gru_mem_jax.runs.compilation import CompilationNotices
 from gru_mem_jax.version import __version__
 
 # Metadata that must be equal, with the agent's settings, to resume a run.
@@ -279,8 +280,8 @@ def _check_same_run(saved: Trajectory, metadata: dict[str, Any]) -> None:
             )
 
 
-def _announced(view: View) -> runtime.CompilationNotices:
-    return runtime.CompilationNotices(view.compiling, view.compiled)
+def _announced(view: View) -> CompilationNotices:
+    return CompilationNotices(view.compiling, view.compiled)
 
 
 def _how_to_resume(trajectory: Trajectory, recorder: Recorder) -> str:

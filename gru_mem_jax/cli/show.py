@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{folder.path}: has neither rows nor trajectories yet")
     _print(samples, rows)
     for rule in health_of(rows).holding:
-        terminal.note(f"warning: {rule.says}; {rule.advice}".replace("`", ""))
+        terminal.note(f"warning: {rule.line}")
     if steps:
         terminal.note(f"trajectories were kept of {_list(steps)}")
     return 0

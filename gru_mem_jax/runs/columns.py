@@ -109,6 +109,12 @@ class WarningRule:
     rows: int = 1
     evaluated: bool = False
 
+    @property
+    def line(self) -> str:
+        """As it stands in a log."""
+        since = f" ({self.rows} rows one after another)" if self.rows > 1 else ""
+        return f"{self.says}{since}; {self.advice}".replace("`", "")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:

@@ -48,7 +48,7 @@ class Health:
           row: of metrics.jsonl, with its step.
         """
         return [
-            f"warning: step {row.get('step')}: {_text(state.rule)}"
+            f"warning: step {row.get('step')}: {state.rule.line}"
             for state in self._rules
             if state.see(row)
         ]
@@ -56,7 +56,7 @@ class Health:
     def at_end(self) -> list[str]:
         """A line of what still holds, if anything does."""
         held = "; ".join(rule.says for rule in self.holding)
-        return [f"warning: at the end {held}"] if held else []
+        return [f"warning: at the end: {held}"] if held else []
 
 
 def health_of(rows: Iterable[Row]) -> Health:
@@ -90,11 +90,6 @@ def holds(condition: str, row: Row) -> bool | None:
 def _number(value: Any) -> float | None:
     """A row's number; what is not finite is a string there."""
     return value if isinstance(value, int | float) else None
-
-
-def _text(rule: WarningRule) -> str:
-    since = f" ({rule.rows} rows one after another)" if rule.rows > 1 else ""
-    return f"{rule.says}{since}; {rule.advice}".replace("`", "")
 
 
 @dataclasses.dataclass

@@ -194,7 +194,7 @@ class _Run:
                     on_lost=folder.log,
                 )
                 profiler = Profiler(profile, folder.path / "profile", say_alone, hosts)
-                monitor = Monitor(stop, watchdog, say, hosts, profiler)
+                monitor = Monitor(stop, watchdog, say, hosts, profiler, show.activity)
                 result = self._train(folder, show, monitor, wandb_project, replay)
             say(last_line(result, folder, loop.num_steps))
         return result
@@ -209,6 +209,7 @@ class _Run:
     ) -> RunResult:
         config, planned, say = self._config, self._planned, monitor.note
         monitor.beat("reading the policy")
+        monitor.activity.doing("reading the policy")
         for note in planned.notes:
             say(f"note: {note}")
         say(f"memory by formula, {describe_memory(planned.memory)}")

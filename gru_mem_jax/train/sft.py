@@ -277,6 +277,7 @@ class SFTStep:
         columns: dict[str, Any] = {}
         if self._held_out:
             self._monitor.beat(f"held-out turns of step {at.step}")
+            self._monitor.activity.doing("looking at held-out turns")
             exact = exact_turns(learner, params, self._held_out, self._monitor.hosts)
             columns |= {f"exact/{name}": value for name, value in exact.items()}
         if self._parts.evaluate is not None:
