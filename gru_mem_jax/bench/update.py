@@ -221,7 +221,7 @@ class _Case:
         params = learner.abstract_state().params
         carry = jax.eval_shape(learner.begin)
         accumulate = learner.accumulate.lower(params, {}, carry, self._batch(rows))
-        score = learner.logprobs.lower(learner.abstract_params(), rows)
+        score = learner.score.lower(learner.abstract_params(), rows, None)
         return accumulate.compile(), score.compile()
 
     def update(self, params: Any) -> Any:

@@ -23,7 +23,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "scoring": ["normalize_answer", "score"],
         "sources": ["ExampleSource", "ListSource"],
         "squad": ["SQuADSource"],
-        "turn_wording": ["Reading", "TurnWording", "compact_wording", "full_wording"],
-        "turns": ["SupervisedTurn", "TurnMaker", "TurnOracle"],
+        "turn_wording": [
+            *("Reading", "TurnWording"),
+            *("compact_wording", "full_wording", "no_thought_wording"),
+        ],
+        "turns": ["GateToken", "SupervisedTurn", "TurnMaker", "TurnOracle"],
     },
 )

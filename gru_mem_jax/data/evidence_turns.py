@@ -21,7 +21,6 @@ written. The answer turn is taught if the memory holds all of the evidence.
 import dataclasses
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from gru_mem_jax.agent.chunking import Chunk, evidence_labels, iter_chunks
 from gru_mem_jax.agent.completion import interpret
@@ -32,8 +31,10 @@ from gru_mem_jax.agent.memory import clean_memory
 from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import NO_MEMORY, PromptBuilder, PromptKind
 from gru_mem_jax.data.example import Example
+from gru_mem_jax.data.labelled_document import LabelledDocument, Memory, reading
 from gru_mem_jax.data.scoring import full_answer, score
-from gru_mem_jax.data.sentences import evidence_pieces, one_line
+from gru_mem_jax.data.sentences import evidence_pieces
+from gru_mem_jax.data.turn_choice import TurnShares, taught_chunks
 from gru_mem_jax.data.turn_wording import (
     Reading,
     Wording,
@@ -46,7 +47,6 @@ from gru_mem_jax.data.turns import (
     SupervisedTurn,
     break_tags,
     check_kinds,
-    chosen_chunks,
     supervised_turn,
 )
 from gru_mem_jax.errors import InputError
@@ -61,16 +61,28 @@ class EvidenceTurns:
       kinds: some of "gated", "memagent" and "answer"; None: the kind of the agent's
         mode, and "answer".
       off_evidence: gated turns without evidence per turn with evidence.
-      memagent_off_evidence: the same for MemAgent's turns.
+      before_evidence, after_evidence: the same of those before the document's last
+        evidence, which go on reading, and of those after it, which end; both or none:
+        then `off_evidence` holds for all alike. 0.25: of every fourth.
+      memagent_off_evidence, memagent_before_evidence, memagent_after_evidence: the same
+        for MemAgent's turns.
+      hard_negatives: share of the turns without evidence whose chunks are those of the
+        document that are the likest to the evidence (`turn_choice.likeness`).
       wording: returns the words of a turn, see `turn_wording`; a pure function of a
-        `Reading`, called again with fewer sentences if not all fit. Tags of the output
-        format in its result are broken up: "< update>". None: `full_wording` or
+        `Reading`, called again with fewer sentences if not all fit, and without any for
+        what would be said off evidence. Tags of the output format in its result are
+        broken up: "< update>". None: `full_wording` or
         `compact_wording`, by the style of the prompts.
     """
 
     kinds: tuple[PromptKind, ...] | None = None
     off_evidence: float = 1.0
+    before_evidence: float | None = None
+    after_evidence: float | None = None
     memagent_off_evidence: float = 1.0
+    memagent_before_evidence: float | None = None
+    memagent_after_evidence: float | None = None
+    hard_negatives: float = 0.0
     wording: Wording | None = None
 
     def __post_init__(self):
@@ -79,8 +91,33 @@ class EvidenceTurns:
             check_kinds(self.kinds)
         for name in ("off_evidence", "memagent_off_evidence"):
             check_number(name, getattr(self, name), 0, 1000)
+        for names in (
+            ("before_evidence", "after_evidence"),
+            ("memagent_before_evidence", "memagent_after_evidence"),
+        ):
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) == 1:
+                raise InputError(
+                    f"{given[0]} is set, and {' and '.join(names)} go together"
+                )
+            for name in given:
+                check_number(name, getattr(self, name), 0, 1000)
+        check_number("hard_negatives", self.hard_negatives, 0, 1)
         if self.wording is not None:
             check_wording(self.wording)
+
+    def shares(self) -> dict[PromptKind, TurnShares]:
+        """Turns without evidence of each kind of memory turn."""
+        return {
+            "gated": TurnShares(
+                self.off_evidence, self.before_evidence, self.after_evidence
+            ),
+            "memagent": TurnShares(
+                self.memagent_off_evidence,
+                self.memagent_before_evidence,
+                self.memagent_after_evidence,
+            ),
+        }
 
     def oracle(self, encoder: Encoder, agent: AgentConfig) -> "EvidenceOracle":
         """The oracle for a policy, see `data.turns.TurnMaker`.
@@ -137,7 +174,7 @@ class EvidenceOracle:
         except InputError as error:
             raise InputError(f"example {example.id!r:.60}: {error}") from None
 
-    def _read(self, example: Example) -> "_Document":
+    def _read(self, example: Example) -> LabelledDocument:
         """The document in chunks; it is tokenised only here."""
         question = question_ids(self._builder, self._agent, example.question)
         size, limit = self._agent.chunk_size, self._agent.max_chunks
@@ -153,7 +190,7 @@ class EvidenceOracle:
                 f"its evidence lies after the first {limit} chunks, and max_chunks "
                 "allows no more"
             )
-        return _Document(
+        return LabelledDocument(
             example=example,
             question=question,
             chunks=chunks[:read],
@@ -163,17 +200,19 @@ class EvidenceOracle:
             lost=lost or any(evidence[read:]),
         )
 
-    def _turns(self, document: "_Document", rng: random.Random) -> list[SupervisedTurn]:
+    def _turns(
+        self, document: LabelledDocument, rng: random.Random
+    ) -> list[SupervisedTurn]:
         config, own = self._config, self._agent.memory_kind
         turns: list[SupervisedTurn] = []
-        memories: dict[PromptKind, _Memory] = {}
-        for kind, share in (
-            ("gated", config.off_evidence),
-            ("memagent", config.memagent_off_evidence),
-        ):
+        memories: dict[PromptKind, Memory] = {}
+        held = document.evidence[: len(document.chunks)]
+        alike = document.likeness() if config.hard_negatives else None
+        for kind, shares in config.shares().items():
             if kind in self._kinds:
-                held = document.evidence[: len(document.chunks)]
-                taught = chosen_chunks(held, share, rng)
+                taught = taught_chunks(
+                    *(held, document.last, shares, rng, alike, config.hard_negatives)
+                )
                 made, memories[kind] = self._memory_turns(kind, document, taught)
                 turns += made
         if "answer" in self._kinds:
@@ -185,11 +224,11 @@ class EvidenceOracle:
         return turns
 
     def _memory_turns(
-        self, kind: PromptKind, document: "_Document", taught: set[int]
-    ) -> tuple[list[SupervisedTurn], "_Memory"]:
+        self, kind: PromptKind, document: LabelledDocument, taught: set[int]
+    ) -> tuple[list[SupervisedTurn], Memory]:
         """The turns of some chunks, and the memory after all of them."""
         turns: list[SupervisedTurn] = []
-        memory = _Memory("", -1, True)
+        memory = Memory("", -1, True)
         for chunk in document.chunks:
             if document.evidence[chunk.index]:
                 turn, memory = self._fitting(kind, document, chunk, memory)
@@ -208,15 +247,15 @@ class EvidenceOracle:
         return turns, memory
 
     def _fitting(
-        self, kind: PromptKind, document: "_Document", chunk: Chunk, memory: "_Memory"
-    ) -> tuple[SupervisedTurn | None, "_Memory"]:
+        self, kind: PromptKind, document: LabelledDocument, chunk: Chunk, memory: Memory
+    ) -> tuple[SupervisedTurn | None, Memory]:
         """The turn that adds the pieces that fit, oldest first, if any; the memory."""
         pieces = document.pieces[chunk.index]
         if not pieces:
             return None, memory
         if (made := self._turn(kind, document, chunk, memory, pieces)) is not None:
             return made
-        best: tuple[SupervisedTurn | None, _Memory] = None, memory
+        best: tuple[SupervisedTurn | None, Memory] = None, memory
         kept: tuple[Span, ...] = ()
         for piece in pieces:
             made = self._turn(kind, document, chunk, memory, (*kept, piece))
@@ -227,17 +266,24 @@ class EvidenceOracle:
     def _turn(
         self,
         kind: PromptKind,
-        document: "_Document",
+        document: LabelledDocument,
         chunk: Chunk,
-        memory: "_Memory",
+        memory: Memory,
         pieces: Sequence[Span],
-    ) -> tuple[SupervisedTurn, "_Memory"] | None:
+    ) -> tuple[SupervisedTurn, Memory] | None:
         """The turn that adds pieces, and the memory after it; None if over a budget."""
         builder, example = self._builder, document.example
         shown = builder.encode_content(memory.text)
         prompt = getattr(builder, kind)(document.question, shown, chunk.ids)
-        reply = self._reply(kind, _reading(document, chunk, memory, pieces))
-        turn = supervised_turn(builder, kind, example, bool(pieces), prompt, reply)
+        reply = self._reply(kind, reading(document, chunk, memory, pieces))
+        closed = None
+        if pieces and kind == "gated":
+            # More is needed: what this chunk adds would not be in the memory.
+            passed = reading(document, chunk, memory, ())
+            closed = self._reply(kind, dataclasses.replace(passed, is_last=False))
+        turn = supervised_turn(
+            builder, kind, example, bool(pieces), prompt, reply, closed
+        )
         if len(turn.completion) > self._agent.completion_tokens:
             return None
         if not pieces:
@@ -280,7 +326,7 @@ class EvidenceOracle:
     def _text(self, turn: SupervisedTurn) -> str:
         return self._builder.opened + self._encoder.decode(turn.completion[:-1])
 
-    def _answer(self, document: "_Document", memory: str) -> SupervisedTurn:
+    def _answer(self, document: LabelledDocument, memory: str) -> SupervisedTurn:
         builder, example = self._builder, document.example
         limit = self._agent.completion_tokens
         answer = full_answer(example.answers, example.scoring) or ""
@@ -300,7 +346,7 @@ class EvidenceOracle:
             )
         return turn
 
-    def _no_room(self, document: "_Document") -> str:
+    def _no_room(self, document: LabelledDocument) -> str:
         sizes = [
             len(self._builder.encode_content(document.shown(piece)))
             for pieces in document.pieces
@@ -314,62 +360,3 @@ class EvidenceOracle:
             f"{min(sizes)} tokens, and a gated reply quotes it as well; raise the "
             "budgets, or mark less of the document"
         )
-
-
-class _Document(NamedTuple):
-    """A document in chunks, with its evidence.
-
-    Attributes:
-      example: its source.
-      question: token ids, as in prompts.
-      chunks: that are read.
-      evidence: of all chunks, also of those beyond max_chunks.
-      last: index of the last chunk with evidence.
-      pieces: that each chunk adds, in characters of the document.
-      lost: whether some evidence is in no piece that is read.
-    """
-
-    example: Example
-    question: tuple[int, ...]
-    chunks: tuple[Chunk, ...]
-    evidence: tuple[bool, ...]
-    last: int
-    pieces: list[list[Span]]
-    lost: bool
-
-    def shown(self, piece: Span) -> str:
-        """The text of a piece."""
-        return one_line(self.example.document[slice(*piece)])
-
-
-class _Memory(NamedTuple):
-    """A memory after some turns.
-
-    Attributes:
-      text: of it.
-      end: end in the document of the piece that was added last.
-      whole: whether no piece was left out.
-    """
-
-    text: str
-    end: int
-    whole: bool
-
-
-def _reading(
-    document: _Document, chunk: Chunk, memory: _Memory, pieces: Sequence[Span]
-) -> Reading:
-    sentences = [document.shown(piece) for piece in pieces]
-    continues = bool(pieces) and pieces[0][0] == chunk.start == memory.end
-    if continues:
-        around = document.example.document[chunk.start - 1 : chunk.start + 1]
-        if any(map(str.isspace, around)):
-            sentences[0] = f" {sentences[0]}"
-    return Reading(
-        question=document.example.question,
-        section=chunk.text,
-        memory=memory.text,
-        sentences=tuple(sentences),
-        continues=continues,
-        is_last=chunk.index >= document.last,
-    )

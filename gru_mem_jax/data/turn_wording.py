@@ -7,7 +7,10 @@
         notes = [f"- {sentence.strip()}" for sentence in reading.sentences]
         return TurnWording(" ".join(notes), "\\n".join([reading.memory, *notes]))
 
-and in a gin file `evidence_turns.EvidenceTurns.wording = @my_words.briefly`.
+and in a gin file `evidence_turns.EvidenceTurns.wording = @my_words.briefly`. Those here
+are bound alike: `@turn_wording.compact_wording`. They differ in where the gate is
+decided. A thought that quotes decides it with its first token; without a thought, the
+token of <check> does, from the prompt alone.
 """
 
 import dataclasses
@@ -68,9 +71,17 @@ def full_wording(reading: Reading) -> TurnWording:
 
 
 def compact_wording(reading: Reading) -> TurnWording:
-    """Only the evidence, in one line."""
+    """The brief one: thought and memory have the evidence and nothing else, in a line.
+
+    The thought quotes before the gate is decided, and is empty off evidence.
+    """
     thought = " ".join(reading.sentences).strip()
     return TurnWording(thought, _longer_memory(reading, " "))
+
+
+def no_thought_wording(reading: Reading) -> TurnWording:
+    """As `compact_wording`, with empty thoughts on evidence and off it."""
+    return TurnWording("", _longer_memory(reading, " "))
 
 
 def _longer_memory(reading: Reading, between: str) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 import random
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
@@ -17,8 +17,31 @@ from gru_mem_jax.agent.prompts import PROMPT_KINDS, PromptBuilder, PromptKind
 from gru_mem_jax.agent.requests import Prompt, prompt_ids
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.grammar.automaton import EXIT, UPDATE
 
 _TAG = re.compile(f"({'|'.join(TAGS)})")
+# Of each gate its element, the word that opens it and the one that closes it.
+_GATES = ((UPDATE, "check", "yes", "no"), (EXIT, "next", "end", "continue"))
+
+
+class GateToken(NamedTuple):
+    """The token of a completion that decides a gate.
+
+    It is the first one in which the ids of the reply differ from those of the reply
+    with the gate's other word, whatever the tokenizer makes of the words.
+
+    Attributes:
+      gate: UPDATE or EXIT, of `grammar.automaton`.
+      place: in the completion.
+      opens, closes: the ids that open and close the gate there.
+      open: whether it opens the gate.
+    """
+
+    gate: int
+    place: int
+    opens: int
+    closes: int
+    open: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,6 +54,10 @@ class SupervisedTurn:
       evidence: whether the chunk holds evidence; False of answer turns.
       prompt: token ids.
       completion: token ids, the stop id last.
+      gates: the tokens that decide the gates; of gated turns only.
+      closed: token ids of the reply to the same prompt if the chunk held no evidence,
+        from its beginning to the token that closes the update gate; of gated turns
+        only, and empty if the oracle does not say.
     """
 
     kind: PromptKind
@@ -38,6 +65,8 @@ class SupervisedTurn:
     evidence: bool
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    gates: tuple[GateToken, ...] = ()
+    closed: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -86,10 +115,67 @@ def supervised_turn(
     evidence: bool,
     prompt: Prompt,
     reply: str,
+    closed_reply: str | None = None,
 ) -> SupervisedTurn:
-    """A turn from its prompt and the whole text of its reply."""
+    """A turn from its prompt and the whole text of its reply.
+
+    Args:
+      builder: of the prompt.
+      kind: of the prompt.
+      example: that the turn is of.
+      evidence: whether the chunk holds evidence.
+      prompt: of the turn.
+      reply: whole text, also of what the chat template opened.
+      closed_reply: the reply if the chunk held no evidence; None: `reply`, if that
+        closes its update gate.
+    """
     completion = completion_ids(builder, reply)
-    return SupervisedTurn(kind, example.task, evidence, prompt_ids(prompt), completion)
+    gates, closed = (), ()
+    if kind == "gated":
+        gates = gate_tokens(builder, reply, completion)
+        of_closed, ids = gates, completion
+        if closed_reply is not None:
+            ids = completion_ids(builder, closed_reply)
+            of_closed = gate_tokens(builder, closed_reply, ids)
+        closed = next(
+            (ids[: g.place + 1] for g in of_closed if g.gate == UPDATE and not g.open),
+            (),
+        )
+    return SupervisedTurn(
+        *(kind, example.task, evidence, prompt_ids(prompt), completion),
+        gates=gates,
+        closed=closed,
+    )
+
+
+def gate_tokens(
+    builder: PromptBuilder, reply: str, completion: Sequence[int]
+) -> tuple[GateToken, ...]:
+    """Where a gated reply decides its gates.
+
+    Args:
+      builder: of its prompt.
+      reply: the whole text.
+      completion: its `completion_ids`.
+
+    Returns:
+      The gates that the reply has, and that its ids tell apart.
+    """
+    found = []
+    for gate, name, opening, closing in _GATES:
+        element = re.search(f"<{name}>({opening}|{closing})</{name}>", reply)
+        if element is None:
+            continue
+        is_open = element[1] == opening
+        start, end = element.span(1)
+        other = reply[:start] + (closing if is_open else opening) + reply[end:]
+        pairs = enumerate(zip(completion, completion_ids(builder, other)))
+        differ = ((place, *pair) for place, pair in pairs if pair[0] != pair[1])
+        if (first := next(differ, None)) is not None:
+            place, own, others = first
+            opens, closes = (own, others) if is_open else (others, own)
+            found.append(GateToken(gate, place, opens, closes, is_open))
+    return tuple(found)
 
 
 def completion_ids(builder: PromptBuilder, reply: str) -> tuple[int, ...]:

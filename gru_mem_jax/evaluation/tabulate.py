@@ -186,6 +186,8 @@ def measured(
     lengths = [(a, num_chunks.get(a.key[2:], 0)) for a in done if a.mode in MODES]
     sizes = [size for answer in done for size in answer.memory_tokens]
     prompts = sum(answer.prompt_tokens for answer in done)
+    on = _share(a.updates_on for a in done)
+    off = _share(a.updates_off for a in done)
     row: Row = {
         "num_questions": len(answers),
         "failed": len(answers) - len(done),
@@ -194,8 +196,9 @@ def measured(
         "exact_high": high,
         "exact_match": _mean(_named(answers, "exact")),
         "f1": _mean(_named(answers, "f1")),
-        "update_on_evidence": _share(a.updates_on for a in done),
-        "update_off_evidence": _share(a.updates_off for a in done),
+        "update_on_evidence": on,
+        "update_off_evidence": off,
+        "balanced_update": None if on is None or off is None else (on + off) / 2,
         **{
             f"{kind}_exit": _mean([each == kind for each in exits])
             for kind in ("exact", "early", "late")

@@ -216,7 +216,7 @@ def _learning(
 
     def score(of: Learner) -> Any:
         params = of.abstract_params(settings.dtype)
-        return of.logprobs.trace(params, of.abstract_rows(length))
+        return of.score.trace(params, of.abstract_rows(length), None)
 
     def apply() -> Any:
         return learner.apply.trace(

@@ -34,7 +34,9 @@ from gru_mem_jax.rl.optimizer import (
     make_optimizer,
     optimizer_shardings,
 )
+from gru_mem_jax.rl.outcomes import Array
 from gru_mem_jax.rl.packing import PackConfig, PackedRows
+from gru_mem_jax.rl.supports import check_supports
 
 T = TypeVar("T")
 Shardings = Any  # in the place of an array or of a tree of arrays
@@ -50,7 +52,8 @@ class Learner:
       packing: size of its rows.
       init: params -> TrainState.
       freeze: params -> frozen.
-      logprobs: (params, rows) -> RowLogprobs, under any full params.
+      score: (params, rows, supports or None) -> RowLogprobs, under any full params; see
+        `logprobs`.
       predicted: (params, rows) -> bool [B, L].
       begin: () -> Carry of zeros.
       accumulate: (state.params, frozen, carry, Batch) -> Carry. The carry is donated.
@@ -66,7 +69,7 @@ class Learner:
     packing: PackConfig
     init: Callable[[Params], TrainState]
     freeze: Callable[[Params], Params]
-    logprobs: Callable[[Params, PackedRows], RowLogprobs]
+    score: Callable[[Params, PackedRows, Any], RowLogprobs]
     predicted: Callable[[Params, PackedRows], jax.Array]
     begin: Callable[[], Carry]
     accumulate: Callable[[Any, Params, Carry, Batch], Carry]
@@ -79,6 +82,20 @@ class Learner:
     def config(self) -> LearnerConfig:
         """Optimiser and rows."""
         return self.spec.config
+
+    def logprobs(
+        self, params: Params, rows: PackedRows, supports: Array | None = None
+    ) -> RowLogprobs:
+        """What any policy of this kind says of the learned tokens of rows.
+
+        Args:
+          params: full params.
+          rows: a micro-batch [B, L].
+          supports: bool [M, V] of `put_supports`, sets of ids that `rows.support`
+            names: the logprob is that among them. A table of another size is another
+            program, and the update's stays as it is. None: all ids.
+        """
+        return self.score(params, rows, supports)
 
     def abstract_state(self) -> TrainState:
         """The state's shapes, dtypes and shardings, as of checkpoints."""
@@ -93,6 +110,21 @@ class Learner:
     def abstract_rows(self, length: int) -> PackedRows:
         """A micro-batch of rows of `length` tokens, to lower the functions with."""
         return _abstract_rows((self.packing.rows, length), row_sharding(self.mesh))
+
+    def abstract_supports(self, number: int) -> jax.ShapeDtypeStruct:
+        """A table of so many supports, to lower the functions with."""
+        shape, at = (number, self.spec.policy.config.vocab_size), replicated(self.mesh)
+        return jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=at)
+
+    def put_supports(self, supports: Array) -> jax.Array:
+        """Places a table of supports, bool [M, V], whole on every device.
+
+        Raises:
+          InputError: the first is not of all V ids, or one has none.
+        """
+        table = check_supports(supports, self.spec.policy.config.vocab_size)
+        at = replicated(self.mesh)
+        return jax.make_array_from_callback(table.shape, at, table.__getitem__)
 
     def put(self, params: Params) -> Params:
         """Places full params on the mesh, dtypes as they are."""
@@ -157,9 +189,9 @@ def compile_learner(
         packing=spec.config.packing(row_shards(mesh)),
         init=jax.jit(of(learner.init), out_shardings=state_at),
         freeze=jax.jit(of(learner.freeze), out_shardings=frozen_at),
-        logprobs=jax.jit(
+        score=jax.jit(
             of(learner.logprobs),
-            in_shardings=(full_at, rows_at),
+            in_shardings=(full_at, rows_at, everywhere),
             out_shardings=RowLogprobs(rows_at, rows_at, everywhere, everywhere),
         ),
         predicted=jax.jit(
@@ -172,7 +204,7 @@ def compile_learner(
             of(learner.accumulate),
             in_shardings=(
                 *(state_at.params, frozen_at, carry_at),
-                Batch(rows_at, rows_at, ref_at, everywhere),
+                Batch(rows_at, rows_at, ref_at, everywhere, everywhere),
             ),
             out_shardings=carry_at,
             donate_argnums=2,

@@ -99,13 +99,16 @@ class Batch:
       old_logprobs: float32 [B, L] under the policy that sampled; None: it is the one
         that is trained, as it stands (on policy).
       ref_logprobs: float32 [B, L] under the KL's reference; None where beta is 0.
-      count: float32 [], sampled tokens of the whole optimiser step (`host_count`).
+      count: float32 [], learned tokens of the whole optimiser step (`host_count`).
+      supports: bool [M, V], sets of ids that `rows.support` names; None: all tokens
+        were drawn from all ids.
     """
 
     rows: PackedRows
     old_logprobs: Array | None
     ref_logprobs: Array | None
     count: Array | np.float32
+    supports: Array | None = None
 
 
 class Carry(NamedTuple):
@@ -140,10 +143,10 @@ class Report(NamedTuple):
 
 
 class RowLogprobs(NamedTuple):
-    """What a policy says of the sampled tokens of packed rows.
+    """What a policy says of the learned tokens of packed rows.
 
     Attributes:
-      logprobs, entropy: float32 [B, L], 0 on prompts and padding.
+      logprobs, entropy: float32 [B, L], 0 on prompts, padding and forced tokens.
       gap: mean distance of logprobs and the sampler's, as a TokenSum.
       largest_gap: float32 [].
     """
@@ -192,9 +195,12 @@ def policy_params(
 
 
 def token_logprobs(
-    spec: LearnerSpec, params: Params, rows: PackedRows
+    spec: LearnerSpec,
+    params: Params,
+    rows: PackedRows,
+    supports: Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logprobs and entropies of sampled tokens, float32 [B, L], under full params."""
+    """Logprobs and entropies of learned tokens, float32 [B, L], under full params."""
     return row_logprobs(
         spec.policy,
         _compute_params(spec, params),
@@ -204,13 +210,27 @@ def token_logprobs(
         remat=spec.config.remat,
         unroll=spec.config.unroll_layers,
         attention=spec.config.attention,
+        supports=supports,
         mesh=spec.mesh,
     )
 
 
-def logprobs(spec: LearnerSpec, params: Params, rows: PackedRows) -> RowLogprobs:
-    """`token_logprobs`, and how far they are from the sampler's."""
-    values, entropy = token_logprobs(spec, params, rows)
+def logprobs(
+    spec: LearnerSpec,
+    params: Params,
+    rows: PackedRows,
+    supports: Array | None = None,
+) -> RowLogprobs:
+    """`token_logprobs`, and how far they are from the sampler's.
+
+    Args:
+      spec: the learner.
+      params: full params.
+      rows: a micro-batch [B, L].
+      supports: bool [M, V], sets of ids that `rows.support` names; None: all tokens
+        were drawn from all ids.
+    """
+    values, entropy = token_logprobs(spec, params, rows, supports)
     gap = logprob_gap(values, rows.sampler_logprobs, rows.completion_mask)
     return RowLogprobs(values, entropy, *gap)
 
@@ -249,7 +269,7 @@ def loss(
     """
     rows = batch.rows
     params = full_params(spec, trained, frozen)
-    values, entropy = token_logprobs(spec, params, rows)
+    values, entropy = token_logprobs(spec, params, rows, batch.supports)
     fixed = jax.lax.stop_gradient(values)
     if spec.objective is None:
         total = nll(values, rows.completion_mask)
@@ -307,7 +327,10 @@ def apply(
 
 
 def host_count(batches: Sequence[PackedRows]) -> np.float32:
-    """Sampled tokens of one optimiser step, float32 []: what a loss is divided by."""
+    """Learned tokens of one optimiser step, float32 []: what a loss is divided by.
+
+    A token of another weight than 1 counts as much as it weighs.
+    """
     return np.float32(sum(float(np.sum(rows.completion_mask)) for rows in batches))
 
 

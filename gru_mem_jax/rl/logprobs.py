@@ -29,9 +29,14 @@ def token_logprobs(
     *,
     chunk: int = 512,
     temperature: float = 1.0,
+    support: Array | None = None,
+    supports: Array | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Logprob of each token given those before it, and the entropy that it came from.
+
+    Both are those among the ids that the token was drawn from: the others have a logit
+    of -inf.
 
     Wanted tokens are moved to the front of their rows, and blocks without any are
     skipped when the program runs: the cost follows the completions, not the prompts.
@@ -45,20 +50,37 @@ def token_logprobs(
         of each row. The first of a row has none in any case.
       chunk: tokens of a row in a block: `[B, chunk, V]` float32 logits exist at a time.
       temperature: logits are divided by it, as when sampling.
+      support: int32 [B, L], row of `supports` that each token was drawn from; looked at
+        where there is a table alone.
+      supports: bool [M, V], sets of ids, the first of all ids; None: every token was
+        drawn from all ids.
       mesh: that the program runs on, rows split over data and fsdp; None: one device.
 
     Returns:
       logprobs and entropy, float32 [B, L], 0 outside the mask; the entropy carries no
       gradient.
+
+    Raises:
+      ValueError: there is a table, and no row of it for each token.
     """
 
     def of_block(
-        params: Params, states: jax.Array, targets: jax.Array
+        params: Params, table: jax.Array | None, states: jax.Array, said: Said
     ) -> tuple[jax.Array, jax.Array]:
-        return _of_logits(policy.logits(params, states) / temperature, targets)
+        logits = policy.logits(params, states) / temperature
+        if table is not None:
+            # Rows of a table that no device has a part of: V may be split over tensor.
+            logits = jnp.where(table[said[1]], logits, -jnp.inf)
+        return _of_logits(logits, said[0])
 
+    said: tuple[Array, ...] = (tokens,)
+    if supports is not None:
+        if support is None:
+            raise ValueError("a table of supports needs a row of it for each token")
+        check_shape("supports", supports, (None, policy.config.vocab_size))
+        said = (tokens, support)
     logprobs, entropy = _over_rows(
-        policy, of_block, params, hidden, tokens, mask, chunk, mesh
+        policy, of_block, params, hidden, said, mask, chunk, mesh, supports
     )
     return logprobs, jax.lax.stop_gradient(entropy)
 
@@ -83,17 +105,22 @@ def likeliest(
     """
 
     def of_block(
-        params: Params, states: jax.Array, targets: jax.Array
+        params: Params, _: jax.Array | None, states: jax.Array, said: Said
     ) -> tuple[jax.Array]:
         logits = policy.logits(params, states)
-        return ((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),)
+        return ((jnp.argmax(logits, axis=-1) == said[0]).astype(jnp.float32),)
 
-    (right,) = _over_rows(policy, of_block, params, hidden, tokens, mask, chunk, mesh)
+    (right,) = _over_rows(
+        policy, of_block, params, hidden, (tokens,), mask, chunk, mesh
+    )
     return right > 0
 
 
-# Params, states [B, chunk, D] and targets int32 [B, chunk] to float32 [B, chunk] each.
-OfBlock = Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, ...]]
+# What is said of tokens, int32 [B, chunk] each: its id, and what else is needed.
+Said = tuple[jax.Array, ...]
+# Params, a table that is whole on each device, states [B, chunk, D] and what is said of
+# the tokens that follow them, to float32 [B, chunk] each.
+OfBlock = Callable[[Params, jax.Array | None, jax.Array, Said], tuple[jax.Array, ...]]
 
 
 def _over_rows(
@@ -101,22 +128,27 @@ def _over_rows(
     of_block: OfBlock,
     params: Params,
     hidden: jax.Array,
-    tokens: Array,
+    said: tuple[Array, ...],
     mask: Array | None,
     chunk: int,
     mesh: Mesh | None,
+    table: Array | None = None,
 ) -> tuple[jax.Array, ...]:
     """What `of_block` says of wanted tokens; float32 [B, L] each.
 
     On a mesh each device goes through the blocks of its own rows. It gathers the head
     once for all of them, and adds their gradients up before they are exchanged.
     """
-    check_shape("hidden", hidden, (*tokens.shape, None))
-    wanted = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask) > 0
-    check_shape("mask", wanted, tokens.shape)
-    tokens = jnp.asarray(tokens)
+    shape = said[0].shape
+    check_shape("hidden", hidden, (*shape, None))
+    wanted = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask) > 0
+    check_shape("mask", wanted, shape)
+    for array in said[1:]:
+        check_shape("support", array, shape)
+    tokens: Said = tuple(map(jnp.asarray, said))
+    whole = None if table is None else jnp.asarray(table)
     if mesh is None or row_shards(mesh) == 1 or len(hidden) % row_shards(mesh):
-        under = functools.partial(of_block, params)
+        under = functools.partial(of_block, params, whole)
         return _over_blocks(under, hidden, tokens, wanted, chunk)
 
     name = "embedding" if policy.config.tie_word_embeddings else "head"
@@ -126,20 +158,25 @@ def _over_rows(
     others = policy.abstract_params()["ends"]
 
     def of_device(
-        head: Any, hidden: jax.Array, tokens: jax.Array, wanted: jax.Array
+        table: jax.Array | None,
+        head: Any,
+        hidden: jax.Array,
+        tokens: Said,
+        wanted: jax.Array,
     ) -> tuple[jax.Array, ...]:
         ends = others | {name: jax.tree.map(lambda x: x[0], head)}
-        under = functools.partial(of_block, {"ends": ends, "layers": {}})
+        under = functools.partial(of_block, {"ends": ends, "layers": {}}, table)
         return _over_blocks(under, hidden, tokens, wanted, chunk)
 
+    own = PartitionSpec((DATA, FSDP))
     outputs: tuple[jax.Array, ...] = jax.shard_map(
         of_device,
         mesh=mesh,
-        in_specs=PartitionSpec((DATA, FSDP)),
-        out_specs=PartitionSpec((DATA, FSDP)),
+        in_specs=(PartitionSpec(), own, own, own, own),
+        out_specs=own,
         axis_names={DATA, FSDP},  # the compiler splits the vocabulary over tensor
         check_vma=False,
-    )(head, hidden, tokens, wanted)
+    )(whole, head, hidden, tokens, wanted)
     return outputs
 
 
@@ -181,19 +218,22 @@ def _copies(mesh: Mesh, x: jax.Array, names: tuple[str, ...]) -> jax.Array:
 
 
 def _over_blocks(
-    of_block: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]],
+    of_block: Callable[[jax.Array, Said], tuple[jax.Array, ...]],
     hidden: jax.Array,
-    tokens: jax.Array,
+    tokens: Said,
     wanted: jax.Array,
     chunk: int,
 ) -> tuple[jax.Array, ...]:
     """The same on one device, block by block.
 
     Args:
-      of_block: states [B, chunk, D] and targets int32 [B, chunk] to float32 [B, chunk].
-      hidden, tokens, wanted, chunk: as in `token_logprobs`; `wanted` is bool.
+      of_block: states [B, chunk, D] and what is said of their tokens to float32
+        [B, chunk].
+      hidden, chunk: as in `token_logprobs`.
+      tokens: what is said of them, int32 [B, L] each.
+      wanted: bool [B, L].
     """
-    rows, length = tokens.shape
+    rows, length = wanted.shape
     wanted = wanted.at[:, 0].set(False)
     chunk = min(chunk, length)
     blocks = -(-length // chunk)
@@ -208,22 +248,20 @@ def _over_blocks(
 
     scanned = (
         blocked(jnp.take_along_axis(hidden, source[..., None], axis=1), 0),
-        blocked(jnp.take_along_axis(tokens, order, axis=1), 0),
+        tuple(blocked(jnp.take_along_axis(x, order, axis=1), 0) for x in tokens),
         blocked(jnp.take_along_axis(wanted, order, axis=1), False),
     )
 
     def compute(
-        states: jax.Array, targets: jax.Array, inside: jax.Array
+        states: jax.Array, said: Said, inside: jax.Array
     ) -> tuple[jax.Array, ...]:
-        return tuple(jnp.where(inside, x, 0) for x in of_block(states, targets))
+        return tuple(jnp.where(inside, x, 0) for x in of_block(states, said))
 
-    def skip(
-        states: jax.Array, targets: jax.Array, inside: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        shapes = jax.eval_shape(of_block, states, targets)
+    def skip(states: jax.Array, said: Said, inside: jax.Array) -> tuple[jax.Array, ...]:
+        shapes = jax.eval_shape(of_block, states, said)
         return tuple(jnp.zeros(x.shape, x.dtype) for x in shapes)
 
-    def block(_: None, xs: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
+    def block(_: None, xs: tuple[Any, ...]) -> tuple[None, tuple[jax.Array, ...]]:
         return None, jax.lax.cond(jnp.any(xs[2]), compute, skip, *xs)
 
     # Checkpointed around the condition: only the block's hidden states are kept.
@@ -263,9 +301,10 @@ def row_logprobs(
     remat: bool = False,
     unroll: int = 1,
     attention: str = "blocks",
+    supports: Array | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logprobs and entropies of the sampled tokens of packed rows.
+    """Logprobs and entropies of the learned tokens of packed rows.
 
     Args:
       policy: the policy.
@@ -275,9 +314,10 @@ def row_logprobs(
       remat: compute layers again in the backward pass instead of storing them.
       unroll: layers in one step of the scan over layers.
       attention, mesh: as in `Policy.hidden`.
+      supports: the table of `rows.support`, as in `token_logprobs`.
 
     Returns:
-      logprobs and entropy, float32 [B, L], 0 on prompts and padding.
+      logprobs and entropy, float32 [B, L], 0 on prompts, padding and forced tokens.
     """
     layout = jax.tree.map(jnp.asarray, (rows.tokens, rows.positions, rows.reach))
     hidden = policy.hidden(
@@ -291,5 +331,7 @@ def row_logprobs(
         rows.completion_mask,
         chunk=chunk,
         temperature=temperature,
+        support=rows.support,
+        supports=supports,
         mesh=mesh,
     )

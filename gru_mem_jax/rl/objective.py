@@ -8,6 +8,10 @@ arXiv 2602.10560, Eq. 3; DAPO, arXiv 2503.14476. With pi_old the policy that sam
 
 Every function returns TokenSum(total, count). One division by the count of the whole
 step, at the end, is exact under padding, packing, micro-batches and sharding.
+
+A mask is above 0 on tokens that are learned. The loss, KL included, takes each of them
+as often as the mask says, in total and in count; what is only reported of them, as
+entropies, ratios and gaps, takes each once.
 """
 
 import dataclasses
@@ -50,17 +54,33 @@ class TokenSum:
 
 
 def token_sum(values: Array, mask: Array) -> TokenSum:
-    """Sums values over a mask; values outside have no effect, not even NaN.
+    """Sums values over a mask, each once; values outside have no effect, not even NaN.
 
     Args:
       values: float32 [...].
-      mask: bool or 0/1 of the same shape.
+      mask: bool or float32 of the same shape, above 0 on what is counted.
     """
     check_shape("mask", mask, values.shape)
     inside = jnp.asarray(mask) > 0
     return TokenSum(
         jnp.sum(jnp.where(inside, values, 0.0), dtype=jnp.float32),
         jnp.sum(inside, dtype=jnp.float32),
+    )
+
+
+def weighted_sum(values: Array, weights: Array) -> TokenSum:
+    """Sums weights x values, and weights; as `token_sum` where weights are 0 and 1.
+
+    Args:
+      values: float32 [...]; where the weight is 0 they have no effect, not even NaN.
+      weights: bool or float32 of the same shape, at least 0.
+    """
+    check_shape("weights", weights, values.shape)
+    weights = jnp.asarray(weights).astype(jnp.float32)
+    inside = jnp.where(weights > 0, values, 0.0)  # before the product: 0 * NaN is NaN
+    return TokenSum(
+        jnp.sum(inside * weights, dtype=jnp.float32),
+        jnp.sum(weights, dtype=jnp.float32),
     )
 
 
@@ -108,7 +128,7 @@ def policy_loss(
       logprobs: float32 [B, L] under the policy that is trained.
       old_logprobs: float32 [B, L] under the policy that sampled; no gradient.
       advantages: float32 [B, L].
-      mask: [B, L], 1 on sampled tokens.
+      mask: [B, L], above 0 on learned tokens: their weights.
       config: eps_low, eps_high and dual_clip.
 
     Returns:
@@ -130,7 +150,7 @@ def policy_loss(
         "clip_low": (advantages < 0) & (ratio < 1 - config.eps_low),
         "dual_clip": bounded,
     }
-    return token_sum(-gain, mask), {
+    return weighted_sum(-gain, mask), {
         name: token_sum(jax.lax.stop_gradient(event), mask)
         for name, event in events.items()
     }
@@ -143,9 +163,9 @@ def nll(logprobs: Array, mask: Array) -> TokenSum:
 
     Args:
       logprobs: float32 [...]; what lies outside the mask is not looked at.
-      mask: of the same shape, 1 on tokens to learn.
+      mask: of the same shape, above 0 on tokens to learn: their weights.
     """
-    return token_sum(-jnp.asarray(logprobs), mask)
+    return weighted_sum(-jnp.asarray(logprobs), mask)
 
 
 def kl_k3(logprobs: Array, ref_logprobs: Array) -> jax.Array:
@@ -203,7 +223,7 @@ def dapo_objective(
     metrics["policy_loss"] = loss
     if ref_logprobs is not None:
         check_shape("ref_logprobs", ref_logprobs, logprobs.shape)
-        kl = token_sum(kl_k3(logprobs, ref_logprobs), mask)
+        kl = weighted_sum(kl_k3(logprobs, ref_logprobs), mask)
         metrics["kl"] = kl
         loss = TokenSum(loss.total + config.beta * kl.total, loss.count)
     elif config.beta > 0:
@@ -224,7 +244,7 @@ def logprob_gap(
     Args:
       logprobs: float32 [B, L], the learner's before its step.
       sampler_logprobs: float32 [B, L].
-      mask: [B, L], 1 on sampled tokens.
+      mask: [B, L], above 0 on learned tokens.
 
     Returns:
       Mean of the absolute difference as a TokenSum, and its maximum, float32 [].

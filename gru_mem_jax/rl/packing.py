@@ -15,12 +15,14 @@ import numpy as np
 
 from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.grammar.automaton import FORCED
 from gru_mem_jax.records import check_bool, check_int, plain_numbers
 from gru_mem_jax.rl.outcomes import Array
 from gru_mem_jax.rl.trees import Tree, prefix_trees, single
 from gru_mem_jax.shapes import check_shape
 
 Row = tuple[Tree, ...]
+_LARGEST_WEIGHT = 1e6  # of a token; NaN is none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,8 @@ class Conversation:
       completion_ids: the sampled ids, at least one.
       sampler_logprobs: of each sampled id under what it was drawn from.
       advantage: of each sampled token.
-      weights: how much each sampled token counts, 0 for one that was forced; None: 1.
+      weights: how much each sampled token counts; None: 1. One that was forced does not
+        count in any case.
       supports: the set of ids that each was drawn from, a row of the learner's table of
         supports, of which the first has all ids; -1 for one that was forced; None: all
         were drawn from all ids.
@@ -62,9 +65,22 @@ class Conversation:
                     f"{self.name} has {len(self.completion_ids)} sampled tokens and "
                     f"{len(given)} {name}"
                 )
+        for weight in self.weights or ():
+            if not 0 <= weight <= _LARGEST_WEIGHT:
+                raise InputError(f"{self.name} has a token of weight {weight}")
+        if self.supports is not None and min(self.supports) < FORCED:
+            raise InputError(f"{self.name} has a support {min(self.supports)}")
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def token_weights(self) -> tuple[float, ...]:
+        """How much each sampled token counts, 0 for one that was forced."""
+        weights = self.weights or (1.0,) * len(self.completion_ids)
+        if self.supports is None:
+            return weights
+        return tuple(0.0 if s == FORCED else w for w, s in zip(weights, self.supports))
 
     @property
     def name(self) -> str:
@@ -173,6 +189,7 @@ def conversations(
                     completion_ids=completion,
                     sampler_logprobs=logprobs,
                     advantage=float(advantages[p, g, column]),
+                    supports=turn.supports,
                 )
                 result.append(conversation)
     return result
@@ -342,7 +359,7 @@ def _fill(
                 arrays["positions"][own] = np.arange(shared, length)
                 arrays["reach"][b, path[:length]] = end
                 arrays["conversation"][own] = i
-                arrays["completion_mask"][sampled] = item.weights or 1
+                arrays["completion_mask"][sampled] = item.token_weights
                 if item.supports is not None:
                     arrays["support"][sampled] = np.maximum(item.supports, 0)
                 arrays["advantages"][sampled] = item.advantage
@@ -354,7 +371,7 @@ def _fill(
 def unpack(
     values: Sequence[Array], batches: Sequence[PackedRows], count: int
 ) -> list[np.ndarray]:
-    """What each conversation's sampled tokens have in arrays of the packed shape.
+    """What each conversation's learned tokens have in arrays of the packed shape.
 
     Args:
       values: one array [B, L] for each micro-batch.
@@ -363,14 +380,15 @@ def unpack(
 
     Returns:
       For each conversation, in the order that `pack` was given, the values of its
-      sampled tokens, [completion].
+      tokens of a weight above 0, [learned]: of all sampled ones if nothing else is
+      said.
     """
     picked, owners = [], []
     for array, rows in zip(values, batches, strict=True):
         check_shape("values", array, rows.tokens.shape)
-        sampled = np.asarray(rows.completion_mask) > 0
-        picked.append(np.asarray(array)[sampled])
-        owners.append(np.asarray(rows.conversation)[sampled])
+        learned = np.asarray(rows.completion_mask) > 0
+        picked.append(np.asarray(array)[learned])
+        owners.append(np.asarray(rows.conversation)[learned])
     if not picked:
         return [np.zeros(0, np.float32) for _ in range(count)]
     owner = np.concatenate(owners)

@@ -48,9 +48,12 @@ def _gates(done: Outcomes, gated: np.ndarray) -> Summary:
     right = (np.asarray(done.update) == evidence) & done.turn_well_formed
     labelled = gated & (np.asarray(done.last_evidence) >= 0)
     late = np.asarray(done.exit_chunk) - done.last_evidence
+    on = _mean(right, read & evidence)
+    off = _mean(right, read & ~evidence)
     return {
-        "update_on_evidence": _mean(right, read & evidence),
-        "update_off_evidence": _mean(right, read & ~evidence),
+        "update_on_evidence": on,
+        "update_off_evidence": off,
+        "balanced_update": None if on is None or off is None else (on + off) / 2,
         "exact_exit": _mean(late == 0, labelled),
         "early_exit": _mean(late < 0, labelled),
         "late_exit": _mean(late > 0, labelled),

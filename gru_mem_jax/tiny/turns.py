@@ -145,14 +145,17 @@ class OracleTurns:
                     memory = self._builder.encode_content(text)
                 if kind == "gated":
                     prompt = self._builder.gated(question, memory, chunk.ids)
+                    closed = oracle.gated_turn(asked, found, ()) if new else None
                     text = example.document[chunk.start : chunk.end]
                     reply = self._gated_reply(asked, found, new, text, rng)
                 else:
                     prompt = self._builder.memagent(question, memory, chunk.ids)
+                    closed = None
                     reply = oracle.memagent_turn(asked, found, new)
                 rows.append(
                     supervised_turn(
-                        self._builder, kind, example, bool(new), prompt, reply
+                        *(self._builder, kind, example, bool(new), prompt, reply),
+                        closed,
                     )
                 )
             found += new

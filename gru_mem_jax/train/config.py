@@ -197,7 +197,11 @@ class SFTConfig:
       turns: makes an example's turns; must be given: `data.EvidenceTurns` for labelled
         examples.
       rows: packed rows of learner.row_tokens in a step.
-      pool_turns: turns that are shuffled together.
+      pool_turns: turns that are shuffled together, at least; those of consecutive
+        examples on one document stay together.
+      gate_weight: how much a token that decides a gate (the word of <check> or <next>)
+        counts in the loss, where another token counts 1: most of a reply is template
+        and copied.
       short_steps: first steps, on chunks of `short_chunk_size` tokens of `short_source`
         (attention finds its feet sooner on them).
       short_source, short_chunk_size: of the first steps; None: as the others.
@@ -217,6 +221,7 @@ class SFTConfig:
     turns: TurnMaker | None = None
     rows: int = 8
     pool_turns: int = 1024
+    gate_weight: float = 1.0
     short_steps: int = 0
     short_source: ExampleSource | None = None
     short_chunk_size: int | None = None
@@ -238,6 +243,7 @@ class SFTConfig:
         for name in ("rows", "pool_turns", "held_out_turns"):
             check_int(name, getattr(self, name), 1)
         check_int("short_steps", self.short_steps, 0)
+        check_number("gate_weight", self.gate_weight, 1e-6, 1e6)
         if self.short_chunk_size is not None:
             check_int("short_chunk_size", self.short_chunk_size, 1)
         if self.loop.eval_every and self.suite is None and self.held_out is None:

@@ -1,29 +1,30 @@
 """A step of supervised training: turns of an oracle, packed, then the same update.
 
-Turns are made in pools: those of the next examples, until there are enough to shuffle.
-A pool is a function of the configuration and the position of its first example, so that
-a checkpoint needs to hold no more than that position and how many of the pool's batches
-are done.
+Turns are made in pools: those of the next examples, until there are enough to shuffle
+and the next example is on another document: the turns of one document share a tree in
+the rows, where their prompts begin alike. A pool is a function of the configuration and
+the position of its first example, so that a checkpoint needs to hold no more than that
+position and how many of the pool's batches are done.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import queue
 import random
 import threading
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.turns import SupervisedTurn
-from gru_mem_jax.hosts.processes import Hosts
-from gru_mem_jax.rl.compile import Learner
+from gru_mem_jax.errors import GRUMemError
+from gru_mem_jax.grammar.automaton import EXIT
 from gru_mem_jax.rl.learner import host_count
 from gru_mem_jax.rl.packing import (
     Conversation,
@@ -31,19 +32,19 @@ from gru_mem_jax.rl.packing import (
     PackedRows,
     Row,
     assign_rows,
-    pack,
     pack_rows,
     row_items,
-    unpack,
 )
 from gru_mem_jax.rl.summary import summarize_rows, summarize_updates
 from gru_mem_jax.runs.checkpoints.store import RunState
 from gru_mem_jax.train.config import SFTConfig
+from gru_mem_jax.train.held_out import held_out_columns
 from gru_mem_jax.train.loop import Columns, Monitor, RunParts, StepResult, update
-from gru_mem_jax.train.questions import QuestionStage
-from gru_mem_jax.train.several import fetched, spread
+from gru_mem_jax.train.questions import ExampleTurns, QuestionStage
+from gru_mem_jax.train.several import spread
 
 _AHEAD = 16  # steps whose rows are made ahead of the learner
+_LARGEST_POOL = 2  # times pool_turns, where all examples are on one document
 
 
 class Step(NamedTuple):
@@ -55,6 +56,7 @@ class Step(NamedTuple):
       taken: batches of that pool that are done.
       met_bad: bad examples that were met on the way.
       tokens: of all turns, prompts too, each turn by itself.
+      described: a line on the pool's turns; None: it is like the one before.
     """
 
     micro_batches: list[PackedRows]
@@ -62,6 +64,7 @@ class Step(NamedTuple):
     taken: int
     met_bad: int
     tokens: int
+    described: str | None
 
 
 class _Pool(NamedTuple):
@@ -69,6 +72,8 @@ class _Pool(NamedTuple):
     batches: list[list[Row]]  # rows of each batch
     after: int  # position of the next pool
     met_bad: int
+    described: str
+    seen: ExampleTurns | None  # the first of the next pool, if it was made already
 
 
 class TurnStream:
@@ -106,9 +111,10 @@ class TurnStream:
           position: of the first example of the pool that comes next.
           taken: batches of that pool that are done.
         """
+        told, seen = True, None
         while True:
             is_short = step < self._config.short_steps
-            pool = self._pool(position, is_short)
+            pool = self._pool(position, is_short, seen)
             for i, rows in enumerate(pool.batches[taken:], taken):
                 step += 1
                 ends = i + 1 == len(pool.batches)
@@ -120,77 +126,109 @@ class TurnStream:
                     taken=0 if ends else i + 1,
                     met_bad=pool.met_bad if i == 0 else 0,
                     tokens=sum(len(pool.conversations[i]) for i in row_items(rows)),
+                    described=pool.described if told else None,
                 )
+                told = False
                 if ends:
                     break
             position, taken = pool.after, 0
+            same_kind = is_short == (step < self._config.short_steps)
+            told, seen = not same_kind, pool.seen if same_kind else None
 
-    def _pool(self, position: int, is_short: bool) -> _Pool:
-        """The turns of the next examples, packed into batches of rows at random."""
+    def _pool(self, position: int, is_short: bool, seen: ExampleTurns | None) -> _Pool:
+        """The turns of the next examples, packed into batches of rows at random.
+
+        Args:
+          position: of the first one.
+          is_short: whether they are on short chunks.
+          seen: the first one, if it is known.
+        """
         config = self._config
         questions, oracle = self._short if is_short else self._whole
+        documents: dict[bytes, int] = {}  # to the position of its first example
+        turns: list[SupervisedTurn] = []
         found: list[Conversation] = []
-        start, met_bad = position, 0
-        while len(found) < config.pool_turns:
-            made = questions.next_turns(oracle, config.loop.seed, position)
+        start, met_bad, last = position, 0, b""
+        while True:
+            is_full = len(found) >= config.pool_turns
+            made, seen = seen, None
+            try:
+                made = made or questions.next_turns(oracle, config.loop.seed, position)
+            except GRUMemError:
+                if not is_full:
+                    raise
+                break  # it is the next pool's
+            document = _digest(made.example.document)
+            if is_full and (
+                document != last or len(found) >= _LARGEST_POOL * config.pool_turns
+            ):
+                seen = made
+                break
+            last = document
+            first = documents.setdefault(document, made.position)
             met_bad, position = met_bad + made.skipped, made.position + 1
-            found += as_conversations(made.turns, made.position)
+            turns += made.turns
+            found += as_conversations(
+                made.turns, (first, made.position - first), config.gate_weight
+            )
         rows = assign_rows(found, self._packing)
         random.Random(f"rows/{config.loop.seed}/{start}").shuffle(rows)
         count = -(-len(rows) // config.rows)
         # As equal as can be: a last batch of few tokens would have a noisy gradient.
         borders = [len(rows) * i // count for i in range(count + 1)]
         batches = [rows[a:b] for a, b in itertools.pairwise(borders)]
-        return _Pool(found, batches, position, met_bad)
+        return _Pool(found, batches, position, met_bad, describe_turns(turns), seen)
 
 
 def as_conversations(
-    turns: Sequence[SupervisedTurn], position: int
+    turns: Sequence[SupervisedTurn], index: tuple[int, int], gate_weight: float = 1.0
 ) -> list[Conversation]:
-    """The turns of the example at a position, as the learner sees them."""
+    """The turns of an example, as the learner sees them.
+
+    Args:
+      turns: of one example.
+      index: number of its document, whose questions share what their prompts have in
+        common, and of the example among them.
+      gate_weight: how much a token that decides a gate counts.
+    """
     return [
         Conversation(
-            index=(position, 0, k),
+            index=(*index, k),
             prompt_ids=turn.prompt,
             completion_ids=turn.completion,
             sampler_logprobs=(0.0,) * len(turn.completion),
             advantage=1.0,
+            weights=_weights(turn, gate_weight),
         )
         for k, turn in enumerate(turns)
     ]
 
 
-def exact_turns(
-    learner: Learner,
-    params: Any,
-    turns: Sequence[SupervisedTurn],
-    hosts: Hosts | None = None,
-) -> dict[str, float]:
-    """Share of turns whose every token is the most likely one, given those before.
+def _weights(turn: SupervisedTurn, gate_weight: float) -> tuple[float, ...] | None:
+    if gate_weight == 1 or not turn.gates:
+        return None
+    weights = [1.0] * len(turn.completion)
+    for gate in turn.gates:
+        weights[gate.place] = gate_weight
+    return tuple(weights)
 
-    Args:
-      learner: whose rows the turns are packed into.
-      params: full params.
-      turns: what is looked at.
-      hosts: the processes that the learner's devices are of; None: this one alone.
 
-    Returns:
-      "KIND", "KIND/TASK", and "gated/with_evidence", "gated/without_evidence".
-    """
-    conversations = [as_conversations([turn], i)[0] for i, turn in enumerate(turns)]
-    hosts, batches = hosts or Hosts(), pack(conversations, learner.packing)
-    flags = [
-        fetched(hosts, learner, learner.predicted(params, spread(hosts, learner, rows)))
-        for rows in batches
-    ]
-    right: dict[str, list[bool]] = defaultdict(list)
-    for turn, tokens in zip(turns, unpack(flags, batches, len(turns)), strict=True):
-        names = [turn.kind, f"{turn.kind}/{turn.task}"]
-        if turn.kind == "gated":
-            names.append(f"gated/{'with' if turn.evidence else 'without'}_evidence")
-        for name in names:
-            right[name].append(bool(tokens.all()))
-    return {name: float(np.mean(values)) for name, values in sorted(right.items())}
+def describe_turns(turns: Sequence[SupervisedTurn]) -> str:
+    """How many turns there are of each kind, by evidence and exit, in a line."""
+    counts: Counter[str] = Counter()
+    for turn in turns:
+        words = [turn.kind]
+        if turn.kind != "answer":
+            words.append(f"{'with' if turn.evidence else 'without'} evidence")
+        ends = [gate.open for gate in turn.gates if gate.gate == EXIT]
+        words += ["end" if is_open else "continue" for is_open in ends]
+        counts[", ".join(words)] += 1
+    told = "; ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
+    return f"{len(turns)} turns ({told})"
+
+
+def _digest(document: str) -> bytes:
+    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()
 
 
 class SFTStep:
@@ -241,6 +279,8 @@ class SFTStep:
             self._monitor,
             counts=None if hosts.count == 1 else [host_count(batch.micro_batches)],
         )
+        if batch.described is not None:
+            self._monitor.note(f"pool of step {at.step + 1}: {batch.described}")
         self._tokens += batch.tokens
         at = RunState(
             step=at.step + 1,
@@ -278,8 +318,9 @@ class SFTStep:
         if self._held_out:
             self._monitor.beat(f"held-out turns of step {at.step}")
             self._monitor.activity.doing("looking at held-out turns")
-            exact = exact_turns(learner, params, self._held_out, self._monitor.hosts)
-            columns |= {f"exact/{name}": value for name, value in exact.items()}
+            columns |= held_out_columns(
+                learner, params, self._held_out, self._monitor.hosts
+            )
         if self._parts.evaluate is not None:
             columns |= self._parts.evaluate(self._parts.place(params), at.step)
         self._since = time.perf_counter()  # evaluations are no part of a step

@@ -224,6 +224,13 @@ def test_budgets_are_judged_at_once():
         ({"kinds": ("gate",)}, "kinds must name some of"),
         ({"off_evidence": -1}, "off_evidence must be a number from 0 to 1000"),
         ({"memagent_off_evidence": "1"}, "memagent_off_evidence must be a number"),
+        ({"before_evidence": 1}, "before_evidence is set, and before_evidence and aft"),
+        ({"memagent_after_evidence": 1}, "memagent_after_evidence is set, and memagen"),
+        (
+            {"before_evidence": 1, "after_evidence": -0.5},
+            "after_evidence must be a number from 0 to 1000",
+        ),
+        ({"hard_negatives": 1.5}, "hard_negatives must be a number from 0 to 1"),
         ({"wording": "full"}, "wording must be a function of a Reading, got 'full'"),
         ({"wording": lambda: None}, "wording must be a function of a Reading"),
     ],
@@ -258,12 +265,14 @@ def test_a_wording_of_ones_own():
             memory=memory,
             sentences=sentences,
             continues=False,
-            is_last=start == 60,
+            is_last=is_last,
         )
-        for start, memory, sentences in (
-            (0, "", (ADA,)),
-            (30, f"- {ADA}", ()),
-            (60, f"- {ADA}", ("She died there.",)),
+        for start, memory, sentences, is_last in (
+            (0, "", (ADA,), False),
+            (0, "", (), False),  # what would be said if it were not there
+            (30, f"- {ADA}", (), False),
+            (60, f"- {ADA}", ("She died there.",), True),
+            (60, f"- {ADA}", (), False),
         )
     ]
 

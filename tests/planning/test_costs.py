@@ -155,7 +155,7 @@ def test_the_learner_is_within_5_percent_of_the_formula():
     """Forward 2 n params + attention + head; an update with remat is four of them."""
     rows, state = learner().abstract_rows(LENGTH), learner().abstract_state()
     real, count = rows.advantages, jax.ShapeDtypeStruct((), jnp.float32)
-    score = learner().logprobs.trace(learner().abstract_params(), rows)
+    score = learner().score.trace(learner().abstract_params(), rows, None)
     batch = Batch(rows, real, real, count)
     carry = jax.eval_shape(learner().begin)
     update = learner().accumulate.trace(state.params, {}, carry, batch)

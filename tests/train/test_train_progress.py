@@ -20,7 +20,7 @@ def nothing(example, trajectory):
     return 0.0
 
 
-def test_a_run_of_an_untrained_policy_says_that_it_learns_nothing(make_run, capsys):
+def test_a_run_of_an_untrained_policy_says_that_it_learns_nothing(make_run):
     """The policy of a fresh start: nothing is well formed, and no group differs."""
     untrained = dataclasses.replace(
         quick_settings(num_steps=4, eval_every=0, save_every=1),
@@ -32,7 +32,7 @@ def test_a_run_of_an_untrained_policy_says_that_it_learns_nothing(make_run, caps
         rewards={"exact_exit": 0.0},
     )
     run = make_run()
-    run(settings, quiet=False)
+    run(settings)
     rows = run.rows()
     assert [row["groups/flat"] for row in rows] == [2] * 4
     assert [row["well_formed_turns"] for row in rows] == [0] * 4
@@ -49,9 +49,6 @@ def test_a_run_of_an_untrained_policy_says_that_it_learns_nothing(make_run, caps
     assert "; all groups are flat: " in warned[3]
     assert log.index(warned[3]) == len(log) - 2
     assert log[-1].startswith("finished at step 4")
-    # Steps are quick: nothing is said of how far they are.
-    err = capsys.readouterr().err
-    assert [x for x in err.splitlines() if re.match(r"step \d+: ", x)] == []
     # What holds at the end is told again where nothing is left to do, and not anew.
     run(settings)
     assert run.log().count("warning: step ") == 3
@@ -68,7 +65,7 @@ def test_a_resumed_run_goes_on_with_its_warnings(make_run):
     run(settings)
     assert "all groups are flat" not in run.log()
     run(changed(settings, loop={"num_steps": 4}))
-    assert run.log().count(": all groups are flat") == 2
+    assert run.log().count("all groups are flat") == 2  # and at the end
     assert "step 3: all groups are flat" in run.log()
 
 
@@ -116,6 +113,22 @@ def test_what_an_activity_says():
     activity.compiled("prefill", 1.0, True)
     activity.doing("saving")
     assert activity.line() == "step 3: saving, 0 s"
+
+
+def test_quick_steps_are_lines_alone_and_a_slow_one_has_more(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.8)
+    with RunProgress(5) as show:
+        show.activity.doing("update")
+        for step in range(20):
+            show.row(step, {"loss": 0.5})
+            time.sleep(0.06)
+        show.activity.begin(21)
+        time.sleep(1.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:20] == [f"step {n}/5: loss 0.5000" for n in range(20)]
+    assert {re.sub(r"\d+ s", "N s", line) for line in lines[20:]} == {
+        "step 21: update, N s"
+    }
 
 
 class Terminal(io.StringIO):
