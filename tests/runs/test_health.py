@@ -74,14 +74,19 @@ def test_each_begins_after_its_rows_and_is_said_once(name, row, rows):
 
 
 def test_supervised_runs_are_judged_by_held_out_gates_and_not_by_their_loss():
-    closed = {"exact/gated/with_evidence": 0.0, "exact/gated/without_evidence": 0.9}
+    auc, balanced = "gates/unaided_update_auc", "gates/unaided_update_balanced_accuracy"
+    guesses = {auc: 0.38, balanced: 0.5, "gates/exit_auc": 0.9}
     evaluated = {f"eval/{k}": v for k, v in (GOOD | CLOSED).items()}
-    start = {"exact/gated/with_evidence": 0.0, "exact/gated/without_evidence": 0.0}
-    rows = [start, *[SUPERVISED, SUPERVISED | closed | evaluated] * 3]
+    rows = [guesses, *[SUPERVISED, SUPERVISED | guesses | evaluated] * 3]
     found, health = said(rows)
-    # Rows without an evaluation neither count nor break.
+    # Rows without an evaluation neither count nor break, nor does the one at the start.
     assert [step for step, _ in found] == [7, 7]
-    assert names(health) == ["held_out_closed", "eval/update_closed"]
+    assert names(health) == ["update_unlearned", "eval/update_closed"]
+    learned = SUPERVISED | guesses | {auc: 0.9}
+    assert names(said([learned] * 3)[1]) == ["update_leans"]
+    assert names(said([learned | {balanced: 0.8}] * 3)[1]) == []
+    exits = learned | {balanced: 0.8, "gates/exit_auc": 0.5}
+    assert names(said([exits] * 3)[1]) == ["exit_unlearned"]
     # In reinforcement learning the rollouts tell, and nothing is said twice.
     assert names(said([GOOD | evaluated] * 5)[1]) == []
 
