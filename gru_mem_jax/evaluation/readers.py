@@ -132,12 +132,13 @@ class LocalReader:
         mesh, policy = engine_pool.local_mesh(), make_policy(self.shape)
         devices = list(mesh.devices.flat)
         engine_config = with_tensor(policy, engine_config, devices)
-        slots = engine_config.slots
-        engine_config = with_fitting_slots(policy, engine_config, devices)
-        if engine_config.slots < slots:
+        whole = engine_config
+        engine_config = with_fitting_slots(policy, whole, devices)
+        if engine_config.slots < whole.slots:
             note(
-                f"{engine_config.slots} slots, for the cache of {slots} would take too "
-                "much of the memory; set EngineConfig.slots to have others"
+                f"{engine_config.slots} slots, not the default, which takes too much "
+                f"({size_note(policy, whole, devices) or 'more than there is'}); set "
+                "EngineConfig.slots to have others"
             )
         store = None
         if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
