@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Linux: what the control group of a container may have, versions 2 and 1.
@@ -11,6 +11,7 @@ _CONTAINER_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
+_OWN_GROUPS = "/proc/self/cgroup"
 
 
 def cores() -> int:
@@ -25,10 +26,26 @@ def memory() -> int | None:
     limits = []
     with contextlib.suppress(ValueError, OSError, AttributeError):
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for file in _CONTAINER_LIMITS:
+    for file in [*_CONTAINER_LIMITS, *_limits_of_groups()]:
         with contextlib.suppress(ValueError, OSError):  # "max", or no such file
             limits.append(int(pathlib.Path(file).read_text()))
     return min(limits, default=None)
+
+
+def _limits_of_groups() -> Iterator[pathlib.Path]:
+    """Files with the limits of this process's group and of those that it is in.
+
+    A batch system or a service manager gives a job a group below the root's.
+    """
+    with contextlib.suppress(ValueError, OSError):
+        for line in pathlib.Path(_OWN_GROUPS).read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            root = pathlib.Path(_CONTAINER_LIMITS[controllers == "memory"])
+            group = pathlib.PurePosixPath(path.lstrip("/"))
+            for each in (group, *group.parents):
+                yield root.parent / each / root.name
 
 
 def version(package: str) -> str | None:

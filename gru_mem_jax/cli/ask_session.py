@@ -21,6 +21,7 @@ from gru_mem_jax.cli.recorder import Recorder, fingerprint
 from gru_mem_jax.data.files import read_json
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.files import PolicyDir
+from gru_mem_jax.runs.compilation import CompilationNotices
 from gru_mem_jax.version import __version__
 
 # Metadata that must be equal, with the agent's settings, to resume a run.
@@ -167,6 +168,7 @@ def load(
     from gru_mem_jax.sampling.footprint import (
         check_engine_fits,
         engine_dtype,
+        size_note,
         with_tensor,
     )
     from gru_mem_jax.sampling.prefix_store import PrefixStore, with_trunks
@@ -188,6 +190,8 @@ def load(
     engine_config = with_tensor(make_policy(shape), engine_config, devices)
     devices = devices[: engine_config.tensor]
     check_engine_fits(make_policy(shape), engine_config, dtype, devices)
+    if (line := size_note(make_policy(shape), engine_config, devices)) is not None:
+        view.note(line)
     window = shape.max_position_embeddings
     if positions > window:
         view.note(
@@ -279,8 +283,8 @@ def _check_same_run(saved: Trajectory, metadata: dict[str, Any]) -> None:
             )
 
 
-def _announced(view: View) -> runtime.CompilationNotices:
-    return runtime.CompilationNotices(view.compiling, view.compiled)
+def _announced(view: View) -> CompilationNotices:
+    return CompilationNotices(view.compiling, view.compiled)
 
 
 def _how_to_resume(trajectory: Trajectory, recorder: Recorder) -> str:
@@ -294,12 +298,13 @@ def _how_to_resume(trajectory: Trajectory, recorder: Recorder) -> str:
 
 def _print_answer(trajectory: Trajectory) -> None:
     """Prints the answer, or the text of the answer turn if no box holds one."""
-    answer = trajectory.answer
-    if answer is None or not terminal.safe_text(answer).strip():
+    answer = terminal.safe_text(trajectory.answer or "").strip()
+    if not answer:
+        answer = terminal.safe_text(trajectory.turns[-1].text).strip()
+        rest = "; its whole text follows" if answer else ", nor any other text"
         terminal.note(
-            r"note: no answer: the answer turn has no \boxed{} that is not empty; its "
-            "whole text follows"
+            r"note: no answer: the answer turn has no \boxed{} that is not empty" + rest
         )
-        answer = trajectory.turns[-1].text
-    sys.stdout.write(terminal.safe_text(answer).strip() + "\n")
-    sys.stdout.flush()
+    if answer:  # an empty line would look like one
+        sys.stdout.write(answer + "\n")
+        sys.stdout.flush()

@@ -231,13 +231,17 @@ def _warned() -> Iterator[None]:
 
 
 class _Progress:
-    """A bar for each part on a terminal; in a pipe a line when one begins."""
+    """A bar for each part on a terminal.
+
+    In a pipe a line when one begins, and one a minute.
+    """
 
     def __init__(self, recipe: Any):
         self._questions = getattr(recipe, "num_questions", None)
         self._live = terminal.is_live(sys.stderr)
         self._bar = terminal.progress_bar()
         self._tasks: dict[str, Any] = {}
+        self._lines = terminal.EachMinute()
 
     def __enter__(self) -> Any:
         self._bar.start()
@@ -254,3 +258,4 @@ class _Progress:
             if not self._live:
                 terminal.note(f"building: {part}")
         self._bar.update(self._tasks[part], completed=progress.done)
+        self._lines.note(f"building: {part}, {progress.done} done")

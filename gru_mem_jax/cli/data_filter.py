@@ -253,8 +253,15 @@ def _read(path: pathlib.Path) -> "tuple[Any, list[Attempt]]":
 
 @contextlib.contextmanager
 def _bar(done: int, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal; called for each answer."""
+    """A bar on a terminal, else a line a minute; called for each answer."""
+    what, lines = "asking without the document", terminal.EachMinute()
     with terminal.progress_bar() as bar:
-        what = "asking without the document"
         task = bar.add_task(what, total=total, completed=done)
-        yield lambda: bar.advance(task)
+
+        def answer() -> None:
+            nonlocal done
+            done += 1
+            bar.advance(task)
+            lines.note(f"{what}, {done} of {total} answers")
+
+        yield answer

@@ -38,20 +38,26 @@ def configurables() -> tuple[type, ...]:
 
 
 class Shown(Observer):
-    """Notes on stderr; a bar of questions on a terminal, else a line for each run."""
+    """Notes on stderr; a bar of questions on a terminal.
+
+    Else a line for each run, and one a minute.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
-        self._turns = 0
+        self._turns = self._done = self._total = 0
+        self._lines = terminal.EachMinute()
 
     def note(self, line: str) -> None:
         terminal.note(terminal.plain_line(line))
 
     def begin(self, done: int, total: int) -> None:
+        self._turns, self._done, self._total = 0, done, total
+        self._lines = terminal.EachMinute()
         if terminal.is_live(sys.stderr):
             counted = "questions, {task.fields[turns]} turns"
-            self._bar, self._turns = terminal.progress_bar(counted, _BAR_WIDTH), 0
+            self._bar = terminal.progress_bar(counted, _BAR_WIDTH)
             self._task = self._bar.add_task("", total=total, completed=done, turns=0)
             self._bar.start()
 
@@ -65,8 +71,12 @@ class Shown(Observer):
         self._turns += 1
         if self._bar is not None:
             self._bar.update(self._task, turns=self._turns)
+        self._lines.note(
+            f"{self._done} of {self._total} questions answered, {self._turns} turns"
+        )
 
     def answer(self) -> None:
+        self._done += 1
         if self._bar is not None:
             self._bar.advance(self._task)
 

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax.runs.folder import RunFolder
+    from gru_mem_jax.runs.health import health_of
     from gru_mem_jax.runs.metrics import read_metrics
     from gru_mem_jax.runs.samples import read_samples, sample_steps
 
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if not rows and not samples:
         raise InputError(f"{folder.path}: has neither rows nor trajectories yet")
     _print(samples, rows)
+    for rule in health_of(rows).holding:
+        terminal.note(f"warning: {rule.line}")
     if steps:
         terminal.note(f"trajectories were kept of {_list(steps)}")
     return 0

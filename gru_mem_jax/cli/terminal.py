@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,25 @@ def progress_bar(counted: str = "", beside: int = 0) -> "Progress":
         console=screen,
         disable=not is_live(sys.stderr),
     )
+
+
+class EachMinute:
+    """In the place of a bar where none can be: a line on stderr a minute, at most.
+
+    Args:
+      seconds: between two lines, and before the first.
+    """
+
+    def __init__(self, seconds: float = 60.0):
+        self._seconds, self._began = seconds, time.monotonic()
+        self._said = self._began
+
+    def note(self, text: str) -> None:
+        """Says it with the seconds so far, if it is time and there is no bar."""
+        now = time.monotonic()
+        if now - self._said >= self._seconds and not is_live(sys.stderr):
+            self._said = now
+            note(f"{plain_line(text)}, {now - self._began:.0f} s")
 
 
 def silence(stream) -> None:

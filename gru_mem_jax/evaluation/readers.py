@@ -124,6 +124,8 @@ class LocalReader:
         from gru_mem_jax.sampling.footprint import (
             check_engine_fits,
             engine_dtype,
+            size_note,
+            with_fitting_slots,
             with_tensor,
         )
         from gru_mem_jax.sampling.prefix_store import (
@@ -142,14 +144,24 @@ class LocalReader:
         mesh, policy = engine_pool.local_mesh(), make_policy(self.shape)
         devices = list(mesh.devices.flat)
         engine_config = with_tensor(policy, engine_config, devices)
-        check_engine_fits(
-            policy, engine_config, devices=devices, tensor=engine_config.tensor
-        )
+        whole = engine_config
+        engine_config = with_fitting_slots(policy, whole, devices)
+        if engine_config.slots < whole.slots:
+            note(
+                f"{engine_config.slots} slots, not the default, which takes too much "
+                f"({size_note(policy, whole, devices) or 'more than there is'}); set "
+                "EngineConfig.slots to have others"
+            )
         store = None
         if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
             store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
         if store is not None or config.reads_ahead:
             engine_config = with_trunks(engine_config, builder, config)
+        check_engine_fits(
+            policy, engine_config, devices=devices, tensor=engine_config.tensor
+        )
+        if (line := size_note(policy, engine_config, devices)) is not None:
+            note(line)
         # Cut over the devices, and let go of where that was no engine's own.
         loaded = load_policy(
             self.directory.root,

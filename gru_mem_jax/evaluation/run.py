@@ -55,6 +55,7 @@ def run_sets(
     sets: Sequence[DrawnSet],
     on_turn: Callable[[], None] = lambda: None,
     hosts: Hosts | None = None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> list[SetResult]:
     """Answers all questions of some sets together, all of the generator's slots busy.
 
@@ -70,6 +71,7 @@ def run_sets(
       on_turn: called after each turn; what it raises ends the evaluation.
       hosts: processes that each answer a part of the questions, with equal arguments,
         and have the results of all; None: this one alone.
+      on_end: called after each question of this process.
     """
     hosts = hosts or Hosts()
     builder = PromptBuilder(encoder, config.prompt)
@@ -87,7 +89,9 @@ def run_sets(
     own = [queue[i] for i in hosts.part(len(queue))]
 
     def answer() -> None:
-        for _ in driver.run(generator, own):
+        for each, _ in driver.run(generator, own):
+            if each.done:
+                on_end()
             on_turn()
 
     hosts.together("answers", answer)
@@ -141,6 +145,7 @@ def evaluation_columns(
     modes: Sequence[str] = (),
     on_turn: Callable[[], None] = lambda: None,
     hosts: Hosts | None = None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> Summary:
     """An evaluation during training, as columns of a row.
 
@@ -151,7 +156,7 @@ def evaluation_columns(
       sets: questions; they run together.
       modes: agent modes; empty: the agent's own.
       on_turn: called after each turn; what it raises ends the evaluation.
-      hosts: as of `run_sets`.
+      hosts, on_end: as of `run_sets`.
 
     Returns:
       "eval/NAME" of `summarize` over all sets, and "eval/exact/SET"; with more than one
@@ -161,7 +166,7 @@ def evaluation_columns(
     modes = tuple(modes) or (agent.mode,)
     for mode in modes:
         config = dataclasses.replace(greedy(agent), mode=cast(Any, mode))
-        results = run_sets(generator, encoder, config, sets, on_turn, hosts)
+        results = run_sets(generator, encoder, config, sets, on_turn, hosts, on_end)
         prefix = "eval" if len(modes) == 1 else f"eval/{mode}"
         columns |= {f"{prefix}/{name}": n for name, n in _summary(results).items()}
         by_name: dict[str, list[SetResult]] = {}

@@ -75,6 +75,7 @@ def rollout(
     step: int,
     seed: int,
     on_turn: Callable[[], None] = lambda: None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> list[list[Trajectory]]:
     """Samples a group for each question.
 
@@ -90,6 +91,7 @@ def rollout(
       step: of training.
       seed: of the run.
       on_turn: called after each turn; what it raises ends the rollouts.
+      on_end: called after each rollout.
 
     Returns:
       [P][G] traced trajectories, in the order of `examples`.
@@ -117,7 +119,9 @@ def rollout(
                 begun.append(recurrence)
                 yield recurrence
 
-    for _ in driver.run(generator, recurrences(), group_size=group_size):
+    for each, _ in driver.run(generator, recurrences(), group_size=group_size):
+        if each.done:
+            on_end()
         on_turn()
     done = [recurrence.trajectory for recurrence in begun]
     for trajectory in done:

@@ -18,6 +18,7 @@ from gru_mem_jax.records import from_record
 _FILE = pathlib.Path(__file__).with_suffix(".toml")
 _TIMES = ("_seconds", "_per_s")
 _LARGEST = 1e15  # larger numbers are shown in full
+_EVALUATIONS = 3  # one after another, that a warning of held-out questions takes
 NOTHING = "–"
 
 
@@ -98,6 +99,24 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WarningRule:
+    """What a run says of its rows; columns.toml explains its fields."""
+
+    name: str
+    when: tuple[str, ...]
+    says: str
+    advice: str
+    rows: int = 1
+    evaluated: bool = False
+
+    @property
+    def line(self) -> str:
+        """As it stands in a log."""
+        since = f" ({self.rows} rows one after another)" if self.rows > 1 else ""
+        return f"{self.says}{since}; {self.advice}".replace("`", "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:
     """The contents of columns.toml.
 
@@ -106,12 +125,32 @@ class Declared:
       tables: name of a table to the names of its columns, in order.
       panels: in the order of the overview.
       sections: in the order of the docs.
+      warnings: as they are written; `warning_rules` has all.
     """
 
     introduction: str
     tables: dict[str, Any]
     panels: tuple[Panel, ...]
     sections: tuple[Section, ...]
+    warnings: tuple[WarningRule, ...]
+
+    @property
+    def warning_rules(self) -> tuple[WarningRule, ...]:
+        """The warnings, and those derived for evaluations of supervised runs."""
+        derived = (
+            dataclasses.replace(
+                rule,
+                name=f"eval/{rule.name}",
+                # Rows of reinforcement learning have no targets: rollouts tell there.
+                when=("target_tokens > 0", *(f"eval/{each}" for each in rule.when)),
+                says=f"on held-out questions {rule.says}",
+                rows=max(rule.rows, _EVALUATIONS),
+                evaluated=False,
+            )
+            for rule in self.warnings
+            if rule.evaluated
+        )
+        return (*self.warnings, *derived)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -215,7 +254,25 @@ def markdown() -> str:
                 "The others are defined as above, over all questions of the suite: "
                 f"{', '.join(names)}.\n"
             )
+    parts.append(_warnings_text())
     return "\n".join(parts)
+
+
+def _warnings_text() -> str:
+    head = ("what the log says", "when", "what to do")
+    rows: list[Sequence[str]] = [head, ["---"] * len(head)]
+    for rule in declared().warnings:
+        when = " and ".join(f"`{each}`" for each in rule.when)
+        more = f", {rule.rows} rows one after another" if rule.rows > 1 else ""
+        rows.append((rule.says, when + more, rule.advice))
+    return (
+        "## Warnings\n\nA run watches its own rows. What is wrong is said once when it "
+        "begins, in `RUN/log.txt` and on stderr, and what still holds at the end is "
+        "said with the last line, and by `gru-mem show RUN`. A row without a column "
+        "of a condition is passed over. In supervised runs the conditions of gates, "
+        f"format and answers are those of `eval/...`, {_EVALUATIONS} evaluations one "
+        "after another.\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    )
 
 
 def _markdown_table(columns: Sequence[Column]) -> str:

@@ -39,6 +39,7 @@ class MetricsWriter:
     Attributes:
       last_step: of the last row after the cut; -1: none. If it is less than the
         restored step, rows have been removed.
+      before: the rows after the cut.
     """
 
     def __init__(
@@ -53,12 +54,15 @@ class MetricsWriter:
         self.path = storage.locate(path)
         self._file: Appended | None = None
         self.last_step = -1
+        self.before: list[dict[str, Any]] = []
         self._events: EventWriter | None = None
         self._wandb = wandb if enabled else None
         if not enabled:
             return
         if cut_to is not None:
             self.last_step = cut_metrics(self.path, cut_to)
+            if self.last_step >= 0:
+                self.before = read_metrics(self.path)
         try:
             self._file = open_appended(self.path)
         except OSError as error:

@@ -20,6 +20,8 @@ from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import Policy
 from gru_mem_jax.sampling.config import EngineConfig
 
+_LARGE = 4  # a cache of this part of the memory is worth a line
+
 
 def engine_dtype(config: EngineConfig) -> str:
     """The dtype of weights and cache: float32 on CPU, else bfloat16, if none is set."""
@@ -96,15 +98,68 @@ def with_tensor(
     """The configuration with its `tensor`, for engines that have the devices alone."""
     if config.tensor is not None:
         return config
-    dtype, limit = engine_dtype(config), device_memory(devices[0])
-    if limit is not None and devices[0].platform == "cpu":
-        limit //= len(devices)
+    dtype, limit = engine_dtype(config), _share(devices)
 
     def need(tensor: int) -> int:
         weights = weight_bytes(policy, dtype, tensor)
         return weights + cache_bytes(policy.config, config, dtype, tensor)
 
     return dataclasses.replace(config, tensor=choose_tensor(devices, need, limit))
+
+
+def with_fitting_slots(
+    policy: Policy, config: EngineConfig, devices: Sequence[Any]
+) -> EngineConfig:
+    """The configuration with fewer slots, where nobody has set them and they are many.
+
+    Slots that are left at their default are halved until weights and cache fit, and on
+    a CPU, whose memory others use too, until the cache is a quarter of it at most.
+
+    Args:
+      policy: without weights.
+      config: sizes of an engine, with its `tensor`.
+      devices: that engines are to run on.
+    """
+    limit = _share(devices)
+    if limit is None or config.slots != type(config).slots:
+        return config
+    dtype, tensor = engine_dtype(config), config.tensor or 1
+    room = limit - weight_bytes(policy, dtype, tensor)
+    if devices[0].platform == "cpu":
+        room = min(room, limit // _LARGE)
+    while config.slots > 1 and cache_bytes(policy.config, config, dtype, tensor) > room:
+        config = dataclasses.replace(config, slots=config.slots // 2)
+    return config
+
+
+def size_note(
+    policy: Policy, config: EngineConfig, devices: Sequence[Any]
+) -> str | None:
+    """A line on weights and cache, where the cache is a quarter of the memory or more.
+
+    Args:
+      policy: without weights.
+      config: sizes of an engine, with its `tensor`.
+      devices: that engines run on.
+    """
+    limit = _share(devices)
+    dtype, tensor = engine_dtype(config), config.tensor or 1
+    cache = cache_bytes(policy.config, config, dtype, tensor)
+    if limit is None or _LARGE * cache < limit:
+        return None
+    weights = size_text(weight_bytes(policy, dtype, tensor))
+    each = " of each device" if len(devices) > 1 else ""
+    return (
+        f"weights {weights}, cache {size_text(cache)} of {size_text(limit)} of memory"
+        f"{each}: {config.slots} slots of {config.max_length} tokens"
+    )
+
+
+def _share(devices: Sequence[Any]) -> int | None:
+    """Bytes that each of the devices may use; those of a CPU share the machine's."""
+    limit = device_memory(devices[0])
+    shared = limit is not None and devices[0].platform == "cpu"
+    return limit // len(devices) if shared else limit
 
 
 def check_engine_fits(

@@ -43,10 +43,22 @@ class Evaluator:
           step: of training, for the watchdog.
         """
 
+        done = 0
+        of = max(1, len(self._modes)) * sum(len(each.examples) for each in self._sets)
+
         def on_turn() -> None:
             self._monitor.beat(f"evaluating step {step}")
             self._monitor.look()
 
+        def on_end() -> None:
+            nonlocal done
+            done += 1
+
+        # Of several processes each has a part, and the first one shows its own.
+        of = -(-of // self._monitor.hosts.count)
+        self._monitor.activity.doing(
+            "evaluating", lambda: f"{done} of {of} questions answered"
+        )
         columns = evaluation_columns(
             self._engine(params),
             self._encoder,
@@ -55,6 +67,7 @@ class Evaluator:
             self._modes,
             on_turn,
             self._monitor.hosts,
+            on_end,
         )
         self._engine.release()
         return columns

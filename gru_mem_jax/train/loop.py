@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gru_mem_jax.errors import RunError
@@ -31,8 +32,18 @@ from gru_mem_jax.train.config import LoopConfig
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.plan import Plan
 from gru_mem_jax.train.profiling import Profiler
+from gru_mem_jax.train.progress import Activity
 
 Columns = Mapping[str, Any]
+
+# Stages of a step as they are shown; others by their names.
+_STAGES = {
+    "place": "placing the weights",
+    "score": "scoring",
+    "record": "writing rollouts",
+    "replay": "reading rollouts",
+    "wait": "waiting",
+}
 
 
 class Monitor:
@@ -43,9 +54,10 @@ class Monitor:
       note: takes a line for log and screen.
       hosts: the processes of the run; None: this one alone.
       profiler: traces some of the steps; None: none.
+      activity: is told what the run is at; None: nobody asks.
 
     Attributes:
-      hosts: of the run.
+      hosts, activity: of the run.
       seconds: wall-clock of each stage of the step that runs.
       abandoned: set when the loop ends: what runs beside it stops at its next `look`.
     """
@@ -57,9 +69,11 @@ class Monitor:
         note: Callable[[str], None],
         hosts: Hosts | None = None,
         profiler: Profiler | None = None,
+        activity: Activity | None = None,
     ):
         self._stop, self._watchdog, self.note = stop, watchdog, note
         self.hosts, self.profiler = hosts or Hosts(), profiler
+        self.activity = activity or Activity()
         self.seconds: dict[str, float] = {}
         self.abandoned = False
 
@@ -84,6 +98,7 @@ class Monitor:
     def stage(self, name: str) -> Iterator[None]:
         """Times a stage of the step, and names it in a profiler's trace."""
         self.beat(f"stage {name}")
+        self.activity.doing(_STAGES.get(name, name))
         started = time.perf_counter()
         try:
             with jax.profiler.TraceAnnotation(f"stage {name}"):
@@ -225,6 +240,7 @@ class Loop:
     def _step(self) -> None:
         monitor, hosts = self._monitor, self._monitor.hosts
         monitor.seconds = {}
+        monitor.activity.begin(self.at.step + 1)
         traced = monitor.profiler and monitor.profiler.step(self.at.step + 1)
         with traced or contextlib.nullcontext():
             result = self._kind.step(self.at)
@@ -269,6 +285,7 @@ class Loop:
         if self._store.has(self.at.step):
             return
         self._monitor.beat("saving")
+        self._monitor.activity.doing("saving")
         self._check_skipped(self.at)
         self._metrics.sync()
         metric = None
@@ -324,6 +341,9 @@ def update(
     if not parts:
         return state, []
     carry, reports = learner.begin(), []
+    done: list[jax.Array] = []  # a number for each micro-batch, ready when it is done
+    every = sum(map(len, parts))
+    monitor.activity.doing("update", lambda: f"micro-batch {at_item(done, every)}")
     for number, part in enumerate(parts):
         count = host_count(part) if counts is None else counts[number]
         for i, rows in enumerate(part):
@@ -338,8 +358,14 @@ def update(
                 supports,
             )
             carry = learner.accumulate(state.params, frozen, carry, batch)
+            done.append(jnp.copy(carry.largest_gap))  # the carry itself is donated
         if not reports:
             on_first(carry)
         state, carry, report = learner.apply(state, carry)
         reports.append(report)
     return state, reports
+
+
+def at_item(started: Sequence[jax.Array], of: int) -> str:
+    """The item that a device is at, "3 of 12", from a result of each that was begun."""
+    return f"{min(of, 1 + sum(each.is_ready() for each in list(started)))} of {of}"

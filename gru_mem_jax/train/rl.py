@@ -27,9 +27,10 @@ from gru_mem_jax.runs.checkpoints.store import RunState
 from gru_mem_jax.runs.metrics import time_columns
 from gru_mem_jax.runs.rollouts import load_rollouts, save_rollouts
 from gru_mem_jax.train.config import TrainConfig
-from gru_mem_jax.train.loop import Columns, RunParts, StepResult, update
+from gru_mem_jax.train.loop import Columns, RunParts, StepResult, at_item, update
 from gru_mem_jax.train.questions import QuestionStage
 from gru_mem_jax.train.rollouts import (
+    Counts,
     Rollouts,
     RolloutStage,
     Scorer,
@@ -79,6 +80,7 @@ class RLStep:
             self._supports = parts.learner.put_supports(table)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._next: Future[Rollouts] | None = None
+        self._counts = Counts()
 
     def begin(self, at: RunState) -> RunState:
         """Where the run stands, with the params that sample its next step."""
@@ -202,21 +204,24 @@ class RLStep:
                 if params is None:
                     params = self._parts.params_to_place(at)
                 params = self._parts.place(params)
+            self._monitor.activity.doing("sampling", lambda: str(self._counts))
             rollouts = self._sample(step, at.position, params)
         else:
             with self._monitor.stage("wait"):
+                self._monitor.activity.doing("sampling", lambda: str(self._counts))
                 rollouts, self._next = self._next.result(), None
         self._monitor.seconds["rollout"] = rollouts.seconds
         return rollouts
 
     def _sample(self, step: int, position: int, params: Any) -> Rollouts:
         started = time.perf_counter()
+        self._counts = counts = Counts()
 
         def on_turn() -> None:
             self._monitor.beat(f"sampling step {step}")
             self._monitor.look()
 
-        rollouts = self._stage.sample(step, position, params, on_turn)
+        rollouts = self._stage.sample(step, position, params, on_turn, counts)
         self._parts.engine.release()
         return rollouts._replace(seconds=time.perf_counter() - started)
 
@@ -246,14 +251,20 @@ class RLStep:
         its logprobs along; the second where there is no reference.
         """
 
+        every = sum(map(len, parts))
+
         def under(params: Any) -> list[list[RowLogprobs]]:
-            found = []
+            found, begun = [], []
+            self._monitor.activity.doing(
+                "scoring", lambda: f"micro-batch {at_item(begun, every)}"
+            )
             for part in parts:
                 found.append([])
                 for rows in part:
                     self._monitor.look_together()
                     scored = self._parts.learner.logprobs(params, rows, self._supports)
                     found[-1].append(scored)
+                    begun.append(scored.largest_gap)
             return jax.block_until_ready(found)  # the stage is timed to its end
 
         old = reference = None

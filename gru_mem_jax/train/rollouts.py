@@ -48,6 +48,25 @@ class Rollouts(NamedTuple):
     seconds: float = 0.0
 
 
+@dataclasses.dataclass
+class Counts:
+    """How far the sampling of a step is, in this process.
+
+    Attributes:
+      rollouts: that were begun or wait, of all rounds so far.
+      ended: of these.
+      turns: that were sampled.
+    """
+
+    rollouts: int = 0
+    ended: int = 0
+    turns: int = 0
+
+    def __str__(self) -> str:
+        done = f"{self.ended} of {self.rollouts} rollouts ended"
+        return f"{done}, {self.turns} turns"
+
+
 class Scorer:
     """Rewards and advantages, mapped over devices in blocks of one number of groups.
 
@@ -121,7 +140,12 @@ class RolloutStage:
         self._scorer, self._engine, self._questions = scorer, engine, questions
 
     def sample(
-        self, step: int, position: int, params: Any, on_turn: Callable[[], None]
+        self,
+        step: int,
+        position: int,
+        params: Any,
+        on_turn: Callable[[], None],
+        counts: Counts | None = None,
     ) -> Rollouts:
         """Rollouts of a step: a function of its arguments, whatever came before.
 
@@ -130,11 +154,19 @@ class RolloutStage:
           position: of the first question in the source.
           params: to sample from, of `HeldEngine.place`.
           on_turn: called after each turn; what it raises ends the rollouts.
+          counts: to be kept up to date; None: nobody asks.
         """
-        config = self._config
+        config, counts = self._config, counts or Counts()
         engine = self._engine(params)
         trajectories: dict[int, list[Trajectory]] = {}
         met = 0
+
+        def count_turn() -> None:
+            counts.turns += 1
+            on_turn()
+
+        def count_end() -> None:
+            counts.ended += 1
 
         def groups_of(numbers: Sequence[int]) -> tuple[Questions, Any, Any]:
             drawn = self._questions.take(numbers[0], len(numbers), on_look=on_turn)
@@ -142,6 +174,7 @@ class RolloutStage:
             # dealt, so that each has some of every optimiser step.
             every = list(drawn.examples.items())
             own = dict(every[i] for i in self._hosts.dealt(len(every)))
+            counts.rollouts += len(own) * config.rollouts.group_size
             groups = rollout(
                 engine,
                 self._builder,
@@ -150,7 +183,8 @@ class RolloutStage:
                 config.rollouts.group_size,
                 step=step,
                 seed=config.loop.seed,
-                on_turn=on_turn,
+                on_turn=count_turn,
+                on_end=count_end,
             )
             return drawn, own, groups
 

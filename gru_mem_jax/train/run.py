@@ -19,6 +19,7 @@ from gru_mem_jax.rl.compile import Learner, compile_learner
 from gru_mem_jax.runs.checkpoints.manager import Checkpoints
 from gru_mem_jax.runs.checkpoints.store import RunState, RunStore, weights_digest
 from gru_mem_jax.runs.folder import RunFolder, describe_environment
+from gru_mem_jax.runs.health import health_of
 from gru_mem_jax.runs.metrics import MetricsWriter, start_wandb
 from gru_mem_jax.runs.signals import StopSignal, Watchdog
 from gru_mem_jax.train.agreement import agree_on_files, agree_on_settings
@@ -34,7 +35,7 @@ from gru_mem_jax.train.endings import RunResult, last_line, runtime_told
 from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.evaluate import Evaluator
 from gru_mem_jax.train.footprint import describe_memory
-from gru_mem_jax.train.loop import Loop, Monitor, RunParts, StepKind
+from gru_mem_jax.train.loop import Columns, Loop, Monitor, RunParts, StepKind
 from gru_mem_jax.train.plan import Plan, open_start, plan
 from gru_mem_jax.train.profiling import Profiler, ProfileSteps
 from gru_mem_jax.train.progress import RunProgress, note_alone
@@ -194,7 +195,7 @@ class _Run:
                     on_lost=folder.log,
                 )
                 profiler = Profiler(profile, folder.path / "profile", say_alone, hosts)
-                monitor = Monitor(stop, watchdog, say, hosts, profiler)
+                monitor = Monitor(stop, watchdog, say, hosts, profiler, show.activity)
                 result = self._train(folder, show, monitor, wandb_project, replay)
             say(last_line(result, folder, loop.num_steps))
         return result
@@ -209,6 +210,7 @@ class _Run:
     ) -> RunResult:
         config, planned, say = self._config, self._planned, monitor.note
         monitor.beat("reading the policy")
+        monitor.activity.doing("reading the policy")
         for note in planned.notes:
             say(f"note: {note}")
         say(f"memory by formula, {describe_memory(planned.memory)}")
@@ -253,10 +255,19 @@ class _Run:
                             f"{metrics.last_step}, before the checkpoint of step "
                             f"{at.step}"
                         )
+                health = health_of(metrics.before)
+
+                def show_row(step: int, row: Columns) -> None:
+                    show.row(step, row)
+                    for line in health.see({"step": step, **row}):
+                        say(line)
+
                 parts = self._parts(learner, folder, monitor, frozen, reference)
                 kind = self._kind(parts, replay)
-                loop = Loop(config.loop, kind, store, metrics, show.row, monitor, at)
+                loop = Loop(config.loop, kind, store, metrics, show_row, monitor, at)
                 finished = loop.run()
+                for line in health.at_end() if finished else ():
+                    say(line)
         return RunResult(
             run_dir=folder.path,
             step=loop.at.step,

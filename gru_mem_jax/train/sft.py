@@ -317,6 +317,7 @@ class SFTStep:
         columns: dict[str, Any] = {}
         if self._held_out:
             self._monitor.beat(f"held-out turns of step {at.step}")
+            self._monitor.activity.doing("looking at held-out turns")
             columns |= held_out_columns(
                 learner, params, self._held_out, self._monitor.hosts
             )

@@ -188,6 +188,7 @@ def test_a_box_with_nothing_in_it_is_told_as_no_answer(ask, said, capsys):
     out, err = capsys.readouterr()
     assert out == said.strip() + "\n"
     assert err.splitlines()[-1].startswith("note: no answer: the answer turn has no ")
+    assert err.splitlines()[-1].endswith("; its whole text follows")
     assert ask.run_here(r"--question=BOX\boxed{7}") == 0
     out, err = capsys.readouterr()
     assert out == "7\n"
@@ -220,3 +221,11 @@ def test_format_free_needs_no_thresholds(ask):
     saved = json.loads(ask.json_path.read_text())["settings"]
     assert saved["format"] == "free"
     assert saved["update_threshold"] is saved["exit_threshold"] is None
+
+
+@pytest.mark.parametrize("said", ["", " ", "\x1b[31m"], ids=["no", "blank", "escape"])
+def test_an_answer_turn_that_says_nothing_prints_no_empty_line(ask, said, capsys):
+    assert ask.run_here(f"--question=BOX{said}") == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].endswith("is not empty, nor any other text")

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -264,6 +265,33 @@ def test_what_no_memory_holds_is_told_by_formula(
     else:
         # Keys and values of one layer with two heads of size 8, in float32.
         assert "2 x 1 layers x 2 heads x 8 x 100000 slots x" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("eval", [], "8 slots, not the default, which takes too much (weights "),
+        ("eval", ["--slots=16"], ": 16 slots of 192 tokens"),
+        ("ask", ["--gin.EngineConfig.slots=16"], ": 16 slots of 192 tokens"),
+    ],
+)
+def test_a_large_cache_is_told_and_default_slots_fit(
+    name, given, told, policy, here, capsys, monkeypatch
+):
+    """Eight devices of one memory; an eval may have a quarter of it for its cache."""
+
+    def stop(self, tensor, read):
+        raise InputError("a weight is read")
+
+    monkeypatch.setattr(loading.ParamsLoader, "add", stop)
+    memory = {"eval": 8 * 1_250_000, "ask": 1_000_000}[name]
+    monkeypatch.setattr(footprint, "device_memory", lambda device: memory)
+    words = [*command(name, policy), *given, "--gin.EngineConfig.tensor=1"]
+    assert main(words) == 2
+    *notes, last = capsys.readouterr().err.splitlines()
+    assert last == "gru-mem: a weight is read"
+    sizes = [x for x in notes if re.search(r"weights .* KiB, cache .* of memory", x)]
+    assert [told in line for line in sizes] == [True]
 
 
 # -- paths ----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from cli_helpers import environment
 
 from gru_mem_jax.cli import runtime
+from gru_mem_jax.runs.compilation import CompilationNotices
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_no_home(clean):
 
 def test_slow_compilation_is_announced_and_quick_is_not():
     said = []
-    notices = runtime.CompilationNotices(
+    notices = CompilationNotices(
         lambda name: said.append(("began", name)),
         lambda name, seconds, hit: said.append(("ended", name, hit)),
         patience=0.1,
@@ -78,6 +79,7 @@ def test_slow_compilation_is_announced_and_quick_is_not():
 COMPILE = """
 import jax, jax.numpy as jnp
 from gru_mem_jax.cli import runtime
+from gru_mem_jax.runs.compilation import CompilationNotices
 runtime.start()
 seen = []
 jax.monitoring.register_event_listener(lambda event, **_: seen.append(event))
@@ -87,7 +89,7 @@ def heavy(x):
         x = jnp.tanh(x @ x.T) + jnp.sort(x, axis=i % 2)
     return x
 heavy(jnp.ones((8, 8))).block_until_ready()
-print(seen.count(runtime.CompilationNotices._HIT))
+print(seen.count(CompilationNotices._HIT))
 """
 
 

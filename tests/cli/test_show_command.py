@@ -155,3 +155,16 @@ def test_odd_files_in_the_folder(tmp_path):
     (folder / "step_00000004.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match="jsonl:1: expected a line of JSON"):
         read_samples(folder, 4)
+
+
+def test_what_is_wrong_with_a_run_is_told_below_its_rows(tmp_path, capsys):
+    flat = {"groups/sampled": 8, "groups/flat": 8, "well_formed_turns": 0.0}
+    rows = [{"step": step, **flat} for step in (1, 2)]
+    assert main(["show", str(make_run(tmp_path / "run", rows))]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: no turn is well formed, so that no gate is ")
+    rows += [{"step": 3, **flat}, {"step": 4, "eval/exact": 0.5}]
+    assert main(["show", str(make_run(tmp_path / "more", rows))]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("warning: all groups are flat: ")

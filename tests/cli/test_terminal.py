@@ -76,3 +76,41 @@ def test_live_only_where_a_terminal_can(monkeypatch, term, stream, live):
     if term is not None:
         monkeypatch.setenv("TERM", term)
     assert terminal.is_live(stream) is live
+
+
+def test_a_line_a_minute_where_no_bar_can_be(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    lines = terminal.EachMinute()
+    for second in range(0, 200, 7):
+        now[0] = 100.0 + second
+        lines.note(f"{second} of 200\x1b[31m")
+    assert capsys.readouterr().err.splitlines() == [
+        "63 of 200, 63 s",
+        "126 of 200, 126 s",
+        "189 of 200, 189 s",
+    ]
+    monkeypatch.setattr(terminal, "is_live", lambda stream: True)
+    now[0] = 1000.0
+    lines.note("there is a bar")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_evaluation_in_a_pipe_says_how_far_it_is(monkeypatch, capsys):
+    from gru_mem_jax.cli.evaluating import Shown
+
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    shown = Shown()
+    shown.begin(2, 6)
+    shown.run("with_exit_gate")
+    for _ in range(4):
+        for _ in range(5):
+            now[0] += 4.0
+            shown.turn()
+        shown.answer()
+    shown.end()
+    assert capsys.readouterr().err.splitlines() == [
+        "with_exit_gate",
+        "4 of 6 questions answered, 15 turns, 60 s",
+    ]

@@ -217,6 +217,77 @@ def test_what_devices_say_of_their_memory(tmp_path, monkeypatch):
         assert found == expected if expected < whole else found >= whole
 
 
+def test_a_limit_of_a_group_above_this_process_counts(tmp_path, monkeypatch):
+    """A batch system gives a job a group of its own, in one that may have less."""
+    whole = machine.memory()
+    v2, v1 = tmp_path / "memory.max", tmp_path / "v1" / "memory.limit_in_bytes"
+    groups = tmp_path / "cgroup"
+    monkeypatch.setattr(machine, "_CONTAINER_LIMITS", (str(v2), str(v1)))
+    monkeypatch.setattr(machine, "_OWN_GROUPS", str(groups))
+    assert machine.memory() == whole  # nothing is there
+    groups.write_text("4:memory:/job/7\n3:cpuset:/job/8\n0::/slice/user.slice\n")
+    assert machine.memory() == whole
+    for folder, name, size in (
+        ("v1/job/8", v1.name, 1),  # of another controller
+        ("slice/user.slice", v2.name, "max"),
+        ("slice", v2.name, 300),
+        ("v1/job/7", v1.name, 200),
+        ("v1/job", v1.name, 100),
+    ):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).write_text(f"{size}\n")
+        expected = whole if size in (1, "max") else size
+        assert machine.memory() == expected
+    groups.write_text("no such line\n")
+    assert machine.memory() == whole
+
+
+def test_slots_that_nobody_has_set_are_what_the_memory_is_for(memory_of):
+    policy = make_policy(PolicyConfig(**SIZES))
+    config = EngineConfig(max_length=1000, dtype="float32", tensor=1)
+    assert config.slots == 32
+    one = footprint.cache_bytes(
+        policy.config, dataclasses.replace(config, slots=1), "float32"
+    )
+    assert one == 2 * 3 * 2 * 8 * 1000 * 4
+    weights = footprint.weight_bytes(policy, "float32")
+
+    def slots(memory, platform="cpu", count=1, of=config):
+        memory_of(memory)
+        return footprint.with_fitting_slots(policy, of, fake(count, platform)).slots
+
+    assert slots(None) == 32
+    assert slots(4 * 32 * one) == 32
+    assert slots(4 * 32 * one - 4) == 16
+    assert slots(4 * 32 * one, count=2) == 16  # of one memory
+    assert slots(4 * 5 * one) == 4
+    assert slots(one) == 1  # it will be refused
+    assert slots(4 * 5 * one, of=dataclasses.replace(config, slots=31)) == 31
+    # The memory of an accelerator is the engine's own.
+    assert slots(weights + 32 * one, "gpu") == 32
+    assert slots(weights + 32 * one - 1, "gpu") == 16
+    assert slots(weights + 8 * one, "gpu", count=4) == 8
+
+
+def test_a_large_cache_is_told(memory_of):
+    policy = make_policy(PolicyConfig(**SIZES))
+    config = EngineConfig(slots=32, max_length=8320, dtype="float32", tensor=1)
+    cache = 2 * 3 * 2 * 8 * 32 * 8320 * 4
+    assert footprint.size_text(cache) == "97.5 MiB"
+    weights = footprint.size_text(footprint.weight_bytes(policy, "float32"))
+    memory_of(4 * cache)
+    assert footprint.size_note(policy, config, fake(1, "cpu")) == (
+        f"weights {weights}, cache 97.5 MiB of 390.0 MiB of memory: 32 slots of 8320 "
+        "tokens"
+    )
+    line = footprint.size_note(policy, config, fake(2))
+    assert "390.0 MiB of memory of each device: 32 slots" in line
+    memory_of(4 * cache + 4)
+    assert footprint.size_note(policy, config, fake(1, "cpu")) is None
+    memory_of(None)
+    assert footprint.size_note(policy, config, fake(1)) is None
+
+
 def test_a_length_that_nobody_has_set_is_what_is_needed():
     config = EngineConfig()
     assert config.sized_for(100).max_length == 128
