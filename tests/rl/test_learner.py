@@ -358,7 +358,7 @@ def test_programs_lower_without_weights_for_a_mesh(base):
     assert rows.tokens.shape == (2 * 4, 40)
     carry = jax.eval_shape(learner.begin)
     real, count = rows.advantages, jax.ShapeDtypeStruct((), jnp.float32)
-    learner.logprobs.lower(learner.abstract_params(), rows)
+    learner.score.lower(learner.abstract_params(), rows, None)
     batch = Batch(rows, real, real, count)
     learner.accumulate.lower(state.params, {}, carry, batch)
     lowered = learner.apply.lower(state, carry)
