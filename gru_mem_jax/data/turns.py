@@ -18,6 +18,7 @@ from gru_mem_jax.agent.requests import Prompt, prompt_ids
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.grammar.automaton import EXIT, UPDATE
+from gru_mem_jax.grammar.forms import encode_reply
 
 _TAG = re.compile(f"({'|'.join(TAGS)})")
 # Of each gate its element, the word that opens it and the one that closes it.
@@ -185,13 +186,7 @@ def completion_ids(builder: PromptBuilder, reply: str) -> tuple[int, ...]:
     tokens that a reply quotes are encoded as text.
     """
     encoder = builder.encoder
-    left = builder.left_to_say(reply)
-    ids = encoder.encode_control(left)
-    if not (encoder.control_ids - encoder.format_ids).isdisjoint(ids):
-        ids = []
-        for part in _TAG.split(left):
-            encode = encoder.encode_control if part in TAGS else encoder.encode
-            ids += encode(part)
+    ids = encode_reply(encoder, TAGS, builder.left_to_say(reply))
     return (*ids, encoder.stop_ids[0])
 
 

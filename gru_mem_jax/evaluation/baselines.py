@@ -19,6 +19,7 @@ from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder, Template, fill
 from gru_mem_jax.agent.requests import Completion, Prompt, Request, Role, prompt_ids
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
+from gru_mem_jax.agent.turn_form import follow, turn_constraint
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation.retrieval import Part, best_passages, two_ends
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
@@ -77,8 +78,8 @@ class Baseline:
       clock: a monotonic clock, in seconds.
 
     Raises:
-      InputError: no such baseline, a question that is empty or over its budget, or a
-        window with no room for a text. From `next_request`: the document is not text,
+      InputError: no such baseline, a question that is empty or over its budget, a
+        window with no room for a text, or no room for the form of a constrained answer. From `next_request`: the document is not text,
         or bm25s is not installed.
     """
 
@@ -114,6 +115,7 @@ class Baseline:
         self._clock, self._started = clock, clock()
         self._finished: float | None = None
         self._request: Request | None = None
+        self._constraint = turn_constraint(builder, config, "answer")
         self._head = Trajectory(
             mode=mode,
             question=str(question),
@@ -152,6 +154,7 @@ class Baseline:
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             seed=request_seed(sampling.seed, self._head.trajectory_id, 0),
+            constraint=self._constraint,
         )
         shown = {
             "document_tokens": part.document_tokens,
@@ -174,6 +177,7 @@ class Baseline:
         if completion.failure is not None:
             self._end(stop_reason=FAILED, interrupted=True, failure=completion.failure)
             return None
+        follow(request, completion)  # raises where a form was not kept
         text, problem = read_completion(completion, self._builder.encoder)
         text = self._builder.opened + text
         answer = extract_boxed(text)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from gru_mem_jax import buckets, durable_files, storage
+from gru_mem_jax.agent.config import config_from_dict, config_to_dict
 from gru_mem_jax.agent.trajectory import (
     Trajectory,
     trajectory_from_dict,
@@ -194,7 +195,9 @@ class ResultsWriter:
                     cut_to(self.path / name, 0)
             return manifest
         found = first_difference(
-            have.manifest.settings, json_values(manifest.settings), "settings"
+            _completed(have.manifest.settings),
+            json_values(manifest.settings),
+            "settings",
         )
         if found is not None:
             raise InputError(
@@ -283,6 +286,15 @@ class ResultsWriter:
 def json_values(value: Any) -> Any:
     """What a value is after it was written as JSON and read."""
     return json.loads(json.dumps(to_record(value)))
+
+
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a folder, with defaults for the agent's that came later."""
+    # An agent's that are refused differ from the new one's, which is told.
+    with contextlib.suppress(InputError, KeyError):
+        agent = config_to_dict(config_from_dict(settings["agent"]))
+        return {**settings, "agent": json_values(agent)}
+    return dict(settings)
 
 
 def _cut_unscored(path: Any, scored: Mapping[ScoredKey, ScoredAnswer]) -> None:

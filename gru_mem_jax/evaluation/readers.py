@@ -78,13 +78,12 @@ def agents_in(
 
 
 def _forms(
-    builder: PromptBuilder, agents: Sequence[AgentConfig], modes: Sequence[str]
+    builder: PromptBuilder, agents: Sequence[AgentConfig]
 ) -> list[Constraint | None]:
-    """The forms of all completions; baselines have none."""
-    free = [] if set(modes) <= set(MODES) else [None]
+    """The forms of all completions; a baseline's is that of an answer."""
     turns: list[tuple[AgentConfig, PromptKind]] = [(a, a.memory_kind) for a in agents]
     turns += [(agent, "answer") for agent in agents]
-    return [turn_constraint(builder, *turn) for turn in turns] + free
+    return [turn_constraint(builder, *turn) for turn in turns]
 
 
 class LocalReader:
@@ -173,7 +172,7 @@ class LocalReader:
         del loaded
         note(engine.attention)
         note("compiling the sampling programs")
-        programs = engine.warm_up(constraints=_forms(builder, agents, asking.modes))
+        programs = engine.warm_up(constraints=_forms(builder, agents))
         seconds = engine.stats()["compile_seconds"]
         note(f"{programs} programs ready after {seconds:.1f} s")
 

@@ -213,3 +213,26 @@ with signals.Handlers():
     with child(code) as process:
         assert process.communicate(timeout=30)[0] == "saved\nraised\n"
         assert process.returncode == 0
+
+
+def test_a_signal_within_a_destructor_is_raised_after_it():
+    """Python says "Exception ignored" there, and goes on."""
+    code = """
+from gru_mem_jax.cli import signals
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        say("not reached")
+with signals.Handlers():
+    try:
+        Freed()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+    except signals.Terminated:
+        say("raised")
+"""
+    with child(code) as process:
+        assert process.communicate(timeout=30)[0] == "raised\n"
+        assert process.returncode == 0
