@@ -76,6 +76,8 @@ class Ruler:
       keys, values: kinds, "words", "numbers" or "uuids"; None, the task's.
       num_keys, num_values, num_queries: keys in the document, values of each, keys in
         question; None, the task's.
+      questions_per_document: of needle tasks: so many questions in a row are on one
+        document, each about keys of its own.
     """
 
     task: str
@@ -93,6 +95,7 @@ class Ruler:
     num_keys: int | None = None
     num_values: int | None = None
     num_queries: int | None = None
+    questions_per_document: int = 1
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -137,6 +140,11 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        check_int("questions_per_document", self.questions_per_document, 1, 40)
+        if self.questions_per_document > 1 and self.task not in NEEDLES:
+            raise InputError(
+                f"questions_per_document is a setting of needle tasks, not {self.task}"
+            )
         if self.num_keys and self.num_queries and self.num_keys < self.num_queries:
             raise InputError(
                 f"num_keys {self.num_keys} is less than num_queries "
@@ -180,6 +188,8 @@ class Ruler:
                 said["haystack_sha256"] = self._essay.sha256
         if self.task in HOMES:
             said["sources_sha256"] = [file.sha256 for file in self._files]
+        if self.questions_per_document > 1:
+            said["questions_per_document"] = self.questions_per_document
         if "words" in said.values() or self.task == "cwe":
             said["words"] = words_version()
         if self.words is not None:
@@ -214,6 +224,11 @@ class Ruler:
         task = dataclasses.replace(task, **given)
         if task.num_queries > task.num_keys:
             task = dataclasses.replace(task, num_keys=task.num_queries)
+        if (asked := self.questions_per_document * task.num_queries) > task.num_keys:
+            raise InputError(
+                f"questions_per_document {self.questions_per_document} ask for {asked} "
+                f"keys, but a document has num_keys {task.num_keys}; raise num_keys"
+            )
         if task.num_keys * task.num_values > 40:
             raise InputError(
                 f"num_keys {task.num_keys} of num_values {task.num_values} each are "
@@ -287,6 +302,7 @@ class Ruler:
             seed=seed,
             rule=self.evidence_position,
             room=self._most,
+            per_document=self.questions_per_document,
         )
         if self._essay is not None and maker.tokens < self._most:
             times = -(-self._most // maker.tokens)
@@ -299,4 +315,10 @@ class Ruler:
 
     @functools.cached_property
     def _documents(self) -> Documents:
-        return Documents(self._maker, self._costs, self._room, self.lengths)
+        return Documents(
+            self._maker,
+            self._costs,
+            self._room,
+            self.lengths,
+            self.questions_per_document,
+        )
