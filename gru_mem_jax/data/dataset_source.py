@@ -4,6 +4,7 @@ The order is grain's, so that a position, the index of a `grain.MapDataset`, and
 state of its iterator are one number: what a checkpoint holds.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -34,13 +35,13 @@ class _Data(NamedTuple):
     Attributes:
       records: without documents.
       indices: of the good ones in the data set.
-      documents: where several questions are on one, how many there are on each, in
-        order; None: the questions are shuffled one by one.
+      ends: where several questions are on one document, the place behind the last one
+        of each, in order; None: the questions are shuffled one by one.
     """
 
     records: Records
     indices: tuple[int, ...]
-    documents: tuple[int, ...] | None
+    ends: tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,13 @@ class _BuiltSource(FileSource):
           InputError: the folder is damaged, or no such one.
         """
         return self._example(position, self._order[position])
+
+    def questions_together(self, position: int) -> int:
+        """How many questions from a position on are on its document."""
+        if (ends := self._usable.ends) is None:
+            return 1
+        place = self._order[position]
+        return ends[bisect.bisect_right(ends, place)] - place
 
     def examples(self) -> "grain.MapDataset[Example]":
         """The examples without end, for grain.
@@ -93,7 +101,7 @@ class _BuiltSource(FileSource):
         import grain
 
         data = self._usable
-        if self.shuffle and data.documents is not None:
+        if self.shuffle and data.ends is not None:
             every = grain.MapDataset.range(len(data.indices)).repeat()
             return every.map_with_index(lambda position, _: self._place(position))
         places = grain.MapDataset.range(len(data.indices))
@@ -106,12 +114,9 @@ class _BuiltSource(FileSource):
         epoch, at = divmod(position, len(self._usable.indices))
         orders: dict[int, list[int]] = self._orders
         if (order := orders.get(epoch)) is None:
-            sizes = self._usable.documents
-            ends = list(itertools.accumulate(sizes))
-            shuffled = epoch_order(self.seed, epoch, len(sizes))
-            order = [
-                place for d in shuffled for place in range(ends[d] - sizes[d], ends[d])
-            ]
+            documents = list(itertools.pairwise((0, *self._usable.ends)))
+            shuffled = epoch_order(self.seed, epoch, len(documents))
+            order = [place for d in shuffled for place in range(*documents[d])]
             if len(orders) > 1:  # an epoch and the next
                 orders.pop(min(orders), None)
             orders[epoch] = order
@@ -145,16 +150,17 @@ class _BuiltSource(FileSource):
                 known["id"] = question.id
                 check_new(question.id, where, seen)
                 check_answers(question.answers, question.scoring)
-                outline = _Outline(_outline(question), index, *_document(question, shared))
-                items.append((where, outline))
+                names = _names(question, shared)
+                items.append((where, _Outline(_outline(question), index, *names)))
         mine = self._part_of(items, bad)
         good = tuple((where, item.example) for where, item in mine)
         records = Records(name=self.path, good=good, bad=tuple(bad), composed=True)
-        documents = None
+        ends = None
         if shared:
-            runs = itertools.groupby(mine, key=lambda each: each[1].document)
-            documents = tuple(sum(1 for _ in run) for _, run in runs)
-        return _Data(records, tuple(item.place for _, item in mine), documents)
+            names = [*(item.document for _, item in mine), None]
+            pairs = enumerate(itertools.pairwise(names), 1)
+            ends = tuple(end for end, (name, after) in pairs if name != after)
+        return _Data(records, tuple(item.place for _, item in mine), ends)
 
 
 class _Outline(NamedTuple):
@@ -174,7 +180,7 @@ class _Outline(NamedTuple):
     id: str
 
 
-def _document(question: StoredQuestion, shared: bool) -> tuple[str, str]:
+def _names(question: StoredQuestion, shared: bool) -> tuple[str, str]:
     """`_Outline.document` and `_Outline.id`."""
     if not shared:
         return question.id, question.id

@@ -48,9 +48,7 @@ class Hidden:
     asked: int
 
 
-def hide(
-    task: Needles, names: Names, rng: random.Random, questions: int = 1
-) -> Hidden:
+def hide(task: Needles, names: Names, rng: random.Random, questions: int = 1) -> Hidden:
     """The keys, values and needles of a document.
 
     Args:
