@@ -101,6 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scoring", **text, help="long_*: of the answers (docs/data.md)")
     add("--task", **text, help="ruler, babilong: the task, such as niah_single_1")
     add("--haystack", metavar="FILE", help="a text, or noise or needles (ruler)")
+    add(
+        "--haystack_start",
+        metavar="first|random",
+        help="ruler: the sentence of the text that documents begin with; default first",
+    )
     add("--words", type=arguments.path, metavar="FILE", help="ruler, cwe: of its words")
     add("--keys", metavar="KIND", help="ruler: words, numbers or uuids")
     add("--values", metavar="KIND", help="ruler: words, numbers or uuids")

@@ -125,11 +125,32 @@ def test_one_question_on_a_document_is_the_set_as_it_was(essay, tmp_path):
         ({"questions_per_document": 0}, "questions_per_document .* 1"),
         ({"questions_per_document": 41}, "questions_per_document"),
         ({"task": "vt", "haystack": None, "num_keys": None}, "of needle tasks, not vt"),
+        ({"haystack_start": "last"}, "haystack_start .* first, random"),
+        (
+            {"haystack": "noise", "haystack_start": "random"},
+            "haystack_start is for needles in an essay",
+        ),
     ],
 )
 def test_what_needles_refuse(essay, fields, expected):
     with pytest.raises(InputError, match=expected):
         needles(essay, **fields).settings()
+
+
+def test_documents_begin_anywhere_in_the_essay(essay):
+    recipe = needles(essay, haystack_start="random", num_questions=40)
+    pool = list(recipe.pool())
+    for length in recipe.lengths:
+        documents = [q.example(pool.__getitem__) for q in recipe.questions(length)]
+        starts = {e.document.split(" day ")[1].split(" ")[0] for e in documents}
+        assert len(starts) > 7  # of ten documents
+        sizes = [len(ENCODER.encode(e.document)) for e in documents]
+        assert all(length.count - 1 < size / 300 <= length.count for size in sizes)
+        for each in documents:
+            (said,) = (each.document[a:b] for a, b in each.evidence)
+            assert said.endswith(f" is: {each.answers[0]}.")
+    assert "haystack_start" not in needles(essay).settings()
+    assert recipe.settings()["haystack_start"] == "random"
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +277,7 @@ def test_how_many_questions_follow_on_a_document(path):
         source = DatasetSource(path=path, length="4 documents", shuffle=shuffle)
         names = [source.example(i).metadata["document"] for i in range(130)]
         for i in range(120):
-            same = itertools.takewhile(lambda j: names[j] == names[i], range(i, 130))
+            _, same = next(itertools.groupby(names[i:]))
             assert source.questions_together(i) == len(list(same))
 
 

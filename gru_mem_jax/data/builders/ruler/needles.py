@@ -116,6 +116,8 @@ class NeedleTask:
       rule: of `places`.
       room: for the texts of the longest document, at most.
       per_document: questions on each document, which follow one another.
+      random_start: whether a document's essay begins anywhere, and not with its first
+        sentence.
     """
 
     def __init__(
@@ -129,9 +131,10 @@ class NeedleTask:
         rule: EvidencePosition,
         room: int,
         per_document: int = 1,
+        random_start: bool = False,
     ):
         self._task, self._seed, self._rule, self._costs = task, seed, rule, costs
-        self._per_document = per_document
+        self._per_document, self._random_start = per_document, random_start
         self.glue = "lines" if essay is None else "words"
         taken: set[str] = set()
         self._hidden = [
@@ -192,13 +195,17 @@ class NeedleTask:
         left = room - sum(map(self._costs.of, hidden.needles))
         if self._gap is not None:
             left -= len(needles) + 1
-        count = self._haystack.most(left)
+        start = 0
+        if self._random_start:
+            anywhere = random.Random(f"{self._seed}/ruler/start/{number}")
+            start = anywhere.randrange(len(self._cycle))
+        count = self._haystack.most(left, start)
         if count < len(needles):
             raise InputError(
                 f"the length leaves {max(0, left)} tokens for a haystack of which "
                 f"{len(needles)} texts are needed, one a needle; take a longer one"
             )
-        items = np.resize(self._cycle, count)
+        items = np.resize(np.roll(self._cycle, -start), count)
         if self._task.haystack == "needles":
             items = items[permutation(f"{self._seed}/ruler/haystack/{number}", count)]
         population: Sequence[int] = range(count) if self._gap is None else DEPTHS

@@ -5,7 +5,7 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
@@ -44,6 +44,8 @@ from gru_mem_jax.data.paragraphs import ParagraphFile
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 
+_NO_ESSAYS = ("noise", "needles")
+HaystackStart = Literal["first", "random"]
 _GLUES = {"cwe": "listed", "fwe": "words", "qa_1": "numbered", "qa_2": "numbered"}
 
 
@@ -76,6 +78,8 @@ class Ruler:
       keys, values: kinds, "words", "numbers" or "uuids"; None, the task's.
       num_keys, num_values, num_queries: keys in the document, values of each, keys in
         question; None, the task's.
+      haystack_start: "first", all documents begin with the essay's first sentence, as
+        RULER's; "random", each with any sentence of it.
       questions_per_document: of needle tasks: so many questions in a row are on one
         document, each about keys of its own.
     """
@@ -95,6 +99,7 @@ class Ruler:
     num_keys: int | None = None
     num_values: int | None = None
     num_queries: int | None = None
+    haystack_start: HaystackStart = "first"
     questions_per_document: int = 1
 
     def __post_init__(self) -> None:
@@ -140,6 +145,9 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        check_choice("haystack_start", self.haystack_start, get_args(HaystackStart))
+        if self.haystack_start != "first" and not self._in_essay:
+            raise InputError("haystack_start is for needles in an essay; set haystack")
         check_int("questions_per_document", self.questions_per_document, 1, 40)
         if self.questions_per_document > 1 and self.task not in NEEDLES:
             raise InputError(
@@ -188,6 +196,8 @@ class Ruler:
                 said["haystack_sha256"] = self._essay.sha256
         if self.task in HOMES:
             said["sources_sha256"] = [file.sha256 for file in self._files]
+        if self.haystack_start != "first":
+            said["haystack_start"] = self.haystack_start
         if self.questions_per_document > 1:
             said["questions_per_document"] = self.questions_per_document
         if "words" in said.values() or self.task == "cwe":
@@ -219,7 +229,7 @@ class Ruler:
         task = NEEDLES[self.task]
         names = (f.name for f in dataclasses.fields(Needles))
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        if "haystack" in given and given["haystack"] not in ("noise", "needles"):
+        if "haystack" in given and given["haystack"] not in _NO_ESSAYS:
             given["haystack"] = "essay"
         task = dataclasses.replace(task, **given)
         if task.num_queries > task.num_keys:
@@ -235,6 +245,13 @@ class Ruler:
                 "more than 40 needles"
             )
         return task
+
+    @property
+    def _in_essay(self) -> bool:
+        """Whether the haystack is a text."""
+        if self.task not in NEEDLES:
+            return False
+        return (self.haystack or NEEDLES[self.task].haystack) not in _NO_ESSAYS
 
     @functools.cached_property
     def _essay(self) -> Essay | None:
@@ -303,6 +320,7 @@ class Ruler:
             rule=self.evidence_position,
             room=self._most,
             per_document=self.questions_per_document,
+            random_start=self.haystack_start == "random",
         )
         if self._essay is not None and maker.tokens < self._most:
             times = -(-self._most // maker.tokens)
