@@ -33,7 +33,7 @@ def unpack(wheels: str, target: str) -> None:
 
 
 def texts(hotpotqa: str, squad: str, out: str) -> None:
-    """Writes OUT/train.txt, OUT/held_out.txt of HotpotQA's paragraphs, and OUT/counts."""
+    """Writes HotpotQA's paragraphs, OUT/train.txt and OUT/held_out.txt, OUT/counts."""
     records = json.loads(pathlib.Path(hotpotqa).read_text(encoding="utf-8"))
     articles = json.loads(pathlib.Path(squad).read_text(encoding="utf-8"))["data"]
     paragraphs = {

@@ -198,17 +198,18 @@ ask_early() { # ask_early NAME MODES
 learn() { # learn RUN COMMAND FILE STEPS WORDS...: to the end, and exported
   local run="$1" command="$2" file="$3" count="$4"
   shift 4
-  stage "$run" "runs/$run" finish "$run" "$count" "$GRU_MEM" "$command" \
+  steps_of="$count"
+  stage "$run" "runs/$run" finish "$run" "$GRU_MEM" "$command" \
     --gin_file="${experiment}_$file.gin" --gin.NUM_STEPS="$count" ${gin[@]+"${gin[@]}"} \
     "$@" --run_dir "runs/$run"
   stage "export_$run" "policies/$run" anew "policies/$run" \
     "$GRU_MEM" export "runs/$run" --out "policies/$run"
 }
-finish() { # finish RUN STEPS WORDS...: a run that was stopped has status 0 too
-  local run="$1" count="$2"
-  shift 2
+finish() { # finish RUN WORDS...: a run that was stopped has status 0 too
+  local run="$1"
+  shift
   "$@"
-  "$python" "$helper" finished "runs/$run" "$count" || {
+  "$python" "$helper" finished "runs/$run" "$steps_of" || {
     say "stopped; the same command goes on from here"
     exit 130
   }

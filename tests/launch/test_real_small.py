@@ -1,4 +1,4 @@
-"""launch/real_small.sh: all of its stages on a model of random weights, again, further."""
+"""launch/real_small.sh: its stages, with a fake gru-mem and with a model cut small."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 
 import jax
 import pytest
-from launch_scripts import LAUNCH, ROOT, launch
+from launch_scripts import LAUNCH, ROOT, launch, program
 
 from gru_mem_jax.policy.config import PolicyConfig
 from gru_mem_jax.policy.functional import make_policy
@@ -22,9 +22,7 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = (
-    "rain came over the river near Paris and stayed for many years in spring".split()
-)
+WORDS = ["rain", "came", "over", "the", "river", "near", "Paris", "and", "stayed"]
 
 
 def sentence(rng):
@@ -74,7 +72,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(files, tmp_path_factory):
-    """SmolLM2's shape, cut small, with random weights, and a tokenizer of 600 tokens."""
+    """SmolLM2's shape cut small, random weights, and a tokenizer of 600 tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     folder = tmp_path_factory.mktemp("tokenizer")
@@ -134,33 +132,10 @@ def model(files, tmp_path_factory):
     return target
 
 
-@pytest.fixture(scope="module")
-def run(files, model, tmp_path_factory):
-    """Runs the script; gives what it printed and its folder."""
-    out = tmp_path_factory.mktemp("out") / "real small"
-    programs = str(tmp_path_factory.mktemp("programs"))
-
-    def start(*words, check=True):
-        environment = {
-            **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-            "GRU_MEM": str(GRU_MEM),
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-            "GRU_MEM_CACHE_DIR": programs,
-        }
-        words = ["--hotpotqa", str(files / "hotpot.json"), *words, "--quick"]
-        words += ["--squad", str(files / "squad.json"), "--model", str(model)]
-        done = subprocess.run(
-            ["bash", str(LAUNCH / "real_small.sh"), *words, "--out", str(out)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert not check or done.returncode == 0, done.stderr[-4000:]
-        return done
-
-    return start, out
+def words_of(files, model, out, *more):
+    given = {"hotpotqa": files / "hotpot.json", "squad": files / "squad.json"}
+    given |= {"model": model, "out": out}
+    return [*(f"--{name}={value}" for name, value in given.items()), *more]
 
 
 def stages(done):
@@ -172,35 +147,146 @@ def stages(done):
     ]
 
 
-def test_all_stages_then_none_then_more_steps(run):
-    start, out = run
+FAKE = r"""#!/bin/bash
+printf '%s\n' "$*" >>"$CALLS"
+if [ -n "$FAILS" ] && [[ "$*" == *"$FAILS"* ]]; then exit 1; fi
+if [ "$1" = report ]; then exit 0; fi
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --out | --run_dir) folder="$2" ;;
+    --json) echo "$FIGURES" >"$2" ;;
+    --gin.NUM_STEPS=*) step="${1#*=}" ;;
+  esac
+  shift
+done
+if [ -n "$folder" ]; then
+  [ -n "$step" ] || [ ! -e "$folder" ] || { echo "$folder exists" >&2; exit 2; }
+  mkdir -p "$folder"
+  [ -z "$step" ] || echo "{\"step\": ${STOPS:-$step}}" >>"$folder/metrics.jsonl"
+fi
+"""
+FIGURES = {
+    "prefill_tokens_per_s": 600.0,
+    "decode_tokens_per_s": 200.0,
+    "compile_seconds": 60.0,
+    "row_tokens": 896,
+    "shared": {"rows": 2, "update_seconds": 6.0, "score_seconds": 2.0},
+}
+
+
+@pytest.fixture
+def fake(files, tmp_path):
+    """Runs the script with a fake gru-mem; gives what it printed and the calls."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    program(tools, "gru-mem", FAKE)
+    (tools / "python").symlink_to(sys.executable)
+    calls, out = tmp_path / "calls", tmp_path / "out of mine"
+
+    def start(*more, **env):
+        calls.write_text("")
+        env |= {"GRU_MEM": str(tools / "gru-mem"), "CALLS": str(calls)}
+        env |= {"JAX_PLATFORMS": "cpu", "FIGURES": json.dumps(FIGURES)}
+        words = words_of(files, tmp_path, out, *more)
+        done = launch("real_small.sh", *words, env=env, check=False)
+        return done, calls.read_text().splitlines()
+
+    return start, out
+
+
+def test_what_is_done_is_passed_over_and_more_steps_go_further(fake):
+    start, out = fake
+    done, calls = start()
+    assert done.returncode == 0, done.stderr
+    assert len([call for call in calls if call.startswith("data build")]) == 11
+    asked = [call for call in calls if call.startswith("eval ")]
+    assert len(asked) == 7
+    trained = [call for call in calls if call.startswith(("sft ", "train "))]
+    assert [call.split()[-1] for call in trained] == [
+        "runs/sft",
+        "runs/rl",
+        "runs/memagent",
+    ]
+    again, tail = start()
+    assert again.returncode == 0
+    assert [call.split()[0] for call in tail] == ["plot"] * 3 + ["report"]
+    assert not stages(again)
+    more, calls = start("--steps", "500")
+    assert more.returncode == 0, more.stderr
+    ran = stages(more)
+    assert (ran[0], ran[-1]) == ("sft", "evaluate_early_memagent")
+    assert "evaluate_constrained" not in ran
+    rows = (out / "runs/sft/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [400, 500]  # not begun anew
+    # The reinforcement begins with another policy.
+    assert len((out / "runs/rl/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_stage_that_fails_or_is_stopped_is_gone_on_with(fake):
+    start, _ = fake
+    failed, _ = start(FAILS="policies/sft --gin")
+    assert failed.returncode == 1
+    assert stages(failed)[-1] == "evaluate_sft"
+    # A run that SIGTERM stops is saved and has status 0.
+    stopped, _ = start(STOPS="7")
+    assert stopped.returncode == 130
+    assert stages(stopped) == ["evaluate_sft", "rl"]
+    assert "the same command goes on" in stopped.stderr
+    whole, _ = start()
+    assert whole.returncode == 0, whole.stderr
+    assert stages(whole)[0] == "rl"
+
+
+def test_the_hours_are_told_before_anything_is_asked(fake):
+    start, out = fake
+    done, calls = start("--estimate", "--steps", "300")
+    assert done.returncode == 0, done.stderr
+    assert not [call for call in calls if call.startswith(("eval", "sft"))]
+    lines = (out / "hours.txt").read_text().splitlines()[1:]
+    told = dict(line.split()[:2] for line in lines if not line.startswith("model"))
+    # By hand: 300 steps of 4 rows of 3 s each, and a minute of compiling.
+    assert float(told["sft"]) == pytest.approx((300 * 4 * 3 + 60) / 3600, abs=0.01)
+    parts = [float(value) for name, value in told.items() if name != "all"]
+    assert float(told["all"]) == pytest.approx(sum(parts), abs=0.06)
+
+
+@pytest.mark.slow
+def test_all_stages_with_a_model_cut_small(files, model, tmp_path):
+    out = tmp_path / "real small"
+    environment = {
+        **{name: v for name, v in os.environ.items() if name != "XLA_FLAGS"},
+        "GRU_MEM": str(GRU_MEM),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "GRU_MEM_CACHE_DIR": str(tmp_path / "programs"),
+    }
+
+    def start():
+        done = subprocess.run(
+            ["bash", LAUNCH / "real_small.sh", *words_of(files, model, out, "--quick")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done
+
     first = start()
     ran = stages(first)
     assert len(ran) == len(set(ran))
-    for name in ("before", "constrained", "sft", "rl", "memagent", "early_rl"):
-        assert f"evaluate_{name}" in ran
     table = (out / "table.txt").read_text()
     for word in ("single key", "multi key", "squad", "hotpotqa", "early"):
         assert word in table
-    for policy in ("before", "constrained", "sft", "rl", "memagent"):
-        assert policy in table
-    assert "mean" not in table
+    policies = {"before", "constrained", "sft", "rl", "memagent"}
+    assert {path.name for path in (out / "policies").iterdir()} == policies
+    assert all(policy in table for policy in policies)
     assert (out / "page/report.html").stat().st_size > 100_000
     assert list((out / "runs/rl/plots").glob("*.png"))
     hours = (out / "hours.txt").read_text().splitlines()
-    assert "estimate, h" in hours[0]
     assert not any(line.endswith("-") for line in hours)
-    # A stage that is done is passed over.
-    again = start()
-    assert not stages(again)
+    assert not stages(start())
     assert (out / "table.txt").read_text() == table
-    # More steps go further; what was made of fewer is made again.
-    more = start("--steps", "3")
-    assert stages(more) == ran[ran.index("sft") :]
-    rows = (out / "runs/sft/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [0, 1, 2, 3]
-    policies = {"before", "constrained", "sft", "rl", "memagent"}
-    assert {path.name for path in (out / "policies").iterdir()} == policies
 
 
 def test_texts_are_parted_by_paragraph(files, tmp_path):
