@@ -20,8 +20,9 @@
 #                      JAX_PLATFORMS is not cpu. Needs jax[cuda12]
 #   --estimate         measures, tells the hours and ends
 #   --quick            a few of everything: shows that all stages work
-#   -- --gin.NAME=VALUE ...   for all training runs and questions, such as
-#                      --gin.CHUNK_SIZE=200 (gin/experiments/real_small*.gin)
+#   -- --gin.NAME=VALUE ...   settings of gin/experiments/real_small*.gin, for all runs
+#                      and questions, such as --gin.CHUNK_SIZE=160; with --gin.sft/NAME,
+#                      --gin.rl/NAME or --gin.questions/NAME for these alone
 #
 # Three rungs: RULER's needles in real text (one key and several, numbers and uuids), 8
 # chunks, and 32 with early evidence; SQuAD, 6 chunks; HotpotQA, 10 paragraphs.
@@ -76,8 +77,7 @@ elif [ -n "$quick" ]; then
   sizes=(--gin.ROWS=2 --gin.POOL_TURNS=12 --gin.HELD_OUT_TURNS=4 --gin.ROW_TOKENS=1120)
 fi
 steps="${steps:-400}" rl_steps="${rl_steps:-30}" questions="${questions:-100}"
-gin+=(${words[@]+"${words[@]}"})
-sft=(${sizes[@]+"${sizes[@]}"}) rl=()
+sft=(${sizes[@]+"${sizes[@]}"}) rl=() asked=()
 for word in ${sizes[@]+"${sizes[@]}"}; do
   case "$word" in --gin.ROW_TOKENS=* | --gin.ROWS_PER_DEVICE=*) rl+=("$word") ;; esac
 done
@@ -85,6 +85,15 @@ if [ -n "$quick" ]; then
   sft+=(--gin.EVAL_EVERY=2 --gin.WATCHED=1)
   rl+=(--gin.EVAL_EVERY=0 --gin.QUESTIONS_PER_STEP=2 --gin.GROUP_SIZE=2)
 fi
+for word in ${words[@]+"${words[@]}"}; do
+  case "$word" in
+    --gin.sft/*) sft+=("--gin.${word#--gin.sft/}") ;;
+    --gin.rl/*) rl+=("--gin.${word#--gin.rl/}") ;;
+    --gin.questions/*) asked+=("--gin.${word#--gin.questions/}") ;;
+    --gin.*=*) gin+=("$word") ;;
+    *) refuse "after -- come settings, --gin.NAME=VALUE; got $word" ;;
+  esac
+done
 
 mkdir -p "$out"
 cd "$out"
@@ -187,7 +196,8 @@ ask() { # ask NAME MODES WORDS...: the questions of all rungs
   shift 2
   stage "evaluate_$name" "evaluation/$name" "$GRU_MEM" eval --policy "policies/$name" \
     --gin_file="${experiment}_questions.gin" --gin.NUM_QUESTIONS="$questions" \
-    ${gin[@]+"${gin[@]}"} --modes "$modes" --out "evaluation/$name" "$@"
+    ${gin[@]+"${gin[@]}"} ${asked[@]+"${asked[@]}"} --modes "$modes" \
+    --out "evaluation/$name" "$@"
 }
 ask_early() { # ask_early NAME MODES
   stage "evaluate_early_$1" "evaluation/early_$1" "$GRU_MEM" eval \

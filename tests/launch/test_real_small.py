@@ -222,6 +222,26 @@ def test_what_is_done_is_passed_over_and_more_steps_go_further(fake):
     assert len((out / "runs/rl/metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_settings_go_where_they_are_for(fake):
+    start, _ = fake
+    words = ["sft/ROWS=3", "rl/GROUP_SIZE=8", "questions/SLOTS=5", "CHUNK_SIZE=90"]
+    done, calls = start("--", *(f"--gin.{word}" for word in words))
+    assert done.returncode == 0, done.stderr
+    for call in calls:
+        said = call.split()
+        command = said[0]
+        assert ("--gin.ROWS=3" in said) == (command == "sft")
+        assert ("--gin.GROUP_SIZE=8" in said) == (command == "train")
+        if command in ("sft", "train", "eval"):
+            assert "--gin.CHUNK_SIZE=90" in said
+        if said[:3] == ["data", "build", "ruler"]:
+            assert said[said.index("--chunk_size") + 1] == "90"
+    assert sum("--gin.SLOTS=5" in call for call in calls) == 5
+    done, _ = start("--", "--num_steps=3")
+    assert done.returncode == 2
+    assert "after -- come settings" in done.stderr
+
+
 def test_a_stage_that_fails_or_is_stopped_is_gone_on_with(fake):
     start, _ = fake
     failed, _ = start(FAILS="policies/sft --gin")
