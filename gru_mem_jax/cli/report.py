@@ -3,7 +3,8 @@
 Reads folders that `gru-mem eval --out` writes, also during the evaluation. Writes
 DIR/report.html, one file that needs no network and nothing beside it, and the plots as
 PNG and SVG into DIR/plots. Policies that were asked the same questions, in one folder
-or in several, are compared and averaged. The page's path goes to stdout.
+or in several, are compared and averaged. The page's path goes to stdout, and with
+--table what was measured.
 """
 
 import argparse
