@@ -353,8 +353,8 @@ def _comparisons(asked: _Asked, averaged: bool) -> list[dict[str, Any]]:
                 found = _difference(scores[policy, mode], scores[before, mode])
                 head = {"policy": policy, "set": name, **labels, "mode": mode}
                 if found is not None:
-                    against = {"against": mode, "against_policy": before}
-                    made.append(head | against | found)
+                    other = {"against": mode, "against_policy": before}
+                    made.append(head | other | found)
     return made
 
 
