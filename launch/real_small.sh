@@ -107,13 +107,23 @@ told() { # adds the seconds of the stage that ran, also where the script is stop
 }
 trap told EXIT
 
+# The words of a stage, wherever programs, this clone and the files lie.
+known_as() {
+  local word
+  for word in "$@"; do
+    word="${word/#"$GRU_MEM"/gru-mem}" word="${word/#"$python"/python}"
+    word="${word/"$ROOT"/.}" word="${word/#"$hotpotqa"/hotpotqa}"
+    printf ' %q' "${word/#"$squad"/squad}"
+  done
+}
+
 # stage NAME RESULT WORDS...: runs the words, unless that is done. RESULT is removed first
 # if it was begun with other words, or after other stages; more steps go on with it.
 stage() {
   local name="$1" result="$2" base
   shift 2
-  base="$chain$(printf ' %q' "${@/--gin.NUM_STEPS=*/}")"
-  chain+="$(printf ' %q' "$@")"
+  base="$chain$(known_as "${@/--gin.NUM_STEPS=*/}")"
+  chain+="$(known_as "$@")"
   [ "$(cat "done/$name" 2>/dev/null)" != "$chain" ] || return 0
   if [ -e "begun/$name" ] && [ "$(cat "begun/$name")" != "$base" ]; then
     rm -rf "$result"

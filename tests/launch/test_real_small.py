@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 
@@ -194,7 +195,7 @@ def fake(files, tmp_path):
     return start, out
 
 
-def test_what_is_done_is_passed_over_and_more_steps_go_further(fake):
+def test_what_is_done_is_passed_over_and_more_steps_go_further(fake, files):
     start, out = fake
     done, calls = start()
     assert done.returncode == 0, done.stderr
@@ -207,7 +208,8 @@ def test_what_is_done_is_passed_over_and_more_steps_go_further(fake):
         "runs/rl",
         "runs/memagent",
     ]
-    again, tail = start()
+    moved = shutil.copytree(files, out.parent / "moved")
+    again, tail = start(f"--squad={moved / 'squad.json'}")
     assert again.returncode == 0
     assert [call.split()[0] for call in tail] == ["plot"] * 3 + ["report"]
     assert not stages(again)
