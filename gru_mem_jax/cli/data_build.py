@@ -91,9 +91,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--form", metavar="numbered|plain", help="long_*: how paragraphs are written")
     add("--aliases", metavar="FILE", help="long_2wiki: its id_aliases.json")
+    add(
+        "--questions_per_document",
+        type=count,
+        metavar="Q",
+        help="ruler's needles, long_squad: so many questions in a row are on one "
+        "document; default 1",
+    )
     add("--scoring", **text, help="long_*: of the answers (docs/data.md)")
     add("--task", **text, help="ruler, babilong: the task, such as niah_single_1")
     add("--haystack", metavar="FILE", help="a text, or noise or needles (ruler)")
+    add(
+        "--haystack_start",
+        metavar="first|random",
+        help="ruler: the sentence of the text that documents begin with; default first",
+    )
     add("--words", type=arguments.path, metavar="FILE", help="ruler, cwe: of its words")
     add("--keys", metavar="KIND", help="ruler: words, numbers or uuids")
     add("--values", metavar="KIND", help="ruler: words, numbers or uuids")

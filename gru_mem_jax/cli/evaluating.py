@@ -27,6 +27,7 @@ def configurables() -> tuple[type, ...]:
         data.DatasetSource,
         data.HotpotQASource,
         data.JsonlSource,
+        data.MixedSource,
         data.SQuADSource,
         evaluation.DatasetSuite,
         evaluation.EvaluationConfig,

@@ -100,6 +100,7 @@ def run_configurables() -> tuple[type, ...]:
         data.HotpotQASource,
         data.JsonlSource,
         data.ListSource,
+        data.MixedSource,
         data.SQuADSource,
         evaluation.DatasetSuite,
         evaluation.SourceSuite,

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "injection": ["InjectedSource", "inject"],
         "jsonl": ["JsonlSource"],
         "memagent": ["MemAgentSource"],
+        "mixed_source": ["MixedSource"],
         "paragraphs": ["ParagraphSource"],
         "scoring": ["normalize_answer", "score"],
         "sources": ["ExampleSource", "ListSource"],

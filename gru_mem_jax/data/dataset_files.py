@@ -73,6 +73,15 @@ class DatasetManifest:
         return tuple(each.length for each in self.sets)
 
     @property
+    def questions_per_document(self) -> int:
+        """How many questions in a row are on one document, at most."""
+        recipe: Any = self.recipe
+        while isinstance(recipe, dict) and isinstance(recipe.get("of"), dict):
+            recipe = recipe["of"]  # a filtered set
+        found = recipe.get("questions_per_document", 1)
+        return found if type(found) is int and found > 1 else 1
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What makes it this set and no other; see `identity`."""
         lengths = to_record(self.lengths)

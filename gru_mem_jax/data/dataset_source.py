@@ -4,16 +4,24 @@ The order is grain's, so that a position, the index of a `grain.MapDataset`, and
 state of its iterator are one number: what a checkpoint holds.
 """
 
+import bisect
 import dataclasses
 import functools
+import itertools
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gru_mem_jax.data.bad_records import BadRecord, Records
-from gru_mem_jax.data.builders.recipe import StoredQuestion
+from gru_mem_jax.data.builders.recipe import ARTICLE, DOCUMENT, StoredQuestion
 from gru_mem_jax.data.dataset import Dataset, open_dataset
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.files import FileSource, check_answers, check_new, gathering
+from gru_mem_jax.data.files import (
+    FileSource,
+    check_answers,
+    check_new,
+    epoch_order,
+    gathering,
+)
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_bool, check_int, check_number, shown
 
@@ -27,10 +35,13 @@ class _Data(NamedTuple):
     Attributes:
       records: without documents.
       indices: of the good ones in the data set.
+      ends: where several questions are on one document, the place behind the last one
+        of each, in order; None: the questions are shuffled one by one.
     """
 
     records: Records
     indices: tuple[int, ...]
+    ends: tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +61,13 @@ class _BuiltSource(FileSource):
           InputError: the folder is damaged, or no such one.
         """
         return self._example(position, self._order[position])
+
+    def questions_together(self, position: int) -> int:
+        """How many questions from a position on are on its document."""
+        if (ends := self._usable.ends) is None:
+            return 1
+        place = self._order[position]
+        return ends[bisect.bisect_right(ends, place)] - place
 
     def examples(self) -> "grain.MapDataset[Example]":
         """The examples without end, for grain.
@@ -82,10 +100,31 @@ class _BuiltSource(FileSource):
         """Places in `_Data.indices`, each once in every epoch."""
         import grain
 
-        places = grain.MapDataset.range(len(self._usable.indices))
+        data = self._usable
+        if self.shuffle and data.ends is not None:
+            every = grain.MapDataset.range(len(data.indices)).repeat()
+            return every.map_with_index(lambda position, _: self._place(position))
+        places = grain.MapDataset.range(len(data.indices))
         if self.shuffle:
             places = places.seed(self.seed % 2**32).shuffle()
         return places.repeat()
+
+    def _place(self, position: int) -> int:
+        """The place at a position, where whole documents are shuffled."""
+        epoch, at = divmod(position, len(self._usable.indices))
+        orders: dict[int, list[int]] = self._orders
+        if (order := orders.get(epoch)) is None:
+            documents = list(itertools.pairwise((0, *self._usable.ends)))
+            shuffled = epoch_order(self.seed, epoch, len(documents))
+            order = [place for d in shuffled for place in range(*documents[d])]
+            if len(orders) > 1:  # an epoch and the next
+                orders.pop(min(orders), None)
+            orders[epoch] = order
+        return order[at]
+
+    @functools.cached_property
+    def _orders(self) -> dict[int, list[int]]:
+        return {}
 
     def _dataset(self, length: str | None) -> Dataset:
         opened: dict[str | None, Dataset] = self._opened
@@ -100,6 +139,7 @@ class _BuiltSource(FileSource):
     @functools.cached_property
     def _data(self) -> Any:
         dataset = self._dataset(self._first_length)
+        shared = dataset.manifest.questions_per_document > 1
         items: list[tuple[str, _Outline]] = []
         bad: list[BadRecord] = []
         seen: dict[str, str] = {}
@@ -110,20 +150,42 @@ class _BuiltSource(FileSource):
                 known["id"] = question.id
                 check_new(question.id, where, seen)
                 check_answers(question.answers, question.scoring)
-                items.append((where, _Outline(_outline(question), index)))
+                names = _names(question, shared)
+                items.append((where, _Outline(_outline(question), index, *names)))
         mine = self._part_of(items, bad)
         good = tuple((where, item.example) for where, item in mine)
         records = Records(name=self.path, good=good, bad=tuple(bad), composed=True)
-        return _Data(records, tuple(item.place for _, item in mine))
+        ends = None
+        if shared:
+            names = [*(item.document for _, item in mine), None]
+            pairs = enumerate(itertools.pairwise(names), 1)
+            ends = tuple(end for end, (name, after) in pairs if name != after)
+        return _Data(records, tuple(item.place for _, item in mine), ends)
 
 
 class _Outline(NamedTuple):
+    """A question of the data set.
+
+    Attributes:
+      example: without document.
+      place: index in the data set.
+      document: name of its document, where several questions are on one.
+      id: whose hash chooses its part: questions on a document, and on an article where
+        documents are of one, are held out together.
+    """
+
     example: Example
     place: int
+    document: str
+    id: str
 
-    @property
-    def id(self) -> str:
-        return self.example.id
+
+def _names(question: StoredQuestion, shared: bool) -> tuple[str, str]:
+    """`_Outline.document` and `_Outline.id`."""
+    if not shared:
+        return question.id, question.id
+    name = str(question.metadata.get(DOCUMENT, question.id))
+    return name, str(question.metadata.get(ARTICLE, name))
 
 
 def _outline(question: StoredQuestion) -> Example:
@@ -146,8 +208,9 @@ class DatasetSource(_BuiltSource):
     Attributes:
       path: of the folder that `gru-mem data build` has made.
       length: such as "50 documents"; None: the only one that the folder holds.
-      shuffle: a new order in every epoch; else position i is question i, as
-        evaluations want it.
+      shuffle: a new order in every epoch, in which the questions on one document stay
+        together, where it was built with several on each; else position i is question
+        i, as evaluations want it.
       seed, on_bad_record, part, held_out_share: see `FileSource`.
     """
 

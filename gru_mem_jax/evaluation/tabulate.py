@@ -5,6 +5,7 @@ says what its columns are.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,16 +47,26 @@ class _Asked:
         return list(dict.fromkeys(policy for policy, _ in self.answers))
 
 
-def results(folders: Sequence[ResultsFolder]) -> dict[str, Any]:
-    """All of results.json: rows, comparisons between modes, and what was measured."""
+def results(
+    folders: Sequence[ResultsFolder], *, averaged: bool = True
+) -> dict[str, Any]:
+    """All of results.json: rows, comparisons between modes, and what was measured.
+
+    Args:
+      folders: at least one.
+      averaged: policies that were asked the same questions are averaged, as seeds of
+        one training; else they are compared, as its stages.
+    """
     asked = _grouped(folders)
-    rows = [row for each in asked for row in _rows(each)]
+    rows = [row for each in asked for row in _rows(each, averaged)]
     modes = dict.fromkeys(mode for each in asked for mode in each.modes)
     return {
         "policies": [policy for each in asked for policy in each.policies],
         "modes": list(modes),
         "rows": rows,
-        "comparisons": [each for group in asked for each in _comparisons(group)],
+        "comparisons": [
+            each for group in asked for each in _comparisons(group, averaged)
+        ],
         "attacks": [
             row
             for folder in folders
@@ -64,9 +75,9 @@ def results(folders: Sequence[ResultsFolder]) -> dict[str, Any]:
     }
 
 
-def table_rows(folders: Sequence[ResultsFolder]) -> list[Row]:
+def table_rows(folders: Sequence[ResultsFolder], *, averaged: bool = True) -> list[Row]:
     """The rows alone."""
-    return [row for each in _grouped(folders) for row in _rows(each)]
+    return [row for each in _grouped(folders) for row in _rows(each, averaged)]
 
 
 def _grouped(folders: Sequence[ResultsFolder]) -> list[_Asked]:
@@ -109,7 +120,7 @@ def _sets(
             yield str(each.get("set")), each["labels"], each.get("in_mix") is not False
 
 
-def _rows(asked: _Asked) -> list[Row]:
+def _rows(asked: _Asked, averaged: bool = True) -> list[Row]:
     rows = []
     for name, labels, members in _parts(asked):
         for policy in asked.policies:
@@ -119,7 +130,7 @@ def _rows(asked: _Asked) -> list[Row]:
                 if own:
                     head = {"policy": policy, "set": name, "mode": mode, **labels}
                     rows.append(head | measured(own, asked.num_chunks))
-    if len(asked.policies) > 1:
+    if averaged and len(asked.policies) > 1:
         rows += _mean_rows(asked, rows)
     place = {
         (name, labels_text(labels)): number
@@ -316,34 +327,48 @@ def _add_speed_ups(rows: Sequence[Row]) -> None:
                 row[name] = other[column] / row[column]
 
 
-def _comparisons(asked: _Asked) -> list[dict[str, Any]]:
-    """Differences of score between each two modes, on the questions of both."""
+def _comparisons(asked: _Asked, averaged: bool) -> list[dict[str, Any]]:
+    """Differences of score between each two modes, on the questions of both.
+
+    Where policies are not averaged, also between each two policies in one mode: these
+    have "against_policy".
+    """
     policies = [([policy], policy) for policy in asked.policies]
-    if len(policies) > 1:
+    if averaged and len(policies) > 1:
         policies.append((asked.policies, MEAN))
     made = []
     for name, labels, members in _parts(asked):
-        for chosen, policy in policies:
-            scores = {
-                mode: _scores(asked, chosen, mode, members) for mode in asked.modes
-            }
-            for number, against in enumerate(asked.modes):
-                for mode in asked.modes[number + 1 :]:
-                    both = [key for key in scores[mode] if key in scores[against]]
-                    if not both:
-                        continue
-                    found = statistics.paired(
-                        [scores[mode][key] for key in both],
-                        [scores[against][key] for key in both],
-                    )
-                    made.append(
-                        {
-                            "policy": policy,
-                            "set": name,
-                            **labels,
-                            "mode": mode,
-                            "against": against,
-                            **to_record(found),
-                        }
-                    )
+        scores = {
+            (policy, mode): _scores(asked, chosen, mode, members)
+            for chosen, policy in policies
+            for mode in asked.modes
+        }
+        for _, policy in policies:
+            for against, mode in itertools.combinations(asked.modes, 2):
+                found = _difference(scores[policy, mode], scores[policy, against])
+                head = {"policy": policy, "set": name, **labels, "mode": mode}
+                if found is not None:
+                    made.append(head | {"against": against} | found)
+        if averaged:
+            continue
+        for before, policy in itertools.combinations(asked.policies, 2):
+            for mode in asked.modes:
+                found = _difference(scores[policy, mode], scores[before, mode])
+                head = {"policy": policy, "set": name, **labels, "mode": mode}
+                if found is not None:
+                    other = {"against": mode, "against_policy": before}
+                    made.append(head | other | found)
     return made
+
+
+def _difference(
+    first: Mapping[QuestionKey, float], second: Mapping[QuestionKey, float]
+) -> dict[str, Any] | None:
+    """Of scores on the questions of both; None if there is none."""
+    both = [key for key in first if key in second]
+    if not both:
+        return None
+    found = statistics.paired(
+        [first[key] for key in both], [second[key] for key in both]
+    )
+    return to_record(found)

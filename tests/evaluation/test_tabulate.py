@@ -215,6 +215,38 @@ def test_several_policies_in_one_folder_or_in_several(tmp_path, within):
     assert (found["mean"]["low"], found["mean"]["p"]) == (expected.low, expected.p)
 
 
+def test_stages_of_a_training_are_compared_and_not_averaged(tmp_path):
+    """Each of a folder of its own, in modes of its own."""
+    scores = {"before": [0.0, 0.0, 1.0, 0.0], "after": [1.0, 1.0, 1.0, 0.0]}
+    made = [
+        folder(
+            tmp_path / name,
+            [
+                *answers(name, "with_exit_gate", "a", own),
+                *(answers(name, "memagent", "a", own[:2]) if name == "after" else ()),
+            ],
+            policies=(name,),
+        )
+        for name, own in scores.items()
+    ]
+    rows = tabulate.table_rows(made, averaged=False)
+    assert [(row["policy"], row["mode"]) for row in rows] == [
+        ("before", "with_exit_gate"),
+        ("after", "memagent"),
+        ("after", "with_exit_gate"),
+    ]
+    results = tabulate.results(made, averaged=False)
+    assert results["rows"] == rows
+    modes, policies = results["comparisons"]
+    assert (modes["policy"], modes["against"]) == ("after", "memagent")
+    assert "against_policy" not in modes
+    expected = statistics.paired(scores["after"], scores["before"])
+    assert policies["mean"] == expected.mean == 0.5
+    assert (policies["policy"], policies["against_policy"]) == ("after", "before")
+    assert (policies["mode"], policies["count"]) == ("with_exit_gate", 4)
+    assert (policies["low"], policies["high"]) == (expected.low, expected.high)
+
+
 def test_comparisons_are_on_the_questions_of_both(tmp_path):
     """As an evaluation that is not at its end has them."""
     given = [

@@ -23,7 +23,7 @@ from gru_mem_jax.data.builders.recipe import (
     heading,
 )
 from gru_mem_jax.data.builders.token_counts import BETWEEN, TokenCounts
-from gru_mem_jax.data.paragraphs import FORMS, Form, ParagraphQuestion, Span
+from gru_mem_jax.data.paragraphs import FORMS, Form, Paragraph, ParagraphQuestion, Span
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_bool, check_choice, check_int, plain_numbers
 
@@ -182,6 +182,15 @@ class Composer:
                 f"record {item.id!r:.60} in a document of {length}: {error}"
             ) from None
         return self._marked(item, ordered)
+
+    def has_room(self, paragraphs: Sequence[Paragraph], length: Length) -> bool:
+        """Whether a document of a length can hold these paragraphs."""
+        if length.unit == "documents":
+            return len(paragraphs) <= length.count
+        counts = self._token_counts
+        numbered = enumerate(map(self.pool.index, paragraphs), 1)
+        used = sum(counts.text(piece).tokens + counts.head(n) for n, piece in numbered)
+        return used <= self._limit(length)
 
     def check(self, items: Sequence[ParagraphQuestion]) -> None:
         """Checks that the questions can have their documents.

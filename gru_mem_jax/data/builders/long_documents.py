@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from gru_mem_jax.data import files
@@ -21,7 +21,13 @@ from gru_mem_jax.data.bad_records import (
 )
 from gru_mem_jax.data.builders.composing import Composer, DocumentSettings
 from gru_mem_jax.data.builders.paragraph_pool import ParagraphPool
-from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.recipe import (
+    ARTICLE,
+    DOCUMENT,
+    Length,
+    StoredQuestion,
+)
+from gru_mem_jax.data.builders.shared_documents import AskedDocument
 from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.data.paragraphs import Check, ParagraphFile, ParagraphQuestion
 from gru_mem_jax.data.scoring import SCORERS
@@ -89,22 +95,31 @@ class LongDocuments(DocumentSettings):
         """The questions with documents of one length."""
         if length not in self.lengths:
             raise InputError(f"{length} is not a length of this set")
-        return (self._stored(item, length) for item in self._data.questions)
-
-    def _stored(self, item: ParagraphQuestion, length: Length) -> StoredQuestion:
-        document = self._data.composer.compose(item, length)
-        return StoredQuestion(
-            id=item.id,
-            question=item.question,
-            answers=item.answers,
-            pieces=document.pieces,
-            glue=document.glue,
-            evidence=document.evidence,
-            evidence_order=document.evidence_order,
-            task=self.name,
-            scoring=self.scoring,
-            metadata={"kind": item.kind} if item.kind else {},
+        return (
+            stored
+            for asked in self._data.documents
+            for stored in self._stored(asked, length)
         )
+
+    def _stored(self, asked: AskedDocument, length: Length) -> Iterator[StoredQuestion]:
+        document = self._data.composer.compose(asked.item, length)
+        for item in asked.questions:
+            evidence, steps = asked.evidence(item, document)
+            metadata = {"kind": item.kind} if item.kind else {}
+            if item is not asked.item:
+                metadata |= {DOCUMENT: asked.item.id, ARTICLE: item.paragraphs[0].title}
+            yield StoredQuestion(
+                id=item.id,
+                question=item.question,
+                answers=item.answers,
+                pieces=document.pieces,
+                glue=document.glue,
+                evidence=evidence,
+                evidence_order=steps,
+                task=self.name,
+                scoring=self.scoring,
+                metadata=metadata,
+            )
 
     def _encoder_sha256(self) -> str | None:
         """Equal for tokenizers that count alike, as far as a sample tells."""
@@ -125,11 +140,18 @@ class LongDocuments(DocumentSettings):
         pool = ParagraphPool(p for file in read for p in file.paragraphs)
         asked = self._asked(read[0])
         composer = Composer(self, pool, self.name)
+        documents = self._documents(asked, composer)
         try:
-            composer.check(asked)
+            composer.check([each.item for each in documents])
         except InputError as error:
             raise InputError(f"{', '.join(self.sources)}: {error}") from None
-        return _Data(sha256, asked, composer)
+        return _Data(sha256, documents, composer)
+
+    def _documents(
+        self, asked: Sequence[ParagraphQuestion], composer: Composer
+    ) -> tuple[AskedDocument, ...]:
+        """The documents of the set, here one for each question."""
+        return tuple(AskedDocument(item, (item,)) for item in asked)
 
     def _file(self, path: str) -> ParagraphFile:
         try:
@@ -169,7 +191,7 @@ class LongDocuments(DocumentSettings):
 
 class _Data(NamedTuple):
     sha256: tuple[str, ...]
-    questions: tuple[ParagraphQuestion, ...]
+    documents: tuple[AskedDocument, ...]
     composer: Composer
 
 

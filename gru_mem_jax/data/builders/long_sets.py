@@ -2,16 +2,20 @@
 
 import dataclasses
 import functools
+import random
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gru_mem_jax.data.builders.composing import Distractors
+from gru_mem_jax.data.builders.composing import Composer, Distractors
 from gru_mem_jax.data.builders.long_documents import LongDocuments
+from gru_mem_jax.data.builders.shared_documents import AskedDocument, shared_documents
 from gru_mem_jax.data.example import Scoring
 from gru_mem_jax.data.hotpotqa import read_hotpotqa
 from gru_mem_jax.data.musique import read_musique
-from gru_mem_jax.data.paragraphs import Check, ParagraphFile
+from gru_mem_jax.data.paragraphs import Check, ParagraphFile, ParagraphQuestion
 from gru_mem_jax.data.squad import read_squad
 from gru_mem_jax.data.two_wiki import Names, read_aliases, read_two_wiki
+from gru_mem_jax.records import check_int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,9 @@ class LongSQuAD(LongDocuments):
       distractors: "others" are of other articles, as in `data.SQuADSource`; with
         "own_first" those of the question's article come first, as MemAgent has it:
         some of them answer the question too, and are not marked.
+      questions_per_document: up to so many questions in a row are on one document, on
+        paragraphs of one article. Each question is asked once; an article's documents
+        have its paragraphs in ever other company.
       scoring: "exact" and "f1" are SQuAD's, "boxed" is MemAgent's evaluation.
       sources and others: see `LongDocuments`.
     """
@@ -103,6 +110,27 @@ class LongSQuAD(LongDocuments):
     home: ClassVar[str] = "https://rajpurkar.github.io/SQuAD-explorer"
 
     distractors: Distractors = "others"
+    questions_per_document: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_int("questions_per_document", self.questions_per_document, 1, 1 << 16)
 
     def _read(self, path: str, check: Check) -> ParagraphFile:
         return read_squad(path, check)
+
+    def settings(self) -> dict[str, Any]:
+        """As `LongDocuments.settings`."""
+        found = super().settings()
+        if self.questions_per_document == 1:
+            del found["questions_per_document"]
+        return found
+
+    def _documents(
+        self, asked: Sequence[ParagraphQuestion], composer: Composer
+    ) -> tuple[AskedDocument, ...]:
+        if (most := self.questions_per_document) == 1:
+            return super()._documents(asked, composer)
+        rng = random.Random(f"{self.seed}/{self.name}/documents")
+        shortest = min(self.lengths)
+        return tuple(shared_documents(asked, most, composer, shortest, rng))

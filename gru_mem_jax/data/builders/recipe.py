@@ -12,6 +12,9 @@ from gru_mem_jax.data.example import Example, Scoring
 from gru_mem_jax.errors import InputError
 
 Unit = Literal["documents", "tokens", "chunks"]
+# In sets with several questions on a document, in the metadata of each question: the
+# document's name, and the article that it is of, if it is of one.
+DOCUMENT, ARTICLE = "document", "article"
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -69,8 +69,16 @@ def _measure(column: columns.Column, row: Row) -> Cell:
     )
 
 
-def comparisons_table(comparisons: Sequence[Row]) -> Table | None:
-    """Differences between modes on the same questions; None if there are none."""
+def comparisons_table(
+    comparisons: Sequence[Row], *, of_policies: bool = False
+) -> Table | None:
+    """Differences on the same questions; None if there are none.
+
+    Args:
+      comparisons: of `tabulate.results`.
+      of_policies: between policies, else between modes.
+    """
+    comparisons = [c for c in comparisons if ("against_policy" in c) == of_policies]
     groups: dict[str, list[Line]] = {}
     several = len({each["policy"] for each in comparisons}) > 1
     for each in comparisons:
@@ -85,7 +93,12 @@ def comparisons_table(comparisons: Sequence[Row]) -> Table | None:
                 kind="text",
             ),
             Cell(text=mode_style(each["mode"])[1], kind="text"),
-            Cell(text=mode_style(each["against"])[1], kind="text"),
+            Cell(
+                text=visible(each["against_policy"])
+                if of_policies
+                else mode_style(each["against"])[1],
+                kind="text",
+            ),
             Cell(
                 text=_signed(difference), kind="best" if sure else "", value=difference
             ),
@@ -101,9 +114,10 @@ def comparisons_table(comparisons: Sequence[Row]) -> Table | None:
         return None
     texts = [*(["policy"] if several else []), "task", "mode", "against"]
     return Table(
-        name="comparisons",
-        heading="Differences between modes",
-        caption="Score of a mode less that of another on the same questions, in "
+        name=f"comparisons{'-policies' if of_policies else ''}",
+        heading=f"Differences between {'policies' if of_policies else 'modes'}",
+        caption=f"Score of a {'policy' if of_policies else 'mode'} less that of "
+        "another on the same questions, in "
         "points, with its 95% interval and p by the paired bootstrap. Bold: the "
         "interval does not hold 0.",
         head=(

@@ -61,6 +61,7 @@ def write_report_page(
     notes: Sequence[str] = (),
     pictures: Sequence[Picture] = (),
     most_bytes: int = MOST_BYTES,
+    averaged: bool = True,
 ) -> Any:
     """Writes OUT/report.html, and its plots as PNG and SVG into OUT/plots.
 
@@ -72,6 +73,8 @@ def write_report_page(
       pictures: (path of a PNG, caption) pairs, shown after the plots.
       most_bytes: of the page; trajectories that do not fit are left out, those with
         right answers first.
+      averaged: policies that were asked the same questions are averaged; else they are
+        compared with one another.
 
     Returns:
       The page's path.
@@ -82,8 +85,8 @@ def write_report_page(
     collected = collect([ResultsFolder(folder) for folder in folders])
     folder = storage.locate(out)
     try:
-        parts = _report(collected, title, notes, pictures)
-        parts["plots"] = _plots(collected, folder / PLOTS)
+        parts = _report(collected, title, notes, pictures, averaged)
+        parts["plots"] = _plots(collected, folder / PLOTS, averaged)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
     empty = _render(parts, Embedded(index=({},), blocks=(), left_out=10**9))
@@ -101,6 +104,7 @@ def _report(
     title: str | None,
     notes: Sequence[str],
     pictures: Sequence[Picture],
+    averaged: bool,
 ) -> dict[str, Any]:
     """What the template shows beside the trajectories."""
     return {
@@ -109,7 +113,7 @@ def _report(
         "about": _about(collected),
         "warnings": _warnings(collected),
         "modes": {visible(mode): mode_style(mode)[1] for mode in collected.modes},
-        "tables": _tables(collected),
+        "tables": _tables(collected, averaged),
         "plots_caption": "Of the answers that the tables are of; a pointer on a mark "
         f"shows its numbers. As PNG and SVG in {PLOTS}/.",
         "pictures": [_picture(*picture) for picture in pictures],
@@ -120,10 +124,11 @@ def _report(
     }
 
 
-def _tables(collected: Collected) -> list[Table]:
+def _tables(collected: Collected, averaged: bool) -> list[Table]:
     made: list[Table] = []
     for number, part in enumerate(collected.parts):
-        found = tabulate.results([collected.folders[i] for i in part.folders])
+        folders = [collected.folders[i] for i in part.folders]
+        found = tabulate.results(folders, averaged=averaged)
         rows = found["rows"]
         if not rows:
             continue
@@ -131,6 +136,7 @@ def _tables(collected: Collected) -> list[Table]:
             averages_table(rows),
             *main_tables(rows, _aside(collected, part)),
             *injection_tables(collected.hijack_rows(part.folders)),
+            comparisons_table(found["comparisons"], of_policies=True),
             comparisons_table(found["comparisons"]),
             measures_table(rows),
         ]
@@ -150,12 +156,14 @@ def _aside(collected: Collected, part: Part) -> set[str]:
     return {str(each.get("set")) for each in known if each.get("in_mix") is False}
 
 
-def _plots(collected: Collected, folder: Any) -> list[dict[str, Any]]:
-    """Figures of each policy, or of several on the same questions together."""
+def _plots(collected: Collected, folder: Any, averaged: bool) -> list[dict[str, Any]]:
+    """Figures of each policy, or of several that are averaged together."""
     parts = {i: part for part in collected.parts for i in part.folders}
     kinds: dict[tuple[str, tuple[str, ...]], list[Sample]] = {}
     for sample in collected.samples:
         policies = collected.compared[sample.folder]
+        if not averaged:
+            policies = (sample.answer.policy,)
         kind = parts[sample.folder].heading, policies
         kinds.setdefault(kind, []).append(sample)
     shown = []

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gru_mem_jax.data.builders.recipe import Length, StoredQuestion
+from gru_mem_jax.data.builders.recipe import DOCUMENT, Length, StoredQuestion
 from gru_mem_jax.data.builders.ruler.fitting import (
     Costs,
     Draft,
@@ -48,13 +48,19 @@ class Documents:
       costs: of its texts.
       room: that lengths leave.
       lengths: all of the set; the longest document has a part for each of the others.
+      per_document: questions on each document, which follow one another.
     """
 
     def __init__(
-        self, maker: Maker, costs: Costs, room: Room, lengths: Sequence[Length]
+        self,
+        maker: Maker,
+        costs: Costs,
+        room: Room,
+        lengths: Sequence[Length],
+        per_document: int = 1,
     ):
         self._maker, self._costs, self._room = maker, costs, room
-        self._lengths = tuple(lengths)
+        self._lengths, self._per_document = tuple(lengths), per_document
         self._piece_costs = np.array([costs.of(text) for text in maker.texts], np.int64)
         self._sizes = np.array([len(text) for text in maker.texts], np.int64)
 
@@ -101,9 +107,11 @@ class Documents:
         scoring: Scoring,
     ) -> StoredQuestion:
         maker = self._maker
-        prompt = maker.prompt(index)
+        # Where the length is that of the whole input, the longest prompt counts.
+        first = index - index % self._per_document
+        prompts = [maker.prompt(first + i) for i in range(self._per_document)]
         rooms = {
-            each: self._room.of(each, prompt) - free.get(each, 0)
+            each: min(self._room.of(each, own) for own in prompts) - free.get(each, 0)
             for each in self._lengths
         }
         draft = maker.draft(index, max(rooms.values()))
@@ -127,6 +135,9 @@ class Documents:
             spans += [(start + a, start + b, step) for a, b in inside]
         spans.sort(key=lambda span: span[:2])
         steps = tuple(step for _, _, step in spans if step is not None)
+        metadata = draft.prompt.metadata()
+        if self._per_document > 1:
+            metadata[DOCUMENT] = str(first // self._per_document)
         return StoredQuestion(
             id=draft.id,
             question=draft.prompt.question,
@@ -137,5 +148,5 @@ class Documents:
             evidence_order=steps if len(steps) == len(spans) else (),
             task=task,
             scoring=scoring,
-            metadata=draft.prompt.metadata(),
+            metadata=metadata,
         )

@@ -33,34 +33,42 @@ DEPTHS = tuple(round(100 * i / 39) for i in range(40))
 
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-    """What a question hides.
+    """What a document hides, for each of its Q questions.
 
     Attributes:
-      prompt: of the question.
-      answers: the values in question.
-      needles: sentences, those in question first.
-      asked: how many of them are in question.
+      prompts: of the questions.
+      answers: of each question the values in question.
+      needles: sentences: those of the first question, of the second, ..., the others.
+      asked: how many of them are in one question.
     """
 
-    prompt: Prompt
-    answers: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    answers: tuple[tuple[str, ...], ...]
     needles: tuple[str, ...]
     asked: int
 
 
-def hide(task: Needles, names: Names, rng: random.Random) -> Hidden:
-    """The keys, values and needles of a question."""
+def hide(task: Needles, names: Names, rng: random.Random, questions: int = 1) -> Hidden:
+    """The keys, values and needles of a document.
+
+    Args:
+      task: its settings, with `questions` times `num_queries` keys or more.
+      names, rng: of the draws.
+      questions: on the document, each about keys of its own.
+    """
     count = max(task.num_keys, task.num_queries)
     keys = [names.draw(task.keys) for _ in range(count)]
     values = {
         key: [names.draw(task.values) for _ in range(task.num_values)] for key in keys
     }
-    asked = rng.sample(keys, task.num_queries)
+    asked = rng.sample(keys, questions * task.num_queries)
     others = [key for key in keys if key not in asked]
     several = task.num_queries * task.num_values > 1
+    size = task.num_queries
+    each = [asked[i : i + size] for i in range(0, len(asked), size)]
     return Hidden(
-        needle_prompt(task.values, asked, several),
-        tuple(value for key in asked for value in values[key]),
+        tuple(needle_prompt(task.values, own, several) for own in each),
+        tuple(tuple(value for key in own for value in values[key]) for own in each),
         tuple(needle(task.values, k, v) for k in asked + others for v in values[k]),
         task.num_queries * task.num_values,
     )
@@ -107,6 +115,9 @@ class NeedleTask:
       seed: of the draws.
       rule: of `places`.
       room: for the texts of the longest document, at most.
+      per_document: questions on each document, which follow one another.
+      random_start: whether a document's essay begins anywhere, and not with its first
+        sentence.
     """
 
     def __init__(
@@ -119,13 +130,16 @@ class NeedleTask:
         seed: int,
         rule: EvidencePosition,
         room: int,
+        per_document: int = 1,
+        random_start: bool = False,
     ):
         self._task, self._seed, self._rule, self._costs = task, seed, rule, costs
+        self._per_document, self._random_start = per_document, random_start
         self.glue = "lines" if essay is None else "words"
         taken: set[str] = set()
         self._hidden = [
-            hide(task, Names(rng, taken), rng)
-            for i in range(num_questions)
+            hide(task, Names(rng, taken), rng, per_document)
+            for i in range(-(-num_questions // per_document))
             for rng in [random.Random(f"{seed}/ruler/hidden/{i}")]
         ]
         haystack: Iterable[str]
@@ -165,7 +179,8 @@ class NeedleTask:
 
     def prompt(self, index: int) -> Prompt:
         """Of a question."""
-        return self._hidden[index].prompt
+        document, question = divmod(index, self._per_document)
+        return self._hidden[document].prompts[question]
 
     def draft(self, index: int, room: int) -> Draft:
         """A question with a document of at most `room` tokens.
@@ -173,24 +188,30 @@ class NeedleTask:
         Raises:
           InputError: there is no room for a needle in each place.
         """
-        hidden = self._hidden[index]
-        rng = random.Random(f"{self._seed}/ruler/places/{index}")
+        number, question = divmod(index, self._per_document)
+        hidden = self._hidden[number]
+        rng = random.Random(f"{self._seed}/ruler/places/{number}")
         needles = [self._index[text] for text in hidden.needles]
         left = room - sum(map(self._costs.of, hidden.needles))
         if self._gap is not None:
             left -= len(needles) + 1
-        count = self._haystack.most(left)
+        start = 0
+        if self._random_start:
+            anywhere = random.Random(f"{self._seed}/ruler/start/{number}")
+            start = anywhere.randrange(len(self._cycle))
+        count = self._haystack.most(left, start)
         if count < len(needles):
             raise InputError(
                 f"the length leaves {max(0, left)} tokens for a haystack of which "
                 f"{len(needles)} texts are needed, one a needle; take a longer one"
             )
-        items = np.resize(self._cycle, count)
+        items = np.resize(np.roll(self._cycle, -start), count)
         if self._task.haystack == "needles":
-            items = items[permutation(f"{self._seed}/ruler/haystack/{index}", count)]
+            items = items[permutation(f"{self._seed}/ruler/haystack/{number}", count)]
         population: Sequence[int] = range(count) if self._gap is None else DEPTHS
+        first, of_all = hidden.asked * question, hidden.asked * self._per_document
         asked, others = places(
-            rng, population, hidden.asked, len(needles) - hidden.asked, self._rule
+            rng, population, of_all, len(needles) - of_all, self._rule
         )
         drawn = [*asked, *others]
         if self._gap is not None:
@@ -198,10 +219,10 @@ class NeedleTask:
         return hidden_in(
             items,
             sorted(zip(drawn, needles, range(len(needles)))),
-            dict.fromkeys(range(hidden.asked), 0),
+            dict.fromkeys(range(first, first + hidden.asked), 0),
             id=str(index),
-            prompt=hidden.prompt,
-            answers=hidden.answers,
+            prompt=hidden.prompts[question],
+            answers=hidden.answers[question],
             gap=self._gap,
             lengths=[len(text) for text in hidden.needles],
         )

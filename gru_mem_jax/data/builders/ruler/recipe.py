@@ -5,7 +5,7 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 from gru_mem_jax.agent.encoding import Encoder
 from gru_mem_jax.data.builders.placing import EVIDENCE_POSITIONS, EvidencePosition
@@ -44,6 +44,8 @@ from gru_mem_jax.data.paragraphs import ParagraphFile
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
 
+_NO_ESSAYS = ("noise", "needles")
+HaystackStart = Literal["first", "random"]
 _GLUES = {"cwe": "listed", "fwe": "words", "qa_1": "numbered", "qa_2": "numbered"}
 
 
@@ -76,6 +78,10 @@ class Ruler:
       keys, values: kinds, "words", "numbers" or "uuids"; None, the task's.
       num_keys, num_values, num_queries: keys in the document, values of each, keys in
         question; None, the task's.
+      haystack_start: "first", all documents begin with the essay's first sentence, as
+        RULER's; "random", each with any sentence of it.
+      questions_per_document: of needle tasks: so many questions in a row are on one
+        document, each about keys of its own.
     """
 
     task: str
@@ -93,6 +99,8 @@ class Ruler:
     num_keys: int | None = None
     num_values: int | None = None
     num_queries: int | None = None
+    haystack_start: HaystackStart = "first"
+    questions_per_document: int = 1
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -137,6 +145,14 @@ class Ruler:
             else:
                 # RULER has 40 depths of an essay.
                 check_int(name, value, 1, 40)
+        check_choice("haystack_start", self.haystack_start, get_args(HaystackStart))
+        if self.haystack_start != "first" and not self._in_essay:
+            raise InputError("haystack_start is for needles in an essay; set haystack")
+        check_int("questions_per_document", self.questions_per_document, 1, 40)
+        if self.questions_per_document > 1 and self.task not in NEEDLES:
+            raise InputError(
+                f"questions_per_document is a setting of needle tasks, not {self.task}"
+            )
         if self.num_keys and self.num_queries and self.num_keys < self.num_queries:
             raise InputError(
                 f"num_keys {self.num_keys} is less than num_queries "
@@ -180,6 +196,10 @@ class Ruler:
                 said["haystack_sha256"] = self._essay.sha256
         if self.task in HOMES:
             said["sources_sha256"] = [file.sha256 for file in self._files]
+        if self.haystack_start != "first":
+            said["haystack_start"] = self.haystack_start
+        if self.questions_per_document > 1:
+            said["questions_per_document"] = self.questions_per_document
         if "words" in said.values() or self.task == "cwe":
             said["words"] = words_version()
         if self.words is not None:
@@ -209,17 +229,29 @@ class Ruler:
         task = NEEDLES[self.task]
         names = (f.name for f in dataclasses.fields(Needles))
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        if "haystack" in given and given["haystack"] not in ("noise", "needles"):
+        if "haystack" in given and given["haystack"] not in _NO_ESSAYS:
             given["haystack"] = "essay"
         task = dataclasses.replace(task, **given)
         if task.num_queries > task.num_keys:
             task = dataclasses.replace(task, num_keys=task.num_queries)
+        if (asked := self.questions_per_document * task.num_queries) > task.num_keys:
+            raise InputError(
+                f"questions_per_document {self.questions_per_document} ask for {asked} "
+                f"keys, but a document has num_keys {task.num_keys}; raise num_keys"
+            )
         if task.num_keys * task.num_values > 40:
             raise InputError(
                 f"num_keys {task.num_keys} of num_values {task.num_values} each are "
                 "more than 40 needles"
             )
         return task
+
+    @property
+    def _in_essay(self) -> bool:
+        """Whether the haystack is a text."""
+        if self.task not in NEEDLES:
+            return False
+        return (self.haystack or NEEDLES[self.task].haystack) not in _NO_ESSAYS
 
     @functools.cached_property
     def _essay(self) -> Essay | None:
@@ -287,6 +319,8 @@ class Ruler:
             seed=seed,
             rule=self.evidence_position,
             room=self._most,
+            per_document=self.questions_per_document,
+            random_start=self.haystack_start == "random",
         )
         if self._essay is not None and maker.tokens < self._most:
             times = -(-self._most // maker.tokens)
@@ -299,4 +333,10 @@ class Ruler:
 
     @functools.cached_property
     def _documents(self) -> Documents:
-        return Documents(self._maker, self._costs, self._room, self.lengths)
+        return Documents(
+            self._maker,
+            self._costs,
+            self._room,
+            self.lengths,
+            self.questions_per_document,
+        )
