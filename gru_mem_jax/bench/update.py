@@ -238,7 +238,7 @@ class _Case:
         import jax
 
         for rows in self._batches:
-            jax.block_until_ready(self._programs[1](params, rows))
+            jax.block_until_ready(self._programs[1](params, rows, None))
 
     def figures(self, seconds: dict[str, list[float]]) -> dict[str, float]:
         """As `measure` says."""

@@ -79,8 +79,9 @@ class Baseline:
 
     Raises:
       InputError: no such baseline, a question that is empty or over its budget, a
-        window with no room for a text, or no room for the form of a constrained answer. From `next_request`: the document is not text,
-        or bm25s is not installed.
+        window with no room for a text, or completion_tokens with none for the form of a
+        constrained answer. From `next_request`: the document is not text, or bm25s is
+        not installed.
     """
 
     def __init__(

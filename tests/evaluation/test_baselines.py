@@ -19,7 +19,12 @@ from gru_mem_jax.agent.requests import Completion, prompt_ids
 from gru_mem_jax.agent.trajectory import trajectory_from_dict, trajectory_to_dict
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation import BASELINES, Baseline, BaselineConfig, retrieval
-from gru_mem_jax.testing import ByteEncoder, ScriptedGenerator, prompt_text
+from gru_mem_jax.testing import (
+    ByteEncoder,
+    RandomGenerator,
+    ScriptedGenerator,
+    prompt_text,
+)
 
 BYTES = ByteEncoder()
 CONFIG = AgentConfig(
@@ -302,6 +307,20 @@ def test_an_answer():
     assert {request.temperature for request in generator.requests} == {0.5}
     record = json.loads(json.dumps(trajectory_to_dict(first)))
     assert trajectory_from_dict(record) == first
+
+
+@pytest.mark.parametrize("mode", BASELINES)
+def test_a_constrained_answer_is_in_a_box(mode):
+    """Whatever is drawn."""
+    config = replace_settings(CONFIG, format="constrained")
+    generator = RandomGenerator()
+    asked = [
+        Baseline(mode, BUILDER, config, "Q", "abc", trajectory_id=i) for i in range(20)
+    ]
+    turns = [turn for _, turn in driver.run(generator, asked)]
+    assert all(turn.well_formed for turn in turns)
+    assert all(each.trajectory.answer is not None for each in asked)
+    assert all(turn.completion_tokens <= 100 for turn in turns)
 
 
 def test_an_end_without_an_answer():

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from gru_mem_jax.agent.config import AgentConfig, config_to_dict
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation import folder as folder_lib
@@ -190,6 +191,22 @@ def test_another_evaluation_is_refused(tmp_path, settings, says):
     with pytest.raises(InputError, match=f"holds another evaluation: .*{says}"):
         ResultsWriter(tmp_path, other)
     write(tmp_path, range(2))  # it let go of the lock
+
+
+def test_a_folder_from_before_a_setting_was_there_is_gone_on_with(tmp_path):
+    settings = {"agent": config_to_dict(AgentConfig()), "seed": 1}
+    old = {k: v for k, v in settings["agent"].items() if "threshold" not in k}
+    manifest = dataclasses.replace(MANIFEST, settings={"agent": old, "seed": 1})
+    with ResultsWriter(tmp_path, manifest) as writer:
+        writer.write_question(question(0))
+        writer.write_answer(answer(0))
+    new = dataclasses.replace(MANIFEST, settings=settings)
+    with ResultsWriter(tmp_path, new) as writer:
+        assert len(writer.scored) == 1
+    other = config_to_dict(AgentConfig(format="constrained", exit_threshold=0.5))
+    changed = dataclasses.replace(MANIFEST, settings={"agent": other, "seed": 1})
+    with pytest.raises(InputError, match=r"exit_threshold is None, expected 0\.5"):
+        ResultsWriter(tmp_path, changed)
 
 
 def test_a_folder_without_an_answer_is_begun_anew(tmp_path):
