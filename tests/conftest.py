@@ -36,6 +36,31 @@ def pytest_configure(config):
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+_PROGRAMS_ON_DISK = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture(autouse=True)
+def programs_stay_where_they_were():
+    """A command that runs in this process keeps programs on disk; later tests do not.
+
+    jax can end the process where it reads a program of several virtual devices.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = {name: getattr(jax.config, name) for name in _PROGRAMS_ON_DISK}
+    yield
+    changed = {n: v for n, v in before.items() if getattr(jax.config, n) != v}
+    for name, value in changed.items():
+        jax.config.update(name, value)
+    if changed:
+        compilation_cache.reset_cache()
+
+
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory):
     """A folder for orders to an emulator of Google Cloud Storage, which is running."""
