@@ -64,6 +64,7 @@ def test_from_a_labelled_file_to_an_evaluation(files, tmp_path, capsys):
     sft += [f"--gin.POLICY={str(make_policy_dir(tmp_path))!r}", "--gin.NUM_STEPS=2"]
     sft += ["--gin.SFTConfig.rows=2", "--gin.SFTConfig.held_out_turns=12"]
     sft += ["--gin.LoopConfig.eval_every=2", f"--run_dir={tmp_path / 'run'}"]
+    sft += ["--gin.MeshConfig.data=1"]  # one engine, of which programs are compiled
     assert main(sft) == 0
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2]
@@ -77,6 +78,7 @@ def test_from_a_labelled_file_to_an_evaluation(files, tmp_path, capsys):
     # Its budgets come along; the held-out part is asked for by its name.
     data = folder / "mine.jsonl"
     ask = ["eval", f"--policy={out}", f"--data={data}", SHARE, *ENGINE]
+    ask += ["--gin.EngineConfig.tensor=8"]
     ask += ["--modes=with_exit_gate", "--gin.JsonlSource.part='held_out'"]
     capsys.readouterr()
     assert main([*ask, "--json=-"]) == 0
