@@ -133,6 +133,7 @@ class _Asking:
     def engine(self) -> Any:
         """The warm engine."""
         from gru_mem_jax.agent.parts import make_engine
+        from gru_mem_jax.agent.turn_form import turn_constraint
         from gru_mem_jax.policy.hf import load_policy
         from gru_mem_jax.sampling.config import EngineConfig
         from gru_mem_jax.sampling.footprint import engine_dtype
@@ -141,7 +142,9 @@ class _Asking:
         loaded = load_policy(self.directory.root, dtype, form="sampling")
         engine: Any = make_engine(loaded, self.builder, self.agent, self._slots, None)
         terminal.note("compiling the sampling programs")
-        engine.warm_up()
+        engine.warm_up(
+            constraints=[turn_constraint(self.builder, self.agent, "answer")]
+        )
         return engine
 
 

@@ -120,6 +120,38 @@ def policy_agent(directory: PolicyDir) -> AgentConfig:
     )
 
 
+def settings_to_use(
+    own: AgentConfig, trained: AgentConfig, *, supervised: bool
+) -> AgentConfig:
+    """How a trained policy is to be used: sampled from as it was before.
+
+    It reads as its supervised turns did; after rollouts, whose budgets may have been
+    tighter, within its own, unless it was trained to read otherwise.
+
+    Args:
+      own: settings of the policy that training began with.
+      trained: how contexts were read in training.
+      supervised: whether it learned from supervised turns.
+    """
+    # Thresholds are of the weights that they were calibrated with.
+    own, trained = (
+        dataclasses.replace(each, update_threshold=None, exit_threshold=None)
+        for each in (own, trained)
+    )
+    same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
+    if supervised or not same:
+        return dataclasses.replace(trained, sampling=own.sampling)
+    used = dataclasses.replace(own, mode=trained.mode, format=trained.format)
+    if trained.format == "free":
+        return used
+    # A form needs room, and its thought is no longer than it was trained to be.
+    return dataclasses.replace(
+        used,
+        thought_tokens=trained.thought_tokens,
+        completion_tokens=max(own.completion_tokens, trained.completion_tokens),
+    )
+
+
 def plan(config: TrainConfig | SFTConfig, directory: PolicyDir) -> Plan:
     """Checks a configuration against the policy; seconds, and no weights.
 

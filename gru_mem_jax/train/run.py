@@ -1,6 +1,5 @@
 """`train` and `sft`: a configuration and a run folder to a trained policy."""
 
-import dataclasses
 import json
 import pathlib
 import tempfile
@@ -9,10 +8,10 @@ from typing import Any
 
 import jax
 
-from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
+from gru_mem_jax.agent.config import SETTINGS_FILE, config_to_dict
 from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.policy.agent_settings import policy_settings
-from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
+from gru_mem_jax.policy.files import tokenizer_files
 from gru_mem_jax.policy.hf import load_policy
 from gru_mem_jax.rl import lora
 from gru_mem_jax.rl.compile import Learner, compile_learner
@@ -36,7 +35,7 @@ from gru_mem_jax.train.engine import HeldEngine
 from gru_mem_jax.train.evaluate import Evaluator
 from gru_mem_jax.train.footprint import describe_memory
 from gru_mem_jax.train.loop import Columns, Loop, Monitor, RunParts, StepKind
-from gru_mem_jax.train.plan import Plan, open_start, plan
+from gru_mem_jax.train.plan import open_start, plan, settings_to_use
 from gru_mem_jax.train.profiling import Profiler, ProfileSteps
 from gru_mem_jax.train.progress import RunProgress, note_alone
 from gru_mem_jax.train.questions import QuestionStage, held_out_sets, held_out_turns
@@ -334,7 +333,10 @@ class _Run:
         identity["weights_sha256"] = self._weights_sha256
         files = tokenizer_files(directory)
         files["operative.gin"] = folder.config_text.encode()
-        settings = config_to_dict(_settings_to_use(config, planned, directory))
+        supervised = isinstance(config, SFTConfig)
+        own = policy_settings(directory)
+        used = settings_to_use(own, planned.agent, supervised=supervised)
+        settings = config_to_dict(used)
         files[SETTINGS_FILE] = (json.dumps(settings, indent=2) + "\n").encode()
         return RunStore(
             checkpoints,
@@ -368,25 +370,6 @@ class _Run:
         if at is None:
             at = RunState(step=0, state=learner.init(first), position=0, pending={})
         return frozen, reference, at
-
-
-def _settings_to_use(
-    config: TrainConfig | SFTConfig, planned: Plan, directory: PolicyDir
-) -> AgentConfig:
-    """How the trained policy is to be used: sampled from as it was before.
-
-    It reads as its supervised turns did; after rollouts, whose budgets may have been
-    tighter, within its own, unless it was trained to read otherwise.
-    """
-    # Thresholds are of the weights that they were calibrated with.
-    own, trained = (
-        dataclasses.replace(each, update_threshold=None, exit_threshold=None)
-        for each in (policy_settings(directory), planned.agent)
-    )
-    same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
-    if same and isinstance(config, TrainConfig):
-        return dataclasses.replace(own, mode=trained.mode, format=trained.format)
-    return dataclasses.replace(trained, sampling=own.sampling)
 
 
 def _cast(learner: Learner, params: Any) -> Any:

@@ -1,5 +1,6 @@
 """`gru-mem data build`, `show` and `filter`, as a user gives them."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -8,6 +9,8 @@ import re
 import pytest
 from cli_helpers import random_policy
 
+from gru_mem_jax.agent import parts
+from gru_mem_jax.agent.turn_form import turn_constraint
 from gru_mem_jax.cli import data_filter
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.data import open_dataset
@@ -231,6 +234,24 @@ def asked(files, monkeypatch):
 
     monkeypatch.setattr(data_filter._Asking, "engine", engine)
     return files
+
+
+@pytest.mark.parametrize("form", ["free", "constrained"])
+def test_the_engine_is_warm_for_the_form_of_its_answers(tmp_path, monkeypatch, form):
+    changes = {"completion_tokens": 32, "format": form}
+    policy = random_policy(tmp_path, SETTINGS | changes)
+    warmed = []
+
+    class Engine:
+        def warm_up(self, constraints):
+            warmed.extend(constraints)
+
+    monkeypatch.setattr(parts, "make_engine", lambda *_: Engine())
+    words = argparse.Namespace(policy=str(policy), samples=1, seed=0, slots=2)
+    asking = data_filter._Asking(words)
+    asking.engine()
+    assert warmed == [turn_constraint(asking.builder, asking.agent, "answer")]
+    assert (warmed == [None]) == (form == "free")
 
 
 def filtered(asked, *flags, out="kept"):

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from train_settings import changed, quick_settings
 
+from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import SamplingConfig
+from gru_mem_jax.agent.turn_form import turn_constraint
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.runs.rollouts import load_rollouts
+from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
+from gru_mem_jax.train.plan import settings_to_use
 
 CONSTRAINED = changed(
     quick_settings(num_steps=3, record=True),
@@ -79,6 +84,32 @@ def test_the_trained_policy_is_used_as_it_was_trained(run):
     settings = json.loads((files / "gru_mem.json").read_text())
     assert settings["format"] == "constrained"
     assert settings.get("update_threshold") is None
+
+
+@pytest.mark.parametrize(
+    ("own", "changes"),
+    [
+        ({"completion_tokens": 20}, {"completion_tokens": 40, "thought_tokens": 3}),
+        ({"completion_tokens": 90}, {"thought_tokens": 3}),
+        ({"thought_tokens": 9, "format": "constrained", "exit_threshold": 0.3}, {}),
+    ],
+)
+def test_a_form_has_the_room_that_it_was_trained_with(own, changes):
+    """Other budgets are the policy's own; turns of 20 tokens hold no form."""
+    free = AgentConfig(memory_tokens=16, chunk_size=50, **own)
+    trained = changed(CONSTRAINED).agent
+    trained = dataclasses.replace(trained, chunk_size=50, prompt=free.prompt)
+    used = settings_to_use(free, trained, supervised=False)
+    changes = {"format": "constrained", "thought_tokens": 3, **changes}
+    want = dataclasses.replace(free, exit_threshold=None, **changes)
+    assert used == dataclasses.replace(want, mode=trained.mode)
+    turn_constraint(PromptBuilder(ByteEncoder(), used.prompt), used, "gated")
+    unformed = dataclasses.replace(trained, format="free")
+    kept = settings_to_use(free, unformed, supervised=False)
+    assert kept.completion_tokens == free.completion_tokens
+    assert settings_to_use(free, trained, supervised=True) == dataclasses.replace(
+        trained, sampling=free.sampling
+    )
 
 
 @pytest.mark.parametrize("name", ["update_threshold", "exit_threshold"])
