@@ -27,9 +27,8 @@ class TokenGrammar:
 
     From state s on token i it goes to `next_state[s, classes[i]]`: ids of one class are
     never told apart. A token that is drawn in a segment takes one of the segment's
-    budget; if that is the last one and the next state is of the segment as well, the
-    row goes to `exhausted[s]` of that next state instead, from where the end of the
-    segment is forced.
+    budget; where the next state is of a segment of which nothing is left, the row goes
+    to its `exhausted` instead, from where the end of what is free there is forced.
 
     Attributes:
       supports: bool[M, V], sets of ids that may be drawn; the first is of all ids.
@@ -119,7 +118,7 @@ def walk(constraint: Constraint, ids: Sequence[int]) -> list[Step]:
     state, left = constraint.start, list(constraint.budgets)
     steps: list[Step] = []
     for place, token in enumerate(ids):
-        forced, segment = int(grammar.forced[state]), int(grammar.segment[state])
+        forced = int(grammar.forced[state])
         support, gate = int(grammar.support[state]), int(grammar.gate[state])
         known = 0 <= token < len(grammar.classes)
         allowed = token == forced
@@ -131,9 +130,22 @@ def walk(constraint: Constraint, ids: Sequence[int]) -> list[Step]:
         if forced >= 0:
             support = FORCED
         steps.append(Step(support, gate, gate >= 0 and token == grammar.opens[state]))
-        if segment >= 0 and forced < 0:
-            left[segment] -= 1
-            if left[segment] == 0 and grammar.segment[after] == segment:
-                after = int(grammar.exhausted[after])
-        state = after
+        state = state_after(grammar, state, token, left)
     return steps
+
+
+def state_after(grammar: TokenGrammar, state: int, token: int, left: list[int]) -> int:
+    """The state after a token that may come.
+
+    Args:
+      grammar: of the state.
+      state: that the token comes in.
+      token: its id.
+      left: tokens left of each segment; the token is taken from it.
+    """
+    segment = grammar.segment[state]
+    if segment >= 0 and grammar.forced[state] < 0:
+        left[segment] -= 1
+    after = int(grammar.next_state[state, grammar.classes[token]])
+    segment = grammar.segment[after]
+    return after if segment < 0 or left[segment] > 0 else int(grammar.exhausted[after])

@@ -139,10 +139,9 @@ def _after(tables, form, active, now, tokens):
     after = tables.next_states[grammars, jnp.maximum(states, 0), classes]
     after = jnp.where(states < 0, -1, after)
     counts = active & (segment >= 0) & (now[:, FORCED] < 0)
-    own = segment[:, None] == jnp.arange(form.left.shape[1])[None]
-    left = form.left - (counts[:, None] & own)
-    spent = counts & (own & (left == 0)).any(-1)
+    segments = jnp.arange(form.left.shape[1])[None]
+    left = form.left - (counts[:, None] & (segment[:, None] == segments))
     then = _entries(tables, grammars, after)
-    spent &= then[:, SEGMENT] == segment
+    spent = ((then[:, SEGMENT, None] == segments) & (left <= 0)).any(-1)
     after = jnp.where(spent, then[:, EXHAUSTED], after)
     return form._replace(states=jnp.where(active, after, states), left=left)

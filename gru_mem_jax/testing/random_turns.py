@@ -8,7 +8,7 @@ import numpy as np
 
 from gru_mem_jax.agent.requests import Completion, Request
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.grammar.automaton import Constraint
+from gru_mem_jax.grammar.automaton import Constraint, state_after
 
 
 def draw_constrained(
@@ -24,17 +24,12 @@ def draw_constrained(
     grammar, state = constraint.grammar, constraint.start
     left, draws = list(constraint.budgets), []
     while (grammar.next_state[state] >= 0).any():  # else it is the end
-        token, segment = int(grammar.forced[state]), int(grammar.segment[state])
-        is_drawn, count = token < 0, 1
-        if is_drawn:
+        token, count = int(grammar.forced[state]), 1
+        if token < 0:
             allowed = grammar.supports[grammar.support[state]]
             token, count = choose(allowed), int(np.count_nonzero(allowed))
         draws.append((token, count))
-        state = int(grammar.next_state[state, grammar.classes[token]])
-        if is_drawn and segment >= 0:
-            left[segment] -= 1
-            if left[segment] == 0 and grammar.segment[state] == segment:
-                state = int(grammar.exhausted[state])
+        state = state_after(grammar, state, token, left)
     return draws
 
 

@@ -122,6 +122,23 @@ class TestForms:
         assert ids_of("a</t", 4) == "a</think>."
         assert ids_of("a</u", 4) == "a</u</think>."
 
+    def test_parts_of_one_segment_share_its_budget(self):
+        """Where the first part takes all of it, the second is closed at once."""
+
+        def text_of(text, budget):
+            left = iter(BYTES.encode_control(text))
+            form = (*THINK, Free("</think>", 0), Text("!"))
+            made = constraint(form, budget=budget)
+            ids = [i for i, _ in draw_constrained(made, lambda _: next(left))]
+            assert len(ids) <= budget + form_tokens(made.grammar, made.start)
+            steps = walk(made, ids)
+            assert sum(step.support != FORCED for step in steps) <= budget
+            return BYTES.decode(ids[:-1])
+
+        assert text_of("a</think>bcd", 2) == "a</think>.</think>!"
+        assert text_of("a</think>bcd", 3) == "a</think>.b</think>!"
+        assert text_of("ab", 2) == "ab</think>.</think>!"
+
     def test_a_box_is_closed_by_force(self):
         left = iter(BYTES.encode("a{{b"))
         made = constraint((Text("["), Box(0)), budget=4)

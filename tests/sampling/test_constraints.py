@@ -199,8 +199,8 @@ def where(constraint, ids):
         segment = int(g.segment[state])
         if g.forced[state] < 0 <= segment:
             left[segment] -= 1
-            if left[segment] == 0 and g.segment[after] == segment:
-                after = int(g.exhausted[after])
+        if g.segment[after] >= 0 and left[g.segment[after]] <= 0:
+            after = int(g.exhausted[after])
         state = after
     return state, left
 
