@@ -311,7 +311,9 @@ class InRuns:
         return example(str(position))
 
     def questions_together(self, position):
-        return next(e for e in itertools.accumulate(self.runs) if e > position) - position
+        return (
+            next(e for e in itertools.accumulate(self.runs) if e > position) - position
+        )
 
     def records(self):
         every = [("", example(str(i), document="", evidence=())) for i in range(7)]
@@ -329,7 +331,9 @@ def test_composed_questions_on_a_document_are_asked_one_after_the_other():
     assert share_a_document(sets)
     assert not share_a_document(sets[1:])
     # Of each document one question.
-    assert not share_a_document(draw(QuestionSet(name="2", source=two, start=1, count=2)))
+    assert not share_a_document(
+        draw(QuestionSet(name="2", source=two, start=1, count=2))
+    )
 
 
 def test_a_suite_has_numbers_by_name():
