@@ -86,12 +86,10 @@ def estimated(args: argparse.Namespace) -> dict[str, float]:
     score = update["shared"]["score_seconds"] / update["shared"]["rows"]
     needles, questions = args.questions // 2, args.questions
 
-    def turns(
-        count: float, chunks: float, completion: float, back: int = BACK
-    ) -> float:
+    def turns(count: float, chunks: float, said: float, back: int = BACK) -> float:
         """Seconds of turns, for which so many chunks are computed."""
         prompts = count * (QUESTION + MEMORY + back) + chunks * CHUNK
-        return prompts / prefill + count * completion / decode
+        return prompts / prefill + count * said / decode
 
     # Turns of all sets, and chunks that are computed for them: four questions on a
     # document of several keys or of SQuAD share it, until one exits.

@@ -26,6 +26,17 @@ def trained(file, *bindings):
     return built(configurables(), file, TrainConfig, *bindings, agent=own)
 
 
+def questions(*bindings):
+    return built(
+        (*evaluating.configurables(), SyntheticSuite),
+        "questions",
+        EvaluationConfig,
+        *bindings,
+        suite=SyntheticSuite(),
+        agent=AgentConfig(),
+    )
+
+
 def test_both_agents_learn_from_the_same_questions():
     warm, gates, baseline = map(trained, ("sft", "rl", "memagent"))
     assert isinstance(warm.source, MixedSource)
@@ -45,13 +56,7 @@ def test_both_agents_learn_from_the_same_questions():
 
 
 def test_what_is_asked_is_held_out_from_what_is_learned():
-    asked = built(
-        (*evaluating.configurables(), SyntheticSuite),
-        "questions",
-        EvaluationConfig,
-        suite=SyntheticSuite(),
-        agent=AgentConfig(),
-    )
+    asked = questions()
     sets = list(asked.suite.question_sets())
     assert [each.name for each in sets] == [
         "single key",
@@ -69,6 +74,8 @@ def test_what_is_asked_is_held_out_from_what_is_learned():
             else:
                 assert source.path.startswith("sets/held_out/")
     assert asked.agent == trained("rl").agent
+    fewer = questions("NUM_NEEDLES = 3", "NUM_QUESTIONS = 5")
+    assert [each.count for each in fewer.suite.question_sets()] == [3, 3, 5, 5]
 
 
 def test_the_macros_reach_their_settings():
