@@ -17,10 +17,16 @@ from collections import Counter
 
 HELD_OUT_SHARE = 0.15  # of the paragraphs, by their titles
 
-# Of a turn, in tokens; SmolLM2's of the oracle's turns, rounded.
-CHUNK, QUESTION, MEMORY, COMPLETION = 200, 40, 60, 50
-TEMPLATE, FULL_TEMPLATE = 50, 230
-UNTRAINED_COMPLETION = 160
+# Tokens of SmolLM2, in the mean over the oracle's turns on the four sets. A prompt is
+# template, chunk, question, memory, template.
+FRONT, CHUNK, QUESTION, MEMORY, BACK = 27, 200, 27, 30, 21
+FULL_BACK = 94  # GRU-Mem's has 151, MemAgent's 36
+READ_ALL, TO_EXIT, REWRITE, ANSWER = 39, 49, 35, 22  # completions
+UNTRAINED_COMPLETION = 100  # of at most 128
+# Chunks of HotpotQA's paragraphs; read until the last evidence, by the oracle.
+HOTPOTQA_CHUNKS, HOTPOTQA_EXIT = 7.7, 5.7
+FILLED = 0.85  # of the rows of reinforcement learning
+LEARNED = 0.8  # of its turns: flat groups are left out
 
 
 def unpack(wheels: str, target: str) -> None:
@@ -68,7 +74,8 @@ def estimated(args: argparse.Namespace) -> dict[str, float]:
     """Seconds of each stage, by the rates of the short benchmarks.
 
     A turn costs its prompt at the rate of prefill and its completion at that of
-    decoding; a row of training costs what the benchmark's did.
+    decoding; the template before the chunk is there already. A row of training costs
+    what the benchmark's did.
     """
     sampling = json.loads(pathlib.Path("bench/sampling.json").read_text())
     update = json.loads(pathlib.Path("bench/update.json").read_text())
@@ -77,46 +84,63 @@ def estimated(args: argparse.Namespace) -> dict[str, float]:
     compiling = sampling["compile_seconds"]
     row = update["shared"]["update_seconds"] / update["shared"]["rows"]
     score = update["shared"]["score_seconds"] / update["shared"]["rows"]
+    needles, questions = args.questions // 2, args.questions
 
-    def turns(count: float, template: int, completion: int, shared: float) -> float:
-        """Seconds; of the prompt the share `shared` is there already."""
-        prompt = template + (CHUNK + QUESTION) * (1 - shared) + MEMORY
-        return count * (prompt / prefill + completion / decode)
+    def turns(count: float, chunks: float, said: float, back: int = BACK) -> float:
+        """Seconds of turns, for which so many chunks are computed."""
+        prompts = count * (QUESTION + MEMORY + back) + chunks * CHUNK
+        return prompts / prefill + count * said / decode
 
-    # Turns of a question, in the mean over the four sets, and with early evidence.
-    read = (2 * args.chunks + 6 + 8) / 4 + 1
-    until_exit = read / 2 + 1
-    asked = 4 * args.questions
-    alone = turns(asked, TEMPLATE, 20, 0.8)
+    # Turns of all sets, and chunks that are computed for them: four questions on a
+    # document of several keys or of SQuAD share it, until one exits.
+    read = 2 * needles * args.chunks + questions * (6 + HOTPOTQA_CHUNKS)
+    read_chunks = (1 + 1 / 4) * needles * args.chunks
+    read_chunks += questions * (6 / 4 + HOTPOTQA_CHUNKS)
+    middle = (args.chunks + 1) / 2
+    exits = 2 * needles * middle + questions * (3.5 + HOTPOTQA_EXIT)
+    exits_chunks = 1.5 * needles * middle + questions * (3.5 / 2 + HOTPOTQA_EXIT)
+    asked = 2 * needles + 2 * questions
+    answers = turns(asked, 0, ANSWER)
+    memagent = turns(read, read_chunks, REWRITE) + answers
+    gated = turns(exits, exits_chunks, TO_EXIT) + answers
+    whole = turns(read, read_chunks, READ_ALL) + answers
+    every = memagent + gated + whole + answers  # the last is question_alone
+    untrained = turns(read, read_chunks, UNTRAINED_COMPLETION, FULL_BACK) + answers
 
-    def modes(each: int, whole: float, left: float, alone: float = 0.0) -> float:
-        own = turns(each * whole, TEMPLATE, COMPLETION, 0.3)
-        memagent = turns(each * whole, TEMPLATE, MEMORY, 0.3)
-        return own + memagent + turns(each * left, TEMPLATE, COMPLETION, 0.3) + alone
+    # What a run asks meanwhile: 8 questions of several keys, 8 of SQuAD.
+    watched = turns(8 * (middle + 3.5 + 2), 8 * (middle + 3.5) / 2, TO_EXIT)
+    of_pool = 50 * score  # 100 held-out turns, and their gates
 
-    untrained = turns(asked * read, FULL_TEMPLATE, UNTRAINED_COMPLETION, 0.3)
-    rolled = 16 * args.rl_steps  # 4 questions x 4 rollouts
-    tokens = TEMPLATE + (CHUNK + QUESTION) / 4 + MEMORY + COMPLETION
+    def reinforced(needle: float, squad: float, hotpotqa: float, said: int) -> float:
+        """4 questions with 4 rollouts each a step, in the shares of the mix."""
+        of_rollout = needle / 2 + squad / 3 + hotpotqa / 6
+        count = 16 * args.rl_steps * of_rollout
+        sampled = turns(count, 0.4 * count, said)
+        sampled += turns(16 * args.rl_steps, 0, ANSWER)
+        shared = (FRONT + CHUNK + QUESTION) / 4
+        tokens = LEARNED * count * (shared + MEMORY + BACK + said) / FILLED
+        learned = tokens / update["row_tokens"] * (row + score)
+        return sampled + learned + (args.rl_steps // 8 + 1) * watched + compiling
 
-    def reinforced(of_rollout: float) -> float:
-        count = rolled * of_rollout
-        rows = count * tokens / update["row_tokens"]
-        return turns(count, TEMPLATE, COMPLETION, 0.75) + rows * (row + score)
-
-    early = args.questions
+    # One at a time decoding has a fifth of the rate.
+    early, left = args.early, args.early / 10 + 1
+    memagent_early = turns(needles * early, needles * early / 4, REWRITE)
+    memagent_early += turns(8 * early, 8 * early, 5 * REWRITE)
+    gated_early = turns(needles * left, needles * left / 2, TO_EXIT)
+    gated_early += turns(8 * left, 8 * left, 5 * TO_EXIT)
     return {
+        "sft": args.steps * args.rows * row
+        + (args.steps // 40 + 1) * (watched + of_pool)
+        + compiling,
+        "evaluate_sft": every + compiling,
+        "rl": reinforced(middle, 3.5, HOTPOTQA_EXIT, TO_EXIT),
+        "evaluate_rl": every + compiling,
+        "memagent": reinforced(args.chunks, 6, HOTPOTQA_CHUNKS, REWRITE),
+        "evaluate_memagent": memagent + compiling,
         "evaluate_before": 2 * untrained + compiling,
-        "evaluate_constrained": 2 * untrained + alone + compiling,
-        "sft": args.steps * args.rows * row + compiling,
-        "evaluate_sft": modes(asked, read, until_exit, alone) + compiling,
-        "rl": reinforced(until_exit) + compiling,
-        "evaluate_rl": modes(asked, read, until_exit, alone) + compiling,
-        "memagent": reinforced(read) + compiling,
-        "evaluate_memagent": turns(asked * read, TEMPLATE, MEMORY, 0.3) + compiling,
-        "evaluate_early_rl": modes(early, args.early + 1, args.early / 5 + 1),
-        "evaluate_early_memagent": turns(
-            early * (args.early + 1), TEMPLATE, MEMORY, 0.3
-        ),
+        "evaluate_constrained": untrained + answers + compiling,
+        "evaluate_early_rl": memagent_early + gated_early + compiling,
+        "evaluate_early_memagent": memagent_early + compiling,
     }
 
 

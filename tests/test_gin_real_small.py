@@ -26,10 +26,25 @@ def trained(file, *bindings):
     return built(configurables(), file, TrainConfig, *bindings, agent=own)
 
 
+def questions(*bindings):
+    return built(
+        (*evaluating.configurables(), SyntheticSuite),
+        "questions",
+        EvaluationConfig,
+        *bindings,
+        suite=SyntheticSuite(),
+        agent=AgentConfig(),
+    )
+
+
 def test_both_agents_learn_from_the_same_questions():
     warm, gates, baseline = map(trained, ("sft", "rl", "memagent"))
     assert isinstance(warm.source, MixedSource)
-    assert warm.source == gates.source == baseline.source
+    assert gates.source == baseline.source
+    # A step of reinforcement learning has questions on different documents.
+    apart = [dataclasses.replace(s, keep_together=False) for s in warm.source.sources]
+    assert dataclasses.replace(warm.source, sources=apart) == gates.source
+    assert all(source.keep_together for source in warm.source.sources)
     assert set(warm.turns.kinds) == {"gated", "memagent", "answer"}
     assert gates.agent.mode == "with_exit_gate"
     assert baseline.agent == dataclasses.replace(gates.agent, mode="memagent")
@@ -41,13 +56,7 @@ def test_both_agents_learn_from_the_same_questions():
 
 
 def test_what_is_asked_is_held_out_from_what_is_learned():
-    asked = built(
-        (*evaluating.configurables(), SyntheticSuite),
-        "questions",
-        EvaluationConfig,
-        suite=SyntheticSuite(),
-        agent=AgentConfig(),
-    )
+    asked = questions()
     sets = list(asked.suite.question_sets())
     assert [each.name for each in sets] == [
         "single key",
@@ -55,7 +64,7 @@ def test_what_is_asked_is_held_out_from_what_is_learned():
         "squad",
         "hotpotqa",
     ]
-    assert all(each.count == 100 for each in sets)
+    assert [each.count for each in sets] == [50, 50, 100, 100]
     learned = {source.path: source for source in trained("sft").source.sources}
     for each in sets:
         for source in getattr(each.source, "sources", (each.source,)):
@@ -65,6 +74,8 @@ def test_what_is_asked_is_held_out_from_what_is_learned():
             else:
                 assert source.path.startswith("sets/held_out/")
     assert asked.agent == trained("rl").agent
+    fewer = questions("NUM_NEEDLES = 3", "NUM_QUESTIONS = 5")
+    assert [each.count for each in fewer.suite.question_sets()] == [3, 3, 5, 5]
 
 
 def test_the_macros_reach_their_settings():

@@ -35,8 +35,8 @@ class _Data(NamedTuple):
     Attributes:
       records: without documents.
       indices: of the good ones in the data set.
-      ends: where several questions are on one document, the place behind the last one
-        of each, in order; None: the questions are shuffled one by one.
+      ends: where the questions on one document stay together, the place behind the
+        last one of each, in order; None: the questions are shuffled one by one.
     """
 
     records: Records
@@ -49,10 +49,12 @@ class _BuiltSource(FileSource):
     """What sources of a folder of `gru-mem data build` have in common."""
 
     shuffle: bool = True
+    keep_together: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bool("shuffle", self.shuffle)
+        check_bool("keep_together", self.keep_together)
 
     def example(self, position: int) -> Example:
         """The example at a position, whose document is read now.
@@ -156,7 +158,7 @@ class _BuiltSource(FileSource):
         good = tuple((where, item.example) for where, item in mine)
         records = Records(name=self.path, good=good, bad=tuple(bad), composed=True)
         ends = None
-        if shared:
+        if shared and (self.keep_together or not self.shuffle):
             names = [*(item.document for _, item in mine), None]
             pairs = enumerate(itertools.pairwise(names), 1)
             ends = tuple(end for end, (name, after) in pairs if name != after)
@@ -208,9 +210,11 @@ class DatasetSource(_BuiltSource):
     Attributes:
       path: of the folder that `gru-mem data build` has made.
       length: such as "50 documents"; None: the only one that the folder holds.
-      shuffle: a new order in every epoch, in which the questions on one document stay
-        together, where it was built with several on each; else position i is question
-        i, as evaluations want it.
+      shuffle: a new order in every epoch; else position i is question i, as
+        evaluations want it.
+      keep_together: whether, of a set with several questions on each document, those of
+        one stay together where they are shuffled: supervised turns then share it. The
+        groups of a step of reinforcement learning differ more without.
       seed, on_bad_record, part, held_out_share: see `FileSource`.
     """
 
@@ -237,7 +241,8 @@ class CurriculumSource(_BuiltSource):
         (("50 documents", 0), ("200 documents", 2048)).
       mix: expected share of later stages' questions that have a length of an earlier
         stage, each of these as likely.
-      shuffle, seed, on_bad_record, part, held_out_share: see `DatasetSource`.
+      shuffle, keep_together, seed, on_bad_record, part, held_out_share: see
+        `DatasetSource`.
     """
 
     stages: tuple[tuple[str, int], ...]

@@ -9,7 +9,12 @@ from typing import Any
 
 from gru_mem_jax.data.bad_records import ON_BAD_RECORD, BadRecord, OnBadRecord, Records
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.sources import is_finite, on_bad_record, source_name
+from gru_mem_jax.data.sources import (
+    is_finite,
+    on_bad_record,
+    questions_together,
+    source_name,
+)
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import check_choice, check_number, plain_numbers, shown
 
@@ -79,7 +84,7 @@ class MixedSource:
     def questions_together(self, position: int) -> int:
         """How many questions from a position on are on its document."""
         number, own = self._runs.at(position)
-        return _together(self.sources[number], own)
+        return questions_together(self.sources[number], own)
 
     def records(self) -> Records:
         """All records of all sources.
@@ -148,7 +153,7 @@ class _Runs:
             ]
             number = lags.index(max(lags))
             own = self._given[number]
-            count = _together(self._sources[number], own)
+            count = questions_together(self._sources[number], own)
             self._starts.append(self._known)
             self._of.append((number, own))
             self._given[number] += count
@@ -156,11 +161,6 @@ class _Runs:
         run = bisect.bisect_right(self._starts, position) - 1
         number, own = self._of[run]
         return number, own + position - self._starts[run]
-
-
-def _together(source: Any, position: int) -> int:
-    told = getattr(source, "questions_together", None)
-    return told(position) if told else 1
 
 
 def _numbered(example: Example, number: int) -> Example:

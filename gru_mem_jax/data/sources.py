@@ -78,6 +78,12 @@ def on_bad_record(source: ExampleSource) -> OnBadRecord:
     return getattr(source, "on_bad_record", default)
 
 
+def questions_together(source: ExampleSource, position: int) -> int:
+    """How many questions from a position on are on its document, by its source."""
+    told = getattr(source, "questions_together", None)
+    return told(position) if told else 1
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ListSource:
     """Given examples, reshuffled in every epoch.

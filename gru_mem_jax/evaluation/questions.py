@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from gru_mem_jax.agent.config import AgentConfig
@@ -17,6 +17,7 @@ from gru_mem_jax.data.sources import (
     ExampleSource,
     example_at,
     on_bad_record,
+    questions_together,
     records_of,
     source_name,
 )
@@ -72,17 +73,26 @@ class DrawnSet:
       labels: of each example's chunks, under the agent's tokenizer and chunk size; made
         when they are first asked for.
       skipped: bad examples that were passed over.
+      runs: of composed examples, equal where their source says that they are on one
+        document (`data.sources.questions_together`).
     """
 
     of: QuestionSet
     examples: Sequence[Example]
     labels: Sequence[Labels]
     skipped: tuple[BadRecord, ...] = ()
+    runs: tuple[int, ...] = ()
 
     @property
     def holds_documents(self) -> bool:
         """Whether the examples, and so their documents, are in memory."""
         return isinstance(self.examples, tuple)
+
+    def document_key(self, index: int) -> Hashable:
+        """Equal for examples on one document; composes none."""
+        if self.holds_documents:
+            return self.examples[index].document
+        return id(self), self.runs[index] if self.runs else index
 
     def lines(self) -> list[str]:
         """A line for each example that was passed over."""
@@ -161,7 +171,9 @@ def _draw(
             f"good questions from position {of.start} on, fewer than {wanted}"
         )
     examples: Sequence[Example] = tuple(example for _, example in good)
+    runs: tuple[int, ...] = ()
     if composed:
+        runs = tuple(p + questions_together(source, p) for p in positions)
         examples = Made(
             len(positions), lambda i: _composed(source, positions[i]), keep=False
         )
@@ -174,6 +186,7 @@ def _draw(
             keep=True,
         ),
         skipped=tuple(bad),
+        runs=runs,
     )
 
 

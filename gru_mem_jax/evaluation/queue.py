@@ -51,21 +51,18 @@ def places(sets: Sequence[DrawnSet]) -> list[tuple[int, int]]:
     """(set, index) of all questions: the first of each set, the second of each, ...
 
     A question comes right after the first on its document, whose prefixes may then
-    still be held. Documents that are composed when they are asked for are taken to
-    differ.
+    still be held.
     """
     each_set = [[(s, i) for i in range(len(d.examples))] for s, d in enumerate(sets)]
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*each_set))
     by_document: dict[object, list[tuple[int, int]]] = {}
     for place in filter(None, in_turn):
-        drawn = sets[place[0]]
-        held = drawn.holds_documents
-        document = drawn.examples[place[1]].document if held else place
+        document = sets[place[0]].document_key(place[1])
         by_document.setdefault(document, []).append(place)
     return list(itertools.chain.from_iterable(by_document.values()))
 
 
 def share_a_document(sets: Sequence[DrawnSet]) -> bool:
-    """Whether two questions are on the same document, of those that are in memory."""
-    documents = [e.document for s in sets if s.holds_documents for e in s.examples]
+    """Whether two questions are on the same document."""
+    documents = [s.document_key(i) for s in sets for i in range(len(s.examples))]
     return len(set(documents)) < len(documents)

@@ -87,12 +87,13 @@ class SourceSuite:
     Attributes:
       sources: a set's name to its source.
       start: position of the first question in every source.
-      num_questions: of every source; None: all, of finite ones.
+      num_questions: of every source, or a set's name to its own; None: all, of finite
+        ones.
     """
 
     sources: Mapping[str, ExampleSource]
     start: int = 0
-    num_questions: int | None = None
+    num_questions: int | Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -101,16 +102,22 @@ class SourceSuite:
                 "sources must be a dict of names and at least one source, got "
                 f"{shown(self.sources)}"
             )
-        if self.num_questions is not None:
+        if isinstance(self.num_questions, Mapping):
+            if self.num_questions.keys() != self.sources.keys():
+                raise InputError(
+                    f"num_questions must be of the sets {sorted(self.sources)}, got "
+                    f"{shown(self.num_questions)}"
+                )
+        elif self.num_questions is not None:
             check_int("num_questions", self.num_questions, 1)
         list(self.question_sets())  # refuses what is no set
 
     def question_sets(self) -> Iterator[QuestionSet]:
         """A set for each source."""
+        counts = self.num_questions
         for name, source in self.sources.items():
-            yield QuestionSet(
-                name=name, source=source, start=self.start, count=self.num_questions
-            )
+            count = counts[name] if isinstance(counts, Mapping) else counts
+            yield QuestionSet(name=name, source=source, start=self.start, count=count)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -272,6 +272,27 @@ def test_a_source_shuffles_documents_and_keeps_their_questions_in_order(path):
     assert [e.id for e in source.examples()[55:65]] == ids[55:65]
 
 
+def test_questions_on_a_document_are_shuffled_apart(path):
+    together = DatasetSource(path=path, length="4 documents", seed=3)
+    apart = dataclasses.replace(together, keep_together=False)
+    for epoch in range(2):
+        ids = [apart.example(60 * epoch + i).id for i in range(60)]
+        assert sorted(ids) == sorted(together.example(i).id for i in range(60))
+    assert {apart.questions_together(i) for i in range(60)} == {1}
+
+    def documents(source):  # of each step of 4
+        names = [source.example(i).metadata["document"] for i in range(240)]
+        return sum(len(set(names[i : i + 4])) for i in range(0, 240, 4)) / 60
+
+    assert documents(together) < 2.5
+    assert documents(apart) > 3.6
+    held = {"part": "held_out", "held_out_share": 0.3}
+    both = [dataclasses.replace(s, **held).records() for s in (together, apart)]
+    assert both[0] == both[1]
+    plain = dataclasses.replace(apart, shuffle=False)  # has the order of the set
+    assert max(plain.questions_together(i) for i in range(60)) > 1
+
+
 def test_how_many_questions_follow_on_a_document(path):
     for shuffle in (True, False):
         source = DatasetSource(path=path, length="4 documents", shuffle=shuffle)

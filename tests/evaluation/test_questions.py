@@ -1,13 +1,14 @@
 """Question sets over any source: drawn, judged, and apart from what is trained on."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.data.bad_records import BadRecordsError
+from gru_mem_jax.data.bad_records import BadRecordsError, Records
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.hotpotqa import HotpotQASource
 from gru_mem_jax.data.jsonl import JsonlSource
@@ -15,6 +16,7 @@ from gru_mem_jax.data.sources import ListSource
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation import EvaluationConfig, QuestionSet, SourceSuite
 from gru_mem_jax.evaluation.questions import check_held_out, draw_sets
+from gru_mem_jax.evaluation.queue import places, share_a_document
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.tiny.sources import SyntheticSource
 
@@ -296,3 +298,49 @@ def test_composed_documents(tmp_path):
     with pytest.raises(InputError, match="is not held out"):
         check_held_out(parts["all"], (renamed,))
     check_held_out(parts["train"], (renamed,))
+
+
+@dataclasses.dataclass(frozen=True)
+class InRuns:
+    """A composed source: so many questions follow on a document."""
+
+    runs: tuple[int, ...]
+
+    def example(self, position):
+        assert position < sum(self.runs)
+        return example(str(position))
+
+    def questions_together(self, position):
+        return (
+            next(e for e in itertools.accumulate(self.runs) if e > position) - position
+        )
+
+    def records(self):
+        every = [("", example(str(i), document="", evidence=())) for i in range(7)]
+        return Records(name="runs", good=tuple(every), bad=(), composed=True)
+
+
+def test_composed_questions_on_a_document_are_asked_one_after_the_other():
+    two, one = InRuns((2, 3, 2)), InRuns((1,) * 7)
+    sets = draw(
+        QuestionSet(name="two", source=two, start=1, count=5),
+        QuestionSet(name="one", source=one, count=3),
+    )
+    order = [(0, 0), (1, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (0, 4)]
+    assert places(sets) == order
+    assert share_a_document(sets)
+    assert not share_a_document(sets[1:])
+    # Of each document one question.
+    assert not share_a_document(
+        draw(QuestionSet(name="2", source=two, start=1, count=2))
+    )
+
+
+def test_a_suite_has_numbers_by_name():
+    sources = {"a": ListSource(examples=examples("abcde")), "b": SyntheticSource()}
+    suite = SourceSuite(sources=sources, num_questions={"a": None, "b": 2})
+    assert [each.count for each in suite.question_sets()] == [None, 2]
+    with pytest.raises(InputError, match=r"must be of the sets \['a', 'b'\], got"):
+        SourceSuite(sources=sources, num_questions={"a": 2})
+    with pytest.raises(InputError, match="count"):
+        SourceSuite(sources=sources, num_questions={"a": 0, "b": 2})

@@ -219,9 +219,32 @@ def test_what_is_done_is_passed_over_and_more_steps_go_further(fake, files):
     assert (ran[0], ran[-1]) == ("sft", "evaluate_early_memagent")
     assert "evaluate_constrained" not in ran
     rows = (out / "runs/sft/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [400, 500]  # not begun anew
+    assert [json.loads(row)["step"] for row in rows] == [160, 500]  # not begun anew
     # The reinforcement begins with another policy.
     assert len((out / "runs/rl/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_more_questions_are_asked_of_what_was_trained(fake):
+    start, _ = fake
+    done, calls = start()
+    assert done.returncode == 0, done.stderr
+    early = [call for call in calls if "--data sets/held_out/early" in call]
+    assert len(early) == 2
+    assert all("--num_questions 50" in call for call in early)
+    others = [call for call in calls if "real_small_questions.gin" in call]
+    assert len(others) == 5
+    for call in others:
+        assert {"--gin.NUM_QUESTIONS=100", "--gin.NUM_NEEDLES=50"} <= set(call.split())
+    # What matters most comes first.
+    asked = [line for line in stages(done) if line.startswith("evaluate_")]
+    order = ["sft", "rl", "memagent", "before", "constrained", "early_rl"]
+    assert asked == [f"evaluate_{name}" for name in [*order, "early_memagent"]]
+    again, _ = start("--questions", "120")
+    assert again.returncode == 0, again.stderr
+    assert stages(again) == asked
+    # An evaluation begun with other words begins anew, and only that.
+    again, _ = start("--questions", "120", "--", "--gin.questions/SLOTS=5")
+    assert stages(again) == asked[:5]
 
 
 def test_settings_go_where_they_are_for(fake):
@@ -266,8 +289,16 @@ def test_the_hours_are_told_before_anything_is_asked(fake):
     assert not [call for call in calls if call.startswith(("eval", "sft"))]
     lines = (out / "hours.txt").read_text().splitlines()[1:]
     told = dict(line.split()[:2] for line in lines if not line.startswith("model"))
-    # By hand: 300 steps of 4 rows of 3 s each, and a minute of compiling.
-    assert float(told["sft"]) == pytest.approx((300 * 4 * 3 + 60) / 3600, abs=0.01)
+    # By hand: 300 steps of 4 rows of 3 s each, a minute of compiling, and 8 times 50
+    # rows of held-out turns of 1 s and the turns of 16 questions.
+    watched = 80 * (27 + 30 + 21) / 600 + 32 * 200 / 600 + 80 * 49 / 200
+    seconds = 300 * 4 * 3 + 60 + 8 * (50 + watched)
+    assert float(told["sft"]) == pytest.approx(seconds / 3600, abs=0.006)
+    # 50 + 50 + 100 + 100 questions to 8, 8, 6 and 7.7 chunks, of which four share those
+    # of several keys and of SQuAD; then answers.
+    prompts = (2170 + 300) * 78 + 1420 * 200
+    seconds = prompts / 600 + (2170 * 35 + 300 * 22) / 200 + 60
+    assert float(told["evaluate_memagent"]) == pytest.approx(seconds / 3600, abs=0.006)
     parts = [float(value) for name, value in told.items() if name != "all"]
     assert float(told["all"]) == pytest.approx(sum(parts), abs=0.06)
 

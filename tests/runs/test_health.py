@@ -1,5 +1,8 @@
 """Warnings of a run, from its rows."""
 
+import dataclasses
+import re
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -135,6 +138,23 @@ def test_what_is_declared_can_hold():
             values = {name: 0.0} | ({other: 0.0} if columns.find(other) else {})
             assert holds(condition, values) is not None, condition
         assert "`" not in rule.line
+
+
+def test_settings_that_are_advised_exist():
+    from gru_mem_jax.agent import AgentConfig
+    from gru_mem_jax.data import EvidenceTurns
+    from gru_mem_jax.rl import RewardConfig
+    from gru_mem_jax.sampling import EngineConfig
+    from gru_mem_jax.train import SFTConfig
+
+    named = (AgentConfig, EngineConfig, EvidenceTurns, RewardConfig, SFTConfig)
+    fields = {c.__name__: {f.name for f in dataclasses.fields(c)} for c in named}
+    texts = [rule.advice for rule in columns.declared().warning_rules]
+    texts += [column.if_not for column in columns.declared().columns]
+    found = re.findall(r"\b([A-Z]\w+)\.(\w+)", " ".join(texts))
+    assert len(found) > 8
+    for config, field in found:
+        assert field in fields[config], f"{config}.{field}"
 
 
 values = st.one_of(st.floats(), st.text(max_size=3), st.none(), st.booleans())
