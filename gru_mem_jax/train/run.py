@@ -9,7 +9,12 @@ from typing import Any
 
 import jax
 
-from gru_mem_jax.agent.config import SETTINGS_FILE, AgentConfig, config_to_dict
+from gru_mem_jax.agent.config import (
+    SETTINGS_FILE,
+    AgentConfig,
+    config_to_dict,
+    replace_settings,
+)
 from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.policy.agent_settings import policy_settings
 from gru_mem_jax.policy.files import PolicyDir, tokenizer_files
@@ -378,14 +383,12 @@ def _settings_to_use(
     It reads as its supervised turns did; after rollouts, whose budgets may have been
     tighter, within its own, unless it was trained to read otherwise.
     """
-    # Thresholds are of the weights that they were calibrated with.
-    own, trained = (
-        dataclasses.replace(each, update_threshold=None, exit_threshold=None)
-        for each in (policy_settings(directory), planned.agent)
-    )
+    none = {"update_threshold": None, "exit_threshold": None}  # of the old weights
+    own = dataclasses.replace(policy_settings(directory), **none)
+    trained = dataclasses.replace(planned.agent, **none)
     same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
     if same and isinstance(config, TrainConfig):
-        return dataclasses.replace(own, mode=trained.mode, format=trained.format)
+        return replace_settings(own, mode=trained.mode, format=trained.format)
     return dataclasses.replace(trained, sampling=own.sampling)
 
 

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 from train_settings import changed, quick_settings
 
+from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.errors import InputError
+from gru_mem_jax.policy.files import open_policy_dir
 from gru_mem_jax.runs.rollouts import load_rollouts
+from gru_mem_jax.train import run as run_lib
 
 CONSTRAINED = changed(
     quick_settings(num_steps=3, record=True),
@@ -79,6 +83,17 @@ def test_the_trained_policy_is_used_as_it_was_trained(run):
     settings = json.loads((files / "gru_mem.json").read_text())
     assert settings["format"] == "constrained"
     assert settings.get("update_threshold") is None
+
+
+def test_a_constrained_policy_that_is_trained_free(tmp_path):
+    """What only constrained turns have is not in its settings any more."""
+    own = {"format": "constrained", "thought_tokens": 7, "exit_threshold": 0.3}
+    (tmp_path / "gru_mem.json").write_text(json.dumps(own))
+    (tmp_path / "config.json").write_text("{}")
+    planned = types.SimpleNamespace(agent=AgentConfig(memory_tokens=9))
+    directory = open_policy_dir(tmp_path)
+    used = run_lib._settings_to_use(CONSTRAINED, planned, directory)
+    assert used == AgentConfig()
 
 
 @pytest.mark.parametrize("name", ["update_threshold", "exit_threshold"])
