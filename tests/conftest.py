@@ -1,5 +1,6 @@
 """Strict numerics and 8 virtual devices for every test."""
 
+import gc
 import os
 import time
 
@@ -34,6 +35,21 @@ def pytest_configure(config):
     # Un-awaited collectives on 8 virtual devices can deadlock on few cores.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+_MOST_MAPS = 30_000  # of the 65,530 that a process of Linux may have
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_freed():
+    """Each compiled program holds some maps of memory: XLA aborts where they run out."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 _PROGRAMS_ON_DISK = (

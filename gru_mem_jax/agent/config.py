@@ -43,6 +43,8 @@ _BUDGETS = (
     "prompt_tokens",
 )
 
+_OF_THE_FORM = ("thought_tokens", "update_threshold", "exit_threshold")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgentConfig:
@@ -101,11 +103,12 @@ class AgentConfig:
         for name in ("update_threshold", "exit_threshold"):
             if (threshold := getattr(self, name)) is not None:
                 check_number(name, threshold, 0, 1)
-                if self.format == "free":
-                    raise InputError(
-                        f"{name} is of constrained turns, whose gates have a "
-                        "probability: set format to constrained"
-                    )
+        for name in _OF_THE_FORM:
+            if self.format == "free" and getattr(self, name) is not None:
+                raise InputError(
+                    f"{name} is of constrained turns, and format is free: set format "
+                    f"to constrained, or {name} to None"
+                )
         if self.max_chunks is not None:
             check_int("max_chunks", self.max_chunks, 1)
         if self.deadline_seconds is not None:
@@ -190,7 +193,12 @@ def config_from_dict(record: object, where: str = SETTINGS_FILE) -> AgentConfig:
     Raises:
       InputError: unknown name, wrong type or value out of range, with its place.
     """
-    return from_record(AgentConfig, record, where)
+    try:
+        return from_record(AgentConfig, record, where)
+    except InputError as error:
+        if str(error).startswith(where):
+            raise
+        raise InputError(f"{where}: {error}") from None
 
 
 def config_from_json(text: str, where: str = SETTINGS_FILE) -> AgentConfig:
@@ -249,14 +257,15 @@ def replace_settings(config: AgentConfig, **settings: Any) -> AgentConfig:
 
     >>> replace_settings(AgentConfig(), chunk_size=1000, temperature=0)
 
-    With format="free" the thresholds of gates, which it does not have, are dropped.
+    With format="free" what only constrained turns have, a thought's budget and
+    thresholds, is dropped.
 
     Raises:
       InputError: unknown name, or a value out of range.
     """
     changes: dict[str, Any] = {}
     if settings.get("format") == "free":
-        changes |= dict.fromkeys(("update_threshold", "exit_threshold"))
+        changes |= dict.fromkeys(_OF_THE_FORM)
     parts = {"prompt": PromptConfig, "sampling": SamplingConfig}
     homes = {f.name: p for p, cls in parts.items() for f in dataclasses.fields(cls)}
     known = {*homes, *(f.name for f in dataclasses.fields(AgentConfig))}

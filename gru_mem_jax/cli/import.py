@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     out = shlex.quote(terminal.plain_line(str(args.out)))
     if found.has_template:
         terminal.note(
-            f"next: gru-mem ask --policy {out} --question TEXT --context FILE"
+            f"next: gru-mem ask --policy {out} --question TEXT --context FILE "
+            "--format constrained"
         )
     else:
         terminal.note(

@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from gru_mem_jax.agent.config import AgentConfig, check_budgets, longest_turn
+from gru_mem_jax.agent.config import (
+    AgentConfig,
+    check_budgets,
+    longest_turn,
+    replace_settings,
+)
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.parallelism import (
@@ -141,7 +146,7 @@ def settings_to_use(
     same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
     if supervised or not same:
         return dataclasses.replace(trained, sampling=own.sampling)
-    used = dataclasses.replace(own, mode=trained.mode, format=trained.format)
+    used = replace_settings(own, mode=trained.mode, format=trained.format)
     if trained.format == "free":
         return used
     # A form needs room, and its thought is no longer than it was trained to be.

@@ -212,7 +212,7 @@ class TestLoop:
             begin(resume=trajectory_from_dict(saved))
 
     def test_format_free_drops_thresholds(self):
-        config = settings(update_threshold=0.3, exit_threshold=0.6)
+        config = settings(update_threshold=0.3, exit_threshold=0.6, thought_tokens=9)
         assert replace_settings(config, format="free") == CONFIG
         with pytest.raises(InputError, match="exit_threshold is of constrained turns"):
             replace_settings(config, format="free", exit_threshold=0.5)

@@ -80,8 +80,9 @@ def test_what_is_no_file(tmp_path):
         "none.gguf": "No such file",
         "nul\0.gguf": "null",
     }.items():
-        with pytest.raises(PolicyError, match=expected):
+        with pytest.raises(PolicyError, match=expected) as caught:
             import_gguf(tmp_path / name, tmp_path / "out")
+        assert str(caught.value).count(name) == 1
 
 
 def test_a_file_without_a_tokenizer(tmp_path):

@@ -121,6 +121,7 @@ def test_empty_context_is_a_defined_result(ask, capsys):
         (["--format=constrain"], r"did you mean constrained\?"),
         (["--exit_threshold=1.5"], "exit_threshold must be a number from 0 to 1"),
         (["--update_threshold=.5"], "update_threshold is of constrained turns"),
+        (["--thought_tokens=5"], "thought_tokens is of constrained turns"),
         (["--thought_tokens=0"], "--thought_tokens: must be at least 1"),
         (
             ["--format=constrained", "--completion_tokens=34"],

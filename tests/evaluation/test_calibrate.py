@@ -254,7 +254,15 @@ def test_settings_that_cannot_be_calibrated(calibrate, policy, tmp_path):
     refused("completion_tokens is 9, but a constrained")
     odd = SETTINGS | {"format": "constrained", "exit_threshold": 1.5}
     (policy / "gru_mem.json").write_text(json.dumps(odd))
-    refused("exit_threshold must be a number from 0 to 1, got 1.5")
+    refused(r"policy/gru_mem.json: exit_threshold must be a number .*, got 1.5")
+
+
+def test_the_policys_own_folder_is_no_place_for_a_calibration(calibrate, policy):
+    with pytest.raises(InputError, match="is the policy's own folder"):
+        evaluation.calibrate(policy, suite(), policy / ".." / policy.name)
+    names = {path.name for path in policy.iterdir()}
+    assert names == {"config.json", "gru_mem.json"}
+    assert json.loads((policy / "gru_mem.json").read_text()) == SETTINGS
 
 
 def test_a_policy_that_may_not_be_written(calibrate, policy, monkeypatch):

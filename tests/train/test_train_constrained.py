@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from train_settings import changed, quick_settings
 
-from gru_mem_jax.agent.config import AgentConfig
+from gru_mem_jax.agent.config import AgentConfig, replace_settings
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.agent.turn_form import turn_constraint
@@ -104,12 +104,19 @@ def test_a_form_has_the_room_that_it_was_trained_with(own, changes):
     want = dataclasses.replace(free, exit_threshold=None, **changes)
     assert used == dataclasses.replace(want, mode=trained.mode)
     turn_constraint(PromptBuilder(ByteEncoder(), used.prompt), used, "gated")
-    unformed = dataclasses.replace(trained, format="free")
+    unformed = replace_settings(trained, format="free")
     kept = settings_to_use(free, unformed, supervised=False)
     assert kept.completion_tokens == free.completion_tokens
     assert settings_to_use(free, trained, supervised=True) == dataclasses.replace(
         trained, sampling=free.sampling
     )
+
+
+def test_a_constrained_policy_that_is_trained_free():
+    """What only constrained turns have is not in its settings any more."""
+    own = AgentConfig(format="constrained", thought_tokens=7, exit_threshold=0.3)
+    trained = AgentConfig(memory_tokens=9)
+    assert settings_to_use(own, trained, supervised=False) == AgentConfig()
 
 
 @pytest.mark.parametrize("name", ["update_threshold", "exit_threshold"])

@@ -111,6 +111,11 @@ def calibrate(
     if write:
         settings_lib.check_writable(where)
     directory = open_policy_dir(where)
+    if out.exists() and out.samefile(directory.root):
+        raise InputError(
+            f"{out}: is the policy's own folder: give another one, and write=True "
+            f"(--write) puts the thresholds into the policy's {SETTINGS_FILE}"
+        )
     saved = greedy(policy_settings(directory))
     used = agent or saved
     if used.mode == "memagent":

@@ -119,10 +119,12 @@ def _begin(path: pathlib.Path) -> tuple[bytes, int]:
         with open(fd, "rb") as file:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise PolicyError(f"{path}: expected a GGUF file, not a regular file")
+                raise PolicyError(f"{path}: not a regular file, expected a GGUF file")
             data = file.read(min(status.st_size, _MAX_HEADER))
     except IsADirectoryError:
         raise PolicyError(f"{path}: expected a GGUF file, got a folder") from None
+    except PolicyError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise PolicyError(f"{path}: {reason}") from None
