@@ -42,7 +42,7 @@ _MOST_MAPS = 30_000  # of the 65,530 that a process of Linux may have
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_freed():
-    """Each compiled program holds some maps of memory: XLA aborts where they run out."""
+    """A compiled program holds some maps of memory: XLA aborts where they run out."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
