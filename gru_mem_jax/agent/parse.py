@@ -24,6 +24,9 @@ TAGS = tuple(
     for name in ("think", "check", "update", "next")
     for slash in ("", "/")
 )
+# Of each gate's element the word that opens the gate, and the one that does not.
+CHECK_WORDS = ("yes", "no")
+NEXT_WORDS = ("end", "continue")
 _TAG = re.compile("|".join(TAGS))
 _BOX_OR_BRACE = re.compile(r"\\(boxed|fbox)\s*\{|[{}]")
 
@@ -63,13 +66,13 @@ def parse_memory_turn(text: str) -> TurnOutput:
     lead, think, gap1, check, gap2, update, gap3, exit_, tail = _TAG.split(text)
     if (lead + gap1 + gap2 + gap3 + tail).strip():
         return TurnOutput(problem="text outside the elements")
-    if check not in ("yes", "no"):
+    if check not in CHECK_WORDS:
         return TurnOutput(problem="check is neither yes nor no")
-    if exit_ not in ("continue", "end"):
+    if exit_ not in NEXT_WORDS:
         return TurnOutput(problem="next is neither continue nor end")
     return TurnOutput(
-        update=check == "yes",
-        exit=exit_ == "end",
+        update=check == CHECK_WORDS[0],
+        exit=exit_ == NEXT_WORDS[0],
         memory=update.strip(),
         think=think.strip(),
         well_formed=True,

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.agent.parse import TAGS, found_tags
+from gru_mem_jax.agent.parse import CHECK_WORDS, NEXT_WORDS, TAGS, found_tags
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptKind
 from gru_mem_jax.agent.requests import Completion, Request
 from gru_mem_jax.errors import InputError, PolicyError, RunError
@@ -178,14 +178,14 @@ def _gated(builder: PromptBuilder) -> "Form":
 
     between = "" if builder.config.style == "compact" else "\n"
     end: Form = (Text("</next>"),)
-    last = (Text(f"{between}<next>"), Choice(EXIT, ("end", "continue"), (end, end)))
+    last = (Text(f"{between}<next>"), Choice(EXIT, NEXT_WORDS, (end, end)))
     yes: Form = (Text("</check>" + between + "<update>"), Free("</update>", MEMORY))
     no: Form = (Text(f"</check>{between}<update></update>"), *last)
     form: Form = (
         Text("<think>"),
         Free("</think>", THOUGHT),
         Text(f"{between}<check>"),
-        Choice(UPDATE, ("yes", "no"), ((*yes, *last), no)),
+        Choice(UPDATE, CHECK_WORDS, ((*yes, *last), no)),
     )
     written = len(found_tags(builder.opened))
     if written > _CHOSEN:

@@ -19,7 +19,7 @@ from gru_mem_jax.cli import arguments, suites, terminal
 
 if TYPE_CHECKING:
     from gru_mem_jax.evaluation.calibration.result import Calibration, Run
-    from gru_mem_jax.evaluation.hijack import Share
+    from gru_mem_jax.evaluation.statistics import Share
 
 _PIPE_WIDTH = 160  # of the tables, where no terminal has a width
 

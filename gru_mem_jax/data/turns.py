@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.agent.parse import TAGS
+from gru_mem_jax.agent.parse import CHECK_WORDS, NEXT_WORDS, TAGS
 from gru_mem_jax.agent.prompts import PROMPT_KINDS, PromptBuilder, PromptKind
 from gru_mem_jax.agent.requests import Prompt, prompt_ids
 from gru_mem_jax.data.example import Example
@@ -22,7 +22,7 @@ from gru_mem_jax.grammar.forms import encode_reply
 
 _TAG = re.compile(f"({'|'.join(TAGS)})")
 # Of each gate its element, the word that opens it and the one that closes it.
-_GATES = ((UPDATE, "check", "yes", "no"), (EXIT, "next", "end", "continue"))
+_GATES = ((UPDATE, "check", *CHECK_WORDS), (EXIT, "next", *NEXT_WORDS))
 
 
 class GateToken(NamedTuple):

@@ -14,8 +14,6 @@ wrong anyway is not counted:
 Rows of "benign" show what the same replacement of text does without an attack.
 """
 
-import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,38 +24,10 @@ from gru_mem_jax.evaluation.records import (
     ScoredAnswer,
     labels_text,
 )
+from gru_mem_jax.evaluation.statistics import share
 from gru_mem_jax.records import to_record
 
 MEASURES = ("wrong_updates", "early_exits", "wrong_answers", "planted_answers")
-_Z = 1.959964  # of 95%
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """Some of several, with a 95% interval.
-
-    Attributes:
-      count, of: how many of how many.
-      share: count / of; NaN of none.
-      low, high: Wilson's score interval (Wilson 1927), which holds for shares of 0
-        and 1 too.
-    """
-
-    count: int
-    of: int
-    share: float
-    low: float
-    high: float
-
-
-def share(count: int, of: int) -> Share:
-    """A share with its interval; all of 0..1 is possible where there is nothing."""
-    if not of:
-        return Share(0, 0, math.nan, 0.0, 1.0)
-    p, z2 = count / of, _Z**2
-    middle = (p + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z * math.sqrt(p * (1 - p) / of + z2 / (4 * of**2)) / (1 + z2 / of)
-    return Share(count, of, p, max(0.0, middle - half), min(1.0, middle + half))
 
 
 class _Pair(NamedTuple):

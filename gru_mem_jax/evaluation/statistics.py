@@ -1,13 +1,15 @@
-"""How sure a mean is: bootstrap over questions, paired between modes."""
+"""How sure means and shares are: paired bootstrap over questions, Wilson's interval."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+_Z = 1.959964  # of LEVEL
 _MOST_HELD = 1 << 22  # numbers of questions, of one block
 
 
@@ -79,6 +81,34 @@ def paired(
         p=min(1.0, 2 * (1 + int(fewer)) / (resamples + 1)),
         count=len(differences),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Some of several, with a 95% interval.
+
+    Attributes:
+      count, of: how many of how many.
+      share: count / of; NaN of none.
+      low, high: Wilson's score interval (Wilson 1927), which holds for shares of 0
+        and 1 too.
+    """
+
+    count: int
+    of: int
+    share: float
+    low: float
+    high: float
+
+
+def share(count: int, of: int) -> Share:
+    """A share with its interval; all of 0..1 is possible where there is nothing."""
+    if not of:
+        return Share(0, 0, math.nan, 0.0, 1.0)
+    p, z2 = count / of, _Z**2
+    middle = (p + z2 / (2 * of)) / (1 + z2 / of)
+    half = _Z * math.sqrt(p * (1 - p) / of + z2 / (4 * of**2)) / (1 + z2 / of)
+    return Share(count, of, p, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def deviation(values: Sequence[float]) -> float | None:

@@ -17,15 +17,19 @@ _BLOCK = 64  # tokens that are decoded at once
 
 
 class Tokenizer(Protocol):
-    """What a grammar needs of an `agent.encoding.Encoder`."""
+    """Text to token ids and back, as a grammar needs it; text and control apart."""
 
     @property
     def control_ids(self) -> frozenset[int]:
-        """Ids of control tokens."""
+        """Ids of control tokens: special, chat-template and added `<...>` tokens."""
 
     @property
     def format_ids(self) -> frozenset[int]:
-        """The control ids that are tags of the output format."""
+        """The control ids whose text is a tag of the output format (`<think>`, ...).
+
+        A policy may sample these; any other control id in a completion, except the stop
+        id at its end, makes the turn malformed.
+        """
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -40,13 +44,16 @@ class Tokenizer(Protocol):
         """Ids below vocab_size that have no string."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text."""
+        """Ids of plain text, never control ids."""
 
     def encode_control(self, text: str, *, start: bool = False) -> list[int]:
-        """Ids of template text."""
+        """Ids of template text; control tokens are recognised.
+
+        `start`: the text begins a prompt.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; ids without a string give U+FFFD."""
+        """Text of ids, control tokens included; ids without a string give U+FFFD."""
 
 
 class TokenTexts:

@@ -114,6 +114,17 @@ def turns_in(path) -> int:
     return len(json.loads(path.read_text())["turns"]) if path.exists() else 0
 
 
+# Of a policy that reads chunks of some sentences.
+SMALL_SETTINGS = {
+    "chunk_size": 64,
+    "question_tokens": 32,
+    "memory_tokens": 32,
+    "completion_tokens": 24,
+    "prompt_tokens": 256,
+    "prompt": {"style": "compact", "order": "chunk_first"},
+}
+
+
 def random_policy(folder: pathlib.Path, settings: dict) -> pathlib.Path:
     """A Qwen2-shaped policy with the word tokenizer, as a Hugging Face directory."""
     import jax

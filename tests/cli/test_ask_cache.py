@@ -3,19 +3,13 @@
 import json
 
 import pytest
-from cli_helpers import random_policy
+from cli_helpers import SMALL_SETTINGS, random_policy
 
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
 
-SETTINGS = {
+SETTINGS = SMALL_SETTINGS | {
     "mode": "without_exit_gate",
-    "chunk_size": 64,
-    "question_tokens": 32,
-    "memory_tokens": 32,
-    "completion_tokens": 24,
-    "prompt_tokens": 256,
-    "prompt": {"style": "compact", "order": "chunk_first"},
     "sampling": {"temperature": 0.0},
 }
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from cli_helpers import random_policy
+from cli_helpers import SMALL_SETTINGS, random_policy
 
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.evaluation.calibration import calibrating
@@ -11,14 +11,7 @@ from gru_mem_jax.sampling import engine_pool
 from gru_mem_jax.testing.random_turns import RandomGenerator
 from gru_mem_jax.tiny.synthetic import SyntheticConfig, generate
 
-SETTINGS = {
-    "chunk_size": 64,
-    "question_tokens": 32,
-    "memory_tokens": 32,
-    "completion_tokens": 40,
-    "prompt_tokens": 256,
-    "prompt": {"style": "compact", "order": "chunk_first"},
-}
+SETTINGS = SMALL_SETTINGS | {"completion_tokens": 40}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import shutil
 import sys
 
 import pytest
-from cli_helpers import random_policy
+from cli_helpers import SMALL_SETTINGS, random_policy
 
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.errors import InputError
@@ -14,21 +14,12 @@ from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
 from gru_mem_jax.sampling import engine_pool
 from gru_mem_jax.testing.scripted import ScriptedGenerator
 
-SETTINGS = {
-    "chunk_size": 64,
-    "question_tokens": 32,
-    "memory_tokens": 32,
-    "completion_tokens": 24,
-    "prompt_tokens": 256,
-    "prompt": {"style": "compact", "order": "chunk_first"},
-}
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Two policies with the same weights."""
     home = tmp_path_factory.mktemp("eval")
-    random_policy(home, SETTINGS)
+    random_policy(home, SMALL_SETTINGS)
     (home / "seed1").mkdir()
     shutil.move(home / "policy", home / "seed1" / "policy")
     shutil.copytree(home / "seed1", home / "seed2")

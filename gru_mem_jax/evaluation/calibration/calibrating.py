@@ -34,12 +34,12 @@ from gru_mem_jax.evaluation.calibration.result import (
 )
 from gru_mem_jax.evaluation.evaluating import Observer, by_name, evaluate
 from gru_mem_jax.evaluation.folder import ResultsFolder
-from gru_mem_jax.evaluation.hijack import share
 from gru_mem_jax.evaluation.lines import line_of
 from gru_mem_jax.evaluation.questions import draw_sets
 from gru_mem_jax.evaluation.readers import LocalReader, Reader, Warm
 from gru_mem_jax.evaluation.records import KEPT, QuestionKey, ScoredAnswer
 from gru_mem_jax.evaluation.run import greedy
+from gru_mem_jax.evaluation.statistics import share
 from gru_mem_jax.evaluation.suite import Suite
 from gru_mem_jax.hosts import processes as hosts_lib
 from gru_mem_jax.records import check_choice, check_number

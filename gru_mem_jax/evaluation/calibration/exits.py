@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.calibration.gates import HALF, Floats, candidates
-from gru_mem_jax.evaluation.hijack import Share, share
+from gru_mem_jax.evaluation.statistics import Share, share
 
 _SLACK = 1e-12  # of shares, which are quotients
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.gate_measures import auc
-from gru_mem_jax.evaluation.hijack import Share, share
+from gru_mem_jax.evaluation.statistics import Share, share
 
 Criterion = Literal["balanced_accuracy", "f1"]
 CRITERIA: tuple[Criterion, ...] = ("balanced_accuracy", "f1")

@@ -14,7 +14,7 @@ from gru_mem_jax.evaluation.calibration.gates import (
     Reliability,
     rates,
 )
-from gru_mem_jax.evaluation.hijack import Share
+from gru_mem_jax.evaluation.statistics import Share
 from gru_mem_jax.records import to_record
 
 FORMAT = 1

@@ -10,6 +10,7 @@ from gru_mem_jax.evaluation.records import ScoredAnswer
 from gru_mem_jax.evaluation.report.collect import Sample
 from gru_mem_jax.evaluation.report.embed import exit_distance
 from gru_mem_jax.evaluation.report.words import context_title
+from gru_mem_jax.evaluation.statistics import share
 from gru_mem_jax.records import to_record
 
 Labels = tuple[tuple[str, str | int], ...]
@@ -204,6 +205,6 @@ def pooled_attacks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in hijack.MEASURES:
             known = [row[name] for row in own if row[name] is not None]
             counts = (sum(each[n] for each in known) for n in ("count", "of"))
-            pooled[name] = to_record(hijack.share(*counts)) if known else None
+            pooled[name] = to_record(share(*counts)) if known else None
         made.append(pooled)
     return made
