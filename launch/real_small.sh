@@ -186,7 +186,7 @@ build held_out/early held_out "$held" "${several[@]}" --chunks "$early" --seed 2
   --evidence_position first_20
 stage sets_squad sets/squad "$GRU_MEM" data build long_squad --source "$squad" \
   --num_questions $((squad_count < train_most ? squad_count : train_most)) --form plain \
-  --chunks "$squad_chunks" --questions_per_document 4 --distractors own_first \
+  --chunks "$squad_chunks" --questions_per_document 4 --distractors others \
   --scoring f1 --out sets/squad "${cut[@]}"
 stage sets_hotpotqa sets/hotpotqa "$GRU_MEM" data build long_hotpotqa \
   --source "$hotpotqa" --documents "$paragraphs" --form plain --scoring hotpotqa_f1 \

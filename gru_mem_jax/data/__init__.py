@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "turn_wording": [
             *("Reading", "TurnWording"),
             *("compact_wording", "full_wording", "no_thought_wording"),
+            "quoting_wording",
         ],
         "turns": ["GateToken", "SupervisedTurn", "TurnMaker", "TurnOracle"],
     },

@@ -9,17 +9,24 @@
 
 and in a gin file `evidence_turns.EvidenceTurns.wording = @my_words.briefly`. Those here
 are bound alike: `@turn_wording.compact_wording`. They differ in where the gate is
-decided. A thought that quotes decides it with its first token; without a thought, the
-token of <check> does, from the prompt alone.
+decided. A thought that quotes evidence and nothing else decides it with its first
+token; without a thought, the token of <check> does, from the prompt alone; behind a
+thought that always quotes, that token judges what was quoted.
 """
 
 import dataclasses
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import NamedTuple
 
+from gru_mem_jax.data.sentences import split_sentences
+from gru_mem_jax.data.turn_choice import likeness
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import shown
+
+
+_QUOTED = 300  # characters, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +84,24 @@ def compact_wording(reading: Reading) -> TurnWording:
     """
     thought = " ".join(reading.sentences).strip()
     return TurnWording(thought, _longer_memory(reading, " "))
+
+
+def quoting_wording(reading: Reading) -> TurnWording:
+    """As `compact_wording`, and off evidence the thought quotes too.
+
+    It quotes the sentence of the section that is the likest to the question
+    (`turn_choice.likeness`; the first of several), cut to 300 characters at a space:
+    the policy learns to find what may matter, then to judge it.
+    """
+    said = compact_wording(reading)
+    if reading.sentences:
+        return said
+    sentences = [" ".join(each.split()) for each in split_sentences(reading.section)]
+    alike = likeness(sentences, [reading.question])
+    if not alike:
+        return said
+    likest = sentences[alike.index(max(alike))]
+    return said._replace(thought=textwrap.shorten(likest, _QUOTED, placeholder=""))
 
 
 def no_thought_wording(reading: Reading) -> TurnWording:
