@@ -11,7 +11,12 @@ from gru_mem_jax.agent.parse import parse_memory_turn
 from gru_mem_jax.agent.prompts import STYLES
 from gru_mem_jax.data.evidence_turns import EvidenceTurns
 from gru_mem_jax.data.turn_choice import likeness
-from gru_mem_jax.data.turn_wording import compact_wording, no_thought_wording
+from gru_mem_jax.data.turn_wording import (
+    Reading,
+    compact_wording,
+    no_thought_wording,
+    quoting_wording,
+)
 from gru_mem_jax.grammar.automaton import EXIT, UPDATE
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 
@@ -117,6 +122,38 @@ def test_ready_made_wordings():
             outputs = [parse_memory_turn(text) for text in texts[:-1]]
             assert [output.think for output in outputs] == thoughts
             assert outputs[-1].memory == f"{ADA} She died there."
+
+
+def test_a_thought_that_always_quotes():
+    item = example(f"{ADA} {'It rains. ' * 4}She died there.", "Paris", "died")
+    config = agent(chunk_size=30, style="compact")
+    said_so = said(config, item, off_evidence=9, wording=quoting_wording)
+    outputs = [parse_memory_turn(text) for _, text in said_so[:-1]]
+    # The second chunk begins within a sentence.
+    assert [o.think for o in outputs] == [ADA, "s.", "She died there."]
+    assert [o.update for o in outputs] == [True, False, True]
+    assert outputs[-1].memory == f"{ADA} She died there."
+
+
+def test_what_a_thought_quotes_off_evidence():
+    def thought(section, question="Where does the heron nest?"):
+        reading = Reading(
+            question=question,
+            section=section,
+            memory="",
+            sentences=(),
+            continues=False,
+            is_last=False,
+        )
+        return quoting_wording(reading).thought
+
+    told = "It rains a lot.  The heron\nsleeps. A heron eats. The nest is empty."
+    # "the" stands in most sentences, "nest" in one: it tells the most.
+    assert thought(told) == "The nest is empty."
+    assert thought("It rains. It snows.") == "It rains."
+    assert thought("") == ""
+    assert thought("heron " * 100) == ("heron " * 50).strip()
+    assert thought("x" * 400) == "x" * 300
 
 
 def test_likeness_by_hand():
