@@ -25,7 +25,6 @@ from gru_mem_jax.data.turn_choice import likeness
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import shown
 
-
 _QUOTED = 300  # characters, at most
 
 

@@ -166,8 +166,12 @@ class Baseline:
         self._head = dataclasses.replace(self._head, metadata=metadata)
         return self._request
 
-    def receive(self, completion: Completion) -> Turn | None:
+    def receive(self, completion: Completion, number: int | None = None) -> Turn | None:
         """Takes the completion; None: it was a failure.
+
+        Args:
+          completion: of its request.
+          number: 0, or None; there is one request.
 
         Raises:
           RunError: no request is open.
