@@ -5,27 +5,24 @@ server, or a script in a test.
 """
 
 import dataclasses
-import hashlib
 import inspect
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gru_mem_jax.agent.chunking import Chunk, Chunks, iter_chunks
-from gru_mem_jax.agent.completion import MakeTurn, begin_turn, interpret
+from gru_mem_jax.agent.chunking import Chunks, iter_chunks
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, config_to_dict
 from gru_mem_jax.agent.document import Document
-from gru_mem_jax.agent.inputs import Context, context_pieces, question_text
-from gru_mem_jax.agent.memory import clean_memory, fit_memory, gated_memory
-from gru_mem_jax.agent.parse import extract_boxed
-from gru_mem_jax.agent.prompts import PromptBuilder, PromptKind
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.inputs import Context, context_pieces
+from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.reading import WAYS
-from gru_mem_jax.agent.reading.reader import Look, Looks, Reader, Seen
-from gru_mem_jax.agent.requests import Completion, Prompt, Request
+from gru_mem_jax.agent.reading.reader import Look, Looks, Place, Reader, Seen
+from gru_mem_jax.agent.requests import Completion, Request
 from gru_mem_jax.agent.resume import check_resumable
 from gru_mem_jax.agent.text import until_deadline
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.agent.turn_form import turn_constraint
+from gru_mem_jax.agent.turn_requests import TurnRequests, digest
 from gru_mem_jax.errors import InputError, RunError
 
 INTERRUPTED = "interrupted"
@@ -80,11 +77,10 @@ class Recurrence:
                 "config.prompt is not what the prompt builder was made for"
             )
         check_budgets(builder, config)
-        self._builder = builder
-        self._encoder = builder.encoder
         self._config = config
-        self._question_ids = question_ids(builder, config, question)
-        self._trace = trace
+        self._asked = TurnRequests(
+            builder, config, question, trajectory_id, trace=trace
+        )
         self._clock = clock
         self._finished: float | None = None
         self._seconds_before = 0.0
@@ -95,16 +91,16 @@ class Recurrence:
             settings=config_to_dict(config),
             metadata=metadata or {},
         )
-        self._saved: dict[object, Turn] = {}  # of a resumed run, not gone through yet
+        # The turns of a resumed run that were not gone through again yet.
+        self._saved: dict[Place, Turn] = {}
         self._started = clock()
-        chunks = self._open_chunks(context)
+        chunks = self._open_chunks(context, builder.encoder)
         self._reader = Reader(config, chunks, self._saved, clock)
         self._reading = WAYS[config.mode](self._reader)
         self._looks: Looks | None = Looks(iter(()), most=0)  # None: all are taken
         self._batch: dict[int, Seen | None] = {}  # by number; None: not received
         self._number = 0  # of the next request
         self._open: dict[int, _OpenTurn] = {}
-        self._encoded: tuple[str, tuple[int, ...]] = ("", ())
         self._turns: dict[int, Turn] = {}
         self._answer: str | None = None
         self._interrupted = False
@@ -112,8 +108,8 @@ class Recurrence:
         if resume is not None:
             self._resume(resume)
 
-    def _open_chunks(self, context: Context) -> Chunks:
-        encoder, size = self._encoder, self._config.chunk_size
+    def _open_chunks(self, context: Context, encoder: Encoder) -> Chunks:
+        size = self._config.chunk_size
         if isinstance(context, Document):
             return context.chunks(encoder, size)
         limited = self._config.deadline_seconds is not None
@@ -161,10 +157,10 @@ class Recurrence:
             if look is not None:
                 if self._replayed(look):
                     continue
-                return self._request(look)
+                return self._opened(look)
             if self._open or self._looks is not None:
                 return None
-            return self._request(None)
+            return self._opened(None)
         return None
 
     def _next_look(self) -> Look | None:
@@ -203,29 +199,21 @@ class Recurrence:
             self._reader.stop(self._reader.ended or "end_of_context")
         return True
 
-    def _request(self, look: Look | None) -> Request:
+    def _opened(self, look: Look | None) -> Request:
         """Opens a memory turn, or the answer turn."""
-        config, builder = self._config, self._builder
+        number = self._number
         if look is None:
-            kind: PromptKind = "answer"
-            memory_ids = self._memory_ids(self._reader.memory)
-            prompt = builder.answer(self._question_ids, memory_ids)
+            request = self._asked.answer_request(number, self._reader.memory)
         else:
-            kind = config.memory_kind
-            prompt = self._prompt(look.chunk, look.memory)
-        sampling, number = config.sampling, self._number
-        request = Request(
-            prompt=prompt,
-            ahead=() if look is None else self._ahead(look),
-            max_new_tokens=config.completion_tokens,
-            stop_ids=self._encoder.stop_ids,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=request_seed(sampling.seed, self._head.trajectory_id, number),
-            constraint=turn_constraint(builder, config, kind),
-            number=number,
-        )
+            request = self._asked.memory_request(number, look.chunk, look.memory)
+            if (
+                self._config.reads_ahead
+                and look.step == "read"
+                and look.pass_number < 2
+            ):
+                chunks = self._reader.ahead(self._config.prefill_ahead)
+                ahead = self._asked.beginnings(chunks)
+                request = dataclasses.replace(request, ahead=ahead)
         self._open[number] = _OpenTurn(look, request)
         self._count(look, None)
         return request
@@ -234,20 +222,6 @@ class Recurrence:
         if look is not None:
             self._batch[self._number] = seen
         self._number += 1
-
-    def _prompt(self, chunk: Chunk, memory: str) -> Prompt:
-        gated = self._config.memory_kind == "gated"
-        make = self._builder.gated if gated else self._builder.memagent
-        return make(self._question_ids, self._memory_ids(memory), chunk.ids)
-
-    def _ahead(self, look: Look) -> tuple[Prompt, ...]:
-        """What the prompts of the next chunks have before their memory."""
-        config = self._config
-        if not config.reads_ahead or look.step != "read" or look.pass_number > 1:
-            return ()
-        chunks = self._reader.ahead(config.prefill_ahead)
-        prompts = (self._prompt(chunk, look.memory) for chunk in chunks)
-        return tuple(map(_through_question, prompts))
 
     def receive(self, completion: Completion, number: int | None = None) -> Turn | None:
         """Takes the completion of an open request, and returns the turn.
@@ -275,60 +249,28 @@ class Recurrence:
             self._end_unanswered(FAILED)
             return None
         look, request = self._open[number]
-        text, problem, make = begin_turn(
-            request, completion, self._builder, trace=self._trace
-        )
-        del self._open[number]
         if look is None:
-            return self._answered(number, text, problem, make)
-        turn = self._remembered(look, text, problem, make)
+            turn, answer = self._asked.answer_turn(
+                request, completion, self._reader.memory
+            )
+        else:
+            turn = self._asked.memory_turn(
+                request,
+                completion,
+                look.chunk,
+                look.memory,
+                pass_number=look.pass_number,
+                step=look.step,
+            )
+        del self._open[number]
         self._turns[number] = turn
-        self._batch[number] = _seen(look, turn)
-        self._read_on()
+        if look is None:
+            self._answer = answer
+            self._finish()
+        else:
+            self._batch[number] = _seen(look, turn)
+            self._read_on()
         return turn
-
-    def _answered(
-        self, number: int, text: str, problem: str | None, make: MakeTurn
-    ) -> Turn:
-        self._answer = extract_boxed(text)
-        if problem is None and self._answer is None:
-            problem = r"no \boxed{} in the answer"
-        memory = self._reader.memory
-        self._turns[number] = make(
-            kind="answer",
-            well_formed=problem is None,
-            problem=problem,
-            memory_before=memory,
-            memory=memory,
-            memory_tokens=len(self._memory_ids(memory)),
-        )
-        self._finish()
-        return self._turns[number]
-
-    def _remembered(
-        self, look: Look, text: str, problem: str | None, make: MakeTurn
-    ) -> Turn:
-        opened, chunk = self._builder.opened, look.chunk
-        output = interpret(self._config.mode, text, problem, opened)
-        cleaned = clean_memory(output.memory)
-        candidate = self._fit(cleaned)
-        memory = gated_memory(output.update, candidate, look.memory)
-        return make(
-            kind="memory",
-            chunk=chunk.index,
-            chunk_span=(chunk.start, chunk.end),
-            chunk_digest=_digest(chunk),
-            pass_number=look.pass_number,
-            step=look.step,
-            update=output.update,
-            exit=output.exit,
-            well_formed=output.well_formed,
-            problem=output.problem,
-            memory_before=look.memory,
-            memory=memory,
-            memory_tokens=len(self._memory_ids(memory)),
-            memory_cut=output.update and candidate != cleaned,
-        )
 
     def stop(self, reason: str) -> None:
         """Stops reading: the answer turn is next, unless reason is "interrupted".
@@ -353,16 +295,6 @@ class Recurrence:
         self._reading.close()
         self._reader.close()  # frees the context
 
-    def _fit(self, candidate: str) -> str:
-        lead = self._builder.lead(candidate)
-        budget = self._config.memory_tokens
-        return fit_memory(candidate, self._encoder, budget, lead)
-
-    def _memory_ids(self, memory: str) -> tuple[int, ...]:
-        if memory != self._encoded[0]:
-            self._encoded = (memory, self._builder.encode_content(memory))
-        return self._encoded[1]
-
     def _resume(self, saved: Trajectory) -> None:
         """Continues an earlier run, after checking that it is the same run."""
         check_resumable(saved, self._head)
@@ -373,31 +305,25 @@ class Recurrence:
             self._reader.stop_reason = saved.stop_reason
             self._finish()
         else:
-            self._saved |= {
-                _place(t.pass_number, t.step, t.chunk): t for t in saved.turns
-            }
+            places = ((t.pass_number, t.step, t.chunk) for t in saved.turns)
+            self._saved |= zip(places, saved.turns)
 
     def _replayed(self, look: Look) -> bool:
         """Whether a resumed run has taken this turn before; takes it from there."""
         if not self._saved:
             return False
-        place = _place(look.pass_number, look.step, look.chunk.index)
+        place = (look.pass_number, look.step, look.chunk.index)
         if (turn := self._saved.get(place)) is None:
             if look.step == "read":  # in order: none may be missing
                 raise _another_text(next(iter(self._saved.values())))
             return False
-        if _digest(look.chunk) != turn.chunk_digest:
+        if digest(look.chunk) != turn.chunk_digest:
             raise _another_text(turn)
         del self._saved[place]
         self._turns[self._number] = turn
         seen = _seen(look, turn)
-        self._count(look, seen._replace(memory=self._fit(seen.memory)))
+        self._count(look, seen._replace(memory=self._asked.fit(seen.memory)))
         return True
-
-
-def _place(*place: object) -> object:
-    """What no two memory turns of a run have in common."""
-    return place
 
 
 def _seen(look: Look, turn: Turn) -> Seen:
@@ -411,40 +337,3 @@ def _another_text(turn: Turn) -> InputError:
         f"cannot resume: chunk {turn.chunk} of the context is not the one that was "
         "read before; give the same context, or start anew"
     )
-
-
-def request_seed(seed: int, trajectory_id: int, turn: int) -> int:
-    """A seed of 32 bits from (seed, trajectory, turn) alone.
-
-    It does not depend on other requests, their order, or whether the run was resumed.
-    """
-    key = f"{seed}/{trajectory_id}/{turn}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
-
-
-def _through_question(prompt: Prompt) -> Prompt:
-    return prompt[: 1 + [segment.role for segment in prompt].index("question")]
-
-
-def _digest(chunk: Chunk) -> str:
-    return hashlib.blake2b(chunk.text.encode(), digest_size=8).hexdigest()
-
-
-def question_ids(
-    builder: PromptBuilder, config: AgentConfig, question: str
-) -> tuple[int, ...]:
-    """A question as prompts show it.
-
-    Raises:
-      InputError: it is empty, not text, of no tokens, or over its budget.
-    """
-    question = question_text(question)
-    ids = builder.encode_content(question)
-    if len(ids) > config.question_tokens:
-        raise InputError(
-            f"the question has {len(ids)} tokens, more than question_tokens "
-            f"{config.question_tokens}; shorten it or raise the budget"
-        )
-    if not ids:
-        raise InputError(f"no character of the question has a token: {question!r:.80}")
-    return ids

@@ -9,9 +9,10 @@ import pytest
 from loops import BYTES, CONFIG, recurrence, reply, run
 
 from gru_mem_jax.agent.chunking import evidence_labels
-from gru_mem_jax.agent.loop import Recurrence, request_seed
+from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Completion, prompt_ids
+from gru_mem_jax.agent.turn_requests import request_seed
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.testing.scripted import ScriptedGenerator, prompt_text, said_in
 

@@ -225,7 +225,7 @@ def test_a_resumed_run_is_the_same_run():
     for context in (MANY.replace("02 w", "02 v"), MANY[:30]):
         with pytest.raises(InputError, match="cannot resume: chunk"):
             resumed(context)
-    with pytest.raises(InputError, match="cannot resume: settings.max_passes"):
+    with pytest.raises(InputError, match=r"cannot resume: settings\.max_passes"):
         resumed(max_passes=2)
     twice = dataclasses.replace(saved, turns=(*saved.turns, saved.turns[0]))
     with pytest.raises(InputError, match="not in order"):

@@ -4,12 +4,15 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gru_mem_jax.agent.chunking import Chunk, Chunks
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.text import DeadlineReached
 from gru_mem_jax.agent.trajectory import Turn, TurnStep
+
+# Pass, step and chunk: no two turns of a run have them in common.
+Place = tuple[int, TurnStep, int | None]
 
 
 class Look(NamedTuple):
@@ -86,7 +89,7 @@ class Reader:
         self,
         config: AgentConfig,
         chunks: Chunks,
-        replayed: Mapping[Any, Turn] = MappingProxyType({}),
+        replayed: Mapping[Place, Turn] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
     ):
         self.config = config
@@ -151,8 +154,8 @@ class Reader:
         self._chunks = Chunks(iter(()), waits=False)
 
 
-# Yields turns, and gets what they said, in their order. Fewer than were yielded, perhaps
-# none, come back where the reader has stopped or the text has ended.
+# Yields turns, and gets what they said, in their order. Fewer than were yielded come
+# back, perhaps none, where the reader has stopped or the text has ended.
 Reading = Generator[Looks, list[Seen], None]
 Way = Callable[[Reader], Reading]
 
