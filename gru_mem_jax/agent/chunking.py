@@ -62,6 +62,10 @@ class Chunks(Iterator[Chunk]):
             self._known += next(self._batches)
         return self._known.popleft()
 
+    def ready(self) -> bool:
+        """Whether the next chunk, or the end, comes without waiting for text."""
+        return bool(self._known) or not self._waits
+
     def ahead(self, number: int) -> tuple[Chunk, ...]:
         """The next chunks, at most `number`, as far as known without waiting.
 

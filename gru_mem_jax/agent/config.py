@@ -7,7 +7,7 @@ with (prompt style and order, chunk size, budgets, ...): any part of AgentConfig
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gru_mem_jax.agent.prompts import (
     PROMPT_KINDS,
@@ -19,6 +19,7 @@ from gru_mem_jax.agent.requests import SamplingConfig
 from gru_mem_jax.agent.turn_form import turn_constraint
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.records import (
+    check_bool,
     check_choice,
     check_int,
     check_number,
@@ -30,9 +31,11 @@ from gru_mem_jax.records import (
 )
 
 SETTINGS_FILE = "gru_mem.json"
-Mode = Literal["with_exit_gate", "without_exit_gate", "memagent"]
+Mode = Literal["with_exit_gate", "without_exit_gate", "memagent", "reread", "parallel"]
 Format = Literal["free", "constrained"]
-MODES: tuple[Mode, ...] = ("with_exit_gate", "without_exit_gate", "memagent")
+MODES: tuple[Mode, ...] = get_args(Mode)
+# Those of the paper; what is evaluated where nothing is said.
+PAPER_MODES: tuple[Mode, ...] = ("with_exit_gate", "without_exit_gate", "memagent")
 FORMATS: tuple[Format, ...] = ("free", "constrained")
 
 _BUDGETS = (
@@ -53,7 +56,10 @@ class AgentConfig:
     Attributes:
       mode: "with_exit_gate" stops reading when the policy says so;
         "without_exit_gate" reads to the end (for tasks that need the whole text);
-        "memagent" is the ungated baseline: each completion is the new memory.
+        "memagent" is the ungated baseline: each completion is the new memory;
+        "reread" reads to the end, and again until a pass changes nothing; "parallel"
+        reads all chunks at once and merges those whose gate is open, until a pass
+        changes nothing (`agent.reading`).
       chunk_size: tokens of a chunk.
       question_tokens: most tokens of a question; a longer one is an error.
       memory_tokens: most tokens of a memory; a longer one is cut.
@@ -67,6 +73,14 @@ class AgentConfig:
         what completion_tokens leaves beside the form.
       update_threshold, exit_threshold: a gate of a constrained turn opens if its
         probability is at least so much; None: it is drawn as other tokens are.
+      max_passes: of modes reread and parallel: most passes over the text.
+      scan_chunks: of mode parallel: scan and merge so many chunks, then the next ones,
+        each time against the memory as it stands: for texts of which no end is known.
+        None: all of the text at once.
+      max_merged: of mode parallel: of the chunks of a scan whose gate is open, merge so
+        many, those with the highest P(yes), which constrained turns have; None: all.
+      merge_until_exit: of mode parallel: end reading with the first merged turn whose
+        exit gate is open.
       max_chunks: stop reading after so many, and answer.
       deadline_seconds: stop reading when so much time has passed, and answer; checked
         between turns and while waiting for the context.
@@ -87,6 +101,10 @@ class AgentConfig:
     thought_tokens: int | None = None
     update_threshold: float | None = None
     exit_threshold: float | None = None
+    max_passes: int = 3
+    scan_chunks: int | None = None
+    max_merged: int | None = None
+    merge_until_exit: bool = False
     max_chunks: int | None = None
     deadline_seconds: float | None = None
     prefill_ahead: int = 0
@@ -109,8 +127,17 @@ class AgentConfig:
                     f"{name} is of constrained turns, and format is free: set format "
                     f"to constrained, or {name} to None"
                 )
-        if self.max_chunks is not None:
-            check_int("max_chunks", self.max_chunks, 1)
+        check_int("max_passes", self.max_passes, 1, 1 << 16)
+        for name in ("scan_chunks", "max_merged", "max_chunks"):
+            if (value := getattr(self, name)) is not None:
+                check_int(name, value, 1)
+        if self.max_merged is not None and self.format == "free":
+            raise InputError(
+                "max_merged takes the chunks with the highest P(yes), and only "
+                "constrained turns tell it: set format to constrained, or max_merged "
+                "to None"
+            )
+        check_bool("merge_until_exit", self.merge_until_exit)
         if self.deadline_seconds is not None:
             check_number("deadline_seconds", self.deadline_seconds, 0, 1e9)
         check_int("prefill_ahead", self.prefill_ahead, 0, 1 << 16)

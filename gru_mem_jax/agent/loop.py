@@ -1,33 +1,28 @@
 """The recurrence as a state machine: requests out, completions in.
 
-    M_t = M^_t if U_t else M_{t-1};  stop after chunk t if E_t (mode with_exit_gate)
-
-(arXiv 2602.10560, Eq. 7 and Algorithm 1). Requests may be completed by anything: an
-engine that interleaves thousands of these, a server, or a script in a test.
+Requests may be completed by anything: an engine that interleaves thousands of these, a
+server, or a script in a test.
 """
 
-import collections
 import dataclasses
-import functools
-import hashlib
-import math
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gru_mem_jax.agent.chunking import Chunk, Chunks, iter_chunks
-from gru_mem_jax.agent.completion import MakeTurn, begin_turn, interpret
+from gru_mem_jax.agent.chunking import Chunks, iter_chunks
 from gru_mem_jax.agent.config import AgentConfig, check_budgets, config_to_dict
 from gru_mem_jax.agent.document import Document
-from gru_mem_jax.agent.inputs import Context, context_pieces, question_text
-from gru_mem_jax.agent.memory import clean_memory, fit_memory, gated_memory
-from gru_mem_jax.agent.parse import extract_boxed
+from gru_mem_jax.agent.encoding import Encoder
+from gru_mem_jax.agent.inputs import Context, context_pieces
 from gru_mem_jax.agent.prompts import PromptBuilder
-from gru_mem_jax.agent.requests import Completion, Prompt, Request
+from gru_mem_jax.agent.reading import WAYS
+from gru_mem_jax.agent.reading.reader import Look, Looks, Place, Reader, Seen
+from gru_mem_jax.agent.requests import Completion, Request
 from gru_mem_jax.agent.resume import check_resumable
-from gru_mem_jax.agent.text import DeadlineReached, until_deadline
+from gru_mem_jax.agent.text import until_deadline
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.agent.turn_form import turn_constraint
+from gru_mem_jax.agent.turn_requests import TurnRequests, digest
 from gru_mem_jax.errors import InputError, RunError
 
 INTERRUPTED = "interrupted"
@@ -35,14 +30,16 @@ FAILED = "failed"
 
 
 class _OpenTurn(NamedTuple):
-    chunk: Chunk | None  # None: the answer turn
+    look: Look | None  # None: the answer turn
     request: Request
 
 
 class Recurrence:
     """One question on one context, from the first chunk to the answer.
 
-    Call `next_request` and `receive` in turn until `next_request` gives None.
+    `next_request` gives the requests, as many as may be completed side by side, and
+    `receive` takes their completions in any order, each with the number of its request.
+    Which turns are taken, and against which memory, `agent.reading` says for each mode.
 
     Args:
       builder: makes the prompts, with the encoder that all else is encoded with.
@@ -80,21 +77,13 @@ class Recurrence:
                 "config.prompt is not what the prompt builder was made for"
             )
         check_budgets(builder, config)
-        self._builder = builder
-        self._encoder = builder.encoder
         self._config = config
-        self._question_ids = question_ids(builder, config, question)
-        self._trace = trace
+        self._asked = TurnRequests(
+            builder, config, question, trajectory_id, trace=trace
+        )
         self._clock = clock
-        self._started = clock()
         self._finished: float | None = None
         self._seconds_before = 0.0
-        self._chunks = self._open_chunks(context)
-        self._open: _OpenTurn | None = None
-        self._memory = ""
-        self._memory_ids: tuple[int, ...] = ()
-        self._turns: list[Turn] = []
-        self._unchecked: collections.deque[Turn] = collections.deque()
         self._head = Trajectory(
             mode=config.mode,
             question=str(question),
@@ -102,20 +91,31 @@ class Recurrence:
             settings=config_to_dict(config),
             metadata=metadata or {},
         )
+        # The turns of a resumed run that were not gone through again yet.
+        self._saved: dict[Place, Turn] = {}
+        self._started = clock()
+        chunks = self._open_chunks(context, builder.encoder)
+        self._reader = Reader(config, chunks, self._saved, clock)
+        self._reading = WAYS[config.mode](self._reader)
+        self._looks: Looks | None = Looks(iter(()), most=0)  # None: all are taken
+        self._batch: dict[int, Seen | None] = {}  # by number; None: not received
+        self._number = 0  # of the next request
+        self._open: dict[int, _OpenTurn] = {}
+        self._turns: dict[int, Turn] = {}
         self._answer: str | None = None
-        self._stop_reason: str | None = None
         self._interrupted = False
         self._failure: str | None = None
         if resume is not None:
             self._resume(resume)
 
-    def _open_chunks(self, context: Context) -> Chunks:
-        encoder, size = self._encoder, self._config.chunk_size
+    def _open_chunks(self, context: Context, encoder: Encoder) -> Chunks:
+        size = self._config.chunk_size
         if isinstance(context, Document):
             return context.chunks(encoder, size)
         limited = self._config.deadline_seconds is not None
         if limited and not isinstance(context, str):
-            context = until_deadline(context_pieces(context), self._seconds_left)
+            pieces = context_pieces(context)
+            context = until_deadline(pieces, lambda: self._reader.seconds_left())
         return iter_chunks(context, encoder, size)
 
     @property
@@ -127,249 +127,213 @@ class Recurrence:
     def trajectory(self) -> Trajectory:
         """All that has happened so far."""
         end = self._clock() if self._finished is None else self._finished
+        turns = (turn for _, turn in sorted(self._turns.items()))
         return dataclasses.replace(
             self._head,
             answer=self._answer,
-            turns=tuple(self._turns),
-            stop_reason=self._stop_reason,
+            turns=(*turns, *self._saved.values()),
+            stop_reason=self._reader.stop_reason,
             interrupted=self._interrupted,
             failure=self._failure,
             seconds=self._seconds_before + end - self._started,
         )
 
     def next_request(self) -> Request | None:
-        """The next turn's request; the open one until its completion is received.
+        """A request that was not given before, with its `number`.
 
-        Reads on in the context where it needs to, and so may wait for it.
+        Reads on in the context where it needs to, and so may wait for it; but not while
+        other requests of this run are open.
 
         Returns:
-          None when the run is done.
+          None where the run needs a completion first, and when it is done.
         """
-        if self.done or self._open is not None:
-            return self._open and self._open.request
+        while not self.done:
+            try:
+                look = self._next_look()
+            except BaseException:
+                # An error or Ctrl-C has ended the stream: no answer from a part of it.
+                self.stop(INTERRUPTED)
+                raise
+            if look is not None:
+                if self._replayed(look):
+                    continue
+                return self._opened(look)
+            if self._open or self._looks is not None:
+                return None
+            return self._opened(None)
+        return None
+
+    def _next_look(self) -> Look | None:
+        """The next memory turn to ask for; None: there is none, for now or for good."""
+        while (looks := self._looks) is not None:
+            if len(self._batch) < looks.most and not self._reader.stopped:
+                if looks.reads and self._open and not self._reader.ready():
+                    return None
+                if (look := next(looks.each, None)) is not None:
+                    return look
+            self._looks = looks._replace(most=0)  # no more of these
+            if not self._read_on():
+                return None
+        return None
+
+    def _read_on(self) -> bool:
+        """Goes to the next turns once all of these were taken and received, else False.
+
+        Raises:
+          InputError: reading has ended, and a resumed run had read more.
+        """
+        if self._looks is None or len(self._batch) < self._looks.most:
+            return False
+        if None in self._batch.values():
+            return False
+        seen = [each for each in self._batch.values() if each is not None]
+        self._batch = {}
         try:
-            chunk = self._next_chunk()
-        except BaseException:
-            # An error or Ctrl-C has ended the stream: no answer from a part of it.
-            self.stop(INTERRUPTED)
-            raise
-        config, kind = self._config, self._config.memory_kind
-        if chunk is None:
-            kind = "answer"
-            prompt = self._builder.answer(self._question_ids, self._memory_ids)
+            # What is sent first, to begin it, must be None.
+            begun = inspect.getgeneratorstate(self._reading) != inspect.GEN_CREATED
+            self._looks = self._reading.send(seen) if begun else next(self._reading)
+        except StopIteration:
+            self._looks = None
+            if self._saved:
+                raise _another_text(next(iter(self._saved.values()))) from None
+            self._reader.stop(self._reader.ended or "end_of_context")
+        return True
+
+    def _opened(self, look: Look | None) -> Request:
+        """Opens a memory turn, or the answer turn."""
+        number = self._number
+        if look is None:
+            request = self._asked.answer_request(number, self._reader.memory)
         else:
-            prompt = self._prompt(chunk)
-        sampling = config.sampling
-        request = Request(
-            prompt=prompt,
-            ahead=() if chunk is None else self._ahead(),
-            max_new_tokens=config.completion_tokens,
-            stop_ids=self._encoder.stop_ids,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=request_seed(
-                sampling.seed, self._head.trajectory_id, len(self._turns)
-            ),
-            constraint=turn_constraint(self._builder, config, kind),
-        )
-        self._open = _OpenTurn(chunk, request)
+            request = self._asked.memory_request(number, look.chunk, look.memory)
+            if (
+                self._config.reads_ahead
+                and look.step == "read"
+                and look.pass_number < 2
+            ):
+                chunks = self._reader.ahead(self._config.prefill_ahead)
+                ahead = self._asked.beginnings(chunks)
+                request = dataclasses.replace(request, ahead=ahead)
+        self._open[number] = _OpenTurn(look, request)
+        self._count(look, None)
         return request
 
-    def _prompt(self, chunk: Chunk) -> Prompt:
-        gated = self._config.memory_kind == "gated"
-        make = self._builder.gated if gated else self._builder.memagent
-        return make(self._question_ids, self._memory_ids, chunk.ids)
+    def _count(self, look: Look | None, seen: Seen | None) -> None:
+        if look is not None:
+            self._batch[self._number] = seen
+        self._number += 1
 
-    def _ahead(self) -> tuple[Prompt, ...]:
-        """What the prompts of the next chunks have before their memory."""
-        config = self._config
-        number = config.prefill_ahead if config.reads_ahead else 0
-        if config.max_chunks is not None:
-            number = min(number, config.max_chunks - len(self._turns) - 1)
-        prompts = map(self._prompt, self._chunks.ahead(number))
-        return tuple(map(_through_question, prompts))
-
-    def receive(self, completion: Completion) -> Turn | None:
-        """Takes the completion of the open request, and returns the turn.
+    def receive(self, completion: Completion, number: int | None = None) -> Turn | None:
+        """Takes the completion of an open request, and returns the turn.
 
         A failure ends the run before its answer, with no turn; it can be resumed.
 
+        Args:
+          completion: of a request that `next_request` gave.
+          number: `Request.number` of it; None: of the only one that is open.
+
         Raises:
-          RunError: no request is open, or a constrained completion lacks its form.
+          RunError: no such request is open, or a constrained completion lacks its form.
         """
-        if self._open is None:
-            raise RunError("a completion came for which there is no open request")
+        if number is None and len(self._open) == 1:
+            (number,) = self._open
+        if number is None or number not in self._open:
+            raise RunError(
+                "a completion came for which there is no open request"
+                if not self._open
+                else f"a completion came for request {number}; open are "
+                f"{', '.join(map(str, sorted(self._open)))}: give its number"
+            )
         if completion.failure is not None:
             self._failure = completion.failure
             self._end_unanswered(FAILED)
             return None
-        chunk, request = self._open
-        text, problem, make = begin_turn(
-            request, completion, self._builder, trace=self._trace
-        )
-        self._open = None
-        make = functools.partial(make, memory_before=self._memory)
-        if chunk is None:
-            return self._answered(text, problem, make)
-        return self._remembered(chunk, text, problem, make)
-
-    def _answered(self, text: str, problem: str | None, make: MakeTurn) -> Turn:
-        self._answer = extract_boxed(text)
-        if problem is None and self._answer is None:
-            problem = r"no \boxed{} in the answer"
-        self._turns.append(
-            make(
-                kind="answer",
-                well_formed=problem is None,
-                problem=problem,
-                memory=self._memory,
-                memory_tokens=len(self._memory_ids),
+        look, request = self._open[number]
+        if look is None:
+            turn, answer = self._asked.answer_turn(
+                request, completion, self._reader.memory
             )
-        )
-        self._finish()
-        return self._turns[-1]
-
-    def _remembered(
-        self, chunk: Chunk, text: str, problem: str | None, make: MakeTurn
-    ) -> Turn:
-        opened = self._builder.opened
-        output = interpret(self._config.mode, text, problem, opened)
-        cleaned = clean_memory(output.memory)
-        candidate = self._fit(cleaned)
-        memory = gated_memory(output.update, candidate, self._memory)
-        self._set_memory(memory)
-        self._turns.append(
-            make(
-                kind="memory",
-                chunk=chunk.index,
-                chunk_span=(chunk.start, chunk.end),
-                chunk_digest=_digest(chunk),
-                update=output.update,
-                exit=output.exit,
-                well_formed=output.well_formed,
-                problem=output.problem,
-                memory=memory,
-                memory_tokens=len(self._memory_ids),
-                memory_cut=output.update and candidate != cleaned,
+        else:
+            turn = self._asked.memory_turn(
+                request,
+                completion,
+                look.chunk,
+                look.memory,
+                pass_number=look.pass_number,
+                step=look.step,
             )
-        )
-        if output.exit and self._config.mode == "with_exit_gate":
-            self.stop("exit_gate")
-        return self._turns[-1]
+        del self._open[number]
+        self._turns[number] = turn
+        if look is None:
+            self._answer = answer
+            self._finish()
+        else:
+            self._batch[number] = _seen(look, turn)
+            self._read_on()
+        return turn
 
     def stop(self, reason: str) -> None:
         """Stops reading: the answer turn is next, unless reason is "interrupted".
 
-        An interrupted run ends at once and can be resumed from its trajectory.
+        Turns that are open are still to be received. An interrupted run ends at once
+        and can be resumed from its trajectory.
         """
         if self.done:
             return
         if reason == INTERRUPTED:
             self._end_unanswered(reason)
         else:
-            self._stop_reason = self._stop_reason or reason
+            self._reader.stop(reason)
 
     def _end_unanswered(self, reason: str) -> None:
-        self._stop_reason, self._interrupted, self._open = reason, True, None
+        self._reader.stop_reason, self._interrupted = reason, True
+        self._open.clear()
         self._finish()
 
     def _finish(self) -> None:
         self._finished = self._clock()
-        self._chunks = Chunks(iter(()), waits=False)  # frees the context
-
-    def _next_chunk(self) -> Chunk | None:
-        """The chunk to read next; None, after `stop`, if there is none."""
-        limit = self._config.max_chunks
-        try:
-            while self._unchecked:
-                self._check_read_before(next(self._chunks, None))
-            if self._stop_reason is not None:
-                return None
-            if limit is not None and len(self._turns) >= limit:
-                self.stop("max_chunks")
-            elif self._seconds_left() <= 0:
-                self.stop("deadline")
-            else:
-                chunk = next(self._chunks, None)
-                if chunk is None:
-                    self.stop("end_of_context" if self._turns else "empty_context")
-                return chunk
-        except DeadlineReached:
-            self.stop("deadline")
-        return None
-
-    def _seconds_left(self) -> float:
-        limit = self._config.deadline_seconds
-        return math.inf if limit is None else limit + self._started - self._clock()
-
-    def _fit(self, candidate: str) -> str:
-        lead = self._builder.lead(candidate)
-        budget = self._config.memory_tokens
-        return fit_memory(candidate, self._encoder, budget, lead)
-
-    def _set_memory(self, memory: str) -> None:
-        if memory != self._memory:
-            self._memory_ids = self._builder.encode_content(memory)
-            self._memory = memory
+        self._reading.close()
+        self._reader.close()  # frees the context
 
     def _resume(self, saved: Trajectory) -> None:
         """Continues an earlier run, after checking that it is the same run."""
         check_resumable(saved, self._head)
-        read = saved.memory_turns
-        self._turns = list(saved.turns)
-        self._unchecked = collections.deque(read)
         self._seconds_before = saved.seconds
-        if read:
-            self._set_memory(self._fit(read[-1].memory))
-            if read[-1].exit and self._config.mode == "with_exit_gate":
-                self.stop("exit_gate")
-        if len(saved.turns) > len(read):
-            self._answer, self._stop_reason = saved.answer, saved.stop_reason
-            self._unchecked.clear()
+        if saved.turns and saved.turns[-1].kind == "answer":
+            self._turns = dict(enumerate(saved.turns))
+            self._answer = saved.answer
+            self._reader.stop_reason = saved.stop_reason
             self._finish()
+        else:
+            places = ((t.pass_number, t.step, t.chunk) for t in saved.turns)
+            self._saved |= zip(places, saved.turns)
 
-    def _check_read_before(self, chunk: Chunk | None) -> None:
-        turn = self._unchecked.popleft()
-        if chunk is None or _digest(chunk) != turn.chunk_digest:
-            raise InputError(
-                f"cannot resume: chunk {turn.chunk} of the context is not the one that "
-                f"was read before; give the same context, or start anew"
-            )
-
-
-def request_seed(seed: int, trajectory_id: int, turn: int) -> int:
-    """A seed of 32 bits from (seed, trajectory, turn) alone.
-
-    It does not depend on other requests, their order, or whether the run was resumed.
-    """
-    key = f"{seed}/{trajectory_id}/{turn}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
-
-
-def _through_question(prompt: Prompt) -> Prompt:
-    return prompt[: 1 + [segment.role for segment in prompt].index("question")]
-
-
-def _digest(chunk: Chunk) -> str:
-    return hashlib.blake2b(chunk.text.encode(), digest_size=8).hexdigest()
+    def _replayed(self, look: Look) -> bool:
+        """Whether a resumed run has taken this turn before; takes it from there."""
+        if not self._saved:
+            return False
+        place = (look.pass_number, look.step, look.chunk.index)
+        if (turn := self._saved.get(place)) is None:
+            if look.step == "read":  # in order: none may be missing
+                raise _another_text(next(iter(self._saved.values())))
+            return False
+        if digest(look.chunk) != turn.chunk_digest:
+            raise _another_text(turn)
+        del self._saved[place]
+        self._turns[self._number] = turn
+        seen = _seen(look, turn)
+        self._count(look, seen._replace(memory=self._asked.fit(seen.memory)))
+        return True
 
 
-def question_ids(
-    builder: PromptBuilder, config: AgentConfig, question: str
-) -> tuple[int, ...]:
-    """A question as prompts show it.
+def _seen(look: Look, turn: Turn) -> Seen:
+    return Seen(
+        look, bool(turn.update), bool(turn.exit), turn.memory, turn.update_probability
+    )
 
-    Raises:
-      InputError: it is empty, not text, of no tokens, or over its budget.
-    """
-    question = question_text(question)
-    ids = builder.encode_content(question)
-    if len(ids) > config.question_tokens:
-        raise InputError(
-            f"the question has {len(ids)} tokens, more than question_tokens "
-            f"{config.question_tokens}; shorten it or raise the budget"
-        )
-    if not ids:
-        raise InputError(f"no character of the question has a token: {question!r:.80}")
-    return ids
+
+def _another_text(turn: Turn) -> InputError:
+    return InputError(
+        f"cannot resume: chunk {turn.chunk} of the context is not the one that was "
+        "read before; give the same context, or start anew"
+    )

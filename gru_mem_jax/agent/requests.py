@@ -83,6 +83,8 @@ class Request:
       constraint: the form that the completion is held to; None: any tokens.
       pin: requests of one pin share prefixes; a generator of several parts, each with
         prefixes of its own, runs them in one part. None: any.
+      number: of the requests of one recurrence, which wants it back with the completion
+        (`Recurrence.receive`); it means nothing to a generator.
     """
 
     prompt: Prompt
@@ -96,6 +98,7 @@ class Request:
     seed: int = 0
     constraint: Constraint | None = None
     pin: int | None = None
+    number: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Whether a saved trajectory can be resumed by a run."""
 
 import contextlib
+from collections import defaultdict
 from typing import Any
 
 from gru_mem_jax.agent.config import config_from_dict, config_to_dict
@@ -21,10 +22,17 @@ def check_resumable(saved: Trajectory, new: Trajectory) -> None:
     """
     if (difference := first_difference(_identity(new), _identity(saved))) is not None:
         raise InputError(f"cannot resume: {difference} as in the saved run")
-    chunks = [turn.chunk for turn in saved.turns]
-    if chunks[-1:] == [None]:
-        chunks.pop()  # the answer turn
-    if chunks != list(range(len(chunks))):
+    turns = list(saved.turns)
+    if turns and turns[-1].kind == "answer":
+        turns.pop()
+    read: dict[int, list[int | None]] = defaultdict(list)
+    for turn in turns:
+        read[turn.pass_number if turn.step == "read" else 0].append(turn.chunk)
+    others = [(turn.pass_number, turn.step, turn.chunk) for turn in turns]
+    in_order = all(
+        chunks == list(range(len(chunks))) for number, chunks in read.items() if number
+    )
+    if not in_order or None in read[0] or len(set(others)) < len(others):
         raise InputError("cannot resume: the saved turns are not in order")
 
 

@@ -8,6 +8,7 @@ from gru_mem_jax.errors import RunError
 from gru_mem_jax.records import from_record, shown, to_record
 
 TurnKind = Literal["memory", "answer"]
+TurnStep = Literal["read", "scan", "merge"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,13 +20,18 @@ class Turn:
       chunk: index of the chunk that was read; None in an answer turn.
       chunk_span: (start, end) of the chunk in characters of the document.
       chunk_digest: of the chunk's text; a resumed run checks it.
+      pass_number: which pass over the text it belongs to, from 1.
+      step: "read" in order, each turn against the memory that the last one left. Of
+        mode parallel: "scan", side by side with others, or "merge", again, because
+        others have changed the memory since the scan.
       update: whether the memory was replaced; None in an answer turn.
       exit: the exit gate, obeyed or not; None in an answer turn.
       update_probability, exit_probability: P(yes) and P(end) of a constrained turn, at
         temperature 1; None of others.
       well_formed: whether the completion has the form that was asked for.
       problem: why not, else None; equal for equal faults.
-      memory_before, memory: the memory that the turn saw and left.
+      memory_before, memory: the memory that the turn saw and left; of a scan, what it
+        would leave.
       memory_tokens: of `memory`, as prompts show it; 0 if it is empty.
       memory_cut: whether the candidate memory went over its budget.
       text: what the chat template had written of the reply (nothing, or `<think>` and
@@ -44,6 +50,8 @@ class Turn:
     chunk: int | None = None
     chunk_span: tuple[int, int] | None = None
     chunk_digest: str | None = None
+    pass_number: int = 1
+    step: TurnStep = "read"
     update: bool | None = None
     exit: bool | None = None
     update_probability: float | None = None
@@ -84,9 +92,10 @@ class Trajectory:
       answer: content of the last \boxed{} of the answer turn, as plain text
         (`tex.plain_text`); None if it has no box, or before it. The turn's `text` has
         the whole reply.
-      mode: "with_exit_gate", "without_exit_gate" or "memagent".
+      mode: one of `agent.config.MODES`.
       question: text.
-      turns: in order; the answer turn, if there is one, is the last.
+      turns: in the order in which they were asked for, whatever ended first; the answer
+        turn, if there is one, is the last.
       stop_reason: why reading stopped ("exit_gate", "end_of_context",
         "empty_context", "max_chunks", "deadline", "failed", or what `stop` was given);
         None while reading.
@@ -117,8 +126,8 @@ class Trajectory:
 
     @property
     def num_chunks(self) -> int:
-        """How many chunks were read."""
-        return len(self.memory_turns)
+        """How many chunks were read, each counted once."""
+        return len({turn.chunk for turn in self.memory_turns})
 
     @property
     def prompt_tokens(self) -> int:
@@ -142,8 +151,10 @@ class Trajectory:
 
     @property
     def borders(self) -> tuple[tuple[int, int], ...]:
-        """(start, end) of each chunk read, for `evidence_labels`."""
-        return tuple(turn.chunk_span for turn in self.turns if turn.chunk_span)
+        """(start, end) of each chunk read, in order, for `evidence_labels`."""
+        return tuple(
+            sorted({turn.chunk_span for turn in self.turns if turn.chunk_span})
+        )
 
 
 class UnansweredError(RunError):

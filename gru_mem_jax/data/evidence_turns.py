@@ -26,10 +26,10 @@ from gru_mem_jax.agent.chunking import Chunk, evidence_labels, iter_chunks
 from gru_mem_jax.agent.completion import interpret
 from gru_mem_jax.agent.config import AgentConfig, check_budgets
 from gru_mem_jax.agent.encoding import Encoder, Span
-from gru_mem_jax.agent.loop import question_ids
 from gru_mem_jax.agent.memory import clean_memory
 from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import NO_MEMORY, PromptBuilder, PromptKind
+from gru_mem_jax.agent.turn_requests import question_ids
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labelled_document import LabelledDocument, Memory, reading
 from gru_mem_jax.data.scoring import full_answer, score

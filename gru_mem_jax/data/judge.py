@@ -8,9 +8,9 @@ from typing import Any
 from gru_mem_jax.agent.chunking import evidence_labels, iter_chunks
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.agent.loop import question_ids
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.text import check_text
+from gru_mem_jax.agent.turn_requests import question_ids
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.scoring import normalize_answer, score
 from gru_mem_jax.errors import InputError

@@ -92,8 +92,10 @@ class Attempt:
             self.error = str(error)
             return None
 
-    def receive(self, completion: Completion) -> Turn | None:
-        return None if self.recurrence is None else self.recurrence.receive(completion)
+    def receive(self, completion: Completion, number: int | None = None) -> Turn | None:
+        if self.recurrence is None:
+            return None
+        return self.recurrence.receive(completion, number)
 
 
 def documents(queue: Sequence[Place]) -> Iterator[tuple[Example, Document]]:

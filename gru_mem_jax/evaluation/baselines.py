@@ -14,12 +14,13 @@ from typing import Any, Literal
 from gru_mem_jax.agent.completion import read_completion
 from gru_mem_jax.agent.config import AgentConfig, config_to_dict
 from gru_mem_jax.agent.document import Document
-from gru_mem_jax.agent.loop import FAILED, INTERRUPTED, question_ids, request_seed
+from gru_mem_jax.agent.loop import FAILED, INTERRUPTED
 from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder, Template, fill
 from gru_mem_jax.agent.requests import Completion, Prompt, Request, Role, prompt_ids
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.agent.turn_form import follow, turn_constraint
+from gru_mem_jax.agent.turn_requests import question_ids, request_seed
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation.retrieval import Part, best_passages, two_ends
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
@@ -166,8 +167,12 @@ class Baseline:
         self._head = dataclasses.replace(self._head, metadata=metadata)
         return self._request
 
-    def receive(self, completion: Completion) -> Turn | None:
+    def receive(self, completion: Completion, number: int | None = None) -> Turn | None:
         """Takes the completion; None: it was a failure.
+
+        Args:
+          completion: of its request.
+          number: 0, or None; there is one request.
 
         Raises:
           RunError: no request is open.

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from gru_mem_jax.agent.config import MODES, AgentConfig, config_to_dict
+from gru_mem_jax.agent.config import PAPER_MODES, AgentConfig, config_to_dict
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation import retrieval, tabulate
@@ -56,7 +56,7 @@ def evaluate(
     suite: Suite,
     out: PathLike,
     *,
-    modes: Sequence[str] = MODES[::-1],
+    modes: Sequence[str] = PAPER_MODES[::-1],
     agent: AgentConfig | None = None,
     engine: EngineConfig | None = None,
     cache_bytes: int | None = None,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from gru_mem_jax.agent.config import MODES, AgentConfig
+from gru_mem_jax.agent.config import MODES, PAPER_MODES, AgentConfig
 from gru_mem_jax.data.sources import ExampleSource
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.baselines import BASELINES
@@ -136,7 +136,7 @@ class EvaluationConfig:
 
     suite: Suite
     agent: AgentConfig = dataclasses.field(default_factory=AgentConfig)
-    modes: tuple[str, ...] = MODES[::-1]
+    modes: tuple[str, ...] = PAPER_MODES[::-1]
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     cache_bytes: int | None = None
 

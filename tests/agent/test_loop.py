@@ -9,11 +9,12 @@ import pytest
 from loops import BYTES, CONFIG, recurrence, reply, run
 
 from gru_mem_jax.agent.chunking import evidence_labels
-from gru_mem_jax.agent.loop import Recurrence, request_seed
+from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Completion, prompt_ids
+from gru_mem_jax.agent.turn_requests import request_seed
 from gru_mem_jax.errors import InputError, RunError
-from gru_mem_jax.testing.scripted import prompt_text, said_in
+from gru_mem_jax.testing.scripted import ScriptedGenerator, prompt_text, said_in
 
 ANSWER = r"\boxed{42}"
 
@@ -199,7 +200,11 @@ def test_requests_carry_the_settings():
     assert request.max_new_tokens == 200
     assert request.stop_ids == BYTES.stop_ids
     assert request.seed == request_seed(3, 0, 0)
-    assert rec.next_request() is request  # open until its completion comes
+    assert rec.next_request() is None  # until its completion comes
+    generator = ScriptedGenerator([reply()], BYTES)
+    generator.submit(request)
+    rec.receive(generator.step()[0][1], request.number)
+    assert rec.next_request().number == 1
 
 
 def test_seeds_differ_and_depend_on_nothing_else():
@@ -298,9 +303,11 @@ def test_memory_does_not_grow_with_the_document():
 
 def test_stop_from_outside():
     rec = recurrence()
-    rec.next_request()
+    generator = ScriptedGenerator([reply(update="late")], BYTES)
+    generator.submit(rec.next_request())
     rec.stop("enough")
-    run([reply(update="late"), ANSWER], rec)
+    rec.receive(generator.step()[0][1])
+    run([ANSWER], rec)
     # The turn under way still counts.
     assert rec.trajectory.stop_reason == "enough"
     assert (rec.trajectory.num_chunks, rec.trajectory.turns[-1].memory) == (1, "late")
