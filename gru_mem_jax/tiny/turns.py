@@ -42,10 +42,10 @@ class TurnConfig:
       shifted: share of the examples that lose some tokens at their beginning, so that
         chunks do not begin and end where blocks do. Their turns are not taught from the
         first chunk on that cuts a key or value: no reader could know it.
-      scans: share of the examples whose gated turns are scans. Half of these see an
-        empty memory, and the others one that holds some or all of the facts, in order
-        of the text; their own are then known, and change nothing. Of a chain whose
-        second hop is read before the first all gated turns are scans.
+      scans: share of the gated turns that see another memory than one reading leaves:
+        half of them an empty one, the others some or all of the facts, in order of the
+        text. What their chunk holds may be known then, and change nothing. If above 0,
+        all do of a chain whose second hop is read before the first.
       wrong_updates: share of the turns without evidence whose update gate is taught to
         say yes. For warm starts that copy well but gate badly; 0 teaches right gates.
       wrong_ends: share of the due ends whose exit gate is taught to say continue.
@@ -148,7 +148,6 @@ class OracleTurns:
         chunks = list(iter_chunks(example.document, self.encoder, self._chunk_size))
         facts = _facts_by_chunk(example, [chunk.end for chunk in chunks])
         in_order = self._in_order(example)
-        scans = not in_order or (config.scans > 0 and rng.random() < config.scans)
         kinds = ("gated", "memagent") if in_order else ("gated",)
         chosen = {
             "gated": chosen_chunks(facts, config.off_evidence, rng),
@@ -161,7 +160,7 @@ class OracleTurns:
                 if kind not in config.kinds or chunk.index not in chosen[kind]:
                     continue
                 found, new = read, own
-                if scans and kind == "gated":
+                if kind == "gated" and (not in_order or self._is_scan(rng)):
                     found = _some_facts(example, rng)
                     new = oracle.new_facts(asked, found, own)
                 memory = ()
@@ -214,6 +213,10 @@ class OracleTurns:
             document=example.document[cut:],
             evidence=tuple((a - cut, b - cut) for a, b in example.evidence),
         )
+
+    def _is_scan(self, rng: random.Random) -> bool:
+        share = self.config.scans
+        return share > 0 and rng.random() < share  # 0 draws nothing
 
     def _gated_reply(
         self,
