@@ -226,12 +226,10 @@ def tables(out: pathlib.Path) -> str:
         ("tasks", "num_chunks", "After training, exact answers in %"),
         ("bridge", "gap", "Bridge gap, exact answers in %"),
     ):
-        names = sorted(
-            folder.glob(f"{part}_*"), key=lambda p: p.name != f"{part}_start"
-        )
+        found = [(arm, folder / f"{part}_{arm}") for arm in ("start", *ASKED)]
         arms = {
-            path.name.removeprefix(f"{part}_"): Asked(path, label)
-            for path in names
+            arm: Asked(path, label)
+            for arm, path in found
             if (path / "answers.jsonl").exists()
         }
         if arms:

@@ -9,8 +9,7 @@
 #                      warm_start/ is trained for the others; default runs/quickstart
 #   --out DIR          default runs/reading
 #   --parts LIST       of one, training and bridge; default all
-#   --modes LIST       that are trained, the first to be compared with; default
-#                      with_exit_gate,parallel
+#   --modes LIST       that are trained; default with_exit_gate,parallel
 #   --seeds N          of each mode's training, default 3
 #   --steps N          of each run, default 24
 #   --questions N      of each task, default 64; half as many of each gap
