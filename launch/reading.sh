@@ -13,7 +13,7 @@
 #   --seeds N          of each mode's training, default 3
 #   --steps N          of each run, default 24
 #   --questions N      of each task, default 64; half as many of each gap
-#   --reversed SHARE   of the chains in training in other modes than with_exit_gate: their
+#   --reversed SHARE   of the chains in training in modes reread and parallel: their
 #                      second hop comes first; default 0, the same questions in all modes
 #   --scans            the warm start is taught scans too (gin/runs/scans.gin), from
 #                      sft/policy of --quickstart
@@ -129,7 +129,7 @@ if has training || has bridge; then
   for seed in $(seq 0 $((seeds - 1))); do
     for mode in "${trained[@]}"; do
       share="$reversed"
-      if [ "$mode" = with_exit_gate ]; then share=0; fi
+      case "$mode" in *_exit_gate) share=0 ;; esac # they read once
       learn "${mode}_$seed" train "$steps" --gin.POLICY="'$start'" --gin.SEED="$seed" \
         --gin_file="$ROOT/gin/experiments/reading.gin" --gin.MODE="'$mode'" \
         --gin.REVERSED="$share" ${words[@]+"${words[@]}"}
