@@ -31,7 +31,11 @@ def settings(mode, **fields):
 
 @pytest.mark.parametrize(
     ("mode", "fields"),
-    [("parallel", {"merge_until_exit": True}), ("reread", {})],
+    [
+        ("parallel", {"merge_until_exit": True}),
+        # Quick ones: tests/rl/test_rollout_passes.py.
+        pytest.param("reread", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_two_steps(unbroken, mode, fields, make_run):
     run = unbroken(settings(mode, **fields))
