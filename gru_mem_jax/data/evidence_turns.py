@@ -17,12 +17,11 @@ for the whole reply. A piece that does not fit after the older ones is left out;
 for which none fits is not taught, because its label demands an update that cannot be
 written. The answer turn is taught if the memory holds all of the evidence.
 
-Modes "reread" and "parallel" show chunks to other memories than one reading leaves:
-`EvidenceTurns.scans` is the share of gated turns that see an empty memory, or one that
-holds any part of the evidence, wherever the chunk lies. The gate is open if the chunk
-adds what the memory lacks. It is closed for what the memory has already and, where the
-order of the evidence is known (`Example.evidence_order`), for a second hop before the
-first. A turn that leaves nothing missing says end.
+Modes "reread" and "parallel" show chunks to other memories than one reading leaves: by
+`EvidenceTurns.scans` to an empty one, or one that holds any part of the evidence. The
+gate is open if the chunk adds what the memory lacks; closed for what it has and, where
+`Example.evidence_order` tells, for a second hop before the first. A turn that leaves
+nothing missing says end.
 """
 
 import dataclasses
@@ -214,12 +213,10 @@ class EvidenceOracle:
                 )
                 scanned: set[int] = set()
                 if kind == "gated" and config.scans:
-                    always = not document.in_order
-                    draws = ((i, rng.random()) for i in sorted(taught))
-                    scanned = {i for i, x in draws if always or x < config.scans}
-                made, memories[kind] = self._memory_turns(
-                    kind, document, taught - scanned
-                )
+                    share = config.scans if document.in_order else 1.0
+                    scanned = {i for i in sorted(taught) if rng.random() < share}
+                taught -= scanned
+                made, memories[kind] = self._memory_turns(kind, document, taught)
                 turns += made + self._scans(document, scanned, rng)
         if "answer" in self._kinds:
             # At run time the answer uses a memory of the agent's own kind.
@@ -236,7 +233,7 @@ class EvidenceOracle:
     ) -> list[SupervisedTurn]:
         """Turns of some chunks against memories that hold some of the evidence."""
         memories: dict[tuple[int, ...], Memory] = {}
-        turns = []
+        turns: list[SupervisedTurn | None] = []
         for index in sorted(taught):
             held = document.some_held(rng)
             if held not in memories:
@@ -245,21 +242,16 @@ class EvidenceOracle:
             if not memory.whole:
                 continue  # it has not what it should
             if document.adds(index, held):
-                turn, _ = self._fitting("gated", document, chunk, memory)
-                if turn is not None:
-                    turns.append(turn)
+                turns.append(self._fitting("gated", document, chunk, memory)[0])
             else:
                 turns.append(self._passing("gated", document, chunk, memory))
-        return turns
+        return [turn for turn in turns if turn is not None]
 
     def _merged(self, document: LabelledDocument, chunks: Sequence[int]) -> Memory:
         """The memory after the evidence of some chunks, in this order."""
         memory = Memory(held=frozenset())
-        for index in chunks:
-            chunk = document.chunks[index]
+        for chunk in (document.chunks[index] for index in chunks):
             _, memory = self._fitting("gated", document, chunk, memory)
-            held = (memory.held or frozenset()) | {index}
-            memory = memory._replace(held=held)
         return memory
 
     def _memory_turns(
@@ -336,7 +328,8 @@ class EvidenceOracle:
         new = self._memory_after(turn)
         if len(builder.encode_content(new)) > self._agent.memory_tokens:
             return None
-        return turn, memory._replace(text=new, end=pieces[-1][1])
+        held = None if memory.held is None else memory.held | {chunk.index}
+        return turn, memory._replace(text=new, end=pieces[-1][1], held=held)
 
     def _reply(self, kind: PromptKind, reading: Reading) -> str:
         lead, update = self._builder.lead, bool(reading.sentences)

@@ -10,6 +10,7 @@ import itertools
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -182,7 +183,7 @@ def earlier(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     if "exit_gate" in arrays or "correct" not in arrays:
         return dict(arrays)
-    held = dict(arrays)
+    held: dict[str, Any] = dict(arrays)
     read, group = held["turn_mask"], held["correct"].shape
     held.setdefault("scored", np.ones(group, bool))
     held["exit_gate"] = held["mode"] == MODES.index("with_exit_gate")

@@ -33,13 +33,10 @@ def read(make, *turns, mode="parallel", stop="end_of_context", **settings):
     The gate is open where a memory is left, and closed where it is None.
     """
     made = [
-        make.memory_turn(
-            chunk,
-            left is not None,
-            pass_number=number,
-            step=step,
+        dataclasses.replace(
+            make.memory_turn(chunk, left is not None, pass_number=number, step=step),
             memory_before=before,
-            **{"memory": before if left is None else left},
+            memory=before if left is None else left,
         )
         for number, step, chunk, before, left in turns
     ]
@@ -54,7 +51,7 @@ def read(make, *turns, mode="parallel", stop="end_of_context", **settings):
 
 
 def scan(number, before, *left):
-    """A scan of all chunks; what each candidate would leave, "-" where merged before."""
+    """A scan; what each chunk's turn would leave, "-" for those merged before."""
     return [
         (number, "scan", chunk, before, each)
         for chunk, each in enumerate(left)
@@ -363,12 +360,9 @@ def trie_tokens(items):
     return len(nodes) + sum(1 + len(t.completion_ids) for t in items)
 
 
-@pytest.mark.parametrize("order", ["chunk_first", "question_first"])
+@pytest.mark.parametrize("order", ["chunk_first", "memory_first"])
 def test_looks_of_a_group_at_a_chunk_share_what_they_see(order):
-    """Scans of pass 1 all of their prompts; later ones, chunk_first, chunk and question.
-
-    Here chunk and question have 11 tokens of a prompt's 82 to 96.
-    """
+    """Scans of pass 1 share a whole prompt, later looks all before the memory."""
     prompt = dataclasses.replace(CONFIG.prompt, order=order)
     config = dataclasses.replace(CONFIG, prompt=prompt)
     groups, batch = batch_of(config, 2, size=4)
@@ -389,6 +383,6 @@ def test_looks_of_a_group_at_a_chunk_share_what_they_see(order):
         assert packed(first) == trie_tokens(first)
         assert packed(looks) == trie_tokens(looks)
     together = sum(map(len, batch.turns))
-    assert packed(batch.turns) == trie_tokens(batch.turns)
     saved = 1 - packed(batch.turns) / together
-    assert saved > (0.5 if order == "chunk_first" else 0.4), saved
+    assert 1 - trie_tokens(batch.turns) / together >= saved
+    assert saved > 0.6
