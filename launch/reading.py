@@ -22,7 +22,7 @@ TOKENS = dict(zip(ASKED, (22.0, 14.0, 15.0, 14.0, 14.0), strict=True))
 PROMPT = 110
 # One question at a time decodes at a fifth of the rate; in parallel all slots are busy.
 ALONE = dict(zip(ASKED, (5.0, 5.0, 5.0, 5.0, 1.2), strict=True))
-TASKS, LONG, TRAINED_ON = 5, (64, 128), 8
+TASKS, TRAINED_ON = 5, 8
 LEARNING = 1.2  # of the time of sampling
 ROLLOUTS = 64  # of a step
 
@@ -44,7 +44,7 @@ def estimated(bench: pathlib.Path, args: argparse.Namespace) -> dict[str, float]
 
     found = {}
     if "one" in args.parts:
-        chunks = TASKS * sum(LONG)
+        chunks = TASKS * args.long_chunks
         found["one"] = sum(
             args.questions * turns(mode, chunks) + args.alone * alone(mode, chunks)
             for mode in ASKED
@@ -245,7 +245,7 @@ def main() -> int:
     for name in ("parts", "modes"):
         part.add_argument(f"--{name}", type=lambda text: text.split(","), required=True)
     counts = ("questions", "alone", "seeds", "steps")
-    for name in (*counts, "bridge_questions", "gaps", "bridge_chunks"):
+    for name in (*counts, "long_chunks", "bridge_questions", "gaps", "bridge_chunks"):
         part.add_argument(f"--{name}", type=int, required=True)
     part = parts.add_parser("finished")
     part.add_argument("run")

@@ -75,14 +75,16 @@ fi
 printf '%s' "$settings" >settings
 
 # How many, and how long.
-long=uniform:64,uniform:128 alone=8 gaps=0,8,32,128 bridge_chunks=136
-if [ -n "$quick" ]; then long=uniform:6,uniform:8 alone=1 gaps=0,2 bridge_chunks=6; fi
+long=uniform:64,uniform:128 long_chunks=192 alone=8 gaps=0,8,32,128 bridge_chunks=136
+if [ -n "$quick" ]; then
+  long=uniform:6,uniform:8 long_chunks=14 alone=1 gaps=0,2 bridge_chunks=6
+fi
 bridge_questions=$(((questions + 1) / 2))
 IFS=, read -ra gap_list <<<"$gaps"
 [ -e bench.json ] || "$GRU_MEM" bench sampling --policy "$quickstart/policy" --batch 32 \
   --prompt_tokens 110 --new_tokens 24 --repeats 1 --json bench.json
 "${helper[@]}" estimate bench.json --parts "$parts" --modes "$modes" --seeds "$seeds" \
-  --steps "$steps" --questions "$questions" --alone "$alone" \
+  --steps "$steps" --questions "$questions" --long_chunks "$long_chunks" --alone "$alone" \
   --bridge_questions "$bridge_questions" --gaps "${#gap_list[@]}" \
   --bridge_chunks "$bridge_chunks" >&2
 if [ -n "$estimate" ]; then exit 0; fi

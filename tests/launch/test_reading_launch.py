@@ -161,6 +161,13 @@ def test_the_minutes_are_told_before_anything_is_asked(fake):
     assert [call.split()[0] for call in calls] == ["bench"]
     lines = [line for line in done.stderr.splitlines() if "estimated" in line]
     told = {line[:28].strip(): float(line.split()[-3]) for line in lines}
+    # Five tasks of 64 questions to 64 + 128 chunks; 8 of them alone, five times slower.
+    each = [(1.0, 22), (1.0, 14), (0.7, 15), (2.1, 14), (1.8, 14)]
+    company = sum(t * (0.01 + n / 1000) for t, n in each)
+    alone = sum(t * (0.01 + 5 * n / 1000) for t, n in each[:4])
+    alone += 1.8 * (0.01 + 1.2 * 14 / 1000)
+    seconds = 5 * 192 * (64 * company + 8 * alone)
+    assert told["one"] == pytest.approx(seconds / 60, abs=0.06)
     # By hand: a turn without exit gate 110 / 11000 + 14 / 1000 s, with one 1 ms more.
     step = 0.7 * 8 * 0.025 * 64
     runs = 2.2 * 3 * 24 * step / 60
