@@ -82,7 +82,7 @@ fi
 bridge_questions=$(((questions + 1) / 2))
 IFS=, read -ra gap_list <<<"$gaps"
 [ -e bench.json ] || "$GRU_MEM" bench sampling --policy "$quickstart/policy" --batch 32 \
-  --prompt_tokens 110 --new_tokens 24 --repeats 1 --json bench.json
+  --prompt_tokens 110 --new_tokens 24 --repeats 3 --json bench.json
 "${helper[@]}" estimate bench.json --parts "$parts" --modes "$modes" --seeds "$seeds" \
   --steps "$steps" --questions "$questions" --long_chunks "$long_chunks" --alone "$alone" \
   --bridge_questions "$bridge_questions" --gaps "${#gap_list[@]}" \
