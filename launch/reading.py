@@ -14,6 +14,7 @@ from typing import Any
 
 from gru_mem_jax.evaluation import ResultsFolder
 from gru_mem_jax.evaluation.statistics import Difference, interval, paired
+from gru_mem_jax.tiny import synthetic
 
 ASKED = ("memagent", "without_exit_gate", "with_exit_gate", "reread", "parallel")
 # Turns for a chunk of the text, in the mean over the tasks, and tokens of one.
@@ -22,7 +23,7 @@ TOKENS = dict(zip(ASKED, (22.0, 14.0, 15.0, 14.0, 14.0), strict=True))
 PROMPT = 110
 # One question at a time decodes at a fifth of the rate; in parallel all slots are busy.
 ALONE = dict(zip(ASKED, (5.0, 5.0, 5.0, 5.0, 1.2), strict=True))
-TASKS, TRAINED_ON = 5, 8
+TRAINED_ON = 8  # chunks
 LEARNING = 1.2  # of the time of sampling
 ROLLOUTS = 64  # of a step
 
@@ -44,7 +45,7 @@ def estimated(bench: pathlib.Path, args: argparse.Namespace) -> dict[str, float]
 
     found = {}
     if "one" in args.parts:
-        chunks = TASKS * args.long_chunks
+        chunks = len(synthetic.TASKS) * args.long_chunks
         found["one"] = sum(
             args.questions * turns(mode, chunks) + args.alone * alone(mode, chunks)
             for mode in ASKED
@@ -55,7 +56,7 @@ def estimated(bench: pathlib.Path, args: argparse.Namespace) -> dict[str, float]
         found[f"runs of {mode}"] = (1 + LEARNING) * steps * turns(mode, TRAINED_ON)
     for arm, count in [("start", 1), *((mode, args.seeds) for mode in arms)]:
         if "training" in args.parts:
-            chunks = count * args.questions * TASKS * TRAINED_ON
+            chunks = count * args.questions * len(synthetic.TASKS) * TRAINED_ON
             found[f"tasks of {arm}"] = sum(turns(mode, chunks) for mode in ASKED[1:])
         if "bridge" in args.parts:
             chunks = count * args.bridge_questions * args.gaps * args.bridge_chunks
@@ -124,7 +125,10 @@ class Asked:
             if answer.seconds_alone is not None:
                 self.alone.setdefault(key, []).append(answer.seconds_alone)
         self.modes = [m for m in ASKED if any(key[2] == m for key in self.scores)]
-        self.sets = list(dict.fromkeys(key[:2] for key in self.scores))
+        self.sets = sorted(
+            {key[:2] for key in self.scores},
+            key=lambda each: (each[1], synthetic.TASKS.index(each[0])),
+        )
 
     def means(self, where: tuple[str, Any], mode: str) -> dict[int, float]:
         """The score of each question, its mean over the policies."""
@@ -159,7 +163,7 @@ def compared(first: Mapping[int, float], second: Mapping[int, float]) -> str:
 def one_question(asked: Asked) -> str:
     """Score, and how long one question takes, in each mode; and parallel's gain."""
     rows, gains = [], []
-    for where in sorted(asked.sets, key=lambda each: each[1]):
+    for where in asked.sets:
         seconds = {
             mode: sum(own) / len(own)
             for mode in asked.modes
