@@ -16,11 +16,17 @@ Memory only grows, within both budgets: `memory_tokens` for itself, `completion_
 for the whole reply. A piece that does not fit after the older ones is left out; a turn
 for which none fits is not taught, because its label demands an update that cannot be
 written. The answer turn is taught if the memory holds all of the evidence.
+
+Modes "reread" and "parallel" show chunks to other memories than one reading leaves: by
+`EvidenceTurns.scans` to an empty one, or one that holds any part of the evidence. The
+gate is open if the chunk adds what the memory lacks; closed for what it has and, where
+`Example.evidence_order` tells, for a second hop before the first. A turn that leaves
+nothing missing says end.
 """
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gru_mem_jax.agent.chunking import Chunk, evidence_labels, iter_chunks
 from gru_mem_jax.agent.completion import interpret
@@ -31,7 +37,12 @@ from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import NO_MEMORY, PromptBuilder, PromptKind
 from gru_mem_jax.agent.turn_requests import question_ids
 from gru_mem_jax.data.example import Example
-from gru_mem_jax.data.labelled_document import LabelledDocument, Memory, reading
+from gru_mem_jax.data.labelled_document import (
+    LabelledDocument,
+    Memory,
+    reading,
+    steps_of_chunks,
+)
 from gru_mem_jax.data.scoring import full_answer, score
 from gru_mem_jax.data.sentences import evidence_pieces
 from gru_mem_jax.data.turn_choice import taught_chunks
@@ -68,6 +79,9 @@ class EvidenceTurns:
         there. None: by chance.
       hard_negatives: share of the turns without evidence whose chunks are those of the
         document that are the likest to the evidence (`turn_choice.likeness`).
+      scans: share of the gated turns that see another memory than one reading leaves:
+        half of them an empty one, the others what some or all of the evidence comes to.
+        If above 0, all do of a document that has a later hop before an earlier one.
       wording: returns the words of a turn, see `turn_wording`; a pure function of a
         `Reading`, called again with fewer sentences if not all fit, and without any for
         what would be said off evidence. Tags of the output format in its result are
@@ -80,6 +94,7 @@ class EvidenceTurns:
     memagent_off_evidence: float = 1.0
     after_evidence: float | None = None
     hard_negatives: float = 0.0
+    scans: float = 0.0
     wording: Wording | None = None
 
     def __post_init__(self):
@@ -90,7 +105,8 @@ class EvidenceTurns:
             check_number(name, getattr(self, name), 0, 1000)
         if self.after_evidence is not None:
             check_number("after_evidence", self.after_evidence, 0, 1)
-        check_number("hard_negatives", self.hard_negatives, 0, 1)
+        for name in ("hard_negatives", "scans"):
+            check_number(name, getattr(self, name), 0, 1)
         if self.wording is not None:
             check_wording(self.wording)
 
@@ -171,6 +187,7 @@ class EvidenceOracle:
             chunks=chunks[:read],
             evidence=evidence,
             last=-1 if last is None else last,
+            order=steps_of_chunks(example, borders),
             pieces=pieces,
             lost=lost or any(evidence[read:]),
         )
@@ -194,38 +211,77 @@ class EvidenceOracle:
                     hard=config.hard_negatives,
                     likeness=alike,
                 )
+                scanned: set[int] = set()
+                if kind == "gated" and config.scans:
+                    share = config.scans if document.in_order else 1.0
+                    scanned = {i for i in sorted(taught) if rng.random() < share}
+                taught -= scanned
                 made, memories[kind] = self._memory_turns(kind, document, taught)
-                turns += made
+                turns += made + self._scans(document, scanned, rng)
         if "answer" in self._kinds:
             # At run time the answer uses a memory of the agent's own kind.
             if own not in memories:
                 _, memories[own] = self._memory_turns(own, document, set())
+            if own == "gated" and config.scans and not document.in_order:
+                memories[own] = self._merged(document, document.merged())
             if memories[own].whole and not document.lost:
                 turns.append(self._answer(document, memories[own].text))
         return turns
+
+    def _scans(
+        self, document: LabelledDocument, taught: Collection[int], rng: random.Random
+    ) -> list[SupervisedTurn]:
+        """Turns of some chunks against memories that hold some of the evidence."""
+        memories: dict[tuple[int, ...], Memory] = {}
+        turns: list[SupervisedTurn | None] = []
+        for index in sorted(taught):
+            held = document.some_held(rng)
+            if held not in memories:
+                memories[held] = self._merged(document, held)
+            memory, chunk = memories[held], document.chunks[index]
+            if not memory.whole:
+                continue  # it has not what it should
+            if document.adds(index, held):
+                turns.append(self._fitting("gated", document, chunk, memory)[0])
+            else:
+                turns.append(self._passing("gated", document, chunk, memory))
+        return [turn for turn in turns if turn is not None]
+
+    def _merged(self, document: LabelledDocument, chunks: Sequence[int]) -> Memory:
+        """The memory after the evidence of some chunks, in this order."""
+        memory = Memory(held=frozenset())
+        for chunk in (document.chunks[index] for index in chunks):
+            _, memory = self._fitting("gated", document, chunk, memory)
+        return memory
 
     def _memory_turns(
         self, kind: PromptKind, document: LabelledDocument, taught: set[int]
     ) -> tuple[list[SupervisedTurn], Memory]:
         """The turns of some chunks, and the memory after all of them."""
         turns: list[SupervisedTurn] = []
-        memory = Memory("", -1, True)
+        memory = Memory()
         for chunk in document.chunks:
             if document.evidence[chunk.index]:
                 turn, memory = self._fitting(kind, document, chunk, memory)
                 if turn is not None and chunk.index in taught:
                     turns.append(turn)
             elif chunk.index in taught:
-                made = self._turn(kind, document, chunk, memory, ())
-                if made is None:
-                    raise InputError(
-                        "a reply without evidence takes more than completion_tokens "
-                        f"{self._agent.completion_tokens}; raise the budget"
-                    )
-                turns.append(made[0])
+                turns.append(self._passing(kind, document, chunk, memory))
         if not memory.text:
             raise InputError(self._no_room(document))
         return turns, memory
+
+    def _passing(
+        self, kind: PromptKind, document: LabelledDocument, chunk: Chunk, memory: Memory
+    ) -> SupervisedTurn:
+        """The turn that leaves the memory as it is."""
+        made = self._turn(kind, document, chunk, memory, ())
+        if made is None:
+            raise InputError(
+                "a reply without evidence takes more than completion_tokens "
+                f"{self._agent.completion_tokens}; raise the budget"
+            )
+        return made[0]
 
     def _fitting(
         self, kind: PromptKind, document: LabelledDocument, chunk: Chunk, memory: Memory
@@ -272,7 +328,8 @@ class EvidenceOracle:
         new = self._memory_after(turn)
         if len(builder.encode_content(new)) > self._agent.memory_tokens:
             return None
-        return turn, memory._replace(text=new, end=pieces[-1][1])
+        held = None if memory.held is None else memory.held | {chunk.index}
+        return turn, memory._replace(text=new, end=pieces[-1][1], held=held)
 
     def _reply(self, kind: PromptKind, reading: Reading) -> str:
         lead, update = self._builder.lead, bool(reading.sentences)

@@ -7,6 +7,13 @@ arXiv 2602.10560, Eq. 12-13, with G_t the rollouts of the group that reached tur
     A[g, t]      = alpha * A_traj[g] + (1 - alpha) * A_turn[g, t]
 
 Every token of turn t's completion has the advantage A[g, t].
+
+Where chunks are read more than once, rollouts take different turns, and the n-th turns
+of two of them may read different chunks for different purposes. Turns are compared if
+they share a column of `rl.passes`, that is pass, step and chunk: the same question is
+put to the gate, of memories that differ, as those of turn t do. A turn that no other
+rollout of the group took has nothing to be compared with, and A_turn 0; its
+trajectory's advantage remains.
 """
 
 import dataclasses

@@ -1,13 +1,16 @@
 """What groups of trajectories did, as arrays: where strings end and numbers begin.
 
-P questions, G rollouts of each, K memory turns; the answer turn has no gates.
+P questions, G rollouts of each, K columns of memory turns; the answer turn has no
+gates. Column k is chunk k; where chunks are read more than once see `rl.passes`.
 """
 
 import dataclasses
 import inspect
+import itertools
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,9 +21,11 @@ from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.scoring import score
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.records import shown
+from gru_mem_jax.rl import passes
 
 Array = jax.Array | np.ndarray
 Labels = tuple[Sequence[bool], int | None]
+Group = Sequence[Trajectory]
 RewardFn = Callable[[Example, Trajectory], float | None]
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -40,20 +45,28 @@ STOP_REASONS = (
 class Outcomes:
     """What P groups of G trajectories did, against the labels of their contexts.
 
-    Memory turn k reads chunk k, so that turns and chunks share an index.
+    A column is one pass, step and chunk of its question (`passes.column`): memory turn
+    k reads chunk k where each is read once.
 
     Attributes:
       correct: float32 [P, G], the answer's score; 0 where there is none.
       scored: bool [P, G], whether there is a score: a reward function may give None.
       mode: int32 [P, G], index into agent.config.MODES.
       stop: int32 [P, G], index into STOP_REASONS.
-      exit_chunk: int32 [P, G], last chunk that was read; -1 if none was.
+      exit_gate: bool [P, G], whether the exit gate could end the run.
+      exit_offset: int32 [P, G], how far behind the last evidence reading ended
+        (`passes.exit_offset`).
       last_evidence: int32 [P, G], last chunk with evidence; -1 if none has any.
       num_chunks: int32 [P, G], chunks of the whole context.
+      passes: int32 [P, G], over the context.
+      merges: int32 [P, G], turns that mode parallel has merged with.
       well_formed: bool [P, G], whether every turn is, the answer turn too.
       turn_mask: bool [P, G, K], memory turns that were reached.
+      turn: int32 [P, G, K], the turn's number in its run; 0 where none was reached.
       update: bool [P, G, K], whether the memory was replaced (always, by MemAgent).
-      evidence: bool [P, G, K], whether chunk k holds evidence, read or not.
+      evidence: bool [P, G, K], whether the column's chunk holds evidence, read or not.
+      excused: bool [P, G, K], whether a closed gate is right on evidence too
+        (`passes.excused`).
       turn_well_formed: bool [P, G, K].
       memory_tokens: int32 [P, G, K], size of the memory after the turn.
       memory_cut: bool [P, G, K], whether the candidate memory went over its budget.
@@ -65,13 +78,18 @@ class Outcomes:
     scored: Array
     mode: Array
     stop: Array
-    exit_chunk: Array
+    exit_gate: Array
+    exit_offset: Array
     last_evidence: Array
     num_chunks: Array
+    passes: Array
+    merges: Array
     well_formed: Array
     turn_mask: Array
+    turn: Array
     update: Array
     evidence: Array
+    excused: Array
     turn_well_formed: Array
     memory_tokens: Array
     memory_cut: Array
@@ -80,7 +98,7 @@ class Outcomes:
 
 
 def outcomes(
-    groups: Sequence[Sequence[Trajectory]],
+    groups: Sequence[Group],
     examples: Sequence[Example],
     labels: Sequence[Labels],
     reward_fn: RewardFn | None = None,
@@ -98,30 +116,29 @@ def outcomes(
         any function of (example, trajectory); None: as each example says. One that
         returns None leaves the trajectory without a score: nothing is learned from it,
         and no mean counts it.
-      num_turns: K; None: chunks of the longest context. A fixed K keeps what is
-        compiled for these shapes from being compiled again.
+      num_turns: K; None: `columns_needed`. A fixed K keeps what is compiled for these
+        shapes from being compiled again.
 
     Returns:
       Outcomes of numpy arrays.
 
     Raises:
       InputError: numbers of groups, examples, labels or rollouts differ, a trajectory
-        has no answer turn, or has more memory turns than its labels or `num_turns`.
+        has no answer turn, or has read more chunks than there are labels, or has turns
+        beyond `num_turns`.
       RunError: the user's reward function fails, or returns neither a finite number nor
         None.
     """
     _check_groups(groups, examples, labels)
-    longest = max((len(evidence) for evidence, _ in labels), default=0)
-    turns = longest if num_turns is None else num_turns
+    turns = columns_needed(groups, labels) if num_turns is None else num_turns
     shape = (len(groups), len(groups[0]) if groups else 0)
     arrays = {
         "correct": np.zeros(shape, np.float32),
         "scored": np.zeros(shape, bool),
-        **{name: np.zeros(shape, np.int32) for name in ("mode", "stop", "num_chunks")},
-        **{name: np.full(shape, -1, np.int32) for name in _CHUNKS},
-        "well_formed": np.zeros(shape, bool),
+        **{name: np.zeros(shape, np.int32) for name in _NUMBERS},
+        **{name: np.zeros(shape, bool) for name in ("exit_gate", "well_formed")},
         **{name: np.zeros((*shape, turns), bool) for name in _TURN_FLAGS},
-        "memory_tokens": np.zeros((*shape, turns), np.int32),
+        **{name: np.zeros((*shape, turns), np.int32) for name in _TURN_NUMBERS},
         "completion_tokens": np.zeros((*shape, turns + 1), np.int32),
         "cut": np.zeros((*shape, turns + 1), bool),
     }
@@ -130,16 +147,52 @@ def outcomes(
     ):
         arrays["num_chunks"][p] = len(evidence)
         arrays["last_evidence"][p] = -1 if last is None else last
-        held = tuple(evidence)[:turns]
+        most = _columns(group, len(evidence))
+        repeated = itertools.islice(itertools.cycle(evidence), min(most, turns))
+        held = tuple(repeated)
         arrays["evidence"][p, :, : len(held)] = held
         for g, trajectory in enumerate(group):
             where = f"rollout {g} of example {example.id!r}"
-            _check_trajectory(trajectory, min(len(evidence), turns), where)
+            _check_trajectory(trajectory, len(evidence), turns, where)
             value = _score(reward_fn or example_score, example, trajectory, where)
             arrays["scored"][p, g] = value is not None
             arrays["correct"][p, g] = value or 0
-            _fill(arrays, (p, g), trajectory)
+            _fill(arrays, (p, g), trajectory, evidence)
     return Outcomes(**arrays)
+
+
+def columns_needed(groups: Sequence[Group], labels: Sequence[Labels]) -> int:
+    """K that has room for every turn, and for a column of each chunk."""
+    pairs = zip(groups, labels)
+    return max((_columns(group, len(own)) for group, (own, _) in pairs), default=0)
+
+
+def _columns(group: Group, num_chunks: int) -> int:
+    turns = (turn for trajectory in group for turn in trajectory.memory_turns)
+    last = max((passes.column(turn, num_chunks) for turn in turns), default=-1)
+    return max(num_chunks, last + 1)
+
+
+def earlier(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of files that earlier versions wrote, with what they lack.
+
+    All their trajectories were scored, and read each chunk at most once.
+
+    Args:
+      arrays: by name of the field.
+    """
+    if "exit_gate" in arrays or "correct" not in arrays:
+        return dict(arrays)
+    held: dict[str, Any] = dict(arrays)
+    read, group = held["turn_mask"], held["correct"].shape
+    held.setdefault("scored", np.ones(group, bool))
+    held["exit_gate"] = held["mode"] == MODES.index("with_exit_gate")
+    held["exit_offset"] = held.pop("exit_chunk") - held["last_evidence"]
+    held["passes"] = read.any(-1).astype(np.int32)
+    held["merges"] = np.zeros(group, np.int32)
+    held["turn"] = np.arange(read.shape[-1], dtype=np.int32) * read
+    held["excused"] = np.zeros(read.shape, bool)
+    return held
 
 
 def concatenate(parts: Sequence[Outcomes]) -> Outcomes:
@@ -164,34 +217,49 @@ def concatenate(parts: Sequence[Outcomes]) -> Outcomes:
     )
 
 
-_CHUNKS = ("exit_chunk", "last_evidence")
-_TURN_FLAGS = ("turn_mask", "update", "evidence", "turn_well_formed", "memory_cut")
+_NUMBERS = (
+    *("mode", "stop", "exit_offset", "last_evidence"),
+    *("num_chunks", "passes", "merges"),
+)
+_TURN_FLAGS = (
+    *("turn_mask", "update", "evidence", "excused"),
+    *("turn_well_formed", "memory_cut"),
+)
+_TURN_NUMBERS = ("turn", "memory_tokens")
 
 
 def _fill(
-    arrays: dict[str, np.ndarray], at: tuple[int, int], trajectory: Trajectory
+    arrays: dict[str, np.ndarray],
+    at: tuple[int, int],
+    trajectory: Trajectory,
+    evidence: Sequence[bool],
 ) -> None:
     *memory, answer = trajectory.turns
     reason = trajectory.stop_reason
     known = reason if reason in STOP_REASONS else "other"
     arrays["mode"][at] = MODES.index(trajectory.mode)
     arrays["stop"][at] = STOP_REASONS.index(known)
-    arrays["exit_chunk"][at] = len(memory) - 1
+    arrays["exit_gate"][at] = passes.obeys_exit(trajectory)
+    arrays["exit_offset"][at] = passes.exit_offset(trajectory, evidence)
+    arrays["passes"][at] = max((turn.pass_number for turn in memory), default=0)
+    arrays["merges"][at] = sum(turn.step == "merge" for turn in memory)
     arrays["well_formed"][at] = trajectory.well_formed
     always_open = trajectory.mode == "memagent"
-    read = slice(0, len(memory))
+    read = [passes.column(turn, len(evidence)) for turn in memory]
     arrays["turn_mask"][at][read] = True
+    arrays["turn"][at][read] = range(len(memory))
+    arrays["excused"][at][read] = passes.excused(trajectory)
     arrays["update"][at][read] = [always_open or bool(t.update) for t in memory]
     arrays["turn_well_formed"][at][read] = [turn.well_formed for turn in memory]
     arrays["memory_tokens"][at][read] = [turn.memory_tokens for turn in memory]
     arrays["memory_cut"][at][read] = [turn.memory_cut for turn in memory]
-    for turns, place in ((memory, read), ([answer], slice(-1, None))):
+    for turns, place in ((memory, read), ([answer], [-1])):
         arrays["completion_tokens"][at][place] = [t.completion_tokens for t in turns]
         arrays["cut"][at][place] = [t.finish_reason == "length" for t in turns]
 
 
 def _check_groups(
-    groups: Sequence[Sequence[Trajectory]],
+    groups: Sequence[Group],
     examples: Sequence[Example],
     labels: Sequence[Labels],
 ) -> None:
@@ -205,14 +273,24 @@ def _check_groups(
         raise InputError(f"groups must have equally many rollouts, got {sizes}")
 
 
-def _check_trajectory(trajectory: Trajectory, most: int, where: str) -> None:
+def _check_trajectory(
+    trajectory: Trajectory, num_chunks: int, room: int, where: str
+) -> None:
     kinds = [turn.kind for turn in trajectory.turns]
     if kinds[-1:] != ["answer"] or "answer" in kinds[:-1]:
         raise InputError(f"{where} must end with its answer turn; it was interrupted")
-    if len(kinds) - 1 > most:
+    turns = trajectory.memory_turns
+    read = max((turn.chunk or 0 for turn in turns), default=-1) + 1
+    if read > num_chunks:
         raise InputError(
-            f"{where} has {len(kinds) - 1} memory turns, more than the {most} chunks "
-            f"that there are labels and room for"
+            f"{where} has {len(turns)} memory turns and has read chunk {read - 1}, but "
+            f"there are labels of {num_chunks} chunks"
+        )
+    last = max((passes.column(turn, num_chunks) for turn in turns), default=-1)
+    if last >= room:
+        raise InputError(
+            f"{where} has {len(turns)} memory turns that need {last + 1} columns, more "
+            f"than the {room} of num_turns"
         )
 
 

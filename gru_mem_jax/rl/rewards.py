@@ -6,7 +6,8 @@ the update reward to each of its memory turns:
     r_traj[g]      = outcome + exit + format            [P, G]
     r_update[g, t] = +1 if U_t == evidence[t] else -1   [P, G, K]
 
-P questions, G rollouts of each, K memory turns; the answer turn has no gates.
+P questions, G rollouts of each, K columns of memory turns; the answer turn has no
+gates. Where a chunk is read more than once `rl.passes` says what is asked of a gate.
 """
 
 import dataclasses
@@ -40,8 +41,8 @@ class RewardConfig:
     Attributes:
       outcome_weight, exit_weight, format_weight, update_weight: factor of each term;
         0 leaves it out.
-      exact_exit, early_exit, late_exit: the exit reward of a last chunk read that is,
-        is before, is after the last evidence.
+      exact_exit, early_exit, late_exit: the exit reward of a run that ended with the
+        last evidence, before it, after it.
       well_formed, malformed: the format reward of a trajectory.
       update_right, update_wrong: the update reward of a turn.
       scoring: how answers are compared, one of data.scoring.SCORERS; None: as each
@@ -136,48 +137,67 @@ def outcome_reward(correct: Array) -> jax.Array:
     return jnp.asarray(correct, jnp.float32)
 
 
-def update_reward(
-    update: Array, evidence: Array, well_formed: Array, config: RewardConfig
-) -> jax.Array:
-    """Whether each turn's update gate equals its evidence label (Eq. 9).
+def right_gates(
+    update: Array, evidence: Array, well_formed: Array, excused: Array | bool = False
+) -> Array:
+    """Which update gates equal their evidence label, or need not.
 
     The gate of a malformed turn counts as wrong: it has none.
 
     Args:
       update, evidence, well_formed: bool [P, G, K].
+      excused: bool [P, G, K], where a closed gate is right on evidence too.
+
+    Returns:
+      bool [P, G, K].
+    """
+    return ((update == evidence) | (evidence & excused)) & well_formed
+
+
+def update_reward(
+    update: Array,
+    evidence: Array,
+    well_formed: Array,
+    config: RewardConfig,
+    excused: Array | bool = False,
+) -> jax.Array:
+    """Whether each turn's update gate is right (Eq. 9), see `right_gates`.
+
+    Args:
+      update, evidence, well_formed, excused: bool [P, G, K].
       config: update_right and update_wrong.
 
     Returns:
       float32 [P, G, K].
     """
-    right = (update == evidence) & well_formed
+    right = right_gates(update, evidence, well_formed, excused)
     return _choose(right, config.update_right, config.update_wrong)
 
 
 def exit_reward(
-    exit_chunk: Array, last_evidence: Array, chose: Array, config: RewardConfig
+    exit_offset: Array, labelled: Array, chose: Array, config: RewardConfig
 ) -> jax.Array:
     """Whether reading ended with the last evidence, before it or after it (Eq. 10).
 
     Reading to the end is exact where the end holds evidence. Two cases are worth 0: a
-    context without evidence has no right place to stop, and a run that a limit stopped
-    before the last evidence did not choose to.
+    context without evidence has no right place to stop, and a run that ended before the
+    last evidence but not by its exit gate did not choose to.
 
     Args:
-      exit_chunk: int32 [P, G], last chunk read.
-      last_evidence: int32 [P, G], -1 where there is none.
+      exit_offset: int32 [P, G], how far behind the last evidence reading ended.
+      labelled: bool [P, G], whether there is evidence.
       chose: bool [P, G], whether the exit gate ended it.
       config: exact_exit, early_exit and late_exit.
 
     Returns:
       float32 [P, G].
     """
-    exact = exit_chunk == last_evidence
-    early = (exit_chunk < last_evidence) & chose
-    late = exit_chunk > last_evidence
+    exact = exit_offset == 0
+    early = (exit_offset < 0) & chose
+    late = exit_offset > 0
     value = _choose(exact, config.exact_exit, 0) + _choose(early, config.early_exit, 0)
     value += _choose(late, config.late_exit, 0)
-    return _only(last_evidence >= 0, value)
+    return _only(labelled, value)
 
 
 def format_reward(well_formed: Array, config: RewardConfig) -> jax.Array:
@@ -217,7 +237,7 @@ def overlong_penalty(completion_tokens: Array, config: RewardConfig) -> jax.Arra
 def rewards(outcomes: Outcomes, config: RewardConfig) -> Rewards:
     """All terms, and their sums by level.
 
-    The exit term is for the mode with an exit gate. MemAgent has no gates and no
+    The exit term is for runs that the exit gate could end. MemAgent has no gates and no
     format: it gets the outcome alone (and the penalty for length, if asked for).
 
     Args:
@@ -230,20 +250,25 @@ def rewards(outcomes: Outcomes, config: RewardConfig) -> Rewards:
     check_shape("turn_mask", outcomes.turn_mask, (*outcomes.correct.shape, None))
     check_shape("update", outcomes.update, outcomes.turn_mask.shape)
     gated = outcomes.mode != MODES.index("memagent")
-    exits = outcomes.mode == MODES.index("with_exit_gate")
     chose = outcomes.stop == STOP_REASONS.index("exit_gate")
     terms = {
         "outcome": outcome_reward(outcomes.correct),
         "exit": _only(
-            exits,
-            exit_reward(outcomes.exit_chunk, outcomes.last_evidence, chose, config),
+            outcomes.exit_gate,
+            exit_reward(
+                outcomes.exit_offset, outcomes.last_evidence >= 0, chose, config
+            ),
         ),
         "format": _only(gated, format_reward(outcomes.well_formed, config)),
         "overlong": overlong_penalty(outcomes.completion_tokens, config),
         "update": _only(
             outcomes.turn_mask & gated[..., None],
             update_reward(
-                outcomes.update, outcomes.evidence, outcomes.turn_well_formed, config
+                outcomes.update,
+                outcomes.evidence,
+                outcomes.turn_well_formed,
+                config,
+                outcomes.excused,
             ),
         ),
     }

@@ -22,10 +22,17 @@ from gru_mem_jax.agent.trajectory import Trajectory, UnansweredError
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.rl.outcomes import Array, Outcomes, RewardFn, concatenate, outcomes
+from gru_mem_jax.rl.outcomes import (
+    Array,
+    Group,
+    Outcomes,
+    RewardFn,
+    columns_needed,
+    concatenate,
+    outcomes,
+)
 from gru_mem_jax.rl.packing import Conversation, conversations
 
-Group = Sequence[Trajectory]
 _FEWEST_TURNS = 8
 
 
@@ -168,12 +175,14 @@ def make_batch(
 ) -> RolloutBatch:
     """Reads one round of rollouts against their labels.
 
-    K, the number of turns, is rounded up to a power of two: few shapes are compiled.
+    K, the number of columns that the turns need, is rounded up to a power of two: few
+    shapes are compiled. It is bounded by the chunks of the longest context, times
+    max_passes in mode reread, and (max_passes + 1) in mode parallel.
     """
     held = [labels(item, encoder, chunk_size) for item in examples.values()]
-    longest = max((len(evidence) for evidence, _ in held), default=0)
+    needed = columns_needed(groups, held)
     turns = _FEWEST_TURNS
-    while turns < longest:
+    while turns < needed:
         turns *= 2
     done = outcomes(groups, list(examples.values()), held, reward_fn, num_turns=turns)
     every = [turn for group in groups for t in group for turn in t.turns]
@@ -260,13 +269,13 @@ def learnable(
       keep: bool [P].
       drop_cut: leave out completions that were cut at the token limit.
     """
-    memory_turns = np.asarray(batch.outcomes.turn_mask).sum(-1)
+    columns = turn_columns(batch.outcomes)
     scored = np.asarray(batch.outcomes.scored)
     advantages, cut = np.asarray(advantages), np.asarray(batch.outcomes.cut)
     result = []
     for turn in batch.turns:
         p, g, k = turn.index
-        column = k if k < memory_turns[p, g] else -1
+        column = columns.get((p, g, k), -1)
         if not (keep[p] and scored[p, g]) or (drop_cut and cut[p, g, column]):
             continue
         if not any(turn.token_weights):
@@ -274,3 +283,11 @@ def learnable(
         value = float(advantages[p, g, column])
         result.append(dataclasses.replace(turn, advantage=value))
     return result
+
+
+def turn_columns(outcomes: Outcomes) -> dict[tuple[int, int, int], int]:
+    """The column of each memory turn, by (group, rollout, turn)."""
+    p, g, column = np.nonzero(np.asarray(outcomes.turn_mask))
+    numbers = np.asarray(outcomes.turn)[p, g, column]
+    turns = zip(p.tolist(), g.tolist(), numbers.tolist())
+    return dict(zip(turns, column.tolist()))

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.agent.config import MODES, PAPER_MODES
 from gru_mem_jax.rl.learner import Report
 from gru_mem_jax.rl.objective import TokenSum
 from gru_mem_jax.rl.outcomes import Array, Outcomes
 from gru_mem_jax.rl.packing import PackedRows
+from gru_mem_jax.rl.rewards import right_gates
 from gru_mem_jax.rl.rollout import RolloutBatch
 from gru_mem_jax.rl.row_counts import count_rows
 
@@ -39,15 +40,33 @@ def summarize(outcomes: Outcomes) -> Summary:
     gated = np.asarray(done.mode) != MODES.index("memagent")
     if gated.any():
         summary |= _gates(done, gated)
+    again = ~np.isin(done.mode, [MODES.index(mode) for mode in PAPER_MODES])
+    if again.any():
+        summary |= _passes(done, again)
     return summary | _lengths(done)
+
+
+def _passes(done: Outcomes, again: np.ndarray) -> Summary:
+    merges, turns = np.asarray(done.merges), np.asarray(done.turn_mask).sum(-1)
+    parallel = again & (np.asarray(done.mode) == MODES.index("parallel"))
+    return {
+        "passes": _mean(done.passes, again),
+        "scans": _mean(turns - merges, parallel),
+        "merges": _mean(merges, parallel),
+    }
 
 
 def _gates(done: Outcomes, gated: np.ndarray) -> Summary:
     read = np.asarray(done.turn_mask) & gated[..., None]
     evidence = np.asarray(done.evidence)
-    right = (np.asarray(done.update) == evidence) & done.turn_well_formed
-    labelled = gated & (np.asarray(done.last_evidence) >= 0)
-    late = np.asarray(done.exit_chunk) - done.last_evidence
+    right = right_gates(
+        np.asarray(done.update), evidence, done.turn_well_formed, done.excused
+    )
+    # An exit gate that is not obeyed is measured where chunks are read in order, once.
+    exits = np.isin(done.mode, [MODES.index(mode) for mode in PAPER_MODES])
+    exits |= np.asarray(done.exit_gate)
+    labelled = gated & exits & (np.asarray(done.last_evidence) >= 0)
+    late = np.asarray(done.exit_offset)
     on = _mean(right, read & evidence)
     off = _mean(right, read & ~evidence)
     return {
@@ -68,8 +87,10 @@ def _lengths(done: Outcomes) -> Summary:
     read = np.asarray(done.turn_mask)
     sampled = np.concatenate([read, np.ones((*read.shape[:2], 1), bool)], axis=-1)
     lengths, chunks = np.asarray(done.completion_tokens), np.asarray(done.num_chunks)
+    # Every chunk that is read is read in the first pass.
+    first = read & (np.arange(read.shape[-1]) < chunks[..., None])
     return {
-        "chunks_read": _mean(read.sum(-1) / np.maximum(chunks, 1), chunks > 0),
+        "chunks_read": _mean(first.sum(-1) / np.maximum(chunks, 1), chunks > 0),
         "completion_tokens": _mean(lengths, sampled),
         "longest_completion": _largest(lengths, sampled),
         "trajectory_tokens": _mean(lengths.sum(-1)),

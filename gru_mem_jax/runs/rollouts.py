@@ -32,7 +32,7 @@ import numpy as np
 
 from gru_mem_jax import durable_files, storage
 from gru_mem_jax.errors import InputError
-from gru_mem_jax.rl.outcomes import Array, Outcomes
+from gru_mem_jax.rl.outcomes import Array, Outcomes, earlier
 from gru_mem_jax.rl.packing import Conversation
 from gru_mem_jax.rl.rollout import RolloutBatch
 
@@ -143,18 +143,19 @@ def _load(
         ) from None
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    if "outcome_correct" in arrays:  # files of earlier versions: all were scored
-        every = np.ones(arrays["outcome_correct"].shape, bool)
-        arrays.setdefault("outcome_scored", every)
     try:
         record = json.loads(arrays["record"].tobytes())
         if record["format"] not in FORMATS:
             known = " or ".join(map(str, FORMATS))
             raise ValueError(f"has format {record['format']}, expected {known}")
-        fields = dataclasses.fields(Outcomes)
+        held = {
+            name.removeprefix("outcome_"): array
+            for name, array in arrays.items()
+            if name.startswith("outcome_")
+        }
         batch = RolloutBatch(
             questions=tuple(arrays["questions"].tolist()),
-            outcomes=Outcomes(**{f.name: arrays[f"outcome_{f.name}"] for f in fields}),
+            outcomes=Outcomes(**earlier(held)),
             turns=tuple(_turns(arrays)),
             **{name: record[name] for name in _RECORD},
             skipped=record.get("skipped", 0),  # absent in earlier files

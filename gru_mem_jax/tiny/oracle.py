@@ -13,6 +13,9 @@ so that one look shows what is missing, or gives the answer. The gated turn's th
 names the keys looked up, until one is found, and quotes it; it is empty once nothing is
 missing. Off evidence the update is empty. MemAgent's turn writes
 the same memory anew each time.
+
+A turn depends on the chunk and the memory alone, in whatever order chunks are read: see
+`new_facts`.
 """
 
 import dataclasses
@@ -82,6 +85,29 @@ def _plain(text: str) -> str:
 def is_complete(asked: Asked, found: Sequence[Fact]) -> bool:
     """Whether all facts that the question asks for are found."""
     return len(found) == (2 if asked.kind == "chain" else asked.count)
+
+
+def new_facts(
+    asked: Asked, found: Sequence[Fact], facts: Sequence[Fact]
+) -> tuple[Fact, ...]:
+    """What a chunk adds to a memory: what is asked for and not found yet.
+
+    The needle of a chain is asked for once its link is found, or stands in the chunk.
+
+    Args:
+      asked: the parsed question.
+      found: facts in memory before the turn.
+      facts: of the chunk, in order of the text.
+    """
+    if asked.kind == "values":
+        more = [f for f in facts if f[0] == asked.keys[0] and f not in found]
+        return tuple(more[: asked.count - len(found)])
+    wanted = set(asked.keys)
+    if asked.kind == "chain":
+        links = (_link(value) for key, value in (*found, *facts) if key in asked.keys)
+        wanted |= {link for link in links if link}
+    known = dict(found)
+    return tuple(f for f in facts if f[0] in wanted and f[0] not in known)
 
 
 def memory_text(asked: Asked, found: Sequence[Fact]) -> str:

@@ -13,7 +13,7 @@ multi_key: one needle, and distractors for other keys; the same question.
 multi_value: n needles for one key, distractors;
   "Which first second codes belong to K?"
 multi_query: a needle for each of n keys, distractors; "Which codes belong to K L?"
-chain: a link from K to L, later L's needle, distractors;
+chain: a link from K to L, L's needle (later, if nothing else is set), distractors;
   "Which linked code belongs to K?"
 
 A needle is "The code for K is x y z.", a link "The code for K is that of L.". Each
@@ -70,7 +70,9 @@ class SyntheticConfig:
       gap: the bridge gap of a chain: how many blocks the link, which is needed first,
         lies after the needle that it points to. With 8, the needle is read eight blocks
         before a reader can know that it is wanted; with -8, eight blocks after; with 0
-        they share a block. None: the needle comes later, anywhere.
+        they share a block. None: anywhere, the needle later.
+      reversed_chains: share of the chains without a gap whose needle comes before the
+        link. It does not change the others.
       max_distractors: of a block (none in single_key).
       varied: share of the examples whose white space, case and marks vary. It does not
         change the others.
@@ -87,6 +89,7 @@ class SyntheticConfig:
     max_items: int = 4
     placement: str = "uniform"
     gap: int | None = None
+    reversed_chains: float = 0.0
     max_distractors: int = 2
     varied: float = 0.0
     split: str = "train"
@@ -119,6 +122,7 @@ class SyntheticConfig:
         check_int("num_chunks for these tasks", self.num_chunks, needed)
         check_int("max_distractors", self.max_distractors, 0)
         check_number("varied", self.varied, 0, 1)
+        check_number("reversed_chains", self.reversed_chains, 0, 1)
         if self.gap is not None:
             self._check_gap()
         needles = (2 if self.gap == 0 else 1) + self.max_distractors
@@ -134,6 +138,10 @@ class SyntheticConfig:
         if self.tasks != ("chain",):
             raise InputError(f"gap is of the task chain alone, got tasks {self.tasks}")
         check_int("gap", self.gap, -_MOST_CHUNKS, _MOST_CHUNKS)
+        if self.reversed_chains:
+            raise InputError(
+                "a gap says the order of a chain: reversed_chains must be 0"
+            )
         if abs(self.gap or 0) >= (region := self.region(2)):
             raise InputError(
                 f"a gap of {self.gap} needs more than {abs(self.gap or 0)} blocks, got "
@@ -164,6 +172,10 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     question, answer, pairs, asked = _draw_task(rng, config, task)
     wanted = _Wanted(asked, frozenset(" ".join(v for _, v in pairs).split()))
     blocks = _place(rng, config, len(pairs))
+    # A generator of its own, so that other documents do not depend on it.
+    turned = random.Random(f"{config.seed}/{config.split}/{index}/order")
+    if task == "chain" and turned.random() < config.reversed_chains:
+        blocks.reverse()
     filler = config.filler
     if filler == "mixed":
         filler = rng.choice(("noise", "sentences"))

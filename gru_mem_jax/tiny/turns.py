@@ -1,4 +1,9 @@
-"""Supervised turns of synthetic examples, with the replies of `tiny.oracle`."""
+"""Supervised turns of synthetic examples, with the replies of `tiny.oracle`.
+
+Those of one reading, chunk after chunk, see what the chunks before have left. Scans, of
+agent mode "parallel", and turns of a second pass, of "reread", see a memory that is
+empty or holds any part of what there is to find, wherever the chunk lies.
+"""
 
 import bisect
 import dataclasses
@@ -37,6 +42,10 @@ class TurnConfig:
       shifted: share of the examples that lose some tokens at their beginning, so that
         chunks do not begin and end where blocks do. Their turns are not taught from the
         first chunk on that cuts a key or value: no reader could know it.
+      scans: share of the gated turns that see another memory than one reading leaves:
+        half of them an empty one, the others some or all of the facts, in order of the
+        text. What their chunk holds may be known then, and change nothing. If above 0,
+        all do of a chain whose second hop is read before the first.
       wrong_updates: share of the turns without evidence whose update gate is taught to
         say yes. For warm starts that copy well but gate badly; 0 teaches right gates.
       wrong_ends: share of the due ends whose exit gate is taught to say continue.
@@ -50,6 +59,7 @@ class TurnConfig:
     answers_alone: float = 0.0
     blank_memory: float = 0.3
     shifted: float = 0.0
+    scans: float = 0.0
     wrong_updates: float = 0.0
     wrong_ends: float = 0.0
     wrong_thoughts: float = 0.0
@@ -60,7 +70,7 @@ class TurnConfig:
         for name in ("off_evidence", "memagent_off_evidence"):
             check_number(name, getattr(self, name), 0, 1000)
         for name in (
-            *("answers_alone", "blank_memory", "shifted"),
+            *("answers_alone", "blank_memory", "shifted", "scans"),
             *("wrong_updates", "wrong_ends", "wrong_thoughts"),
         ):
             check_number(name, getattr(self, name), 0, 1)
@@ -85,25 +95,38 @@ class OracleTurns:
         self._builder = PromptBuilder(encoder, agent.prompt)
 
     def check(self, example: Example) -> None:
-        """Checks that a reader of one chunk after the other can answer it.
+        """Checks that the turns that are taught can lead to the answer.
 
         Raises:
-          InputError: the question has another wording; the needle of a chain is read
-            in a chunk before its link, and so before it is known to be wanted.
+          InputError: the question has another wording; no scans are taught, and the
+            needle of a chain is read in a chunk before its link, and so before it is
+            known to be wanted.
         """
         oracle.parse_question(example.question)
+        self._in_order(example)
+
+    def _in_order(self, example: Example) -> bool:
+        """Whether one reading, chunk after chunk, finds all evidence.
+
+        Raises:
+          InputError: it does not, and no other turns are taught.
+        """
         order = example.evidence_order
         if list(order) == sorted(order):
-            return
+            return True
         chunks = iter_chunks(example.document, self.encoder, self._chunk_size)
         ends = [chunk.end for chunk in chunks]
         read = [bisect.bisect_left(ends, end) for _, end in example.evidence]
         by_step = [chunk for _, chunk in sorted(zip(order, read, strict=True))]
-        if by_step != sorted(by_step):
-            raise InputError(
-                f"example {example.id!r}: its second hop is read before the first: no "
-                "turns of a single reading lead to the answer"
-            )
+        if by_step == sorted(by_step):
+            return True
+        if self.config.scans and "gated" in self.config.kinds:
+            return False
+        raise InputError(
+            f"example {example.id!r}: its second hop is read before the first: no "
+            "turns of a single reading lead to the answer; TurnConfig.scans teaches "
+            "others"
+        )
 
     def turns(self, example: Example, rng: random.Random) -> list[SupervisedTurn]:
         """The supervised turns of one example.
@@ -124,16 +147,22 @@ class OracleTurns:
             example = self._shift(example, rng)
         chunks = list(iter_chunks(example.document, self.encoder, self._chunk_size))
         facts = _facts_by_chunk(example, [chunk.end for chunk in chunks])
+        in_order = self._in_order(example)
+        kinds = ("gated", "memagent") if in_order else ("gated",)
         chosen = {
             "gated": chosen_chunks(facts, config.off_evidence, rng),
             "memagent": chosen_chunks(facts, config.memagent_off_evidence, rng),
         }
         rows = []
-        found: tuple[oracle.Fact, ...] = ()
-        for chunk, new in zip(chunks, facts):
-            for kind in ("gated", "memagent"):
+        read: tuple[oracle.Fact, ...] = ()
+        for chunk, own in zip(chunks, facts):
+            for kind in kinds:
                 if kind not in config.kinds or chunk.index not in chosen[kind]:
                     continue
+                found, new = read, own
+                if kind == "gated" and (not in_order or self._is_scan(rng)):
+                    found = _some_facts(example, rng)
+                    new = oracle.new_facts(asked, found, own)
                 memory = ()
                 listed = found or (
                     chunk.index > 0
@@ -158,7 +187,7 @@ class OracleTurns:
                         closed,
                     )
                 )
-            found += new
+            read += own
         if "answer" in config.kinds:
             rows.append(self.answer(example))
         return rows
@@ -166,11 +195,7 @@ class OracleTurns:
     def answer(self, example: Example) -> SupervisedTurn:
         """The answer turn of an example, all evidence found."""
         asked = oracle.parse_question(example.question)
-        found = [
-            fact
-            for start, end in example.evidence
-            for fact in oracle.facts_in(example.document[start:end])
-        ]
+        found = _facts(example)
         prompt = self._builder.answer(
             self._builder.encode_content(example.question),
             self._builder.encode_content(oracle.memory_text(asked, found)),
@@ -188,6 +213,10 @@ class OracleTurns:
             document=example.document[cut:],
             evidence=tuple((a - cut, b - cut) for a, b in example.evidence),
         )
+
+    def _is_scan(self, rng: random.Random) -> bool:
+        share = self.config.scans
+        return share > 0 and rng.random() < share  # 0 draws nothing
 
     def _gated_reply(
         self,
@@ -227,6 +256,30 @@ def _false_find(
     values = [value for _, value in oracle.facts_in(text)]
     value = rng.choice(values) if values else " ".join(rng.sample(words.VALUES, 3))
     return rng.choice(oracle.looked_up(asked, found)), value
+
+
+def _facts(example: Example) -> list[oracle.Fact]:
+    """All facts that are asked for, in order of the text."""
+    return [
+        fact
+        for start, end in example.evidence
+        for fact in oracle.facts_in(example.document[start:end])
+    ]
+
+
+def _some_facts(example: Example, rng: random.Random) -> tuple[oracle.Fact, ...]:
+    """What a memory may hold before a scan: nothing, or the facts of some chunks.
+
+    It holds no needle of a chain without its link.
+    """
+    facts = _facts(example)
+    if rng.random() < 0.5:
+        return ()
+    number = rng.randint(1, len(facts))
+    if any(example.evidence_order):
+        hops = sorted(range(len(facts)), key=lambda i: example.evidence_order[i])
+        return tuple(facts[i] for i in sorted(hops[:number]))
+    return tuple(facts[i] for i in sorted(rng.sample(range(len(facts)), number)))
 
 
 def _facts_by_chunk(

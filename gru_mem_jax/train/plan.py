@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from gru_mem_jax.agent.config import (
+    PAPER_MODES,
     AgentConfig,
     check_budgets,
     longest_turn,
@@ -40,6 +41,9 @@ from gru_mem_jax.train.footprint import (
     memory_estimate,
     planned_engine,
 )
+
+# What modes that read chunks more than once have besides their name.
+_OF_PASSES = ("max_passes", "scan_chunks", "max_merged", "merge_until_exit")
 
 
 class Plan(NamedTuple):
@@ -146,7 +150,10 @@ def settings_to_use(
     same = (own.chunk_size, own.prompt) == (trained.chunk_size, trained.prompt)
     if supervised or not same:
         return dataclasses.replace(trained, sampling=own.sampling)
-    used = replace_settings(own, mode=trained.mode, format=trained.format)
+    changes = {"mode": trained.mode, "format": trained.format}
+    if trained.mode not in PAPER_MODES:
+        changes |= {name: getattr(trained, name) for name in _OF_PASSES}
+    used = replace_settings(own, **changes)
     if trained.format == "free":
         return used
     # A form needs room, and its thought is no longer than it was trained to be.

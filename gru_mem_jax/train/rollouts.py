@@ -20,7 +20,13 @@ from gru_mem_jax.hosts.processes import Hosts
 from gru_mem_jax.parallelism import pmap_groups
 from gru_mem_jax.rl.advantages import AdvantageConfig, Scores, group_has_signal
 from gru_mem_jax.rl.advantages import score_groups as score_arrays
-from gru_mem_jax.rl.rollout import RolloutBatch, make_batch, rollout, sample
+from gru_mem_jax.rl.rollout import (
+    RolloutBatch,
+    make_batch,
+    rollout,
+    sample,
+    turn_columns,
+)
 from gru_mem_jax.runs.samples import TrainingSample, write_samples
 from gru_mem_jax.train.config import TrainConfig
 from gru_mem_jax.train.engine import HeldEngine
@@ -246,8 +252,9 @@ class RolloutStage:
         example = self._config.source.example(question)
         evidence, last = labels(example, self._encoder, self._agent.chunk_size)
         trajectory, scores = rollouts.trajectories[p][g], rollouts.scores
-        read = trajectory.num_chunks
-        advantages = (*scores.advantages[p, g, :read], scores.advantages[p, g, -1])
+        columns = turn_columns(rollouts.batch.outcomes)
+        read = [columns[p, g, k] for k in range(len(trajectory.memory_turns))]
+        advantages = scores.advantages[p, g, [*read, -1]]
         return TrainingSample(
             step=step,
             question=question,
@@ -263,7 +270,7 @@ class RolloutStage:
                 for name, term in scores.terms.items()
                 if term.ndim == 2
             },
-            turn_rewards=tuple(float(x) for x in scores.turn[p, g, :read]),
+            turn_rewards=tuple(float(x) for x in scores.turn[p, g, read]),
             advantages=tuple(float(x) for x in advantages),
             trajectory=trajectory,
         )

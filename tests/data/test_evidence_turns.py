@@ -6,7 +6,7 @@ import random
 import pytest
 from turn_replay import ADA, CASES, agent, check, example, replay
 
-from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.agent.config import PAPER_MODES as MODES
 from gru_mem_jax.agent.parse import TAGS, parse_memory_turn
 from gru_mem_jax.agent.prompts import ORDERS, STYLES
 from gru_mem_jax.cli.gin_config import GinConfig

@@ -6,7 +6,8 @@ import random
 import pytest
 from turn_replay import ADA, CASES, agent, check, example, replay
 
-from gru_mem_jax.agent.config import MODES, AgentConfig
+from gru_mem_jax.agent.config import PAPER_MODES as MODES
+from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.parse import parse_memory_turn
 from gru_mem_jax.agent.prompts import PromptConfig
 from gru_mem_jax.data.evidence_turns import EvidenceTurns

@@ -19,18 +19,27 @@ def random_outcomes(seed, shape=(3, 4, 5)):
         return rng.random(size) < 0.5
 
     read = rng.integers(0, turns + 1, group)
+    last = rng.integers(-1, turns, group)
+    mode = rng.integers(0, len(MODES), group).astype(np.int32)
+    exits = mode == MODES.index("with_exit_gate")
+    exits |= (mode == MODES.index("parallel")) & flags(*group)
     return Outcomes(
         correct=rng.choice([0.0, 0.5, 1.0], group).astype(np.float32),
         scored=np.ones(group, bool),
-        mode=rng.integers(0, len(MODES), group).astype(np.int32),
+        mode=mode,
         stop=rng.integers(0, len(STOP_REASONS), group).astype(np.int32),
-        exit_chunk=(read - 1).astype(np.int32),
-        last_evidence=rng.integers(-1, turns, group).astype(np.int32),
+        exit_gate=exits,
+        exit_offset=(read - 1 - last).astype(np.int32),
+        last_evidence=last.astype(np.int32),
         num_chunks=np.full(group, turns, np.int32),
+        passes=np.ones(group, np.int32),
+        merges=np.zeros(group, np.int32),
         well_formed=flags(*group),
         turn_mask=np.arange(turns) < read[..., None],
+        turn=np.broadcast_to(np.arange(turns, dtype=np.int32), shape),
         update=flags(*shape),
         evidence=flags(*shape),
+        excused=flags(*shape),
         turn_well_formed=flags(*shape),
         memory_tokens=rng.integers(0, 99, shape).astype(np.int32),
         memory_cut=flags(*shape),
@@ -48,8 +57,9 @@ def reference_rewards(o, config):
         for g in range(rollouts):
             mode = MODES[o.mode[p, g]]
             total = config.outcome_weight * float(o.correct[p, g])
-            t, last = int(o.exit_chunk[p, g]), int(o.last_evidence[p, g])
-            if mode == "with_exit_gate" and last != -1:
+            last = int(o.last_evidence[p, g])
+            t = last + int(o.exit_offset[p, g])
+            if o.exit_gate[p, g] and last != -1:
                 if t > last:
                     total += config.exit_weight * config.late_exit
                 elif t == last:
@@ -67,6 +77,7 @@ def reference_rewards(o, config):
             for k in range(turns):
                 if o.turn_mask[p, g, k] and mode != "memagent":
                     right = o.update[p, g, k] == o.evidence[p, g, k]
+                    right = right or (o.evidence[p, g, k] and o.excused[p, g, k])
                     right = right and o.turn_well_formed[p, g, k]
                     value = config.update_right if right else config.update_wrong
                     turn[p, g, k] = config.update_weight * value

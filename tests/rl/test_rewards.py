@@ -44,7 +44,8 @@ def test_rewards_equal_the_reference(config, seed):
     ],
 )
 def test_exit_reward(exit_chunk, last_evidence, chose, value):
-    arrays = [np.array([[x]]) for x in (exit_chunk, last_evidence, chose)]
+    given = (exit_chunk - last_evidence, last_evidence >= 0, chose)
+    arrays = [np.array([[x]]) for x in given]
     assert r.exit_reward(*arrays, PAPER).tolist() == [[value]]
 
 
@@ -62,11 +63,15 @@ def test_exit_reward(exit_chunk, last_evidence, chose, value):
 def test_update_reward(update, evidence, well_formed, value):
     arrays = [np.array([[[x]]]) for x in (update, evidence, well_formed)]
     assert r.update_reward(*arrays, PAPER).tolist() == [[[value]]]
+    # Excused, a closed gate is right on evidence; nothing else is.
+    excused = r.update_reward(*arrays, PAPER, np.array([[[True]]])).item()
+    passed_by = evidence and well_formed and not update
+    assert excused == (1 if passed_by else value)
 
 
 def test_a_bonus_for_exact_exits_goes_to_exact_exits_alone():
     config = r.RewardConfig(exact_exit=0.5)
-    arrays = ([[2, 2, 1, 3]], [[2, -1, 2, 2]], [[True, True, False, True]])
+    arrays = ([[0, 3, -1, 1]], [[True, False, True, True]], [[True, True, False, True]])
     got = r.exit_reward(*map(np.array, arrays), config)
     assert got.tolist() == [[0.5, 0, 0, -0.5]]
 
@@ -89,7 +94,8 @@ def test_modes_have_their_terms():
         random_outcomes(0, (1, 3, 2)),
         mode=np.array([[0, 1, 2]]),
         correct=np.ones((1, 3), np.float32),
-        exit_chunk=np.zeros((1, 3), np.int32),
+        exit_gate=np.array([[True, False, False]]),
+        exit_offset=-np.ones((1, 3), np.int32),
         last_evidence=np.ones((1, 3), np.int32),
         stop=np.zeros((1, 3), np.int32),
         well_formed=np.ones((1, 3), bool),
@@ -97,6 +103,7 @@ def test_modes_have_their_terms():
         turn_well_formed=np.ones((1, 3, 2), bool),
         update=np.ones((1, 3, 2), bool),
         evidence=np.zeros((1, 3, 2), bool),
+        excused=np.zeros((1, 3, 2), bool),
     )
     got = r.rewards(outcomes, PAPER)
     assert got.trajectory.tolist() == [[1.25, 2.0, 1.0]]

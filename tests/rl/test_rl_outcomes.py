@@ -36,11 +36,16 @@ def test_every_array_of_a_group_of_two(make):
         "scored": [[True, True]],
         "mode": [[0, 0]],
         "stop": [[0, 1]],
-        "exit_chunk": [[1, 2]],
+        "exit_gate": [[True, True]],
+        "exit_offset": [[0, 1]],
         "last_evidence": [[1, 1]],
         "num_chunks": [[3, 3]],
+        "passes": [[1, 1]],
+        "merges": [[0, 0]],
         "well_formed": [[True, False]],
         "turn_mask": [[[1, 1, 0], [1, 1, 1]]],
+        "turn": [[[0, 1, 0], [0, 1, 2]]],
+        "excused": [[[0, 0, 0], [0, 0, 0]]],
         "update": [[[0, 1, 0], [1, 0, 0]]],
         # Chunk 2 is there whether or not it was read.
         "evidence": [[[0, 1, 0], [0, 1, 0]]],
@@ -54,7 +59,7 @@ def test_every_array_of_a_group_of_two(make):
     for name, value in expected.items():
         np.testing.assert_array_equal(getattr(got, name), value, err_msg=name)
     assert got.correct.dtype == np.float32
-    assert got.exit_chunk.dtype == np.int32
+    assert got.exit_offset.dtype == np.int32
     assert got.update.dtype == bool
 
 
@@ -66,7 +71,8 @@ def test_outcomes_are_a_pytree(make):
 def test_an_empty_context_without_evidence(make):
     run = make.trajectory([], stop="empty_context")
     got = outcomes([[run]], [make.example()], [((), None)])
-    assert (got.exit_chunk, got.last_evidence, got.num_chunks) == (-1, -1, 0)
+    assert (got.exit_offset, got.last_evidence, got.num_chunks) == (0, -1, 0)
+    assert got.passes == 0
     assert got.turn_mask.shape == (1, 1, 0)
     assert got.completion_tokens.tolist() == [[[3]]]
 
@@ -223,7 +229,7 @@ def test_what_does_not_fit_is_refused(make):
         outcomes([[run], [run, run]], [one, one], [LABELS, LABELS])
     with pytest.raises(InputError, match="rollout 0 of example '7' has 1 memory turns"):
         outcomes([[run]], [one], [((), None)])
-    with pytest.raises(InputError, match="more than the 0 chunks"):
+    with pytest.raises(InputError, match="need 1 columns, more than the 0 of num_turn"):
         outcomes([[run]], [one], [LABELS], num_turns=0)
     interrupted = dataclasses.replace(run, turns=run.turns[:-1], interrupted=True)
     with pytest.raises(InputError, match="must end with its answer turn"):

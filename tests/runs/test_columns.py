@@ -50,7 +50,7 @@ def test_what_is_summarized_is_what_is_evaluated(make_outcomes):
 
 @pytest.fixture
 def make_outcomes():
-    """Of one gated trajectory: every name of a summary."""
+    """Of two gated trajectories: every name of a summary."""
     from gru_mem_jax.agent.trajectory import Trajectory, Turn
     from gru_mem_jax.data.example import Example
 
@@ -60,9 +60,12 @@ def make_outcomes():
         Turn(kind="memory", chunk=0, update=True, exit=False, seconds=0.0, **common),
         Turn(kind="answer", seconds=0.0, **common),
     )
-    run = Trajectory(mode="with_exit_gate", question="?", answer="x", turns=turns)
     example = Example(id="1", question="?", answers=("x",), document="x")
-    return outcomes([[run]], [example], [((True,), 0)])
+    runs = [
+        Trajectory(mode=mode, question="?", answer="x", turns=turns)
+        for mode in ("with_exit_gate", "parallel")
+    ]
+    return outcomes([runs], [example], [((True,), 0)])
 
 
 @pytest.mark.parametrize(
