@@ -20,6 +20,7 @@ from gru_mem_jax.rl.rollout import RolloutBatch
 from gru_mem_jax.rl.row_counts import count_rows
 
 Summary = dict[str, float | int | None]
+_INDICES_OF_PAPER = [MODES.index(mode) for mode in PAPER_MODES]
 
 
 def summarize(outcomes: Outcomes) -> Summary:
@@ -40,20 +41,20 @@ def summarize(outcomes: Outcomes) -> Summary:
     gated = np.asarray(done.mode) != MODES.index("memagent")
     if gated.any():
         summary |= _gates(done, gated)
-    again = ~np.isin(done.mode, [MODES.index(mode) for mode in PAPER_MODES])
+    again = ~np.isin(done.mode, _INDICES_OF_PAPER)
     if again.any():
         summary |= _passes(done, again)
     return summary | _lengths(done)
 
 
 def _passes(done: Outcomes, again: np.ndarray) -> Summary:
+    summary: Summary = {"passes": _mean(done.passes, again)}
     merges, turns = np.asarray(done.merges), np.asarray(done.turn_mask).sum(-1)
-    parallel = again & (np.asarray(done.mode) == MODES.index("parallel"))
-    return {
-        "passes": _mean(done.passes, again),
-        "scans": _mean(turns - merges, parallel),
-        "merges": _mean(merges, parallel),
-    }
+    parallel = np.asarray(done.mode) == MODES.index("parallel")
+    if parallel.any():
+        summary["scans"] = _mean(turns - merges, parallel)
+        summary["merges"] = _mean(merges, parallel)
+    return summary
 
 
 def _gates(done: Outcomes, gated: np.ndarray) -> Summary:
@@ -62,24 +63,32 @@ def _gates(done: Outcomes, gated: np.ndarray) -> Summary:
     right = right_gates(
         np.asarray(done.update), evidence, done.turn_well_formed, done.excused
     )
-    # An exit gate that is not obeyed is measured where chunks are read in order, once.
-    exits = np.isin(done.mode, [MODES.index(mode) for mode in PAPER_MODES])
-    exits |= np.asarray(done.exit_gate)
-    labelled = gated & exits & (np.asarray(done.last_evidence) >= 0)
-    late = np.asarray(done.exit_offset)
     on = _mean(right, read & evidence)
     off = _mean(right, read & ~evidence)
-    return {
+    summary: Summary = {
         "update_on_evidence": on,
         "update_off_evidence": off,
         "balanced_update": None if on is None or off is None else (on + off) / 2,
+    }
+    # An exit gate that is not obeyed is measured where chunks are read in order, once.
+    exits = gated & (np.isin(done.mode, _INDICES_OF_PAPER) | done.exit_gate)
+    if exits.any():
+        summary |= _exits(done, exits)
+    return summary | {
+        "well_formed": _mean(done.well_formed, gated),
+        "well_formed_turns": _mean(done.turn_well_formed, read),
+    }
+
+
+def _exits(done: Outcomes, counted: np.ndarray) -> Summary:
+    labelled = counted & (np.asarray(done.last_evidence) >= 0)
+    late = np.asarray(done.exit_offset)
+    return {
         "exact_exit": _mean(late == 0, labelled),
         "early_exit": _mean(late < 0, labelled),
         "late_exit": _mean(late > 0, labelled),
         "exit_deviation": _mean(np.abs(late), labelled),
         "exit_offset": _mean(late, labelled),
-        "well_formed": _mean(done.well_formed, gated),
-        "well_formed_turns": _mean(done.turn_well_formed, read),
     }
 
 

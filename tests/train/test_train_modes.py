@@ -54,7 +54,7 @@ def test_two_steps(unbroken, mode, fields, make_run):
             assert 0 < row["merges"] <= 1
             assert row["exact_exit"] is not None
         else:
-            # A mean over nothing is no number, and not written.
+            # What the mode does not have is not counted.
             assert not {"scans", "merges", "exact_exit"} & set(row)
             assert row["reward/exit"] == 0
     # What was rewarded is what the recorded trajectories say.
