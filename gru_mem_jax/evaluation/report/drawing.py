@@ -23,7 +23,7 @@ _WIDTH = 4.3  # inches
 _TITLE, _TEXT = 9.5, 8
 _LEGEND_COLUMNS = 3
 _BESIDE = 0.055  # of the distance of two ticks
-_MARKS = ("o", "s", "D", "^", "v", "P")
+_MARKS = ("o", "s", "D", "^", "v", "P", "X", "p")
 
 
 def _figure(
@@ -175,7 +175,7 @@ def memory(
     below: str,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 ) -> "Figure":
-    """Memory size after each chunk, and below it who still reads.
+    """Memory size after each memory turn, and below it who still reads.
 
     Args:
       title, below: above the plot.
@@ -203,7 +203,7 @@ def memory(
         clean(part)
     axes.tick_params(labelbottom=False)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    lower.set_xlabel("chunk", fontsize=_TEXT, color=SOFT)
+    lower.set_xlabel("memory turn", fontsize=_TEXT, color=SOFT)
     lower.set_title("% still reading", fontsize=_TEXT, color=SOFT, loc="left", pad=4)
     return figure
 

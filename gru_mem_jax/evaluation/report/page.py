@@ -25,6 +25,7 @@ from gru_mem_jax.evaluation.report.embed import Embedded, embed, script_json
 from gru_mem_jax.evaluation.report.further_tables import (
     comparisons_table,
     injection_tables,
+    latency_table,
     measures_table,
 )
 from gru_mem_jax.evaluation.report.plots import (
@@ -47,7 +48,17 @@ PAGE = "report.html"
 PLOTS = "plots"
 MOST_BYTES = 15_000_000  # of the page
 _WEB = pathlib.Path(__file__).with_name("web")
-_SCRIPTS = ("text", "unpack", "diff", "strip", "turn", "sample", "browse", "page")
+_SCRIPTS = (
+    "text",
+    "unpack",
+    "diff",
+    "strip",
+    "passes",
+    "turn",
+    "sample",
+    "browse",
+    "page",
+)
 _STYLES = ("base", "report", "list", "sample")
 
 Picture = tuple[str | os.PathLike[str], str]
@@ -135,6 +146,7 @@ def _tables(collected: Collected, averaged: bool) -> list[Table]:
         own = [
             averages_table(rows),
             *main_tables(rows, _aside(collected, part)),
+            latency_table(rows),
             *injection_tables(collected.hijack_rows(part.folders)),
             comparisons_table(found["comparisons"], of_policies=True),
             comparisons_table(found["comparisons"]),

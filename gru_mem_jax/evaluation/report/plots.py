@@ -63,8 +63,9 @@ def plot_groups(samples: Sequence[Sample], modes: Sequence[str]) -> list[PlotGro
         ),
         PlotGroup(
             title="Memory over turns",
-            caption="Mean memory after each chunk, over those that read it; below, the "
-            "share that still read: the exit gate thins them out.",
+            caption="Mean memory after each memory turn, over those that took it: a "
+            "chunk each, and again where the text is read in several passes; below, "
+            "the share that still read: the exit gate thins them out.",
             rows=(tuple(_memories(clean, modes)),),
         ),
         PlotGroup(
@@ -220,7 +221,7 @@ def _memories(samples: Sequence[Sample], modes: Sequence[str]) -> Iterator[Plot]
             below = f"{title}; tokens" if title else "tokens"
             yield Plot(
                 name=f"memory_{number}",
-                label=f"Memory after each chunk, {below}",
+                label=f"Memory after each memory turn, {below}",
                 modes=tuple(found),
                 draw=_memory(below, found),
             )
