@@ -31,8 +31,10 @@ from gru_mem_jax.evaluation.report.further_tables import (
 from gru_mem_jax.evaluation.report.plots import (
     injection_group,
     plot_groups,
+    reading_group,
     write_plots,
 )
+from gru_mem_jax.evaluation.report.readings import parallel_run
 from gru_mem_jax.evaluation.report.tables import (
     Table,
     averages_table,
@@ -179,6 +181,7 @@ def _plots(collected: Collected, folder: Any, averaged: bool) -> list[dict[str, 
         kind = parts[sample.folder].heading, policies
         kinds.setdefault(kind, []).append(sample)
     shown = []
+    picked = parallel_run(collected)
     for number, ((heading, policies), samples) in enumerate(kinds.items()):
         policy = tabulate.MEAN if len(policies) > 1 else policies[0]
         names = [heading] if heading else []
@@ -187,6 +190,8 @@ def _plots(collected: Collected, folder: Any, averaged: bool) -> list[dict[str, 
         groups = plot_groups(samples, collected.modes)
         numbers = sorted({sample.folder for sample in samples})
         groups += injection_group(collected.hijack_rows(numbers))
+        if picked is not None and any(sample is picked[0] for sample in samples):
+            groups.append(reading_group(*picked))
         drawn = write_plots(groups, folder, f"{number}_" if len(kinds) > 1 else "")
         shown.append({"title": visible(": ".join(names)), "groups": drawn})
     return shown
