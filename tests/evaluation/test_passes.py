@@ -1,73 +1,33 @@
 """Runs in which a chunk has several turns: what set the memory, and what counts."""
 
-import dataclasses
 import itertools
 
 import pytest
+from parallel_runs import (
+    ADA,
+    AGAIN,
+    BOTH,
+    MERGES,
+    RUN,
+    SCAN,
+    SPANS,
+    TEXT,
+    TEXTS,
+    asked,
+    ended,
+    turn,
+)
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
-from gru_mem_jax.agent.trajectory import Trajectory, Turn
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.evaluation import measures, passes
 from gru_mem_jax.evaluation.hijack import hijack_rows
 from gru_mem_jax.evaluation.records import AskedQuestion
 from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
-
-# Four chunks of ten characters; the spans of evidence fill chunks 0 and 2.
-SPANS, TEXTS = ((0, 10), (20, 30)), ("ada london", "notes como")
-
-
-def turn(place, step, chunk, before, memory=None, *, exit=False, formed=True, p=None):
-    """A memory turn; `memory`: that it would leave, None: its gate is shut."""
-    left = before if memory is None else memory
-    return Turn(
-        kind="memory",
-        chunk=chunk,
-        chunk_span=(10 * chunk, 10 * chunk + 10),
-        pass_number=place,
-        step=step,
-        update=memory is not None,
-        exit=exit,
-        update_probability=p,
-        well_formed=formed,
-        memory_before=before,
-        memory=left,
-        memory_tokens=len(left.split()),
-        text="",
-        finish_reason="stop",
-        prompt_tokens=1,
-        completion_tokens=1,
-        seconds=0.0,
-    )
-
-
-def ended(*turns, mode="parallel", memory="", **settings):
-    """The run of these turns, answered from a memory."""
-    last = turn(1, "read", 0, memory)
-    gone = dict.fromkeys(("chunk", "chunk_span", "update", "exit"))
-    last = dataclasses.replace(last, kind="answer", **gone)
-    return Trajectory(
-        mode=mode, question="Where?", turns=(*turns, last), settings=settings
-    )
-
-
-ADA, BOTH = "ada in london", "ada in london and notes como"
-SCAN = (
-    turn(1, "scan", 0, "", ADA),
-    turn(1, "scan", 1, "", "nonsense"),  # its gate opens, and its merge refuses
-    turn(1, "scan", 2, "", "notes como", exit=True),
-    turn(1, "scan", 3, ""),
-)
-# The first candidate is taken as it is; chunk 1 and 2 are read again.
-MERGES = (turn(1, "merge", 1, ADA), turn(1, "merge", 2, ADA, BOTH))
-AGAIN = (
-    turn(2, "scan", 1, BOTH, "what is written at last"),
-    turn(2, "scan", 3, BOTH, formed=False, exit=True),
-)
-RUN = ended(*SCAN, *MERGES, *AGAIN, memory=AGAIN[0].memory)
 
 
 def test_a_scan_sets_the_memory_only_where_its_candidate_is_taken():
@@ -126,20 +86,7 @@ def test_a_chunk_counts_once():
 
 
 def test_the_line_of_an_answer():
-    question = AskedQuestion(
-        set="s",
-        labels={},
-        index=0,
-        id="q",
-        question="Where?",
-        answers=("como",),
-        scoring="exact",
-        num_chunks=4,
-        evidence=SPANS,
-        evidence_chunks=(0, 2),
-    )
-    text = f"{TEXTS[0]}it rained.{TEXTS[1]}all day..."
-    answer = measures.scored_answer(question, text, RUN, policy="p", mode="parallel")
+    answer = measures.scored_answer(asked(), TEXT, RUN, policy="p", mode="parallel")
     assert (answer.chunks_read, answer.turns, answer.passes) == (4, 8, 2)
     assert answer.memory_tokens == (0, 0, 0, 3, 3, 6, 6, 5)
     # Chunk 1 by the second pass, which needed no merge.
@@ -241,16 +188,16 @@ def test_what_is_taken_is_what_the_next_turns_see(mode):
         found = passes.taken(run.trajectory)
         memory, handed, changes = "", [], 0
         turns, sizes = run.trajectory.turns, passes.memory_sizes(run.trajectory)
-        for turn, own in zip(turns, found, strict=True):
-            if turn.memory_before != memory:  # a scan's candidate was handed on
-                assert turn.memory_before in handed
-                memory, changes = turn.memory_before, changes + 1
-            if own and turn.step == "scan":
-                handed.append(turn.memory)
+        for each, own in zip(turns, found, strict=True):
+            if each.memory_before != memory:  # a scan's candidate was handed on
+                assert each.memory_before in handed
+                memory, changes = each.memory_before, changes + 1
+            if own and each.step == "scan":
+                handed.append(each.memory)
             elif own:
-                memory = turn.memory
+                memory = each.memory
         assert (turns[-1].memory, len(handed)) == (memory, changes)
-        sized = {turn.memory: turn.memory_tokens for turn in turns} | {"": 0}
+        sized = {each.memory: each.memory_tokens for each in turns} | {"": 0}
         after = [
             t.memory if t.step != "scan" else n.memory_before
             for t, n in itertools.pairwise(turns)

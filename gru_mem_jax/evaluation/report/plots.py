@@ -78,9 +78,9 @@ def plot_groups(samples: Sequence[Sample], modes: Sequence[str]) -> list[PlotGro
         ),
         PlotGroup(
             title="Gates",
-            caption="Share of the chunks read whose update gate is right, of those with "
-            "evidence and of others; share of exits at the last evidence; share of "
-            "questions whose turns all have the form.",
+            caption="Share of the chunks read whose update gate is right, of those "
+            "with evidence and of others; share of exits at the last evidence; share "
+            "of questions whose turns all have the form.",
             rows=tuple(_pooled(*place, _GATES) for place in by),
         ),
         PlotGroup(
