@@ -17,7 +17,6 @@ _CONTEXT = ("policy", "stage", *LABELS)
 _ASIDE = ("num_questions", "failed", "policy", "turns", "passes")
 # What a narrow terminal leaves out, the first of these first.
 _LEFT_OUT = (
-    "latency_ratio",
     "passes",
     "retention",
     "well_formed",
@@ -25,6 +24,7 @@ _LEFT_OUT = (
     "update_off_evidence",
     "update_on_evidence",
     "alone_speed_up",
+    "latency_ratio",
     "exact_sd",
     "exact_exit",
     "alone_seconds",
