@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LANE, _BARS, _GAP = 1.0, 1.7, 0.45  # heights; a lane's is one
 _INCHES = 0.155  # of a lane
 _MOST_NUMBERED = 24  # merges
+_MOST_CELLS = 64  # of a lane; of more, those that stand side by side are one
 
 
 def parallel_run(collected: Collected) -> tuple[Sample, Trajectory] | None:
@@ -126,15 +127,16 @@ def _lanes(
 
 
 def _cells(axes: "Axes", chunks: list[int], top: float, color: str) -> Any:
-    """A lane's cells; those that stand side by side are one."""
-    spans = []
+    """A lane's cells, in order."""
+    joined = len(chunks) > _MOST_CELLS
+    spans: list[list[int]] = []
     for chunk in chunks:
-        if spans and spans[-1][1] == chunk:
+        if joined and spans and spans[-1][1] == chunk:
             spans[-1][1] = chunk + 1
         else:
             spans.append([chunk, chunk + 1])
     return axes.broken_barh(
-        [(start - 0.45, end - start - 0.1) for start, end in spans],
+        [(start - 0.43, end - start - 0.14) for start, end in spans],
         (top + 0.1, _LANE - 0.2),
         color=color,
         linewidth=0,
