@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--modes",
         metavar="M[,M]",
-        help="agent modes (default all three), and the baselines whole_text, bm25 and "
+        help="agent modes memagent, without_exit_gate, with_exit_gate (these by "
+        "default), reread and parallel, and the baselines whole_text, bm25 and "
         "question_alone",
     )
     add(

@@ -2,7 +2,7 @@
 
 Reads RUN/trajectories and RUN/metrics.jsonl, also during the run. A "!" marks a gate
 that differs from its label. The memory is shown after an update, new words in bold on a
-terminal; for a malformed turn its error is shown.
+terminal, of a scan that which it would leave; for a malformed turn its error is shown.
 """
 
 import argparse
@@ -119,14 +119,22 @@ def _reading(sample: "TrainingSample") -> str:
     trajectory = sample.trajectory
     read, chunks = trajectory.num_chunks, len(sample.evidence)
     text = f"{read} of {chunks} chunks ({trajectory.stop_reason}); "
+    turns = trajectory.memory_turns
+    if len(turns) > read:
+        passes = max(turn.pass_number for turn in turns)
+        counted = f"{passes} pass{'es' * (passes > 1)}, {len(turns)} turns"
+        text = f"{read} of {chunks} chunks in {counted} ({trajectory.stop_reason}); "
     if sample.last_evidence is None:
         return text + "no chunk holds evidence"
     last = sample.last_evidence + 1
+    text += f"the last evidence is in chunk {last}"
+    if trajectory.mode in ("reread", "parallel"):  # they read on whatever they know
+        return text
     away = read - last
     where = (
         "exact" if not away else f"{abs(away)} too {'late' if away > 0 else 'early'}"
     )
-    return text + f"the last evidence is in chunk {last}: {where}"
+    return f"{text}: {where}"
 
 
 def _no_answer(turns: Sequence[Turn]) -> str:
@@ -141,18 +149,23 @@ def _turn_table(sample: "TrainingSample") -> "Table":
     table = Table(
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for heading in ("chunk", "evidence", "update", "exit"):
+    turns = sample.trajectory.memory_turns
+    several = any(turn.pass_number > 1 or turn.step != "read" for turn in turns)
+    places = ("pass", "step") if several else ()
+    for heading in (*places, "chunk", "evidence", "update", "exit"):
         table.add_column(heading)
     for heading in ("reward", "adv.", "tokens"):
         table.add_column(heading, justify="right")
     table.add_column("memory")
     last = math.inf if sample.last_evidence is None else sample.last_evidence
-    for index, turn in enumerate(sample.trajectory.memory_turns):
-        label = index < len(sample.evidence) and sample.evidence[index]
+    for index, turn in enumerate(turns):
+        chunk = turn.chunk or 0
+        label = chunk < len(sample.evidence) and sample.evidence[chunk]
         table.add_row(
-            str(index + 1),
+            *((str(turn.pass_number), turn.step) if several else ()),
+            str(chunk + 1),
             "yes" if label else "",
-            *_gates(turn, sample.trajectory.mode, label, index >= last),
+            *_gates(turn, sample.trajectory.mode, label, chunk >= last),
             _at(sample.turn_rewards, index),
             _at(sample.advantages, index),
             str(turn.completion_tokens),

@@ -1,16 +1,23 @@
 """What one trajectory did, against the labels of its question: plain numbers.
 
-The rules are those of training (`rl.outcomes`, `rl.summary`), a question at a time.
+The rules are those of training (`rl.outcomes`, `rl.summary`), a question at a time; a
+chunk that had several turns (`evaluation.passes`) counts once.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from gru_mem_jax.agent.config import MODES
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.data.scoring import normalize_answer, score
+from gru_mem_jax.evaluation.passes import (
+    memory_left,
+    memory_sizes,
+    num_passes,
+    taken,
+)
 from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer
 
 ExitKind = Literal["exact", "early", "late"]
@@ -65,18 +72,18 @@ def scored_answer(
         seconds=said.seconds,
         stop_reason=said.stop_reason,
         chunks_read=said.num_chunks,
+        turns=len(said.memory_turns),
+        passes=num_passes(said),
         prompt_tokens=said.prompt_tokens,
         completion_tokens=said.completion_tokens,
         shared_prompt_tokens=said.shared_prompt_tokens,
-        memory_tokens=tuple(turn.memory_tokens for turn in said.memory_turns),
+        memory_tokens=memory_sizes(said),
     )
     if failed is not None:
         return answer
     updated = said_end = None
     if said.mode in GATED:
-        turns = [(turn.chunk or 0, turn) for turn in said.memory_turns]
-        updated = tuple(chunk for chunk, turn in turns if turn.update)
-        said_end = tuple(chunk for chunk, turn in turns if turn.exit)
+        updated, said_end = gates_open(said)
     on, off = updates(said, question.evidence_chunks) or (None, None)
     texts = [document[start:end] for start, end in question.evidence]
     captured, retained = kept_evidence(
@@ -136,13 +143,27 @@ def exit_kind(trajectory: Trajectory, last_evidence: int | None) -> ExitKind | N
     return "early" if ended < last_evidence else "late"
 
 
+def gates_open(trajectory: Trajectory) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks at which the memory was replaced, and at which the exit gate said end.
+
+    Each chunk once, in order. A scan whose gate is open replaces the memory only where
+    its candidate was taken. The exit gate counts in the first pass: in a later one all
+    that is needed may be known before the chunk.
+    """
+    turns = trajectory.memory_turns
+    replaced = {turn.chunk or 0 for turn, own in zip(turns, taken(trajectory)) if own}
+    ends = {turn.chunk or 0 for turn in turns if turn.exit and turn.pass_number == 1}
+    return tuple(sorted(replaced)), tuple(sorted(ends))
+
+
 def updates(
     trajectory: Trajectory, evidence_chunks: Sequence[int]
 ) -> tuple[Count, Count] | None:
-    """(right, all) memory turns on chunks with evidence, and on the others.
+    """(right, all) chunks read that have evidence, and of the others.
 
-    A turn is right if it is well formed and replaces the memory on evidence, and only
-    there.
+    A chunk with evidence is right if the update gate of a well-formed turn on it is
+    open; another, if all its turns are well formed and none's gate is open. Where each
+    chunk has one turn, that is the share of right turns.
 
     Args:
       trajectory: any.
@@ -153,13 +174,17 @@ def updates(
     """
     if trajectory.mode not in GATED or not evidence_chunks:
         return None
+    by_chunk: dict[int | None, list[Turn]] = {}
+    for turn in trajectory.memory_turns:
+        by_chunk.setdefault(turn.chunk, []).append(turn)
     on: list[bool] = []
     off: list[bool] = []
     labelled = set(evidence_chunks)
-    for turn in trajectory.memory_turns:
-        held = turn.chunk in labelled
-        right = turn.well_formed and bool(turn.update) == held
-        (on if held else off).append(right)
+    for chunk, turns in by_chunk.items():
+        if chunk in labelled:
+            on.append(any(turn.well_formed and turn.update for turn in turns))
+        else:
+            off.append(all(turn.well_formed and not turn.update for turn in turns))
     return (sum(on), len(on)), (sum(off), len(off))
 
 
@@ -181,8 +206,9 @@ def kept_evidence(
     """Capture and retention of the evidence.
 
     A span is *captured* if the memory `holds` it after a turn that read the chunk with
-    the span's end, and *retained* if the last memory holds it too. A span that was not
-    read is not captured.
+    the span's end, and *retained* if the last memory, that of the answer, holds it too.
+    A span that was not read is not captured, nor is one that stands in nothing but a
+    scan's candidate that was not taken.
 
     Args:
       trajectory: one that has ended.
@@ -196,26 +222,29 @@ def kept_evidence(
     """
     if not spans or trajectory.mode not in MODES:
         return None
-    read = trajectory.memory_turns
-    last = read[-1].memory if read else ""
+    read = [
+        (turn, memory_left(turn, own))
+        for turn, own in zip(trajectory.memory_turns, taken(trajectory))
+    ]
+    last = read[-1][1] if read else ""
+    if trajectory.turns and trajectory.turns[-1].kind == "answer":
+        last = trajectory.turns[-1].memory
     captured = retained = 0
     for (_, end), text in zip(spans, texts, strict=True):
         if any(
-            holds(turn.memory, text, question, answers, scoring)
-            for turn in _readers(read, end)
+            holds(memory, text, question, answers, scoring)
+            for turn, memory in read
+            if _has(turn, end)
         ):
             captured += 1
             retained += holds(last, text, question, answers, scoring)
     return (captured, len(spans)), (retained, captured)
 
 
-def _readers(turns: Iterable[Turn], end: int) -> Iterable[Turn]:
-    """The turns that read the character before `end`."""
-    return (
-        turn
-        for turn in turns
-        if turn.chunk_span and turn.chunk_span[0] < end <= turn.chunk_span[1]
-    )
+def _has(turn: Turn, end: int) -> bool:
+    """Whether a turn read the character before `end`."""
+    span = turn.chunk_span
+    return span is not None and span[0] < end <= span[1]
 
 
 def holds(

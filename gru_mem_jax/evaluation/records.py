@@ -139,20 +139,23 @@ class ScoredAnswer:
         among the questions that run: the parts of a set add up to the set's.
       seconds_alone: wall-clock of the question alone; None: not measured.
       stop_reason: as of the trajectory.
-      chunks_read: how many.
+      chunks_read: how many, each counted once.
+      turns, passes: how many memory turns and passes over the text that took; None: an
+        earlier version has written it, and every chunk had one turn.
       exit: against the last evidence; None where the mode has no exit gate or nothing
         is labelled.
-      updates_on, updates_off: (right, all) of the turns that read evidence, and of the
-        others; None where the mode has no update gate or nothing is labelled.
+      updates_on, updates_off: (right, all) of the chunks read that have evidence, and
+        of the others; None where the mode has no update gate or nothing is labelled.
       updated, said_end: indices of the chunks at which the memory was replaced, and at
-        which the exit gate said end, obeyed or not; None where the mode has no gates.
+        which the exit gate said end in the first pass, obeyed or not; None where the
+        mode has no gates.
       well_formed: share of its turns.
       captured: (how many, of how many) spans of evidence entered the memory with their
         chunk; None: not labelled.
       retained: (how many, of how many) of those captured are in the last memory.
       prompt_tokens, completion_tokens: of all turns.
       shared_prompt_tokens: of the prompt tokens, those not computed again.
-      memory_tokens: after each memory turn.
+      memory_tokens: of the memory as it stands after each memory turn.
     """
 
     policy: str
@@ -170,6 +173,8 @@ class ScoredAnswer:
     seconds_alone: float | None = None
     stop_reason: str | None = None
     chunks_read: int = 0
+    turns: int | None = None
+    passes: int | None = None
     exit: Literal["exact", "early", "late"] | None = None
     updates_on: tuple[int, int] | None = None
     updates_off: tuple[int, int] | None = None
@@ -192,6 +197,9 @@ class ScoredAnswer:
         for name, score in self.scores.items():
             check_number(f"answer.scores.{name}", score, 0, 1)
         check_int("answer.chunks_read", self.chunks_read, 0, _MOST_COUNTED)
+        for name in ("turns", "passes"):
+            if getattr(self, name) is not None:
+                check_int(f"answer.{name}", getattr(self, name), 0, _MOST_COUNTED)
         for size in self.memory_tokens:
             check_int("answer.memory_tokens", size, 0, _MOST_COUNTED)
 

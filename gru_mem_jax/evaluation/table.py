@@ -13,18 +13,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _CONTEXT = ("policy", "stage", *LABELS)
-_ASIDE = ("num_questions", "failed", "policy")  # shown where they tell something
+# Shown where they tell something.
+_ASIDE = ("num_questions", "failed", "policy", "turns", "passes")
 # What a narrow terminal leaves out, the first of these first.
 _LEFT_OUT = (
+    "passes",
     "retention",
     "well_formed",
     "capture",
     "update_off_evidence",
     "update_on_evidence",
     "alone_speed_up",
+    "latency_ratio",
     "exact_sd",
     "exact_exit",
     "alone_seconds",
+    "turns",
     "chunks_read",
     "speed_up",
     "question_seconds",
@@ -55,8 +59,7 @@ def rich_table(
             *(len(column.cell(row.get(column.name))) for row in shown),
         )
         for column in columns.table("evaluation", shown)
-        if column.name not in (*_CONTEXT, *_ASIDE)
-        or (column.name == "failed" and any(row.get("failed") for row in shown))
+        if column.name not in (*_CONTEXT, *_ASIDE) or _tells(column.name, shown)
     }
     left_out = []
     for name in _LEFT_OUT:
@@ -76,6 +79,15 @@ def rich_table(
         names = ", ".join(column.heading for column in left_out)
         parts.append(Text(f"a wider terminal shows {names} too", "italic"))
     return Group(*parts)
+
+
+def _tells(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a column of `_ASIDE` is shown: something failed, or was read again."""
+    if name == "failed":
+        return any(row.get("failed") for row in rows)
+    if name in ("turns", "passes"):
+        return any(row.get("passes", 0) > 1 for row in rows)
+    return False
 
 
 def _context(row: Mapping[str, Any], several: bool) -> str:

@@ -21,6 +21,7 @@ from gru_mem_jax.records import to_record
 MIX = "mix"  # the sets of one kind of context together
 ALL = "all"  # the mixes of all kinds of context together
 MEAN = "mean"  # over policies
+LATENCY_BASE = "without_exit_gate"  # the mode that others' latency is compared with
 
 Row = dict[str, Any]
 _Answers = dict[QuestionKey, ScoredAnswer]
@@ -219,6 +220,8 @@ def measured(
         "retention": _share(a.retained for a in done),
         "chunks_read": _mean([a.chunks_read / n for a, n in lengths if n]),
         "chunks": _mean([a.chunks_read for a, _ in lengths]),
+        "turns": _mean([_turns(a) for a, _ in lengths]),
+        "passes": _mean([_passes(a) for a, _ in lengths]),
         "memory_tokens": _mean(sizes),
         "longest_memory": max(sizes, default=None),
         "prompt_tokens": _mean([a.prompt_tokens for a in done]),
@@ -233,6 +236,14 @@ def measured(
         ),
     }
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _turns(answer: ScoredAnswer) -> int:
+    return answer.chunks_read if answer.turns is None else answer.turns
+
+
+def _passes(answer: ScoredAnswer) -> int:
+    return min(answer.chunks_read, 1) if answer.passes is None else answer.passes
 
 
 def with_interval(row: Mapping[str, Any]) -> Row:
@@ -309,21 +320,20 @@ def _scores(
 
 
 def _add_speed_ups(rows: Sequence[Row]) -> None:
-    """How many times faster than MemAgent a row is, on the same questions."""
-    base = {
-        (row["policy"], row["set"], labels_text(_labels(row))): row
+    """How many times faster than another mode a row is, on the same questions."""
+    by_mode = {
+        (row["policy"], row["set"], labels_text(_labels(row)), row["mode"]): row
         for row in rows
-        if row["mode"] == "memagent"
     }
     for row in rows:
-        other = base.get((row["policy"], row["set"], labels_text(_labels(row))))
-        if other is None or other is row:
-            continue
-        for name, column in (
-            ("speed_up", "question_seconds"),
-            ("alone_speed_up", "alone_seconds"),
+        context = row["policy"], row["set"], labels_text(_labels(row))
+        for name, column, mode in (
+            ("speed_up", "question_seconds", "memagent"),
+            ("alone_speed_up", "alone_seconds", "memagent"),
+            ("latency_ratio", "alone_seconds", LATENCY_BASE),
         ):
-            if row.get(column) and other.get(column):
+            other = by_mode.get((*context, mode), row)
+            if other is not row and row.get(column) and other.get(column):
                 row[name] = other[column] / row[column]
 
 

@@ -12,7 +12,7 @@ from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation import evaluating
 from gru_mem_jax.evaluation.folder import ResultsFolder, ResultsWriter
 from gru_mem_jax.sampling import engine_pool
-from gru_mem_jax.testing.scripted import ScriptedGenerator
+from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,52 @@ def test_interrupted_and_gone_on_with(home, tmp_path, monkeypatch, capsys):
     assert main(command(home, out, policies=("seed1",))) == 2
     assert "holds another evaluation: settings.policies" in capsys.readouterr().err
     assert len(ResultsFolder(out).answers()) == 16
+
+
+def test_modes_that_read_in_several_passes(home, tmp_path, monkeypatch, capsys):
+    """In a folder that has other modes; timed alone, and gone on with."""
+
+    def say(encoder):
+        def said(request):
+            if "chunk" not in said_in(request, encoder):
+                return r"\boxed{none}"
+            return (
+                "<think>t</think><check>yes</check><update>x</update>"
+                "<next>continue</next>"
+            )
+
+        return said
+
+    def make(policy, params, config, encoder, mesh, store):
+        return Engine(say(encoder), encoder, capacity=3, shuffle_seed=1)
+
+    monkeypatch.setattr(engine_pool, "make", make)
+    own = {"policies": ("seed1",)}
+    out, words = tmp_path / "out", ["--time_alone=1", "--tasks=single_key"]
+    modes = "--modes=without_exit_gate"
+    assert main(command(home, out, *words, modes, **own)) == 0
+    assert "passes" not in capsys.readouterr().out
+    modes += ",reread,parallel"
+    assert main(command(home, out, *words, modes, **own)) == 0
+    done = capsys.readouterr()
+    assert "2 of 6 questions were scored before" in done.err
+    assert "passes" in done.out
+    rows = {row["mode"]: row for row in ResultsFolder(out).results()["rows"]}
+    # Two chunks: a pass that writes, and in reread one that changes nothing; in
+    # parallel two scans, of which the second is read again to be merged.
+    assert {mode: (row["turns"], row["passes"]) for mode, row in rows.items()} == {
+        "without_exit_gate": (2.0, 1.0),
+        "reread": (4.0, 2.0),
+        "parallel": (3.0, 1.0),
+    }
+    for mode in ("reread", "parallel"):
+        base = rows["without_exit_gate"]["alone_seconds"]
+        expected = pytest.approx(base / rows[mode]["alone_seconds"])
+        assert rows[mode]["latency_ratio"] == expected
+    kept = {key[1]: t for key, t in ResultsFolder(out).trajectories() if not key[4]}
+    assert [t.step for t in kept["parallel"].memory_turns] == ["scan", "scan", "merge"]
+    assert main(command(home, out, *words, modes, **own)) == 0
+    assert "6 of 6 questions were scored before" in capsys.readouterr().err
 
 
 def test_all_failed_and_some_failed(home, tmp_path, capsys):

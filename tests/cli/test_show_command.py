@@ -61,6 +61,43 @@ def test_wrong_gates_are_marked_where_the_mode_has_them(tmp_path, capsys):
         assert [cell for row in found for cell in row] == marks
 
 
+def test_a_chunk_with_several_turns_is_told_by_pass_and_step(tmp_path, capsys):
+    """Labels go by the chunk, rewards and advantages by the turn."""
+    run = sample()
+    quiet, found, _, answer = run["trajectory"]["turns"]
+    places = ((1, "scan", 0), (1, "scan", 1), (1, "scan", 2), (2, "merge", 1))
+    turns = [
+        (found if place[2] == 1 else quiet)
+        | dict(zip(("pass_number", "step", "chunk"), place))
+        for place in places
+    ]
+    run["trajectory"] |= {"mode": "parallel", "turns": [*turns, answer]}
+    run["turn_rewards"] = [1.0, -1.0, 1.0, 1.0]
+    run["advantages"] = [0.1, -0.2, 0.3, 0.4, 0.5]
+    assert main(["show", str(make_run(tmp_path / "run", [], {1: [run]}))]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"pass +step +chunk +evidence +update +exit +reward", out)
+    assert cells(out) == [
+        ["1", "scan", "1", "no", "no", "+1.00", "+0.10", "10"],
+        ["1", "scan", "2", "yes", "yes", "yes", "-1.00", "-0.20", "10", "heron: amber"],
+        ["1", "scan", "3", "no", "no", "+1.00", "+0.30", "10"],
+        [
+            "2",
+            "merge",
+            "2",
+            "yes",
+            "yes",
+            "yes",
+            "+1.00",
+            "+0.40",
+            "10",
+            "heron: amber",
+        ],
+    ]
+    assert "3 of 3 chunks in 2 passes, 4 turns (end_of_context)" in out
+    assert "the last evidence is in chunk 2\n" in out
+
+
 def test_the_newest_step_or_the_one_that_is_asked_for(tmp_path, capsys):
     samples = {s: [sample(s, question=f"Q{s}{c}") for c in "abcd"] for s in (1, 10, 2)}
     run = make_run(tmp_path / "run", [], samples)

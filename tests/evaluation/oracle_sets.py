@@ -63,6 +63,8 @@ def oracle_generator(**kwargs):
         if "chunk" not in shown:
             return oracle.answer_turn(asked, found)
         new = [f for f in NEEDLE.findall(shown["chunk"]) if f[0] in asked.keys]
+        if "<rewrite>" not in shown["control"]:
+            new = [f for f in new if f not in found]  # in a further pass: nothing
         memory = " ".join(f"The code for {k} is {v}." for k, v in (*found, *new))
         if "<rewrite>" in shown["control"]:
             return memory or "none"

@@ -17,7 +17,7 @@ from oracle_sets import (
     question_sets,
 )
 
-from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.agent.config import MODES, PAPER_MODES
 from gru_mem_jax.agent.requests import Completion
 from gru_mem_jax.data.bad_records import Records
 from gru_mem_jax.data.example import Example
@@ -141,7 +141,8 @@ def test_what_is_measured_agrees_with_training(whole, tmp_path):
 
     sets = question_sets()
     generator = ScriptedGenerator(careless, ENCODER, capacity=2)
-    folder = evaluated(tmp_path, sets, generator=generator)
+    # Where each chunk has one turn: training counts turns, an evaluation chunks.
+    folder = evaluated(tmp_path, sets, PAPER_MODES, generator=generator)
     answers = {a.key: a for a in folder.answers()}
     kept = dict(folder.trajectories())
     assert set(kept) == set(answers)
@@ -240,7 +241,7 @@ def test_ctrl_c_between_turns(whole, tmp_path):
         evaluated(tmp_path, sets, on_turn=interrupt)
     scored = {a.key for a in ResultsFolder(tmp_path).answers()}
     left, every = count_left(sets, Asking(policy="p", modes=MODES), scored)
-    assert 0 < left < every == 24
+    assert 0 < left < every == 8 * len(MODES) == 40
     ended = []
     folder = evaluated(tmp_path, sets, on_answer=lambda a: ended.append(a.key))
     assert len(ended) == left
@@ -439,11 +440,12 @@ def test_which_sets_run_together(tmp_path):
         sets,
         on_run=lambda group, mode: groups.append([s.of.name for s in group]),
     )
-    assert groups == [["single_key", "multi_query"], ["chain"]] * 2 + [
-        ["single_key"],
-        ["chain"],
-    ]
-    assert len(folder.answers()) == 8
+    expected = []
+    for mode in MODES:
+        more = [] if mode == "memagent" else ["multi_query"]
+        expected += [["single_key", *more], ["chain"]]
+    assert groups == expected
+    assert len(folder.answers()) == 3 * len(MODES) - 1
 
 
 def test_sets_that_cannot_be_told_apart_are_refused():

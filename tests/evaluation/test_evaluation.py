@@ -8,7 +8,7 @@ import pytest
 from oracle_sets import CONFIG, ENCODER, oracle_generator, question_sets
 from test_asking import evaluated
 
-from gru_mem_jax.agent.config import MODES
+from gru_mem_jax.agent.config import MODES, PAPER_MODES
 from gru_mem_jax.data.example import Example
 from gru_mem_jax.data.labels import labels
 from gru_mem_jax.data.sources import ListSource
@@ -32,7 +32,7 @@ def results():
     """Of one set after the other, in every mode."""
     generator = oracle_generator(capacity=3, shuffle_seed=1)
     sets, turns, done = question_sets(), [], []
-    for mode in MODES:
+    for mode in PAPER_MODES:
         config = dataclasses.replace(CONFIG, mode=mode)
         done += run.run_sets(
             generator, ENCODER, config, sets, on_turn=lambda: turns.append(1)
@@ -48,7 +48,7 @@ def test_processes_answer_a_part_each_and_have_all_results(results, count):
 
     def work(hosts):
         generator, done = oracle_generator(capacity=3), []
-        for mode in MODES:
+        for mode in PAPER_MODES:
             config = dataclasses.replace(CONFIG, mode=mode)
             done += run.run_sets(
                 generator, ENCODER, config, question_sets(), hosts=hosts
@@ -200,7 +200,7 @@ def test_the_table_has_a_line_per_row_and_120_columns(tmp_path):
     with console.capture() as capture:
         console.print(rich_table(rows))
     text = capture.get()
-    assert text.count("multi_query") == 3 * 3
+    assert text.count("multi_query") == 3 * len(MODES)
     assert text.count("with_exit_gate") == len(
         [row for row in rows if row["mode"] == "with_exit_gate"]
     )
@@ -208,6 +208,13 @@ def test_the_table_has_a_line_per_row_and_120_columns(tmp_path):
     assert "policy mean, evidence uniform, chunks 8" in text
     assert "100–100" in text
     assert "25.0" in text
+    more = text.rstrip().splitlines()[-1]
+    assert more == "a wider terminal shows passes, retention, format, capture too"
+    once = [row for row in rows if row["mode"] in PAPER_MODES]
+    with console.capture() as capture:
+        console.print(rich_table(once))
+    text = capture.get()
+    assert "turns" not in text  # as many as chunks
     assert text.rstrip().endswith("a wider terminal shows retention, format too")
 
 

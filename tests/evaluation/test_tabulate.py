@@ -92,6 +92,8 @@ def test_the_columns_of_a_row(tmp_path):
             completion_tokens=30,
             memory_tokens=(4,),
             chunks_read=4,
+            turns=7,
+            passes=2,
             seconds_share=3.0,
         ),
         dataclasses.replace(third, failed="error 500"),
@@ -120,6 +122,8 @@ def test_the_columns_of_a_row(tmp_path):
         "retention": pytest.approx(2 / 3),
         "chunks_read": 0.75,
         "chunks": 3.0,
+        "turns": 4.5,  # of the first as many as chunks: it is of an earlier version
+        "passes": 1.5,
         "memory_tokens": 4.0,
         "longest_memory": 8,
         "prompt_tokens": 200.0,
@@ -271,3 +275,17 @@ def test_a_manifest_without_sets_is_no_obstacle(tmp_path, sets):
     (row,) = tabulate.table_rows([made])
     assert (row["set"], row["exact"]) == ("a", 1.0)
     assert tabulate.table_rows([folder(tmp_path / "none", [])]) == []
+
+
+def test_latency_is_compared_with_reading_to_the_end(tmp_path):
+    modes = ("without_exit_gate", "parallel", "reread")
+    seconds = {"without_exit_gate": 2.0, "parallel": 0.5, "reread": None}
+    given = [
+        answer
+        for mode in modes
+        for answer in answers("p", mode, "a", [1.0, 0.0], seconds_alone=seconds[mode])
+    ]
+    rows = tabulate.table_rows([folder(tmp_path, given, modes=modes)])
+    assert by(rows, mode="parallel")["latency_ratio"] == 4.0
+    for mode in ("without_exit_gate", "reread"):
+        assert "latency_ratio" not in by(rows, mode=mode)

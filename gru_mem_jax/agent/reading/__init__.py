@@ -13,6 +13,8 @@ from gru_mem_jax.agent.reading.reader import Way
 from gru_mem_jax.agent.reading.reread import reread
 from gru_mem_jax.agent.reading.sequential import sequential
 
+__all__ = ["WAYS"]
+
 WAYS: Mapping[Mode, Way] = {
     "with_exit_gate": sequential,
     "without_exit_gate": sequential,

@@ -168,16 +168,16 @@ def _done(samples: Iterable[Sample]) -> list[ScoredAnswer]:
 
 
 def memory_curve(samples: Iterable[Sample]) -> tuple[list[float], list[float]]:
-    """Memory and company chunk by chunk, up to the last chunk that anyone read.
+    """Memory and company turn by turn, up to the last memory turn that anyone took.
 
     Returns:
-      float [T], the mean memory size in tokens after chunk t, over the trajectories
-      that read it; float [T], the share of trajectories that did.
+      float [K], the mean memory size in tokens after memory turn k, over the
+      trajectories that took it; float [K], the share of trajectories that did.
     """
     runs = [s.answer.memory_tokens for s in samples if s.answer.memory_tokens]
     sizes, reading = [], []
-    for chunk in range(max(map(len, runs), default=0)):
-        reached = [run[chunk] for run in runs if len(run) > chunk]
+    for turn in range(max(map(len, runs), default=0)):
+        reached = [run[turn] for run in runs if len(run) > turn]
         sizes.append(statistics.fmean(reached))
         reading.append(len(reached) / len(runs))
     return sizes, reading

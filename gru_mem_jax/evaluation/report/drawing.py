@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 INK, SOFT, FAINT = "#1D1F22", "#5C6167", "#E3E3DF"
 GOOD, BAD = "#00704F", "#B3400A"
+EVIDENCE = "#E69F00"
 _WIDTH = 4.3  # inches
 _TITLE, _TEXT = 9.5, 8
 _LEGEND_COLUMNS = 3
 _BESIDE = 0.055  # of the distance of two ticks
-_MARKS = ("o", "s", "D", "^", "v", "P")
+_MARKS = ("o", "s", "D", "^", "v", "P", "X", "p")
 
 
-def _figure(
+def panel(
     height: float, title: str, below: str, left: float = 0.12
 ) -> "tuple[Figure, Axes]":
     """A figure of one panel, with a title and a smaller line below it."""
@@ -50,9 +51,9 @@ def clean(axes: "Axes", grid: Literal["x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def _ids(artist: Any, mode: str, tip: str = "") -> None:
+def tip(artist: Any, mode: str, text: str = "") -> None:
     """For the page: whose it is, and what a pointer on it shows (`svg.inline`)."""
-    artist.set_gid(f"mode={visible(mode)}|{visible(tip)}")
+    artist.set_gid(f"mode={visible(mode)}|{visible(text)}")
 
 
 def lines(
@@ -75,7 +76,7 @@ def lines(
     """
     from matplotlib.ticker import PercentFormatter
 
-    figure, axes = _figure(2.85, title, below)
+    figure, axes = panel(2.85, title, below)
     values = [p.value for points in curves.values() for p in points if p is not None]
     for number, (mode, points) in enumerate(curves.items()):
         known = [(i, p) for i, p in enumerate(points) if p is not None]
@@ -88,13 +89,13 @@ def lines(
         (line,) = axes.plot(
             places, [p.value for _, p in known], color=color, linewidth=1.4
         )
-        _ids(line, mode)
+        tip(line, mode)
         for x, (i, point) in zip(places, known):
             if point.low is not None and point.high is not None:
                 (bar,) = axes.plot(
                     [x, x], [point.low, point.high], color=color, linewidth=0.9
                 )
-                _ids(bar, mode)
+                tip(bar, mode)
             (dot,) = axes.plot(
                 [x],
                 [point.value],
@@ -103,7 +104,7 @@ def lines(
                 markersize=4.8,
                 markeredgewidth=0,
             )
-            _ids(dot, mode, f"{name}, {ticks[i]}: {_number(point, percent)}")
+            tip(dot, mode, f"{name}, {ticks[i]}: {_number(point, percent)}")
     labels = axes.set_xticks(range(len(ticks)), ticks)
     for label in labels:
         label.label1.set_parse_math(False)
@@ -135,7 +136,7 @@ def dots(
     modes = list(dict.fromkeys(mode for row in rows.values() for mode in row))
     pitch = 0.13 * max(len(modes), 2) + 0.12
     left = min(0.4, 0.03 + 0.0155 * max(map(len, rows), default=0))
-    figure, axes = _figure(1.0 + pitch * max(len(rows), 2), title, below, left)
+    figure, axes = panel(1.0 + pitch * max(len(rows), 2), title, below, left)
     for row, (name, points) in enumerate(rows.items()):
         for mode, point in points.items():
             color, shown = mode_style(mode)
@@ -145,7 +146,7 @@ def dots(
                 (bar,) = axes.plot(
                     [point.low, point.high], [y, y], color=color, linewidth=1.2
                 )
-                _ids(bar, mode)
+                tip(bar, mode)
             (dot,) = axes.plot(
                 [point.value],
                 [y],
@@ -154,7 +155,7 @@ def dots(
                 markersize=4.6,
                 markeredgewidth=0,
             )
-            _ids(dot, mode, f"{name}, {shown}: {_number(point, percent)}")
+            tip(dot, mode, f"{name}, {shown}: {_number(point, percent)}")
     axes.set_yticks(range(len(rows)), list(rows))
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
@@ -175,7 +176,7 @@ def memory(
     below: str,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 ) -> "Figure":
-    """Memory size after each chunk, and below it who still reads.
+    """Memory size after each memory turn, and below it who still reads.
 
     Args:
       title, below: above the plot.
@@ -183,7 +184,7 @@ def memory(
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, axes = _figure(3.3, title, below)
+    figure, axes = panel(3.3, title, below)
     axes.set_position((0.12, 0.41, 0.85, 0.455))
     lower = figure.add_axes((0.12, 0.13, 0.85, 0.17), sharex=axes)
     for mode, (sizes, reading) in curves.items():
@@ -194,7 +195,7 @@ def memory(
         style |= {"marker": "o", "markersize": 3} if len(sizes) < 3 else {}
         for part, values in ((axes, sizes), (lower, reading)):
             (line,) = part.plot(turns, values, **style)
-            _ids(line, mode)
+            tip(line, mode)
     axes.set_ylim(bottom=0)
     lower.set_ylim(0, 1.08)
     lower.set_yticks([0, 1])
@@ -203,7 +204,7 @@ def memory(
         clean(part)
     axes.tick_params(labelbottom=False)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    lower.set_xlabel("chunk", fontsize=_TEXT, color=SOFT)
+    lower.set_xlabel("memory turn", fontsize=_TEXT, color=SOFT)
     lower.set_title("% still reading", fontsize=_TEXT, color=SOFT, loc="left", pad=4)
     return figure
 
@@ -212,7 +213,7 @@ def histogram(title: str, below: str, distances: Sequence[int], mode: str) -> "F
     """How far after the last evidence (negative: before it) reading ended."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, axes = _figure(2.5, title, below)
+    figure, axes = panel(2.5, title, below)
     reach = max(3, max(map(abs, distances), default=0))
     width = max(1, math.ceil(reach / 20))  # chunks in a bar; 0 has its own
     counts: dict[int, int] = {}
@@ -233,7 +234,7 @@ def histogram(title: str, below: str, distances: Sequence[int], mode: str) -> "F
             center, span = (first + last) / 2, float(width)
             said = f"{first:+d}" if first == last else f"{first:+d} to {last:+d}"
         (patch,) = axes.bar(center, value, span * 0.86, color=color, linewidth=0)
-        _ids(patch, mode, f"{said}: {count} of {len(distances)} ({100 * value:.1f}%)")
+        tip(patch, mode, f"{said}: {count} of {len(distances)} ({100 * value:.1f}%)")
     axes.axvline(0, color=SOFT, linewidth=0.7, linestyle=(0, (2, 2)))
     axes.set_xlim(-reach - 1, reach + 1)
     axes.set_ylim(0, 1)
@@ -242,6 +243,29 @@ def histogram(title: str, below: str, distances: Sequence[int], mode: str) -> "F
     axes.set_xlabel("chunks after the last evidence", fontsize=_TEXT, color=SOFT)
     clean(axes)
     return figure
+
+
+def chunk_axis(axes: "Axes", lanes: Mapping[float, str]) -> None:
+    """The look of lanes of chunks: their names on the left, numbers from 1 below.
+
+    Args:
+      axes: chunk t stands at t.
+      lanes: names by height.
+    """
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    clean(axes, "x")
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_yticks(list(lanes), list(lanes.values()))
+    axes.tick_params(axis="y", length=0)
+    _, end = axes.get_xlim()
+    ticks = MaxNLocator(integer=True, nbins=9).tick_values(1, end + 1)
+    first = 0.5 * (ticks[1] - ticks[0]) + 1  # so near to chunk 1 none stands
+    shown = [0, *(tick - 1 for tick in ticks if first < tick <= end + 1)]
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_formatter(lambda place, _: f"{place + 1:.0f}")
+    axes.set_xlabel("chunk", fontsize=_TEXT, color=SOFT)
 
 
 def _number(point: Point, percent: bool) -> str:

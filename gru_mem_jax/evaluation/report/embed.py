@@ -12,6 +12,7 @@ import zlib
 from typing import Any
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
+from gru_mem_jax.evaluation.passes import taken
 from gru_mem_jax.evaluation.records import AskedQuestion, QuestionKey, ScoredAnswer
 from gru_mem_jax.evaluation.report.collect import Collected, Sample
 from gru_mem_jax.evaluation.report.words import context_title
@@ -116,7 +117,7 @@ def _order(samples: tuple[Sample, ...]) -> Any:
 
 
 def wrong_updates(answer: ScoredAnswer) -> int | None:
-    """Turns whose update gate was wrong; None where that is not known."""
+    """Chunks at which the update gate was wrong; None where that is not known."""
     counts = [c for c in (answer.updates_on, answer.updates_off) if c is not None]
     return sum(all_ - right for right, all_ in counts) if counts else None
 
@@ -153,6 +154,8 @@ def _entry(sample: Sample, block: int | None, document: int | None) -> dict[str,
         "wellFormed": answer.well_formed,
         "stop": answer.stop_reason,
         "read": answer.chunks_read,
+        "turns": answer.turns,
+        "passes": answer.passes,
         "chunks": question.num_chunks,
         "evidence": list(question.evidence_chunks),
         "captured": answer.captured,
@@ -170,7 +173,18 @@ def _document(question: AskedQuestion) -> list[Any]:
 
 
 def _trajectory(trajectory: Trajectory) -> list[dict[str, Any]]:
-    return [_turn(turn) for turn in trajectory.turns]
+    records = [_turn(turn) for turn in trajectory.turns]
+    if all(turn.step != "scan" for turn in trajectory.turns):
+        return records  # each turn sees what the one before it left
+    seen = ""
+    found = taken(trajectory)
+    for record, turn, is_taken in zip(records, trajectory.turns, found, strict=True):
+        if turn.memory_before != seen:
+            record["before"] = turn.memory_before
+        seen = turn.memory_before if turn.step == "scan" else turn.memory
+        if turn.step == "scan" and is_taken:
+            record["merged"] = True
+    return records
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -186,6 +200,10 @@ def _turn(turn: Turn) -> dict[str, Any]:
     }
     if turn.kind == "memory":
         record |= {"update": bool(turn.update), "exit": bool(turn.exit)}
+        if turn.pass_number > 1:
+            record["pass"] = turn.pass_number
+        if turn.step != "read":
+            record["step"] = turn.step
     if turn.memory != turn.memory_before:
         record["memory"] = turn.memory
     if not turn.well_formed:

@@ -1,4 +1,4 @@
-"""The report's other tables: every measure, differences of modes, injected text."""
+"""The report's other tables: latency, every measure, differences of modes, attacks."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,77 @@ from gru_mem_jax.evaluation.report.tables import (
     Row,
     Table,
     by_context,
+    mode_heads,
+    number_cell,
+    policy_title,
 )
 from gru_mem_jax.evaluation.report.words import mode_style, visible
 from gru_mem_jax.evaluation.suite import LABELS
-from gru_mem_jax.evaluation.tabulate import ALL, MIX, with_interval
+from gru_mem_jax.evaluation.tabulate import ALL, LATENCY_BASE, MIX, with_interval
 from gru_mem_jax.runs import columns
+
+
+def latency_table(rows: Sequence[Row]) -> Table | None:
+    """Seconds of a question that is asked alone; None where fewer than two modes are.
+
+    Args:
+      rows: of `tabulate.table_rows`.
+    """
+    timed = [row for row in rows if "alone_seconds" in row]
+    modes = list(dict.fromkeys(row["mode"] for row in timed))
+    if len(modes) < 2:
+        return None
+    base = mode_style(LATENCY_BASE)[1]
+    notes = {
+        "s": "wall-clock seconds a question, asked alone",
+        "×": f"how many times faster than {base}, on the same questions",
+    }
+    parts = {
+        mode: ("s", "×")
+        if any("latency_ratio" in row for row in timed if row["mode"] == mode)
+        else ("s",)
+        for mode in modes
+    }
+    several = len({row["policy"] for row in timed}) > 1
+    groups = []
+    for context, own in by_context(timed).items():
+        lines: dict[tuple[str, str], dict[str, Row]] = {}
+        for row in own:
+            lines.setdefault((row["policy"], row["set"]), {})[row["mode"]] = row
+        ordered = sorted(lines.items(), key=lambda line: line[0][1] in (MIX, ALL))
+        made = [_latency(name, by, parts, several) for (_, name), by in ordered]
+        groups.append(Group(title=visible(context), rows=tuple(made)))
+    return Table(
+        name="latency",
+        heading="Latency of one question",
+        caption="Seconds until the answer of a question that is asked alone, of the "
+        f"questions that were timed so, and how many times faster than {base}.",
+        head=mode_heads([Cell(text="task", kind="text")], parts, notes),
+        groups=tuple(groups),
+    )
+
+
+def _latency(
+    name: str,
+    by_mode: Mapping[str, Row],
+    parts: Mapping[str, Sequence[str]],
+    several: bool,
+) -> Line:
+    """A set by one policy; the fastest mode is bold."""
+    average = name in (MIX, ALL)
+    words = ["average" if average else visible(name)]
+    if several:
+        words += [policy_title(row["policy"]) for row in list(by_mode.values())[:1]]
+    cells = [Cell(text=", ".join(words), kind="text")]
+    fastest = min(row["alone_seconds"] for row in by_mode.values())
+    for mode, shown in parts.items():
+        row = by_mode.get(mode, {})
+        seconds = number_cell(row.get("alone_seconds"))
+        kind = "first best" if seconds.value == fastest else "first"
+        cells.append(dataclasses.replace(seconds, kind=kind))
+        if "×" in shown:
+            cells.append(number_cell(row.get("latency_ratio"), ".1f"))
+    return Line(cells=tuple(cells), kind="mean" if average else "")
 
 
 def measures_table(rows: Sequence[Row]) -> Table:

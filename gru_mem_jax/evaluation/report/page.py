@@ -25,13 +25,16 @@ from gru_mem_jax.evaluation.report.embed import Embedded, embed, script_json
 from gru_mem_jax.evaluation.report.further_tables import (
     comparisons_table,
     injection_tables,
+    latency_table,
     measures_table,
 )
 from gru_mem_jax.evaluation.report.plots import (
     injection_group,
     plot_groups,
+    reading_group,
     write_plots,
 )
+from gru_mem_jax.evaluation.report.readings import parallel_run
 from gru_mem_jax.evaluation.report.tables import (
     Table,
     averages_table,
@@ -47,7 +50,17 @@ PAGE = "report.html"
 PLOTS = "plots"
 MOST_BYTES = 15_000_000  # of the page
 _WEB = pathlib.Path(__file__).with_name("web")
-_SCRIPTS = ("text", "unpack", "diff", "strip", "turn", "sample", "browse", "page")
+_SCRIPTS = (
+    "text",
+    "unpack",
+    "diff",
+    "strip",
+    "passes",
+    "turn",
+    "sample",
+    "browse",
+    "page",
+)
 _STYLES = ("base", "report", "list", "sample")
 
 Picture = tuple[str | os.PathLike[str], str]
@@ -135,6 +148,7 @@ def _tables(collected: Collected, averaged: bool) -> list[Table]:
         own = [
             averages_table(rows),
             *main_tables(rows, _aside(collected, part)),
+            latency_table(rows),
             *injection_tables(collected.hijack_rows(part.folders)),
             comparisons_table(found["comparisons"], of_policies=True),
             comparisons_table(found["comparisons"]),
@@ -167,6 +181,7 @@ def _plots(collected: Collected, folder: Any, averaged: bool) -> list[dict[str, 
         kind = parts[sample.folder].heading, policies
         kinds.setdefault(kind, []).append(sample)
     shown = []
+    picked = parallel_run(collected)
     for number, ((heading, policies), samples) in enumerate(kinds.items()):
         policy = tabulate.MEAN if len(policies) > 1 else policies[0]
         names = [heading] if heading else []
@@ -175,6 +190,8 @@ def _plots(collected: Collected, folder: Any, averaged: bool) -> list[dict[str, 
         groups = plot_groups(samples, collected.modes)
         numbers = sorted({sample.folder for sample in samples})
         groups += injection_group(collected.hijack_rows(numbers))
+        if picked is not None and any(sample is picked[0] for sample in samples):
+            groups.append(reading_group(*picked))
         drawn = write_plots(groups, folder, f"{number}_" if len(kinds) > 1 else "")
         shown.append({"title": visible(": ".join(names)), "groups": drawn})
     return shown

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax import durable_files, storage
+from gru_mem_jax.agent.trajectory import Trajectory
 from gru_mem_jax.evaluation import hijack
 from gru_mem_jax.evaluation.report import curves
 from gru_mem_jax.evaluation.report.collect import Sample
@@ -63,8 +64,9 @@ def plot_groups(samples: Sequence[Sample], modes: Sequence[str]) -> list[PlotGro
         ),
         PlotGroup(
             title="Memory over turns",
-            caption="Mean memory after each chunk, over those that read it; below, the "
-            "share that still read: the exit gate thins them out.",
+            caption="Mean memory after each memory turn, over those that took it: a "
+            "chunk each, and again where the text is read in several passes; below, "
+            "the share that still read: the exit gate thins them out.",
             rows=(tuple(_memories(clean, modes)),),
         ),
         PlotGroup(
@@ -76,9 +78,9 @@ def plot_groups(samples: Sequence[Sample], modes: Sequence[str]) -> list[PlotGro
         ),
         PlotGroup(
             title="Gates",
-            caption="Share of turns whose update gate is right, on chunks with "
-            "evidence and on others; share of exits at the last evidence; share of "
-            "questions whose turns all have the form.",
+            caption="Share of the chunks read whose update gate is right, of those "
+            "with evidence and of others; share of exits at the last evidence; share "
+            "of questions whose turns all have the form.",
             rows=tuple(_pooled(*place, _GATES) for place in by),
         ),
         PlotGroup(
@@ -118,6 +120,29 @@ def injection_group(rows: Sequence[Mapping[str, Any]]) -> list[PlotGroup]:
     caption += "95% intervals."
     group = PlotGroup(title="Injected text", caption=caption, rows=(tuple(plots),))
     return [group] if plots else []
+
+
+def reading_group(sample: Sample, trajectory: Trajectory) -> PlotGroup:
+    """One run of mode parallel, pass by pass."""
+
+    def draw() -> "Figure":
+        from gru_mem_jax.evaluation.report import readings
+
+        evidence = sample.question.evidence_chunks
+        return readings.draw_reading(trajectory, evidence)
+
+    said = "right" if sample.answer.score >= 1 else "wrong"
+    caption = (
+        "Of each pass the chunks that were scanned against one memory at once, the "
+        "update gates that were open, and below them, numbered, those that were merged "
+        f"in order, with the size of the memory. The answer is {said}; under "
+        "Trajectories it stands turn by turn."
+    )
+    label = f"One run of {mode_style(sample.answer.mode)[1]}, pass by pass"
+    plot = Plot(
+        name="one_parallel_run", label=label, modes=(sample.answer.mode,), draw=draw
+    )
+    return PlotGroup(title="One parallel run", caption=caption, rows=((plot,),))
 
 
 def _attack_titles() -> dict[str, str]:
@@ -220,7 +245,7 @@ def _memories(samples: Sequence[Sample], modes: Sequence[str]) -> Iterator[Plot]
             below = f"{title}; tokens" if title else "tokens"
             yield Plot(
                 name=f"memory_{number}",
-                label=f"Memory after each chunk, {below}",
+                label=f"Memory after each memory turn, {below}",
                 modes=tuple(found),
                 draw=_memory(below, found),
             )

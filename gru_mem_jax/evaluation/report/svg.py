@@ -15,6 +15,7 @@ _THEMED = {
     drawing.FAINT: "var(--faint)",
     drawing.GOOD: "var(--good)",
     drawing.BAD: "var(--bad)",
+    drawing.EVIDENCE: "var(--evidence)",
     **{color: f"var(--{mode})" for mode, (color, _) in MODE_STYLES.items()},
 }
 _COLORS = {"#ffffff": "none"} | {

@@ -167,11 +167,19 @@ def _parts(rows: Sequence[Row], mode: str) -> tuple[str, ...]:
     return ("score", "s", *["s alone"] * alone, *["×"] * faster)
 
 
-def _main_head(
-    first: str, parts: Mapping[str, Sequence[str]]
+def mode_heads(
+    first: Sequence[Cell],
+    parts: Mapping[str, Sequence[str]],
+    notes: Mapping[str, str],
 ) -> tuple[tuple[Cell, ...], ...]:
-    top = [Cell(text="", span=2)]
-    named = [Cell(text=first, kind="text"), Cell(text="n", note="questions")]
+    """Two rows of headings: the modes, and below each its columns.
+
+    Args:
+      first: headings of the columns before those of the modes.
+      parts: names of the columns of each mode.
+      notes: what a pointer on a column's name shows.
+    """
+    top, named = [Cell(text="", span=len(first))], list(first)
     for mode, own in parts.items():
         top.append(
             Cell(
@@ -182,10 +190,17 @@ def _main_head(
             )
         )
         named += [
-            Cell(text=part, note=_MEANINGS[part], kind="first" if i == 0 else "")
+            Cell(text=part, note=notes[part], kind="first" if i == 0 else "")
             for i, part in enumerate(own)
         ]
     return tuple(top), tuple(named)
+
+
+def _main_head(
+    first: str, parts: Mapping[str, Sequence[str]]
+) -> tuple[tuple[Cell, ...], ...]:
+    named = [Cell(text=first, kind="text"), Cell(text="n", note="questions")]
+    return mode_heads(named, parts, _MEANINGS)
 
 
 def _main_line(
@@ -206,12 +221,12 @@ def _main_line(
             ]
             continue
         cells.append(_score_cell(row, best))
-        cells.append(_number(row.get("question_seconds")))
+        cells.append(number_cell(row.get("question_seconds")))
         if "s alone" in own:
-            cells.append(_number(row.get("alone_seconds")))
+            cells.append(number_cell(row.get("alone_seconds")))
         if "×" in own:
             found = row.get("alone_speed_up", row.get("speed_up"))
-            cells.append(_number(found, ".1f"))
+            cells.append(number_cell(found, ".1f"))
     return Line(cells=tuple(cells), kind="mean" if name in (MIX, ALL) else "")
 
 
@@ -239,7 +254,8 @@ def _score_cell(row: Row, best: float | None) -> Cell:
     )
 
 
-def _number(value: float | None, form: str = "") -> Cell:
+def number_cell(value: float | None, form: str = "") -> Cell:
+    """A cell of a number; seconds without a form."""
     if value is None:
         return Cell(text=columns.NOTHING, value=-1)
     if not form:  # seconds, to three digits

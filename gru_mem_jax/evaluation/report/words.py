@@ -3,13 +3,16 @@
 import re
 from collections.abc import Mapping
 
-# Colours of Okabe and Ito's palette: distinct for the colour-blind and in grey. The
-# page has a second one of each for a dark background (report.css).
+# Colours of Okabe and Ito's palette, and two as far from these as they are from one
+# another: distinct for the colour-blind. The page has a second one of each for a dark
+# background (base.css).
 # Names are the paper's (arXiv 2602.10560): EG is the exit gate.
 MODE_STYLES = {
     "memagent": ("#D55E00", "MemAgent"),
     "without_exit_gate": ("#0072B2", "GRU-Mem w/o EG"),
     "with_exit_gate": ("#009E73", "GRU-Mem w EG"),
+    "reread": ("#6B1E4F", "GRU-Mem reread"),
+    "parallel": ("#8A2BE2", "GRU-Mem parallel"),
     "whole_text": ("#CC79A7", "whole text"),
     "bm25": ("#9C7A00", "BM25"),
     "question_alone": ("#707070", "question alone"),
@@ -18,6 +21,10 @@ MODE_MEANINGS = {
     "memagent": "no gates: every turn writes the memory, every chunk is read",
     "without_exit_gate": "the update gate is obeyed, every chunk is read",
     "with_exit_gate": "both gates are obeyed",
+    "reread": "the update gate is obeyed, every chunk is read, and again until a pass "
+    "changes nothing",
+    "parallel": "every chunk against one memory at once; those with an open gate are "
+    "merged in order, until a pass changes nothing",
     "whole_text": "one prompt with the whole text, cut in the middle to the window",
     "bm25": "one prompt with the passages that BM25 ranks first",
     "question_alone": "one prompt without any text",

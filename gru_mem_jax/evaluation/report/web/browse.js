@@ -1,6 +1,6 @@
 // The list of trajectories: filters, search, and which one is shown.
 
-const GATED = ["without_exit_gate", "with_exit_gate"];
+const GATED = ["without_exit_gate", "with_exit_gate", "reread", "parallel"];
 const CHOICES = ["mode", "set", "context", "policy"];
 const WRONG = {
   answer: (sample) => sample.score < 1,

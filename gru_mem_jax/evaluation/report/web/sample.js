@@ -26,13 +26,16 @@ async function showSample(sample, turn) {
     return;
   }
   if (mine !== current) return; // another was picked meanwhile
+  completeTurns(turns);
   const marks = marksOf(sample, chunks);
   Object.assign(current, { turns, marks });
   const picture = strip(sample, turns, marks, (number) => goToTurn(number, true));
   const bar = el("div", { class: "strip-box", tabindex: 0 }, picture);
   bar.setAttribute("aria-label", "Chunks of the document");
-  body.append(bar, legendOf(sample, marks), el("div", { class: "rows" }));
+  body.append(bar, legendOf(sample, turns, marks), el("div", { class: "rows" }));
   drawRows(sample, turns, chunks, marks);
+  // A turn that is gone to stands below the picture, which stays in view.
+  body.style.setProperty("--above", `${bar.offsetHeight + 24}px`);
   if (turn !== null) goToTurn(turn, false);
   highlightSearch();
 }
@@ -93,6 +96,8 @@ function verdict(sample) {
 
 function facts(sample) {
   const words = [`read ${sample.read} of ${counted(sample.chunks, "chunk")}`];
+  if (sample.passes > 1 || sample.turns > sample.read)
+    words[0] += ` in ${passText(sample.passes)}, ${counted(sample.turns, "turn")}`;
   if (sample.exit !== null) words.push(exitText(sample));
   else if (sample.stop) words.push(`stopped: ${sample.stop.replaceAll("_", " ")}`);
   if (sample.wrongUpdates) words.push(counted(sample.wrongUpdates, "wrong update"));
@@ -152,15 +157,16 @@ function siblings(sample) {
   );
 }
 
-function legendOf(sample, marks) {
+function legendOf(sample, turns, marks) {
   const entries = [["cell evidence", "evidence"]];
   if (marks.attack.size) entries.push(["cell attack", "attack"]);
-  if (GATED.includes(sample.mode))
-    entries.push(
-      ["cell update open", "update gate open"],
-      ["cell exit open", "exit gate open"],
-      ["cell shut wrong", "against the label"],
-    );
+  if (GATED.includes(sample.mode)) {
+    entries.push(["cell update open", "update gate open"]);
+    if (!inPasses(turns)) entries.push(["cell exit open", "exit gate open"]);
+    if (turns.some((turn) => turn.step === "merge"))
+      entries.push(["refused", "read again, not merged"]);
+    entries.push(["cell shut wrong", "against the label"]);
+  }
   return el(
     "p",
     { class: "strip-legend" },
@@ -187,37 +193,43 @@ function legendOf(sample, marks) {
 
 function drawRows(sample, turns, chunks, marks) {
   const rows = document.querySelector("#sample .rows");
-  let memory = "";
+  const several = inPasses(turns);
   turns.forEach((turn, number) => {
-    const after = turn.memory ?? memory;
     const row =
       turn.chunk === null
-        ? answerRow(sample, turn, after)
-        : chunkRow(sample, turn, chunks[turn.chunk], marks, memory, after);
+        ? answerRow(sample, turn)
+        : chunkRow(sample, turn, chunks[turn.chunk], marks);
     row.dataset.turn = number;
     row.addEventListener("click", () => goToTurn(number, false));
+    const heading = several ? stepHeading(turns, number) : null;
+    if (heading !== null) rows.append(heading);
     rows.append(row);
-    memory = after;
   });
-  const read = turns.filter((turn) => turn.chunk !== null).length;
+  const own = turns.filter((turn) => turn.chunk !== null).map((turn) => turn.chunk);
+  const read = new Set(own).size;
   if (read < chunks.length) rows.append(unread(chunks, read, marks));
 }
 
-function chunkRow(sample, turn, chunk, marks, before, after) {
+function chunkRow(sample, turn, chunk, marks) {
+  const { before, after } = turn;
   const { update, exit } = gatesOf(sample, turn, turn.chunk);
   const head = el(
     "h3",
     {},
     `chunk ${turn.chunk + 1}`,
+    placeText(turn) ? el("span", { class: "quiet" }, ` ${placeText(turn)}`) : null,
     badge("evidence", marks.evidence.has(turn.chunk)),
     badge("attack", marks.attack.has(turn.chunk)),
   );
+  const scanned = turn.step === "scan" && !turn.taken && before !== after;
+  const kept = scanned ? "candidate" : "memory";
+  const fate = fateText(turn);
   const gates = el(
     "p",
     { class: "gates" },
     gate("update", update, "yes", "no"),
     gate("exit", exit, "end", "continue"),
-    el("span", { class: "quiet" }, `memory ${counted(turn.tokens, "token")}`),
+    el("span", { class: "quiet" }, `${kept} ${counted(turn.tokens, "token")}`),
   );
   const quiet = !marks.evidence.has(turn.chunk) && before === after && !turn.problem;
   return el(
@@ -233,6 +245,7 @@ function chunkRow(sample, turn, chunk, marks, before, after) {
         : null,
       thought(turn.text),
       memoryChange(turn, before, after),
+      fate === null ? null : el("p", { class: "quiet small" }, fate),
       completion(turn),
     ),
   );
@@ -242,7 +255,8 @@ function badge(name, shown) {
   return shown ? el("span", { class: `badge ${name}` }, name) : null;
 }
 
-function answerRow(sample, turn, memory) {
+function answerRow(sample, turn) {
+  const memory = turn.after;
   return el(
     "section",
     { class: "row answer" },

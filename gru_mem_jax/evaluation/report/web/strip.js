@@ -13,6 +13,7 @@ const LABELS = 62; // width of the lanes' names
  * @param pick called with the number of a turn that is clicked.
  */
 function strip(sample, turns, marks, pick) {
+  if (inPasses(turns)) return passStrip(sample, turns, marks, pick);
   const memory = turns.filter((turn) => turn.chunk !== null);
   const chunks = Math.max(sample.chunks, memory.length, 1);
   const cell = Math.max(5, Math.min(20, Math.floor(860 / chunks)));
@@ -102,13 +103,16 @@ function cells(sample, turn, marks, chunk, { x, cell, most, floor }) {
 
 function turnTip(sample, turn, marks, chunk) {
   const words = [`chunk ${chunk + 1}`];
+  if (turn && placeText(turn)) words.unshift(placeText(turn));
   if (marks.evidence.has(chunk)) words.push("evidence");
   if (marks.attack.has(chunk)) words.push("attack");
   if (!turn) return [...words, "never read"].join(", ");
   const { update, exit } = gatesOf(sample, turn, chunk);
   if (update) words.push(`update ${update.said ? "yes" : "no"}${bang(update)}`);
   if (exit) words.push(`${exit.said ? "end" : "continue"}${bang(exit)}`);
-  return [...words, `memory ${counted(turn.tokens, "token")}`].join(", ");
+  return [...words, fateText(turn), `memory ${counted(turn.tokens, "token")}`]
+    .filter((word) => word !== null)
+    .join(", ");
 }
 
 function bang(gate) {
@@ -134,7 +138,8 @@ function ticks(chunks) {
  * What both gates said, and whether that was wrong by the labels.
  *
  * Each is {said, due, wrong}, or null where the mode has no such gate. Of a malformed
- * turn the update gate is wrong whatever it said.
+ * turn the update gate is wrong whatever it said. Of a chunk with evidence that has
+ * several turns it is enough that one opens it.
  */
 function gatesOf(sample, turn, chunk) {
   if (!GATED.includes(sample.mode) || turn.update === undefined)
@@ -144,7 +149,7 @@ function gatesOf(sample, turn, chunk) {
   const due = chunk >= last;
   const over = chunk === sample.chunks - 1; // the text ends: nothing is late
   const held = sample.evidence.includes(chunk);
-  const update = turn.update !== held || !!turn.problem;
+  const update = held ? !turn.found : turn.update || !!turn.problem;
   const exit = turn.exit !== due && !(over && !turn.exit);
   return {
     update: { said: turn.update, due: held, wrong: labelled && update },
