@@ -99,6 +99,7 @@ class Recurrence:
         self._reading = WAYS[config.mode](self._reader)
         self._looks: Looks | None = Looks(iter(()), most=0)  # None: all are taken
         self._batch: dict[int, Seen | None] = {}  # by number; None: not received
+        self._scans: dict[Place, int] = {}  # number of each
         self._number = 0  # of the next request
         self._open: dict[int, _OpenTurn] = {}
         self._turns: dict[int, Turn] = {}
@@ -197,6 +198,11 @@ class Recurrence:
             if self._saved:
                 raise _another_text(next(iter(self._saved.values()))) from None
             self._reader.stop(self._reader.ended or "end_of_context")
+        while self._reader.accepted:
+            number = self._scans[self._reader.accepted.pop()]
+            self._turns[number] = dataclasses.replace(
+                self._turns[number], accepted=True
+            )
         return True
 
     def _opened(self, look: Look | None) -> Request:
@@ -221,6 +227,8 @@ class Recurrence:
     def _count(self, look: Look | None, seen: Seen | None) -> None:
         if look is not None:
             self._batch[self._number] = seen
+            if look.step == "scan":
+                self._scans[look.place] = self._number
         self._number += 1
 
     def receive(self, completion: Completion, number: int | None = None) -> Turn | None:
@@ -312,14 +320,13 @@ class Recurrence:
         """Whether a resumed run has taken this turn before; takes it from there."""
         if not self._saved:
             return False
-        place = (look.pass_number, look.step, look.chunk.index)
-        if (turn := self._saved.get(place)) is None:
+        if (turn := self._saved.get(look.place)) is None:
             if look.step == "read":  # in order: none may be missing
                 raise _another_text(next(iter(self._saved.values())))
             return False
         if digest(look.chunk) != turn.chunk_digest:
             raise _another_text(turn)
-        del self._saved[place]
+        del self._saved[look.place]
         self._turns[self._number] = turn
         seen = _seen(look, turn)
         self._count(look, seen._replace(memory=self._asked.fit(seen.memory)))

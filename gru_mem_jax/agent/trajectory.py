@@ -24,7 +24,10 @@ class Turn:
       step: "read" in order, each turn against the memory that the last one left. Of
         mode parallel: "scan", side by side with others, or "merge", again, because
         others have changed the memory since the scan.
-      update: whether the memory was replaced; None in an answer turn.
+      accepted: of a scan: whether its candidate became the memory, as it is. Known
+        when the scans beside it have ended.
+      update: whether the memory was replaced, of a scan whether it would be; None in an
+        answer turn.
       exit: the exit gate, obeyed or not; None in an answer turn.
       update_probability, exit_probability: P(yes) and P(end) of a constrained turn, at
         temperature 1; None of others.
@@ -52,6 +55,7 @@ class Turn:
     chunk_digest: str | None = None
     pass_number: int = 1
     step: TurnStep = "read"
+    accepted: bool = False
     update: bool | None = None
     exit: bool | None = None
     update_probability: float | None = None
@@ -73,6 +77,11 @@ class Turn:
     logprobs: tuple[float, ...] | None = None
     sampling_logprobs: tuple[float, ...] | None = None
     supports: tuple[int, ...] | None = None
+
+    @property
+    def sets_memory(self) -> bool:
+        """Whether its candidate became the memory."""
+        return self.accepted if self.step == "scan" else bool(self.update)
 
 
 _TRACE = (

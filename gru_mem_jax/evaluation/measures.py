@@ -16,7 +16,6 @@ from gru_mem_jax.evaluation.passes import (
     memory_left,
     memory_sizes,
     num_passes,
-    taken,
 )
 from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer
 
@@ -147,11 +146,11 @@ def gates_open(trajectory: Trajectory) -> tuple[tuple[int, ...], tuple[int, ...]
     """Chunks at which the memory was replaced, and at which the exit gate said end.
 
     Each chunk once, in order. A scan whose gate is open replaces the memory only where
-    its candidate was taken. The exit gate counts in the first pass: in a later one all
-    that is needed may be known before the chunk.
+    its candidate was accepted. The exit gate counts in the first pass: in a later one
+    all that is needed may be known before the chunk.
     """
     turns = trajectory.memory_turns
-    replaced = {turn.chunk or 0 for turn, own in zip(turns, taken(trajectory)) if own}
+    replaced = {turn.chunk or 0 for turn in turns if turn.sets_memory}
     ends = {turn.chunk or 0 for turn in turns if turn.exit and turn.pass_number == 1}
     return tuple(sorted(replaced)), tuple(sorted(ends))
 
@@ -222,10 +221,7 @@ def kept_evidence(
     """
     if not spans or trajectory.mode not in MODES:
         return None
-    read = [
-        (turn, memory_left(turn, own))
-        for turn, own in zip(trajectory.memory_turns, taken(trajectory))
-    ]
+    read = [(turn, memory_left(turn)) for turn in trajectory.memory_turns]
     last = read[-1][1] if read else ""
     if trajectory.turns and trajectory.turns[-1].kind == "answer":
         last = trajectory.turns[-1].memory

@@ -44,37 +44,16 @@ def column(turn: Turn, num_chunks: int) -> int:
     return block * num_chunks + (turn.chunk or 0)
 
 
-def taken(trajectory: Trajectory) -> list[bool]:
-    """Of each memory turn whether its candidate became the run's memory.
-
-    Of a scan that is one turn at most: the first whose gate was open, if its candidate
-    is what the next turn sees.
-
-    Args:
-      trajectory: with its answer turn.
-    """
-    said = [False] * len(trajectory.memory_turns)
-    for step in _steps(trajectory):
-        after = trajectory.turns[step[-1] + 1].memory_before
-        for number in step:
-            turn = trajectory.turns[number]
-            changes = turn.step != "scan" or turn.memory != turn.memory_before
-            if turn.update and changes and turn.memory == after:
-                said[number] = True
-                break
-    return said
-
-
 def excused(trajectory: Trajectory) -> list[bool]:
     """Of each memory turn whether its gate may be closed on evidence.
 
     So it may if the run looks at the chunk again, or takes it in another turn.
     """
-    turns, entered = trajectory.memory_turns, taken(trajectory)
+    turns = trajectory.memory_turns
     last = {turn.chunk: number for number, turn in enumerate(turns)}
     takes: dict[int | None, set[int]] = {}
     for number, turn in enumerate(turns):
-        if entered[number]:
+        if turn.sets_memory:
             takes.setdefault(turn.chunk, set()).add(number)
     return [
         number < last[turn.chunk] or bool(takes.get(turn.chunk, set()) - {number})
@@ -104,10 +83,10 @@ def exit_offset(trajectory: Trajectory, evidence: Sequence[bool]) -> int:
     if trajectory.mode != "parallel":
         ended = max((turn.chunk or 0 for turn in turns), default=-1)
         return ended - max(wanted, default=-1)
-    entered, offset = taken(trajectory), 0
+    offset = 0
     for step in _steps(trajectory):
         offset += 1
-        found = {turns[number].chunk for number in step if entered[number]}
+        found = {turns[number].chunk for number in step if turns[number].sets_memory}
         if found & wanted:
             wanted, offset = wanted - found, 0
     return -len(wanted) if wanted else offset

@@ -13,7 +13,9 @@ SPANS, TEXTS = ((0, 10), (20, 30)), ("ada london", "notes como")
 TEXT = f"{TEXTS[0]}it rained.{TEXTS[1]}all day..."
 
 
-def turn(place, step, chunk, before, memory=None, *, exit=False, formed=True, p=None):
+def turn(
+    place, step, chunk, before, memory=None, *, exit=False, formed=True, accepted=False
+):
     """A memory turn; `memory`: that it would leave, None: its gate is shut."""
     left = before if memory is None else memory
     return Turn(
@@ -24,7 +26,7 @@ def turn(place, step, chunk, before, memory=None, *, exit=False, formed=True, p=
         step=step,
         update=memory is not None,
         exit=exit,
-        update_probability=p,
+        accepted=accepted,
         well_formed=formed,
         memory_before=before,
         memory=left,
@@ -49,7 +51,7 @@ def ended(*turns, mode="parallel", memory="", **settings):
 
 ADA, BOTH = "ada in london", "ada in london and notes como"
 SCAN = (
-    turn(1, "scan", 0, "", ADA),
+    turn(1, "scan", 0, "", ADA, accepted=True),
     turn(1, "scan", 1, "", "nonsense"),  # its gate opens, and its merge refuses
     turn(1, "scan", 2, "", "notes como", exit=True),
     turn(1, "scan", 3, ""),
@@ -57,7 +59,7 @@ SCAN = (
 # The first candidate is taken as it is; chunk 1 and 2 are read again.
 MERGES = (turn(1, "merge", 1, ADA), turn(1, "merge", 2, ADA, BOTH))
 AGAIN = (
-    turn(2, "scan", 1, BOTH, "what is written at last"),
+    turn(2, "scan", 1, BOTH, "what is written at last", accepted=True),
     turn(2, "scan", 3, BOTH, formed=False, exit=True),
 )
 RUN = ended(*SCAN, *MERGES, *AGAIN, memory=AGAIN[0].memory)

@@ -30,40 +30,20 @@ from gru_mem_jax.testing.byte_tokenizer import ByteEncoder
 from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 
 
-def test_a_scan_sets_the_memory_only_where_its_candidate_is_taken():
+def test_the_memory_as_it_stands():
     stopped = ended(*SCAN, *MERGES, AGAIN[1], memory=BOTH)
-    assert [i for i, own in enumerate(passes.taken(stopped)) if own] == [0, 5]
+    assert [i for i, t in enumerate(stopped.turns) if t.sets_memory] == [0, 5]
     assert passes.memory_sizes(stopped) == (0, 0, 0, 3, 3, 6, 6)
-    # The only candidate of the second pass was taken: the answer sees it.
-    assert [i for i, own in enumerate(passes.taken(RUN)) if own] == [0, 5, 6]
+    # The only candidate of the second pass was accepted: the answer sees it.
+    assert [i for i, t in enumerate(RUN.turns) if t.sets_memory] == [0, 5, 6]
     assert passes.memory_sizes(RUN) == (0, 0, 0, 3, 3, 6, 6, 5)
+    left = [passes.memory_left(t) for t in RUN.turns[:6]]
+    assert left == [ADA, "", "", "", ADA, BOTH]
     assert passes.num_passes(RUN) == 2
     # Nothing was merged before the run ended.
-    cut = Trajectory(mode="parallel", question="?", turns=SCAN)
-    assert passes.taken(cut) == [False] * 4
-    assert passes.memory_sizes(cut) == (0, 0, 0, 0)
+    cut = Trajectory(mode="parallel", question="?", turns=SCAN[1:])
+    assert passes.memory_sizes(cut) == (0, 0, 0)
     assert passes.num_passes(Trajectory(mode="parallel", question="?")) == 0
-
-
-def test_of_too_many_open_gates_the_most_probable_are_taken():
-    scan = [
-        turn(1, "scan", i, "", "same", p=p) for i, p in enumerate((0.6, 0.9, 0.8, 0.7))
-    ]
-    merge = turn(1, "merge", 2, "same", "more")
-    run = ended(*scan, merge, memory="more", max_merged=2)
-    assert passes.taken(run) == [False, True, False, False, True, False]
-
-
-def test_a_merge_that_writes_the_old_memory_hands_on_to_the_next_scan():
-    old = "m"
-    run = ended(
-        turn(1, "scan", 0, old, "a"),
-        turn(1, "scan", 1, old, "b"),
-        turn(1, "scan", 2, old, "c"),
-        turn(1, "merge", 1, "a", old),
-        memory="c",
-    )
-    assert passes.taken(run) == [True, False, True, True, False]
 
 
 def test_a_chunk_counts_once():
@@ -104,7 +84,9 @@ def test_a_candidate_that_was_not_taken_captures_nothing():
     # Stopped after the first candidate: chunk 2's is nowhere.
     assert kept(ended(*SCAN, memory=ADA)) == ((1, 2), (1, 1))
     # The last scan's own memory is not the last memory: the answer's is.
-    lost = ended(*SCAN, *MERGES, turn(2, "scan", 3, BOTH, "gone"), memory="gone")
+    lost = ended(
+        *SCAN, *MERGES, turn(2, "scan", 3, BOTH, "gone", accepted=True), memory="gone"
+    )
     assert kept(lost) == ((2, 2), (0, 2))
 
 
@@ -185,16 +167,15 @@ def test_what_is_taken_is_what_the_next_turns_see(mode):
         run = Recurrence(builder, config, "?", "0123456789" * 7, trajectory_id=seed)
         for _ in driver.run(ScriptedGenerator(says, ENCODER), [run]):
             pass
-        found = passes.taken(run.trajectory)
         memory, handed, changes = "", [], 0
         turns, sizes = run.trajectory.turns, passes.memory_sizes(run.trajectory)
-        for each, own in zip(turns, found, strict=True):
+        for each in turns:
             if each.memory_before != memory:  # a scan's candidate was handed on
                 assert each.memory_before in handed
                 memory, changes = each.memory_before, changes + 1
-            if own and each.step == "scan":
+            if each.accepted:
                 handed.append(each.memory)
-            elif own:
+            elif each.sets_memory:
                 memory = each.memory
         assert (turns[-1].memory, len(handed)) == (memory, changes)
         sized = {each.memory: each.memory_tokens for each in turns} | {"": 0}

@@ -72,15 +72,17 @@ def _merge(
     merged: set[int] = set()
     for said in opened:
         chunk = said.look.chunk
-        if reader.memory != said.look.memory:  # what it saw is not what there is now
+        if reader.memory == said.look.memory:
+            reader.accept(said)
+        else:  # what it saw is not what there is now
             if reader.stopped:
                 break
             again = yield Looks(looks(reader, [chunk], "merge", number), most=1)
             if not again:
                 break
             said = again[0]
+            reader.memory = said.memory
         merged.add(chunk.index)
-        reader.memory = said.memory
         if said.exit and reader.config.merge_until_exit:
             reader.stop("exit_gate")
             break

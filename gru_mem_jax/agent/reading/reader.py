@@ -30,6 +30,11 @@ class Look(NamedTuple):
     step: TurnStep = "read"
     pass_number: int = 1
 
+    @property
+    def place(self) -> Place:
+        """What no other turn of a run has."""
+        return self.pass_number, self.step, self.chunk.index
+
 
 class Seen(NamedTuple):
     """What a memory turn said.
@@ -83,6 +88,7 @@ class Reader:
       memory: as it stands; a way sets it.
       stop_reason: why reading has stopped; None while it goes on.
       ended: why the text has no more chunks; None: it may have.
+      accepted: the scans whose candidates became the memory.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class Reader:
         self.memory = ""
         self.stop_reason: str | None = None
         self.ended: str | None = None
+        self.accepted: list[Place] = []
         self._chunks = chunks
         self._replayed = replayed
         self._taken = 0
@@ -114,6 +121,11 @@ class Reader:
     def stop(self, reason: str) -> None:
         """Takes no more turns; the first reason is kept."""
         self.stop_reason = self.stop_reason or reason
+
+    def accept(self, scan: Seen) -> None:
+        """Makes the candidate of a scan the memory."""
+        self.memory = scan.memory
+        self.accepted.append(scan.look.place)
 
     def seconds_left(self) -> float:
         """Until the deadline."""

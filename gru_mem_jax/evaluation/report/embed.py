@@ -12,7 +12,6 @@ import zlib
 from typing import Any
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.evaluation.passes import taken
 from gru_mem_jax.evaluation.records import AskedQuestion, QuestionKey, ScoredAnswer
 from gru_mem_jax.evaluation.report.collect import Collected, Sample
 from gru_mem_jax.evaluation.report.words import context_title
@@ -177,12 +176,11 @@ def _trajectory(trajectory: Trajectory) -> list[dict[str, Any]]:
     if all(turn.step != "scan" for turn in trajectory.turns):
         return records  # each turn sees what the one before it left
     seen = ""
-    found = taken(trajectory)
-    for record, turn, is_taken in zip(records, trajectory.turns, found, strict=True):
+    for record, turn in zip(records, trajectory.turns, strict=True):
         if turn.memory_before != seen:
             record["before"] = turn.memory_before
         seen = turn.memory_before if turn.step == "scan" else turn.memory
-        if turn.step == "scan" and is_taken:
+        if turn.accepted:
             record["merged"] = True
     return records
 

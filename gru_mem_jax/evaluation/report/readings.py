@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.evaluation.passes import num_passes, taken
+from gru_mem_jax.evaluation.passes import num_passes
 from gru_mem_jax.evaluation.report.collect import Collected, Sample
 from gru_mem_jax.evaluation.report.words import mode_style, visible
 from gru_mem_jax.records import cut
@@ -36,7 +36,7 @@ def parallel_run(collected: Collected) -> tuple[Sample, Trajectory] | None:
         sample = samples.get((number, key))
         if sample is None or not trajectory.memory_turns:
             continue
-        merged = sum(taken(trajectory))
+        merged = sum(turn.sets_memory for turn in trajectory.turns)
         rank = sample.answer.score, num_passes(trajectory), merged
         if best is None or rank > best[0]:
             best = rank, sample, trajectory
@@ -60,25 +60,25 @@ def draw_reading(
     from gru_mem_jax.evaluation.report import drawing
 
     turns = trajectory.memory_turns
-    found = taken(trajectory)
     chunks = max((turn.chunk or 0 for turn in turns), default=0) + 1
     chunks = max(chunks, *evidence, 1) if evidence else chunks
     color, name = mode_style(trajectory.mode)
     below = f"{len(turns)} memory turns in {num_passes(trajectory)} passes; "
     below += cut(visible(" ".join(trajectory.question.split())), 56)
-    lanes = list(_lanes(turns, found))
+    lanes = list(_lanes(turns))
+    taken = [turn for turn in turns if turn.sets_memory]
     height = _LANE + _GAP + sum(each[-1] for each in lanes)
     figure, axes = drawing.panel(
         0.95 + _INCHES * height, title or f"One run of {name}", below, left=0.16
     )
     names = {_LANE / 2: "evidence"}
     _cells(axes, sorted(evidence), 0.0, drawing.EVIDENCE)
-    most = max(1, *(t.memory_tokens for t, own in zip(turns, found) if own), 1)
+    most = max(1, *(turn.memory_tokens for turn in taken), 1)
     at, order = _LANE + _GAP, 0
     for number, own, merged, tall in lanes:
         names[at + _LANE / 2] = f"pass {number}"
-        _cells(axes, sorted({turn.chunk or 0 for turn, _ in own}), at, drawing.FAINT)
-        for turn, _ in own:
+        _cells(axes, sorted({turn.chunk or 0 for turn in own}), at, drawing.FAINT)
+        for turn in own:
             if turn.update and turn.step != "merge":
                 drawing.tip(
                     _cells(axes, [turn.chunk or 0], at, color),
@@ -87,7 +87,7 @@ def draw_reading(
                 )
         if merged:
             floor = at + _LANE + _BARS
-            steps = any(turn.step == "scan" for turn, _ in own)
+            steps = any(turn.step == "scan" for turn in own)
             names[floor - 0.55] = "merged" if steps else "memory"
             for turn in merged:
                 order += 1
@@ -98,7 +98,7 @@ def draw_reading(
                 said = f"chunk {(turn.chunk or 0) + 1}: memory of "
                 said += f"{turn.memory_tokens} tokens"
                 drawing.tip(bar, trajectory.mode, said)
-                if steps and sum(found) <= _MOST_NUMBERED:
+                if steps and len(taken) <= _MOST_NUMBERED:
                     axes.text(
                         turn.chunk or 0,
                         floor - size - 0.08,
@@ -116,13 +116,13 @@ def draw_reading(
 
 
 def _lanes(
-    turns: tuple[Turn, ...], found: list[bool]
-) -> Iterator[tuple[int, list[tuple[Turn, bool]], list[Turn], float]]:
+    turns: tuple[Turn, ...],
+) -> Iterator[tuple[int, list[Turn], list[Turn], float]]:
     """(number, turns, those that are bars, height) of each pass."""
-    both = sorted(zip(turns, found), key=lambda each: each[0].pass_number)
-    for number, own in itertools.groupby(both, key=lambda each: each[0].pass_number):
+    ordered = sorted(turns, key=lambda turn: turn.pass_number)
+    for number, own in itertools.groupby(ordered, key=lambda turn: turn.pass_number):
         listed = list(own)
-        bars = [t for t, is_taken in listed if is_taken or t.step == "read"]
+        bars = [turn for turn in listed if turn.sets_memory or turn.step == "read"]
         yield number, listed, bars, _LANE + (_BARS if bars else 0) + _GAP
 
 
