@@ -135,7 +135,7 @@ def with_fitting_slots(
 def slots_note(
     policy: Policy, whole: EngineConfig, fitting: EngineConfig, devices: Sequence[Any]
 ) -> str | None:
-    """A line where `with_fitting_slots` has made `fitting` of `whole`, with fewer slots.
+    """A line where `with_fitting_slots` has taken slots from `whole`.
 
     Args:
       policy: without weights.

@@ -186,7 +186,7 @@ def look(number, step, index, before="", memory="", **changes):
     return turn(index, pass_number=number, step=step, update=update, **told | changes)
 
 
-# Four chunks, scanned out of order; those of "b" and "c" are open, "d" in the next pass.
+# Four chunks, scanned out of order: "b" and "c" are open, "d" in the next pass.
 IN_PASSES = (
     look(1, "scan", 2, memory="c"),
     look(1, "scan", 0, well_formed=False, problem="cut"),
