@@ -4,8 +4,8 @@ What is said is a function of the request alone, seed included: so two runs that
 equal requests, and only they, give equal trajectories.
 
 SCRIPT_DELAY: seconds a turn takes. SCRIPT_BUSY_AT: the turn, counted from 0 in this
-process, in which the "policy" computes for long without hearing signals. SCRIPT_SHUFFLE:
-requests that run side by side end in an order drawn from this seed.
+process, in which the "policy" computes for long without hearing signals.
+SCRIPT_SHUFFLE: requests that run side by side end in an order drawn from this seed.
 """
 
 import contextlib

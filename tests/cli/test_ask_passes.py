@@ -70,32 +70,30 @@ def test_reread(ask, capsys):
             [*((1, "scan", i) for i in range(6)), (1, "merge", 4)],
         ),
         (
-            ["--max_merged=2", "--max_passes=1", "--format=constrained"],
-            None,
+            ["--merge_until_exit", "--max_passes=1"],
+            [*((1, "scan", i) for i in range(10)), (1, "merge", 4)],
         ),
-        (["--merge_until_exit", "--max_passes=1"], None),
     ],
 )
 def test_settings_of_a_scan(ask, flags, expected):
     ask.context = context_of(
         10, c1="KEYalpha,", c4="KEYbravo,STOP", c7="KEYcharl,", c8="STOP"
     )
-    if "--format=constrained" in flags:
-        # The script's probabilities are none: which are merged `agent` tests.
-        (ask.folder / "policy" / "gru_mem.json").write_text(
-            json.dumps({"chunk_size": 100, "prompt": {"style": "compact"}})
-        )
-        assert ask.run_here("--mode=parallel", *flags[:1]) == 2  # free turns
-        return
     assert ask.run_here("--mode=parallel", f"--json={ask.json_path}", *flags) == 0
-    if expected is None:
-        assert steps(ask.json)[10:] == [(1, "merge", 4)]
-        assert ask.json["stop_reason"] == "exit_gate"
-    else:
-        assert steps(ask.json) == expected
+    assert steps(ask.json) == expected
+    ended = "exit_gate" if "--merge_until_exit" in flags else "end_of_context"
+    ended = "max_chunks" if "--max_chunks=6" in flags else ended
+    assert ask.json["stop_reason"] == ended
     for flag in flags:
         name, _, value = flag[2:].partition("=")
         assert ask.json["settings"][name] == (int(value) if value else True)
+
+
+def test_most_that_are_merged_need_probabilities(ask, capsys):
+    assert ask.run_here("--mode=parallel", "--max_merged=2") == 2
+    assert "max_merged takes the chunks with the highest P(yes)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_slots(ask, capsys):
@@ -141,9 +139,7 @@ def test_a_policy_that_was_never_taught_a_gate(ask, capsys, mode):
         ("reread", 1, 13, signal.SIGTERM),
     ],
 )
-def test_interrupted_then_resumed_equals_uninterrupted(
-    ask, mode, slots, after, signum
-):
+def test_interrupted_then_resumed_equals_uninterrupted(ask, mode, slots, after, signum):
     """In the middle of a scan, of its merges, and of a second pass."""
     flags = [f"--mode={mode}", "--max_passes=2", f"--slots={slots}"]
     flags.append(f"--json={ask.json_path}")
@@ -205,7 +201,7 @@ def test_windows_of_a_stream_are_merged_before_its_end(ask, kind):
     stream.write(b"KEYcharl,")
     stream.close()
     process.stdin = None
-    out, err = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=20)
     assert process.returncode == 0
     assert re.fullmatch(rb"alpha,:\d+ bravo,:\d+ charl,:\d+\n", out)
 

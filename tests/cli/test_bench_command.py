@@ -98,7 +98,7 @@ def test_figures_of_an_update(policy_dir, tmp_path, capsys):
 
 
 def test_figures_of_passes(policy_dir, tmp_path, capsys):
-    """A prefix of 256 tokens, 8 behind it: FLOPs by hand, with kept keys and without."""
+    """Chunks of 256 tokens, 8 behind each: FLOPs by hand, with kept keys or not."""
     flags = [f"--policy={policy_dir}", "--passes=3", "--prefix=256", "--memory=5"]
     flags += ["--completion=3", "--batch=2", "--repeats=1"]
     assert main(["bench", "sampling", *flags, f"--json={tmp_path / 'out.json'}"]) == 0

@@ -1,8 +1,8 @@
-"""Passes over chunks whose keys are kept: what they compute, and that they say the same.
+"""Passes over chunks whose keys are kept: what they compute, and what they say.
 
 A random policy with realistic proportions: chunks of 420 tokens, about 40 behind them
-(question, memory and completion). Its turns are constrained, and every gate is open, so
-that no pass ends before `max_passes`.
+(question, memory and completion), a head that is a tenth of its layers. Its turns are
+constrained, and every gate is open, so that no pass ends before `max_passes`.
 """
 
 import json
@@ -31,12 +31,13 @@ SETTINGS = {
     "mode": "reread",
     "sampling": {"temperature": 0.0},
 }
+SHAPE = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4}
 QUESTION = "Which code belongs to heron?"
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    return random_policy(tmp_path_factory.mktemp("kept"), SETTINGS)
+    return random_policy(tmp_path_factory.mktemp("kept"), SETTINGS, **SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,12 @@ def test_three_passes_cost_at_most_1_3_times_one(agents, policy, text):
             assert counted == fed
     for passes in (1, 3):
         assert found["kept", passes] == found["none", passes]
+    tails = [t.prompt_tokens - 420 + t.completion_tokens for t in made.turns[:3]]
+    print(
+        tails,
+        [t.completion_tokens for t in made.turns],
+        model_shape(str(policy)).vocab_size,
+    )
     times = {key: value / cost["none", 1] for key, value in cost.items()}
     print({key: round(value, 3) for key, value in times.items()})
     assert times["kept", 3] <= 1.3
