@@ -5,12 +5,19 @@ A random policy with realistic proportions: chunks of 420 tokens, about 40 behin
 constrained, and every gate is open, so that no pass ends before `max_passes`.
 """
 
+import dataclasses
 import json
 
 import pytest
 from cli_helpers import random_policy
 
-from gru_mem_jax.agent import AgentConfig, GRUMemAgent
+from gru_mem_jax.agent import (
+    AgentConfig,
+    GRUMemAgent,
+    PromptBuilder,
+    Recurrence,
+    driver,
+)
 from gru_mem_jax.agent.config import replace_settings
 from gru_mem_jax.cli.main import main
 from gru_mem_jax.planning.models import model_shape
@@ -129,6 +136,25 @@ def test_parallel_passes_keep_too(agents, policy, text):
     again = [t for t in kept.turns if t.step == "merge" or t.pass_number > 1]
     assert all(t.shared_prompt_tokens >= 400 for t in again[:-1] if t.chunk != 3)
     assert flops(policy, kept.turns) < 0.75 * flops(policy, none.turns)
+
+
+@pytest.mark.parametrize("name", ["kept", "none"])
+def test_a_scan_that_was_cut_and_resumed_says_the_same(agents, text, name):
+    """Company and kept keys change last bits only, and here no word."""
+    whole, _ = agents.answer(name, text, mode="parallel", max_passes=2)
+    agent = agents.by_name[name]
+    config = replace_settings(agent.config, mode="parallel", max_passes=2)
+    builder = PromptBuilder(agent.encoder, config.prompt)
+    for cut in (2, 6):
+        part = dataclasses.replace(
+            whole, answer=None, turns=whole.turns[:cut], stop_reason=None
+        )
+        part = dataclasses.replace(part, interrupted=True)
+        agent.generator.reset()
+        resumed = Recurrence(builder, config, QUESTION, text, resume=part)
+        for _ in driver.run(agent.generator, [resumed]):
+            pass
+        assert words(resumed.trajectory) == words(whole)
 
 
 def ask(policy, text, folder, *flags):

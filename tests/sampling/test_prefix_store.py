@@ -115,6 +115,21 @@ def test_the_least_recently_used_leaves_memory():
     assert store.stats()["memory_bytes"] == 0
 
 
+def test_a_store_that_evicts_nothing_keeps_the_first():
+    """Three prefixes by turns in room for two: the oldest would leave each time."""
+    prefixes = [ids_of(i, i, i) for i in range(3)]
+    for evicts, found in ((True, [False] * 3), (False, [True, True, False])):
+        store = PrefixStore("", 2 * 3 * 32, evicts=evicts)
+        for pass_number in range(3):
+            hits = [store.find(ids, 1) is not None for ids in prefixes]
+            assert pass_number == 0 or hits == found
+            for ids, hit in zip(prefixes, hits):
+                assert hit or store.wants(ids) is (evicts or pass_number + ids[0] < 2)
+                if not hit and store.wants(ids):
+                    store.put(ids, keys_of(ids))
+        assert store.stats()["memory_bytes"] == 2 * 3 * 32
+
+
 def test_what_is_kept_cannot_change():
     store = PrefixStore("", 1 << 20)
     ids, whole = ids_of(1, 2), np.zeros((1, 2, 1, 9, 4), np.float32)
