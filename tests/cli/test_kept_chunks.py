@@ -1,7 +1,7 @@
 """Passes over chunks whose keys are kept: what they compute, and what they say.
 
-A random policy with realistic proportions: chunks of 420 tokens, about 40 behind them
-(question, memory and completion), a head that is a tenth of its layers. Its turns are
+A random policy with realistic proportions: chunks of 420 tokens, 40 to 50 behind them
+(question, memory and completion), a head that is an eighth of its layers. Its turns are
 constrained, and every gate is open, so that no pass ends before `max_passes`.
 """
 
@@ -29,7 +29,7 @@ SETTINGS = {
     "chunk_size": 420,
     "question_tokens": 16,
     "memory_tokens": 8,
-    "completion_tokens": 40,
+    "completion_tokens": 28,
     "prompt_tokens": 470,
     "prompt": {"style": "compact", "order": "chunk_first"},
     "format": "constrained",
@@ -38,7 +38,7 @@ SETTINGS = {
     "mode": "reread",
     "sampling": {"temperature": 0.0},
 }
-SHAPE = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4}
+SHAPE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 8}
 QUESTION = "Which code belongs to heron?"
 
 
