@@ -2,7 +2,8 @@
 
 A random policy with realistic proportions: chunks of 420 tokens, 40 to 50 behind them
 (question, memory and completion), a head that is an eighth of its layers. Its turns are
-constrained, and every gate is open, so that no pass ends before `max_passes`.
+constrained, every gate is open, and memories are drawn at temperature 1, so that each
+pass changes the memory and none is the last before `max_passes`.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ SETTINGS = {
     "thought_tokens": 1,
     "update_threshold": 0.0,
     "mode": "reread",
-    "sampling": {"temperature": 0.0},
+    "sampling": {"temperature": 1.0},
 }
 SHAPE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 8}
 QUESTION = "Which code belongs to heron?"
@@ -113,11 +114,8 @@ def test_three_passes_cost_at_most_1_3_times_one(agents, policy, text):
     for passes in (1, 3):
         assert found["kept", passes] == found["none", passes]
     tails = [t.prompt_tokens - 420 + t.completion_tokens for t in made.turns[:3]]
-    print(
-        tails,
-        [t.completion_tokens for t in made.turns],
-        model_shape(str(policy)).vocab_size,
-    )
+    print("tokens behind a chunk:", tails)
+    assert all(30 <= tail <= 60 for tail in tails)
     times = {key: value / cost["none", 1] for key, value in cost.items()}
     print({key: round(value, 3) for key, value in times.items()})
     assert times["kept", 3] <= 1.3

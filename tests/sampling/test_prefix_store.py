@@ -121,12 +121,13 @@ def test_a_store_that_evicts_nothing_keeps_the_first():
     for evicts, found in ((True, [False] * 3), (False, [True, True, False])):
         store = PrefixStore("", 2 * 3 * 32, evicts=evicts)
         for pass_number in range(3):
-            hits = [store.find(ids, 1) is not None for ids in prefixes]
-            assert pass_number == 0 or hits == found
-            for ids, hit in zip(prefixes, hits):
-                assert hit or store.wants(ids) is (evicts or pass_number + ids[0] < 2)
-                if not hit and store.wants(ids):
+            hits = []
+            for ids in prefixes:
+                hits.append(store.find(ids, 1) is not None)
+                if not hits[-1] and store.wants(ids):
                     store.put(ids, keys_of(ids))
+            assert hits == (found if pass_number else [False] * 3)
+        assert store.wants(ids_of(9, 9, 9)) is evicts
         assert store.stats()["memory_bytes"] == 2 * 3 * 32
 
 
