@@ -6,7 +6,7 @@ with (prompt style and order, chunk size, budgets, ...): any part of AgentConfig
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from gru_mem_jax.agent.prompts import (
@@ -37,6 +37,11 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 # Those of the paper; what is evaluated where nothing is said.
 PAPER_MODES: tuple[Mode, ...] = ("with_exit_gate", "without_exit_gate", "memagent")
 FORMATS: tuple[Format, ...] = ("free", "constrained")
+
+# What is read again, or merged, the update gate decides.
+_LED_BY_GATES: tuple[Mode, ...] = ("reread", "parallel")
+
+_KEPT_TOKENS = 256  # of a chunk whose keys are kept for the next pass, at least
 
 _BUDGETS = (
     "chunk_size",
@@ -158,9 +163,40 @@ class AgentConfig:
         return self.chunk_first and self.prefill_ahead > 0
 
     @property
+    def keeps_chunks(self) -> bool:
+        """Whether a chunk may be read again, so that its keys are worth keeping.
+
+        Passes read chunks again, and so do merges. Prompts must be chunk_first. Short
+        chunks are computed as soon as they are fetched.
+        """
+        again = self.mode == "parallel" or (
+            self.mode == "reread" and self.max_passes > 1
+        )
+        return again and self.chunk_first and self.chunk_size >= _KEPT_TOKENS
+
+    @property
     def memory_kind(self) -> PromptKind:
         """The kind of the memory turns' prompts."""
         return "memagent" if self.mode == "memagent" else "gated"
+
+
+def check_taught(own: AgentConfig, modes: Iterable[str]) -> None:
+    """Checks that a policy has the gates that modes rest on.
+
+    Args:
+      own: the policy's own settings.
+      modes: of the agent, or others.
+
+    Raises:
+      InputError: a mode is led by the gates, and the policy's own mode has none.
+    """
+    for mode in modes if own.mode == "memagent" else ():
+        if mode in _LED_BY_GATES:
+            raise InputError(
+                f"mode {mode}: MemAgent has no gate to scan with, and by its settings "
+                "(mode memagent) this policy was never taught one; ask it in mode "
+                "memagent, or take a policy with gates"
+            )
 
 
 def check_budgets(builder: PromptBuilder, config: AgentConfig) -> None:

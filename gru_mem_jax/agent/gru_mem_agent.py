@@ -18,6 +18,7 @@ from gru_mem_jax.agent import driver, inputs, parts
 from gru_mem_jax.agent.config import (
     AgentConfig,
     check_budgets,
+    check_taught,
     config_or_settings,
     replace_settings,
 )
@@ -66,8 +67,8 @@ class GRUMemAgent:
       devices: how many devices have such an engine, with the weights on each, so that
         many questions are answered side by side; None: all of this process.
       cache: where that engine keeps keys and values of chunks for further questions, if
-        prompts are chunk_first; None: in memory, those of Documents and of contexts
-        that are equal in `answer_many`.
+        prompts are chunk_first; None: in memory, those of Documents, of contexts that
+        are equal in `answer_many`, and of all that is read in several passes.
       cache_bytes: most bytes of memory for them; 0 keeps none, None stands for an
         eighth of the machine's.
 
@@ -157,9 +158,11 @@ class GRUMemAgent:
         from gru_mem_jax.tokenization import TextTokenizer
 
         files = open_policy_dir(directory)
+        own = policy_settings(files)
         if not isinstance(config, AgentConfig):
-            config = config_or_settings(config, policy_settings(files))
+            config = config_or_settings(config, own)
         config = replace_settings(config, **settings)
+        check_taught(own, [config.mode])
         tokenizer = TextTokenizer.from_pretrained(files.root)
         # Before the weights, which may take minutes.
         check_budgets(PromptBuilder(tokenizer, config.prompt), config)
@@ -180,7 +183,7 @@ class GRUMemAgent:
 
     def recurrence(self, question: str, context: Context, **kwargs: Any) -> Recurrence:
         """The state machine of one question, for a caller that drives it itself."""
-        if isinstance(context, Document):
+        if isinstance(context, Document) or self.config.keeps_chunks:
             self._keep_documents()
         return Recurrence(self._builder, self.config, question, context, **kwargs)
 

@@ -93,7 +93,8 @@ def cache_for_documents(
 ) -> "tuple[PrefixStore, Callable[[], None]]":
     """A store in memory, and a function that makes it begin to keep.
 
-    Most texts are asked one question: keys are kept from the first Document on.
+    Most texts are read once: keys are kept from the first Document on, or from the
+    first text that may be read again.
     """
     from gru_mem_jax.sampling.prefix_store import PrefixStore, default_memory_bytes
 

@@ -6,7 +6,8 @@ has its first new token; `decode` counts new tokens after that. Runs of engine a
 alternate, so that other load affects both; figures are medians, and the first run of
 each (which compiles) is not counted. With `constrained` each run decodes once more, the
 same prompts, with rows that are held to a form: see `constrained`. With `groups` the
-requests share a prefix instead: see `groups`.
+requests share a prefix instead: see `groups`. With `passes` chunks are read several
+times: see `passes`.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
 from gru_mem_jax import machine
-from gru_mem_jax.bench import groups
+from gru_mem_jax.bench import groups, passes
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.grammar.automaton import Constraint
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
@@ -57,7 +58,8 @@ class BenchConfig:
         weights, in its own process.
       constrained: measure constrained rows too.
       groups: G, requests that share a prefix; None: they share none.
-      prefix: tokens that the requests of a group have in common.
+      passes: K, over `batch` chunks; None: no chunk is read again.
+      prefix: tokens that the requests of a group have in common, or of a chunk.
       memory: tokens that each prompt has of its own; at least 1.
       completion: tokens that each draws; at least 2.
       repeats: counted runs of engine and peer.
@@ -72,6 +74,7 @@ class BenchConfig:
     peer: str | None = None
     constrained: bool = False
     groups: int | None = None
+    passes: int | None = None
     prefix: int = 900
     memory: int = 150
     completion: int = 60
@@ -82,23 +85,27 @@ class BenchConfig:
         plain_numbers(self)
         least = {"batch": 1, "prompt_tokens": 1, "new_tokens": 2, "repeats": 1}
         least |= {"prefix": 1, "memory": 1, "completion": 2}
-        if self.groups is not None:
-            least["groups"] = 1
+        alone = [n for n in ("groups", "passes") if getattr(self, n) is not None]
+        least |= dict.fromkeys(alone, 1)
         for name, low in least.items():
             check_int(name, getattr(self, name), low)
         check_choice("dtype", self.dtype, DTYPES)
-        if self.constrained and self.groups is not None:
-            raise InputError("constrained rows are measured without groups")
         if self.peer is not None:
             check_choice("peer", self.peer, PEERS)
-            if self.groups is not None:
-                raise InputError("groups are measured without a peer: leave one out")
+        for name, given in (("constrained", self.constrained), ("peer", self.peer)):
+            alone += [name] if given and alone else []
+        if len(alone) > 1:
+            raise InputError(
+                f"{' and '.join(alone)}: groups and passes are measured alone"
+            )
 
     @property
     def engine(self) -> EngineConfig:
         """Sizes of the engine that is measured; of groups the larger one's."""
         if self.groups is not None:
             return groups.engine_configs(self)["unshared"]
+        if self.passes is not None:
+            return passes.engine_configs(self)["shared"]
         return EngineConfig(
             slots=self.batch,
             max_length=self.prompt_tokens + self.new_tokens,
@@ -120,8 +127,8 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
       twice as many rows whose lengths differ, so that slots are refilled;
       `compile_seconds`, `programs`, `peak_rss_mb`; with a peer (which has one
       device), its name, rates and `peak_rss_mb` under `peer`, and `prefill_ratio` and
-      `decode_ratio`, one device of ours by the peer. With groups, what `groups.measure`
-      returns, of one engine.
+      `decode_ratio`, one device of ours by the peer. With groups or passes, what
+      `groups.measure` or `passes.measure` returns, of one engine.
 
     Raises:
       InputError: the policy cannot be loaded, the rows exceed the memory, or the peer
@@ -134,8 +141,9 @@ def measure(config: BenchConfig, log: Callable[[str], None] = print) -> dict[str
     policy, params = _load(config)
     device = jax.local_devices()[0].device_kind
     where: dict[str, Any] = {"device": device, "threads": machine.cores()}
-    if config.groups is not None:
-        figures = groups.measure(config, policy, params, log)
+    if config.groups is not None or config.passes is not None:
+        kind = groups if config.groups is not None else passes
+        figures = kind.measure(config, policy, params, log)
         return dataclasses.asdict(config) | where | figures
     bench = _EngineBench(config, policy, params)
     rates: dict[str, list[_Rates]] = {"engine": [], "peer": []}

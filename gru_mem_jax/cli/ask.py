@@ -1,7 +1,9 @@
 """Answer a question from a text of any length.
 
 The text is read chunk by chunk; only a short memory is kept from one chunk to the
-next. One gate decides whether a chunk changes it, another when to stop reading.
+next. One gate decides whether a chunk changes it, another when to stop reading. Mode
+reread begins again until a pass changes nothing; mode parallel reads all chunks side by
+side, and merges those that matter in order.
 The answer goes to stdout, progress to stderr, the whole trajectory to --json.
 Settings: the policy's own (gru_mem.json in its folder), then gin, then flags.
 """
@@ -26,6 +28,10 @@ _SETTINGS = (
     "max_chunks",
     "deadline_seconds",
     "prefill_ahead",
+    "max_passes",
+    "scan_chunks",
+    "max_merged",
+    "merge_until_exit",
     "order",
     "style",
     "temperature",
@@ -55,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="UTF-8 text to read: a file, a named pipe, or - for stdin",
     )
-    add("--mode", choices=MODES, help="when to stop reading, or the ungated baseline")
+    add("--mode", choices=MODES, help="how to read, and when to stop")
     add(
         "--cache",
         type=path,
@@ -112,6 +118,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("strict", "replace"),
         default="strict",
         help="bytes that are not UTF-8: an error (default), or U+FFFD",
+    )
+    passes = parser.add_argument_group("passes", "of modes reread and parallel")
+    add = passes.add_argument
+    add("--max_passes", type=count, metavar="N", help="most passes over the text")
+    add(
+        "--scan_chunks",
+        type=count,
+        metavar="N",
+        help="parallel: scan and merge so many chunks, then the next; for a stream "
+        "whose end is not known",
+    )
+    add(
+        "--max_merged",
+        type=count,
+        metavar="N",
+        help="parallel: of the chunks of a scan whose gate is open merge the N most "
+        "probable (constrained turns)",
+    )
+    add(
+        "--merge_until_exit",
+        action="store_true",
+        default=None,
+        help="parallel: end reading where a merged turn opens the exit gate",
+    )
+    add(
+        "--slots",
+        type=count,
+        metavar="N",
+        help="requests side by side; default 1, of parallel 32, or as many as fit",
     )
     sampling = parser.add_argument_group(
         "sampling",
@@ -170,27 +205,33 @@ def configure(args: argparse.Namespace, directory: Any) -> tuple[Any, Any]:
     Raises:
       InputError: a value out of range, or a binding that nothing reads.
     """
-    from gru_mem_jax.agent.config import AgentConfig, replace_settings
+    from gru_mem_jax.agent.config import AgentConfig, check_taught, replace_settings
     from gru_mem_jax.agent.prompts import PromptConfig
     from gru_mem_jax.agent.requests import SamplingConfig
     from gru_mem_jax.cli import gin_config
     from gru_mem_jax.policy.agent_settings import policy_settings
     from gru_mem_jax.sampling.config import EngineConfig
 
-    config = policy_settings(directory)
-    engine_config = EngineConfig(slots=1)
+    config = own = policy_settings(directory)
+    gin = None
     if args.gin_file or args.gin_bindings:
         classes = (AgentConfig, PromptConfig, SamplingConfig, EngineConfig)
         gin = gin_config.load(args, classes)
         config = gin.build(config)
-        engine_config = gin.build(engine_config)
-        gin.check_all_read()
     given = {n: getattr(args, n) for n in _SETTINGS if getattr(args, n) is not None}
     given |= arguments.form_settings(args)
     if args.template_variable:
         known = config.prompt.template_variables
         given["template_variables"] = known | dict(args.template_variable)
     config = replace_settings(config, **given)
+    check_taught(own, [config.mode])
+    side_by_side = config.mode == "parallel"
+    engine_config = EngineConfig() if side_by_side else EngineConfig(slots=1)
+    if gin is not None:
+        engine_config = gin.build(engine_config)
+        gin.check_all_read()
+    if args.slots:
+        engine_config = dataclasses.replace(engine_config, slots=args.slots)
     if args.dtype:
         engine_config = dataclasses.replace(engine_config, dtype=args.dtype)
     return config, engine_config

@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gru_mem_jax.agent import driver
 from gru_mem_jax.agent.config import AgentConfig, longest_turn
@@ -23,6 +23,9 @@ from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.policy.files import PolicyDir
 from gru_mem_jax.runs.compilation import CompilationNotices
 from gru_mem_jax.version import __version__
+
+if TYPE_CHECKING:
+    from gru_mem_jax.sampling.prefix_store import PrefixStore
 
 # Metadata that must be equal, with the agent's settings, to resume a run.
 _SAME_RUN = ("policy_fingerprint", "dtype", "trace")
@@ -169,9 +172,11 @@ def load(
         check_engine_fits,
         engine_dtype,
         size_note,
+        slots_note,
+        with_fitting_slots,
         with_tensor,
     )
-    from gru_mem_jax.sampling.prefix_store import PrefixStore, with_trunks
+    from gru_mem_jax.sampling.prefix_store import with_trunks
     from gru_mem_jax.tokenization import TextTokenizer
 
     encoder = TextTokenizer.from_pretrained(directory.root)
@@ -182,43 +187,79 @@ def load(
     positions = longest_turn(builder, config)
     dtype = engine_dtype(engine_config)
     # Sized by the budgets, not the question: the next one reuses the programs.
-    engine_config = engine_config.sized_for(positions)
-    if cache is not None or config.reads_ahead:
-        engine_config = with_trunks(engine_config, builder, config)
+    whole = engine_config.sized_for(positions)
     # One question has one engine: on one device, or on as many as hold it.
     devices = list(engine_pool.local_mesh().devices.flat)
-    engine_config = with_tensor(make_policy(shape), engine_config, devices)
-    devices = devices[: engine_config.tensor]
-    check_engine_fits(make_policy(shape), engine_config, dtype, devices)
-    if (line := size_note(make_policy(shape), engine_config, devices)) is not None:
-        view.note(line)
+    policy = make_policy(shape)
+    whole = with_tensor(policy, whole, devices)
+    devices = devices[: whole.tensor]
+    engine_config = with_fitting_slots(policy, whole, devices)
+    keeps = cache is not None or config.keeps_chunks
+    if keeps or config.reads_ahead:
+        engine_config = with_trunks(engine_config, builder, config)
+    check_engine_fits(policy, engine_config, dtype, devices)
+    for line in (
+        slots_note(policy, whole, engine_config, devices),
+        size_note(policy, engine_config, devices),
+    ):
+        if line is not None:
+            view.note(line)
     window = shape.max_position_embeddings
     if positions > window:
         view.note(
             f"note: a turn may need {positions} positions, the policy was trained for "
             f"{window}; lower --chunk_size"
         )
-    store = None
     if cache is not None:
         view.status("comparing the policy with the cache")
-        store = PrefixStore.for_policy(
-            directory, dtype, cache.folder, disk_bytes=cache.most, on_note=view.note
-        )
+    store = make_store(directory, config, dtype, cache, view) if keeps else None
     view.status("loading the policy")
     mesh = make_mesh(MeshConfig(tensor=-1), devices)
     at = mesh if mesh.size > 1 else None
     loaded = load_policy(directory.root, dtype, mesh=at, form="sampling")
     engine = engine_pool.make(*loaded, engine_config, encoder, mesh, store)
-    # What was read ahead must still be there in the next turn.
-    return encoder, engine if config.reads_ahead else Forgetful(engine), dtype
+    # What was read ahead must still be there in the next turn, and turns that run side
+    # by side share what they can.
+    if config.reads_ahead or config.mode == "parallel":
+        return encoder, engine, dtype
+    return encoder, Forgetful(engine), dtype
+
+
+def make_store(
+    directory: PolicyDir,
+    config: AgentConfig,
+    dtype: str,
+    cache: Cache | None,
+    view: View,
+) -> "PrefixStore":
+    """Where keys of chunks are kept: for the next pass in memory, for others in files.
+
+    What has no room in memory is computed again. Of a text that is longer than the
+    memory the first part stays: each pass would find nothing of one whose oldest part
+    had left.
+    """
+    from gru_mem_jax.sampling.prefix_store import PrefixStore, default_memory_bytes
+
+    memory = default_memory_bytes() if config.keeps_chunks else 0
+    if cache is None:
+        return PrefixStore("of one engine", memory, evicts=False)
+    return PrefixStore.for_policy(
+        directory,
+        dtype,
+        cache.folder,
+        memory,
+        disk_bytes=cache.most,
+        on_note=view.note,
+    )
 
 
 class Forgetful:
     """An engine that reuses nothing from one turn to the next, but what is stored.
 
-    A prefix from an earlier turn may differ in its last bits. Without it, and without a
-    cache, a turn's numbers depend only on its request, and a resumed run equals an
-    uninterrupted one bit for bit. A single question loses little speed.
+    A prefix from an earlier turn may differ in its last bits. Without it, and where
+    nothing is stored (no cache, no second pass over kept chunks), a turn's numbers
+    depend only on its request, and a resumed run equals an uninterrupted one bit for
+    bit. A single question that is read in order loses little speed.
     """
 
     def __init__(self, engine: Any):

@@ -3,7 +3,8 @@
 `gru-mem bench sampling`: tokens per second of the engine. `--peer huggingface` runs
 transformers' generate on the same weights in turn, and prints the ratios;
 `--constrained` measures rows that are held to the form of a turn too; `--groups G
---prefix P` measures G requests that share a prefix, with trunks and without.
+--prefix P` measures G requests that share a prefix, with trunks and without; `--passes
+K --prefix P` K passes over chunks of P tokens, whose keys are kept, or not.
 `gru-mem bench update`: seconds of the learner's update and score, with prefixes shared
 and without, on a group's turns or on recorded ones.
 
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--constrained", **true, help="measure rows held to a form, on the same prompts"
     )
+    add("--passes", type=count, metavar="K", help="over --batch chunks of --prefix")
     add("--peer", choices=("huggingface",), help="measure it too, on the same weights")
     add = parser.add_argument_group("update").add_argument
     add("--equal_memories", **true, help="all rollouts have the same memory")

@@ -5,6 +5,7 @@ terminal would obey.
 """
 
 import dataclasses
+import itertools
 import os
 import sys
 from typing import Protocol
@@ -32,6 +33,11 @@ class Header:
     mode: str
     memory_budget: int
     characters: int | None = None
+
+    @property
+    def in_passes(self) -> bool:
+        """Whether the text may be read in several passes."""
+        return self.mode in ("reread", "parallel")
 
 
 class View(Protocol):
@@ -75,12 +81,16 @@ def make_view() -> View:
 def summary(trajectory: Trajectory) -> str:
     """The closing line."""
     memory_turns = trajectory.memory_turns
-    updates = sum(bool(turn.update) for turn in memory_turns)
     reason = "interrupted" if trajectory.interrupted else trajectory.stop_reason
     reused = trajectory.shared_prompt_tokens
-    text = (
-        f"{reason}: {len(memory_turns)} chunks read, "
-        f"{updates} memory updates, "
+    chunks, turns = trajectory.num_chunks, len(memory_turns)
+    text = f"{reason}: {chunks} chunks read, "
+    if turns > chunks:
+        passes = max(turn.pass_number for turn in memory_turns)
+        in_passes = f" and {passes} passes" if passes > 1 else ""
+        text = f"{reason}: {chunks} chunks read in {turns} turns{in_passes}, "
+    text += (
+        f"{memory_updates(trajectory)} memory updates, "
         f"{trajectory.prompt_tokens} tokens in"
         f"{f' ({reused} of them reused)' if reused else ''}, "
         f"{trajectory.completion_tokens} out, {trajectory.seconds:.1f} s"
@@ -93,14 +103,39 @@ def summary(trajectory: Trajectory) -> str:
     return text
 
 
+def memory_updates(trajectory: Trajectory) -> int:
+    """How many turns have replaced the memory.
+
+    A scan only says what it would put there: of scanned texts the changes are counted.
+    """
+    turns = trajectory.turns
+    if not any(turn.step == "scan" for turn in turns):
+        return sum(bool(turn.update) for turn in turns)
+    seen = ["", *(turn.memory_before for turn in turns)]
+    seen += [turn.memory for turn in turns[-1:] if turn.step != "scan"]
+    return sum(before != after for before, after in itertools.pairwise(seen))
+
+
 def compiled_line(name: str, seconds: float, from_disk: bool) -> str:
     """A line on a program that took long."""
     verb = "loaded the compiled" if from_disk else "compiled"
     return f"{verb} {name} in {seconds:.1f} s"
 
 
-def turn_line(turn: Turn, progress: str = "") -> str:
-    """One turn as one plain line."""
+def place(turn: Turn) -> str:
+    """Of a memory turn its pass, and what it was for, where there are several."""
+    step = f"{turn.step}, " if turn.step != "read" else ""
+    return f"pass {turn.pass_number}, {step}"
+
+
+def turn_line(turn: Turn, progress: str = "", where: str = "") -> str:
+    """One turn as one plain line.
+
+    Args:
+      turn: the turn.
+      progress: what stands behind the number of its chunk.
+      where: what stands before it: its `place`.
+    """
     tokens = (
         f"{turn.prompt_tokens} tokens in, {turn.completion_tokens} out, "
         f"{turn.seconds:.2f} s"
@@ -114,7 +149,7 @@ def turn_line(turn: Turn, progress: str = "") -> str:
     )
     if said := probabilities(turn):
         gates += f" {said}"
-    line = f"chunk {turn.chunk + 1}{progress}: {gates}, "
+    line = f"{where}chunk {turn.chunk + 1}{progress}: {gates}, "
     line += f"memory {turn.memory_tokens} tokens, {tokens}"
     if turn.update and turn.memory:
         line += f" | {terminal.shorten(news(turn.memory_before, turn.memory), 80)}"
@@ -137,7 +172,7 @@ def news(before: str, after: str) -> str:
 
 
 class ReadingProgress:
-    """The share of a context that has been read."""
+    """The share of a context that has been read, in whatever order, at least once."""
 
     def __init__(self, characters: int | None = None):
         """Before the first turn.
@@ -146,29 +181,37 @@ class ReadingProgress:
           characters: of the whole context, or an upper bound; None if unknown.
         """
         self._characters = characters
-        self.read = 0
+        self._seen: set[int] = set()
+        self._seen_characters = 0
         self.fraction: float | None = 0.0 if characters else None
 
     def add(self, turn: Turn) -> None:
         """Counts a turn."""
-        if turn.chunk is None or turn.chunk_span is None:
+        if turn.chunk is None or turn.chunk_span is None or turn.chunk in self._seen:
             return
-        self.read = turn.chunk + 1
+        self._seen.add(turn.chunk)
+        self._seen_characters += turn.chunk_span[1] - turn.chunk_span[0]
         if self._characters:
-            self.fraction = min(1.0, turn.chunk_span[1] / self._characters)
+            self.fraction = min(1.0, self._seen_characters / self._characters)
+
+    @property
+    def read(self) -> int:
+        """How many chunks were read."""
+        return len(self._seen)
 
     @property
     def total(self) -> int | None:
         """An estimate of the number of chunks, from those read."""
         if not self.fraction or not self.read:
             return None
-        return max(self.read, round(self.read / self.fraction))
+        return max(max(self._seen) + 1, round(self.read / self.fraction))
 
 
 class PlainView:
     """One line per turn."""
 
     _compiling = False
+    _passes = False  # whether a text is read in several
 
     def __enter__(self) -> "PlainView":
         return self
@@ -178,6 +221,7 @@ class PlainView:
 
     def begin(self, header: Header, trajectory: Trajectory) -> None:
         self._progress = ReadingProgress(header.characters)
+        self._passes = header.in_passes
         for turn in trajectory.turns:
             self._progress.add(turn)
         if trajectory.turns:
@@ -200,7 +244,8 @@ class PlainView:
     def turn(self, turn: Turn, trajectory: Trajectory) -> None:
         self._progress.add(turn)
         total = self._progress.total
-        self._write(turn_line(turn, f" of ~{total}" if total else ""))
+        where = place(turn) if self._passes else ""
+        self._write(turn_line(turn, f" of ~{total}" if total else "", where))
 
     def end(self, trajectory: Trajectory) -> None:
         self._write(summary(trajectory))

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from gru_mem_jax import evaluation
-    from gru_mem_jax.agent.config import MODES, replace_settings
+    from gru_mem_jax.agent.config import MODES, check_taught, replace_settings
     from gru_mem_jax.cli import evaluating, gin_config, json_output, runtime
     from gru_mem_jax.cli.train import listed_if_bad
     from gru_mem_jax.evaluation import BASELINES, EvaluationConfig
@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     config = gin.build(EvaluationConfig(agent=agent, suite=suite))
     remote = gin.build(RemoteConfig(send=args.send or "auto"))
     gin.check_all_read()
+    check_taught(agent, modes or config.modes)
     agent, engine = config.agent, config.engine
     suite = suites.suite_from(
         args,

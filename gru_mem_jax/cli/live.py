@@ -23,6 +23,7 @@ from gru_mem_jax.cli.display import (
     probabilities,
     summary,
 )
+from gru_mem_jax.cli.live_rows import PassRows
 
 # Symbol, its ASCII form, style and meaning of a turn in the gate strip.
 _GATES = {
@@ -52,6 +53,7 @@ class LiveView:
         self._header: Header | None = None
         self._progress = ReadingProgress(None)
         self._status, self._since = "starting", time.monotonic()
+        self._passes: PassRows | None = None  # of a text that is read in several
         self._kinds: list[str] = []
         self._updates = 0
         self._gate_probabilities = ""  # of the last memory turn
@@ -81,6 +83,7 @@ class LiveView:
         with self._lock:
             self._header = header
             self._progress = ReadingProgress(header.characters)
+            self._passes = PassRows() if header.in_passes else None
             for turn in trajectory.turns:
                 self._count(turn)
             self._fresh = frozenset()
@@ -122,17 +125,29 @@ class LiveView:
     def _next_step(self, turn: Turn) -> str:
         if turn.chunk is None:
             return "done"
+        if self._passes is not None:
+            step = {"scan": "scanning", "merge": "merging", "read": "reading"}[
+                turn.step
+            ]
+            return f"pass {turn.pass_number}, {step}"
         return f"reading chunk {turn.chunk + 2}" if not turn.exit else "answering"
 
     def _count(self, turn: Turn) -> None:
         self._progress.add(turn)
-        if turn.kind == "memory":
+        if self._passes is not None:
+            self._passes.add(turn)
+            self._gate_probabilities = probabilities(turn)
+            self._remember(self._passes.memory, self._passes.memory_tokens)
+        elif turn.kind == "memory":
             self._kinds.append(gate_kind(turn))
             self._gate_probabilities = probabilities(turn)
             self._updates += bool(turn.update)
-            if turn.memory != self._memory:  # else the last change is still marked
-                self._fresh = changed_words(self._memory, turn.memory)
-            self._memory, self._memory_tokens = turn.memory, turn.memory_tokens
+            self._remember(turn.memory, turn.memory_tokens)
+
+    def _remember(self, memory: str, tokens: int) -> None:
+        if memory != self._memory:  # else the last change is still marked
+            self._fresh = changed_words(self._memory, memory)
+        self._memory, self._memory_tokens = memory, tokens
 
     def _unicode(self) -> bool:
         return self._console.encoding.lower().startswith("utf")
@@ -196,6 +211,10 @@ class LiveView:
         return f", {(self._turns_here - 1) / max(elapsed, 1e-9):.2f} turns/s"
 
     def _gates(self, width: int):
+        if self._passes is not None:
+            lines = self._passes.lines(width, self._unicode(), self._progress.total)
+            lines[-1].append(self._gate_probabilities, style="dim")
+            return Group(*lines)
         kinds = self._kinds
         room = max(1, width - 11)
         text = Text.assemble(("gates    ", "dim"), no_wrap=True)
@@ -228,7 +247,8 @@ class LiveView:
         for i, part in enumerate(re.split(r"(\s+)", clean.strip())):
             text.append(part, style="bold green" if i // 2 in self._fresh else "")
         lines = text.wrap(self._console, width)
-        room = max(3, min(12, self._console.height - 14))
+        others = 12 + (2 if self._passes is None else self._passes.height)
+        room = max(3, min(12, self._console.height - others))
         if len(lines) <= room:
             return text
         kept = Text("\n").join(lines[-room:])

@@ -2,9 +2,9 @@
 
 A tiny policy learns to copy by supervision, with half of its gates taught wrong
 (warm_start/); reinforcement learning corrects the gates (rl/, a run folder; policy/).
-Both answer held-out questions in the three modes (evaluation/). Finished stages are not
-repeated, and no question is asked twice. Writes results.json, report.html and plots
-into --out; the table goes to stdout.
+Both answer held-out questions in the three modes of the paper, the second in parallel
+too (evaluation/). Finished stages are not repeated, and no question is asked twice.
+Writes results.json, report.html and plots into --out; the table goes to stdout.
 """
 
 import argparse
@@ -17,8 +17,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from gru_mem_jax.agent.config import PAPER_MODES
 from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
+
+_MODES = PAPER_MODES[::-1]
+_ALL_MODES = (*_MODES, "parallel")
 
 # The gin file of each stage; "questions" is the evaluation.
 _STAGES = {
@@ -29,7 +33,8 @@ _STAGES = {
 }
 _RL_STEPS = 24
 _TITLE = "GRU-Mem quickstart"
-_SUITES = ("before", "after", "long_memory")
+_SUITES = ("before", "after", "long_memory", "alone")
+_LATENCY = ("alone_seconds", "alone_speed_up", "latency_ratio")
 _MADE = ("sft", "spoil", "warm_start", "rl", "policy", "evaluation")
 
 
@@ -63,6 +68,7 @@ class _Recipe:
       texts: settings of these stages as gin text.
       before, after: held-out questions for the warm start, and for the final policy.
       long_memory: further questions for the final policy, that need a long memory.
+      alone: some for it that are asked one at a time, to be timed.
       engine: EngineConfig of the evaluation.
     """
 
@@ -73,6 +79,7 @@ class _Recipe:
     before: Any
     after: Any
     long_memory: Any
+    alone: Any
     engine: Any
 
 
@@ -102,8 +109,9 @@ def run(args: argparse.Namespace) -> int:
         _evaluate(recipe, out, *which)
         for which in (
             ("warm_start", "warm_start", "warm_start", recipe.before),
-            ("policy", "rl", "policy", recipe.after),
+            ("policy", "rl", "policy", recipe.after, _ALL_MODES),
             ("long_memory", "rl", "policy", recipe.long_memory),
+            ("alone", "rl", "policy", recipe.alone, _ALL_MODES, 1),
         )
     ]
     seconds["total"] = time.perf_counter() - started
@@ -219,7 +227,14 @@ def _reinforce(recipe: _Recipe, out: pathlib.Path) -> None:
 
 
 def _evaluate(
-    recipe: _Recipe, out: pathlib.Path, name: str, stage: str, policy: str, suite: Any
+    recipe: _Recipe,
+    out: pathlib.Path,
+    name: str,
+    stage: str,
+    policy: str,
+    suite: Any,
+    modes: Sequence[str] = _MODES,
+    time_alone: int = 0,
 ) -> Any:
     """Asks a policy; its `ResultsFolder`."""
     from gru_mem_jax import evaluation
@@ -230,7 +245,9 @@ def _evaluate(
         {stage: out / policy},
         suite,
         out / "evaluation" / name,
+        modes=modes,
         engine=recipe.engine,
+        time_alone=time_alone,
         title=_TITLE,
         observer=evaluating.Shown(),
     )
@@ -240,6 +257,17 @@ def _rows(folder: Any) -> list[dict[str, Any]]:
     """The table of an evaluation, whose policy is the stage that it is from."""
     rows = [dict(row) for row in folder.results()["rows"]]
     return [{"stage": row.pop("policy"), **row} for row in rows]
+
+
+def _add_latency(rows: list[dict[str, Any]], alone: list[dict[str, Any]]) -> None:
+    """Gives sums of a context the latency of a question that was asked there alone."""
+    from gru_mem_jax.evaluation.tabulate import MIX
+
+    keys = ("stage", "set", "mode", "placement", "num_chunks")
+    found = {tuple(r.get(k) for k in keys): r for r in alone if r["set"] == MIX}
+    for row in rows:
+        timed = found.get(tuple(row.get(k) for k in keys), {})
+        row |= {name: timed[name] for name in _LATENCY if name in timed}
 
 
 def _spent(seconds: float) -> str:
@@ -257,7 +285,8 @@ def _report(
     from gru_mem_jax.runs.metrics import read_metrics
     from gru_mem_jax.runs.plots import plot_training
 
-    before, after, longer_rows = (_rows(folder) for folder in evaluated)
+    before, after, longer_rows, alone = (_rows(folder) for folder in evaluated)
+    _add_latency(after, alone)
     rows = [*before, *after]
     overview, *_ = plot_training(
         {"rl": read_metrics(out / "rl" / "metrics.jsonl")}, out / "rl" / "plots"
@@ -275,7 +304,7 @@ def _report(
         "long_memory_rows": longer_rows,
     }
     write_report_page(
-        [folder.path for folder in evaluated],
+        [folder.path for folder in evaluated[:-1]],
         out,
         title=_TITLE,
         notes=[
@@ -293,7 +322,8 @@ def _report(
             f"Warm start: {_spent(seconds['warm_start'])}, reinforcement learning: "
             f"{_spent(seconds['rl'])}, all: {_spent(seconds['total'])}. “mix” is over "
             f"all tasks but the chain; they run together, and each has its share of "
-            f"the seconds. MemAgent has no gates to measure.",
+            f"the seconds. MemAgent has no gates to measure. Asked alone, to be timed: "
+            f"{recipe.alone.num_questions} of {', '.join(recipe.alone.tasks)}.",
         ],
         pictures=[(overview, "Reinforcement learning of the gates, step by step.")],
     )

@@ -5,7 +5,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from gru_mem_jax.agent.config import PAPER_MODES, AgentConfig, config_to_dict
+from gru_mem_jax.agent.config import (
+    PAPER_MODES,
+    AgentConfig,
+    check_taught,
+    config_to_dict,
+)
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation import retrieval, tabulate
@@ -99,6 +104,9 @@ def evaluate(
     named = policies if isinstance(policies, Mapping) else by_name(policies)
     paths = {name: os.fspath(path) for name, path in named.items()}
     config = agent or common_settings(paths)
+    if reader is None:
+        for path in paths.values():
+            check_taught(own_settings(path), modes)
     engine = engine or EngineConfig()
     if "bm25" in modes:
         retrieval.library()  # else each of its questions would fail
@@ -203,12 +211,8 @@ def common_settings(policies: Mapping[str, str]) -> AgentConfig:
     Raises:
       InputError: two differ; names the first difference.
     """
-    from gru_mem_jax.policy.agent_settings import policy_settings
-    from gru_mem_jax.policy.files import open_policy_dir
-
     (first, agent), *others = (
-        (name, greedy(policy_settings(open_policy_dir(path))))
-        for name, path in policies.items()
+        (name, greedy(own_settings(path))) for name, path in policies.items()
     )
     for name, other in others:
         found = first_difference(config_to_dict(other), config_to_dict(agent))
@@ -219,6 +223,14 @@ def common_settings(policies: Mapping[str, str]) -> AgentConfig:
                 "of its own"
             )
     return agent
+
+
+def own_settings(path: str) -> AgentConfig:
+    """How the policy of a directory reads contexts, by its own settings."""
+    from gru_mem_jax.policy.agent_settings import policy_settings
+    from gru_mem_jax.policy.files import open_policy_dir
+
+    return policy_settings(open_policy_dir(path))
 
 
 def _ask(

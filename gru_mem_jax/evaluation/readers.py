@@ -124,6 +124,7 @@ class LocalReader:
             check_engine_fits,
             engine_dtype,
             size_note,
+            slots_note,
             with_fitting_slots,
             with_tensor,
         )
@@ -145,14 +146,12 @@ class LocalReader:
         engine_config = with_tensor(policy, engine_config, devices)
         whole = engine_config
         engine_config = with_fitting_slots(policy, whole, devices)
-        if engine_config.slots < whole.slots:
-            note(
-                f"{engine_config.slots} slots, not the default, which takes too much "
-                f"({size_note(policy, whole, devices) or 'more than there is'}); set "
-                "EngineConfig.slots to have others"
-            )
+        if (line := slots_note(policy, whole, engine_config, devices)) is not None:
+            note(line)
         store = None
-        if cache_bytes != 0 and config.chunk_first and share_a_document(drawn):
+        kept = any(agent.keeps_chunks for agent in agents)
+        kept = kept or (config.chunk_first and share_a_document(drawn))
+        if cache_bytes != 0 and kept:
             store = PrefixStore("of one engine", cache_bytes or default_memory_bytes())
         if store is not None or config.reads_ahead:
             engine_config = with_trunks(engine_config, builder, config)

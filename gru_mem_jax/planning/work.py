@@ -165,6 +165,20 @@ def head_flops(shape: PolicyConfig, tokens: int) -> float:
     return 2.0 * tokens * shape.hidden_size * shape.vocab_size
 
 
+def turn_flops(
+    shape: PolicyConfig, prompt: int, completion: int, shared: int = 0
+) -> float:
+    """Of one turn as an engine runs it; what its prompt shares is not computed again.
+
+    Args:
+      shape: of the policy.
+      prompt, completion: tokens. The last of a completion is not fed.
+      shared: tokens of the prompt whose keys are there.
+    """
+    new = prompt - shared + completion - 1
+    return layers_flops(shape, new, shared) + head_flops(shape, completion)
+
+
 def prefill_flops(shape: PolicyConfig, turns: Turns) -> float:
     """Of all prompts of a step."""
     parts = turns.prefilled()

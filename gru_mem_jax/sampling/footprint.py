@@ -132,6 +132,25 @@ def with_fitting_slots(
     return config
 
 
+def slots_note(
+    policy: Policy, whole: EngineConfig, fitting: EngineConfig, devices: Sequence[Any]
+) -> str | None:
+    """A line where `with_fitting_slots` has taken slots from `whole`.
+
+    Args:
+      policy: without weights.
+      whole, fitting: sizes of an engine, with `tensor`.
+      devices: that engines run on.
+    """
+    if fitting.slots == whole.slots:
+        return None
+    return (
+        f"{fitting.slots} slots, not the default, which takes too much "
+        f"({size_note(policy, whole, devices) or 'more than there is'}); set "
+        "EngineConfig.slots to have others"
+    )
+
+
 def size_note(
     policy: Policy, config: EngineConfig, devices: Sequence[Any]
 ) -> str | None:

@@ -60,6 +60,8 @@ class PrefixStore:
       directory: folder of files, made if need be; None: memory only.
       disk_bytes: most bytes of that folder, with the files of other policies.
       on_note: called with each such line; by default it is logged as a warning.
+      evicts: whether the least recently used leaves memory for a new prefix; else what
+        is there stays, and a new one is kept where it has room.
 
     Attributes:
       memory_bytes: may be changed; what is over it leaves at the next `put`.
@@ -72,7 +74,9 @@ class PrefixStore:
         directory: str | os.PathLike[str] | None = None,
         disk_bytes: int = DISK_BYTES,
         on_note: Note = _log,
+        evicts: bool = True,
     ):
+        self._evicts = evicts
         self.memory_bytes = check_int("memory_bytes", memory_bytes, 0)
         check_int("disk_bytes", disk_bytes, 0)
         self._lock = threading.Lock()
@@ -139,7 +143,7 @@ class PrefixStore:
         key, size = Key(len(ids), _hasher(ids).hexdigest()), len(ids)
         with self._lock:
             size *= self._token_bytes
-            if 0 < self.memory_bytes >= size and self._memory.get(key) is None:
+            if self._has_room(size) and self._memory.get(key) is None:
                 return True
             return self._files is not None and self._files.wants(key, size)
 
@@ -191,9 +195,14 @@ class PrefixStore:
             return self._memory.keys()
         return self._memory.keys() | self._files.keys()
 
+    def _has_room(self, size: int) -> bool:
+        held = 0 if self._evicts else self._memory.size
+        return 0 < self.memory_bytes >= held + size
+
     def _keep(self, key: Key, arrays: np.ndarray) -> None:
         arrays.flags.writeable = False
-        self._memory.put(key, arrays, self.memory_bytes)
+        if self._evicts or self._has_room(arrays.nbytes):
+            self._memory.put(key, arrays, self.memory_bytes)
 
 
 def with_trunks(

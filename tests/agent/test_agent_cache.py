@@ -1,12 +1,13 @@
 """Which store an agent gives to the engine that it makes, and when it keeps."""
 
 import asyncio
+import shutil
 
 import numpy as np
 import pytest
 from loops import BYTES, CONFIG
 
-from gru_mem_jax.agent import Document, GRUMemAgent
+from gru_mem_jax.agent import AgentConfig, Document, GRUMemAgent
 from gru_mem_jax.agent.config import replace_settings, trunk_and_tail
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.errors import InputError
@@ -152,6 +153,32 @@ def test_a_folder_keeps_for_later_processes(policy_dir, loads, tmp_path):
     plain = GRUMemAgent.from_pretrained(policy_dir, cache_bytes=9, **SMALL)
     plain.answer("which code ?", Document("the heron"))
     assert budget(plain) == 9
+
+
+@pytest.mark.parametrize("mode", ["reread", "parallel"])
+def test_what_is_read_again_is_kept(mode):
+    """Any text, where passes over its chunks may follow."""
+    long = {"chunk_size": 256, "prompt_tokens": 700, "mode": mode}
+    for settings, kept in (({}, DEFAULT), ({"chunk_size": 255}, 0)):
+        agent = agent_of(replace_settings(FIRST, **long | settings))
+        assert budget(agent) == 0
+        agent.answer("Who?", TEXT)
+        assert budget(agent) == kept
+    memory_first = agent_of(replace_settings(CONFIG, **long))
+    memory_first.answer("Who?", TEXT)
+    assert memory_first.generator.store is None
+
+
+@pytest.mark.parametrize("mode", ["reread", "parallel"])
+def test_a_policy_that_was_never_taught_a_gate(policy_dir, loads, tmp_path, mode):
+    folder = tmp_path / "ungated"
+    shutil.copytree(policy_dir, folder)
+    (folder / "gru_mem.json").write_text('{"mode": "memagent"}')
+    for given in ({"mode": mode}, {"config": AgentConfig(mode=mode)}):
+        with pytest.raises(InputError, match=f"mode {mode}: MemAgent has no gate"):
+            GRUMemAgent.from_pretrained(folder, **given)
+    for own in ("memagent", "with_exit_gate"):
+        assert GRUMemAgent.from_pretrained(folder, mode=own).config.mode == own
 
 
 @pytest.mark.parametrize(

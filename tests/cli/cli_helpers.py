@@ -125,8 +125,11 @@ SMALL_SETTINGS = {
 }
 
 
-def random_policy(folder: pathlib.Path, settings: dict) -> pathlib.Path:
-    """A Qwen2-shaped policy with the word tokenizer, as a Hugging Face directory."""
+def random_policy(folder: pathlib.Path, settings: dict, **shape: int) -> pathlib.Path:
+    """A Qwen2-shaped policy with the word tokenizer, as a Hugging Face directory.
+
+    `shape` replaces fields of its PolicyConfig.
+    """
     import jax
 
     from gru_mem_jax.agent.config import config_from_dict
@@ -138,14 +141,11 @@ def random_policy(folder: pathlib.Path, settings: dict) -> pathlib.Path:
     files = folder / "tokenizer"
     files.mkdir()
     names = word_tokenizer.save(files)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    small |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    vocab = word_tokenizer.build().get_vocab_size()
     config = PolicyConfig(
-        vocab_size=word_tokenizer.build().get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
+        vocab_size=vocab, max_position_embeddings=1024, **small | shape
     )
     made = make_policy(config)
     export_policy(

@@ -5,6 +5,7 @@ equal requests, and only they, give equal trajectories.
 
 SCRIPT_DELAY: seconds a turn takes. SCRIPT_BUSY_AT: the turn, counted from 0 in this
 process, in which the "policy" computes for long without hearing signals.
+SCRIPT_SHUFFLE: requests that run side by side end in an order drawn from this seed.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from gru_mem_jax.testing.scripted import ScriptedGenerator, said_in
 
 ENCODER = ByteEncoder()
 DELAY = float(os.environ.get("SCRIPT_DELAY", "0"))
+SHUFFLE = os.environ.get("SCRIPT_SHUFFLE")
 BUSY_AT = int(os.environ.get("SCRIPT_BUSY_AT", "-1"))
 
 
@@ -63,8 +65,11 @@ def say(request) -> str:
 
 def load(directory, question, config, engine_config, view, cache):
     """Stands in for ask_session.load."""
-    view.status("loading the script")
-    return ENCODER, Generator(say, ENCODER), "float32"
+    slots = engine_config.slots
+    view.status("loading the script" + (f", {slots} slots" if slots > 1 else ""))
+    seed = None if SHUFFLE is None else int(SHUFFLE)
+    generator = Generator(say, ENCODER, capacity=slots, shuffle_seed=seed)
+    return ENCODER, generator, "float32"
 
 
 @contextlib.contextmanager

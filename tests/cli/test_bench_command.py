@@ -33,6 +33,10 @@ KEYS = (
         (["update", "--batch=2"], "--batch does not go with bench update"),
         (["sampling", "--remat"], "--remat does not go with bench sampling"),
         (["update", "--groups=0"], "--groups: must be at least 1"),
+        (["update", "--passes=2"], "--passes does not go with bench update"),
+        (["sampling", "--passes=2", "--groups=2"], "groups and passes: .*alone"),
+        (["sampling", "--constrained", "--groups=2"], "groups and constrained: "),
+        (["sampling", "--passes=2", "--peer=huggingface"], "passes and peer: "),
         (["update", "--replay=no/such"], "no such folder|does not exist|no rollouts"),
     ],
 )
@@ -91,6 +95,33 @@ def test_figures_of_an_update(policy_dir, tmp_path, capsys):
     assert found["gradient_difference"] < 1e-4
     assert re.search(r"^tokens +35   unshared 81   ratio 2\.31$", out, re.MULTILINE)
     assert re.search(r"^update_seconds .* unshared .* ratio [\d.]+$", out, re.MULTILINE)
+
+
+def test_figures_of_passes(policy_dir, tmp_path, capsys):
+    """Chunks of 256 tokens, 8 behind each: FLOPs by hand, with kept keys or not."""
+    flags = [f"--policy={policy_dir}", "--passes=3", "--prefix=256", "--memory=5"]
+    flags += ["--completion=3", "--batch=2", "--repeats=1"]
+    assert main(["bench", "sampling", *flags, f"--json={tmp_path / 'out.json'}"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    kept, computed = found["shared"], found["unshared"]
+    assert computed["tokens_computed"] == 3 * 2 * 261
+    assert kept["tokens_computed"] == 2 * 261 + 2 * 2 * 5
+    # One layer of width 16: two heads of 8 for queries, keys and values; 3 x 16 x 32;
+    # a head of 16 x 64. Each token sees those before it, and half of itself.
+    weights, vocab = 2 * (2 + 2) * 8 * 16 + 3 * 16 * 32, 3 * 2 * 16 * 64
+
+    def flops(new, before):
+        return 2 * new * weights + 4 * 16 * (new * before + new * new / 2) + vocab
+
+    one, again = 2 * flops(263, 0), 2 * flops(7, 256)
+    assert computed["gflops"] * 1e9 == pytest.approx(3 * one)
+    assert kept["gflops"] * 1e9 == pytest.approx(one + 2 * again)
+    assert computed["times_one_pass"] == pytest.approx(3)
+    assert kept["times_one_pass"] == pytest.approx(1 + 2 * again / one)
+    assert kept["store_bytes"] == 2 * 256 * 2 * 2 * 8 * 4  # keys and values, float32
+    assert re.search(r"^times_one_pass +1\.\d+   unshared 3\.000$", out, re.MULTILINE)
+    assert re.search(r"^gflops .* unshared .* ratio [\d.]+$", out, re.MULTILINE)
 
 
 def test_table_shows_the_ratio_beside_both_figures():

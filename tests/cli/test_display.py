@@ -1,8 +1,10 @@
 """What a run looks like, in lines and on a terminal."""
 
+import dataclasses
 import io
 import os
 import pty
+import random
 import re
 import threading
 
@@ -11,16 +13,17 @@ from cli_helpers import context_of
 from rich.console import Console
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.cli import display, live
+from gru_mem_jax.cli import display, live, live_rows
 
 MEMORY = "The owner was \x1b[31mMaria\x1b[0m."
 
 
-def turn(index: int, **changes) -> Turn:
+def turn(index: int | None, **changes) -> Turn:
+    at = index or 0
     fields = {
         "kind": "memory",
         "chunk": index,
-        "chunk_span": (100 * index, 100 * index + 100),
+        "chunk_span": (100 * at, 100 * at + 100),
         "update": False,
         "exit": False,
         "well_formed": True,
@@ -174,6 +177,131 @@ def test_a_long_memory_shows_its_end():
     assert "line 80" not in shown
     assert "(90 lines above)" in shown
     assert len(shown.splitlines()) <= 24
+
+
+def look(number, step, index, before="", memory="", **changes):
+    """A turn of a pass: it opens its gate where it says another memory."""
+    update = memory != before
+    told = {"memory_before": before, "memory": memory, "memory_tokens": len(memory)}
+    return turn(index, pass_number=number, step=step, update=update, **told | changes)
+
+
+# Four chunks, scanned out of order: "b" and "c" are open, "d" in the next pass.
+IN_PASSES = (
+    look(1, "scan", 2, memory="c"),
+    look(1, "scan", 0, well_formed=False, problem="cut"),
+    look(1, "scan", 1, memory="b"),
+    look(1, "scan", 3),
+    look(1, "merge", 2, "b", "bc"),
+    look(2, "scan", 3, "bc", "bcd"),
+    look(2, "scan", 0, "bc", "bc"),
+    look(3, "scan", 0, "bcd", "bcd"),
+    look(3, "read", None, "bcd", "bcd", kind="answer", chunk_span=None),
+)
+SCANNED = Trajectory(
+    mode="parallel", question="Who?", turns=IN_PASSES, stop_reason="end_of_context"
+)
+
+
+def test_lines_of_a_scan_say_pass_and_step():
+    lines = [display.turn_line(t, "", display.place(t)) for t in IN_PASSES[:-1]]
+    assert [line.split(":")[0] for line in lines] == [
+        *(f"pass 1, scan, chunk {n}" for n in (3, 1, 2, 4)),
+        "pass 1, merge, chunk 3",
+        "pass 2, scan, chunk 4",
+        "pass 2, scan, chunk 1",
+        "pass 3, scan, chunk 1",
+    ]
+    assert display.place(turn(0, pass_number=2)) == "pass 2, "
+
+
+def test_summary_of_passes_counts_chunks_and_turns_apart():
+    said = display.summary(SCANNED)
+    assert said.startswith(
+        "end_of_context: 4 chunks read in 8 turns and 3 passes, 3 memory updates, "
+    )
+    assert said.endswith("1 malformed turns")
+    # Cut after the merge: what it left counts, what a scan offers does not.
+    for end, updates in ((4, 0), (5, 2), (6, 2), (8, 3)):
+        cut = Trajectory(mode="parallel", question="Who?", turns=IN_PASSES[:end])
+        assert display.memory_updates(cut) == updates
+    again = tuple(look(n, "read", 0, "", "") for n in (1, 2))
+    again = Trajectory(mode="reread", question="Who?", turns=again)
+    assert "1 chunks read in 2 turns and 2 passes, 0 memory" in display.summary(again)
+
+
+def test_progress_of_a_scan_never_jumps_back():
+    rng = random.Random(0)
+    order = rng.sample(range(40), 40)
+    later = [turn(i, pass_number=2, step="scan") for i in rng.sample(range(40), 40)]
+    progress, before = display.ReadingProgress(4000), (0, 0.0)
+    for number, t in enumerate([*(turn(i, step="scan") for i in order), *later], 1):
+        progress.add(t)
+        now = (progress.read, progress.fraction)
+        assert now >= before
+        assert now == (min(number, 40), pytest.approx(min(number, 40) / 40))
+        assert progress.total == 40
+        before = now
+
+
+def rows_of(turns, width=80, total=4, unicode=True):
+    rows = live_rows.PassRows()
+    for t in turns:
+        rows.add(t)
+    return [line.plain for line in rows.lines(width, unicode, total)], rows
+
+
+def test_rows_of_passes_fill_in_any_order():
+    shown = [rows_of(IN_PASSES[:n])[0][0] for n in range(1, 6)]
+    assert [line.partition(" scanned")[0] for line in shown] == [
+        "pass 1     ○  1",
+        "pass 1   ✗ ○  2",
+        "pass 1   ✗○○  3",
+        "pass 1   ✗○○· 4",
+        "pass 1   ✗●●· 4",
+    ]
+    lines, rows = rows_of(IN_PASSES)
+    # That "b" and "bcd" were taken is told by who saw them next.
+    assert lines[:3] == [
+        "pass 1   ✗●●· 4 scanned, 1 merged",
+        "pass 2   ·  ● 2 scanned",
+        "pass 3   ·    1 scanned",
+    ]
+    assert "● in the memory" in lines[3]
+    assert (rows.memory, rows.memory_tokens, rows.taken) == ("bcd", 3, 3)
+    # Many chunks share places: what matters most of each is shown.
+    many = [look(1, "scan", i, memory="x" if i == 333 else "") for i in range(1000)]
+    (line, _), _ = rows_of(many, 100, None)
+    row = line.removeprefix("pass 1   ").partition(" 1000 scanned")[0]
+    assert (len(row), row.count("○"), row.index("○")) == (67, 1, 333 * 67 // 1000)
+    assert all(len(line) <= 100 for line in rows_of(many, 100)[0])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_live_frame_of_passes(encoding):
+    header = dataclasses.replace(HEADER, mode="parallel", characters=400)
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(
+        file=buffer, force_terminal=True, width=80, height=30, color_system=None
+    )
+    view = live.LiveView(console)
+    view.begin(header, Trajectory(mode="parallel", question="Who?"))
+    for i, t in enumerate(IN_PASSES):
+        view.turn(t, dataclasses.replace(SCANNED, turns=IN_PASSES[: i + 1]))
+        if i == 3:
+            assert view._memory == ""  # a candidate is not the memory
+            assert view._status == "pass 1, scanning"
+        if i == 4:
+            assert (view._memory, view._status) == ("bc", "pass 1, merging")
+    console.print(view._render())
+    buffer.flush()
+    shown = buffer.buffer.getvalue().decode(encoding)
+    assert "4 of ~4 chunks" in shown
+    marks = "✗●●·" if encoding == "utf-8" else r"x\+\+\."
+    assert re.search(rf"pass 1 +{marks} 4 scanned, 1 merged", shown)
+    assert re.search(r"pass 3 +. +1 scanned", shown)
+    assert "3 of 1024 tokens" in shown
+    assert "bcd" in shown
 
 
 def on_a_terminal(ask, *flags, **env) -> str:

@@ -32,6 +32,7 @@ SMALL = (
     "questions/before/SyntheticSuite.contexts=(('uniform', 4),)",
     "questions/after/SyntheticSuite.contexts=(('uniform', 4),)",
     "questions/long_memory/SyntheticSuite.contexts=(('uniform', 6),)",
+    "questions/alone/SyntheticSuite.contexts=(('uniform', 4),)",
 )
 
 
@@ -70,9 +71,18 @@ def test_results(finished):
     results = json.loads((finished / "results.json").read_text())
     assert results["seconds_total"] > results["seconds_rl"] > 0
     rows = results["rows"]
-    # 2 stages x 3 modes x (5 tasks and the mix).
-    assert len(rows) == 36
-    assert [row["stage"] for row in rows] == ["warm_start"] * 18 + ["rl"] * 18
+    # 3 modes, after reinforcement learning also parallel, x (5 tasks and the mix).
+    assert len(rows) == 42
+    assert [row["stage"] for row in rows] == ["warm_start"] * 18 + ["rl"] * 24
+    assert [row["mode"] for row in rows[18::6]] == [
+        "memagent",
+        "without_exit_gate",
+        "with_exit_gate",
+        "parallel",
+    ]
+    timed = [row for row in rows if "alone_seconds" in row]
+    assert [(row["stage"], row["set"]) for row in timed] == [("rl", "mix")] * 4
+    assert all(row["alone_seconds"] > 0 for row in timed)
     for row in rows:
         assert row["placement"] == "uniform"
         assert row["num_chunks"] == 4
@@ -92,7 +102,12 @@ def test_results(finished):
     assert "A long memory: 4 to 6 values or keys" in (
         finished / "report.html"
     ).read_text(encoding="utf-8")
-    for name, more in (("warm_start", 15), ("policy", 15), ("long_memory", 6)):
+    for name, more in (
+        ("warm_start", 15),
+        ("policy", 20),
+        ("long_memory", 6),
+        ("alone", 8),
+    ):
         folder = ResultsFolder(finished / "evaluation" / name)
         assert len(folder.answers()) == len(dict(folder.trajectories())) == more
 
@@ -113,10 +128,10 @@ def test_what_is_there_is_not_made_again(finished, capsys):
     before = (finished / "policy" / "model.safetensors").stat().st_mtime_ns
     files = sorted((finished / "evaluation").glob("*/*.jsonl"))
     lines = [path.read_bytes() for path in files]
-    assert len(lines) == 9
+    assert len(lines) == 12
     assert main(flags(finished)) == 0
     err = capsys.readouterr().err
-    assert "rl: 15 of 15 questions were scored before" in err
+    assert "rl: 20 of 20 questions were scored before" in err
     assert [path.read_bytes() for path in files] == lines
     assert "compiling" not in err
     assert "warm_start exists; --retrain repeats its training" in err

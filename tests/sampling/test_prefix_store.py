@@ -115,6 +115,22 @@ def test_the_least_recently_used_leaves_memory():
     assert store.stats()["memory_bytes"] == 0
 
 
+def test_a_store_that_evicts_nothing_keeps_the_first():
+    """Three prefixes by turns in room for two: the oldest would leave each time."""
+    prefixes = [ids_of(i, i, i) for i in range(3)]
+    for evicts, found in ((True, [False] * 3), (False, [True, True, False])):
+        store = PrefixStore("", 2 * 3 * 32, evicts=evicts)
+        for pass_number in range(3):
+            hits = []
+            for ids in prefixes:
+                hits.append(store.find(ids, 1) is not None)
+                if not hits[-1] and store.wants(ids):
+                    store.put(ids, keys_of(ids))
+            assert hits == (found if pass_number else [False] * 3)
+        assert store.wants(ids_of(9, 9, 9)) is evicts
+        assert store.stats()["memory_bytes"] == 2 * 3 * 32
+
+
 def test_what_is_kept_cannot_change():
     store = PrefixStore("", 1 << 20)
     ids, whole = ids_of(1, 2), np.zeros((1, 2, 1, 9, 4), np.float32)
