@@ -5,7 +5,6 @@ terminal would obey.
 """
 
 import dataclasses
-import itertools
 import os
 import sys
 from typing import Protocol
@@ -104,16 +103,8 @@ def summary(trajectory: Trajectory) -> str:
 
 
 def memory_updates(trajectory: Trajectory) -> int:
-    """How many turns have replaced the memory.
-
-    A scan only says what it would put there: of scanned texts the changes are counted.
-    """
-    turns = trajectory.turns
-    if not any(turn.step == "scan" for turn in turns):
-        return sum(bool(turn.update) for turn in turns)
-    seen = ["", *(turn.memory_before for turn in turns)]
-    seen += [turn.memory for turn in turns[-1:] if turn.step != "scan"]
-    return sum(before != after for before, after in itertools.pairwise(seen))
+    """How many turns have replaced the memory."""
+    return sum(turn.sets_memory for turn in trajectory.turns)
 
 
 def compiled_line(name: str, seconds: float, from_disk: bool) -> str:

@@ -190,10 +190,10 @@ def look(number, step, index, before="", memory="", **changes):
 IN_PASSES = (
     look(1, "scan", 2, memory="c"),
     look(1, "scan", 0, well_formed=False, problem="cut"),
-    look(1, "scan", 1, memory="b"),
+    look(1, "scan", 1, memory="b", accepted=True),
     look(1, "scan", 3),
     look(1, "merge", 2, "b", "bc"),
-    look(2, "scan", 3, "bc", "bcd"),
+    look(2, "scan", 3, "bc", "bcd", accepted=True),
     look(2, "scan", 0, "bc", "bc"),
     look(3, "scan", 0, "bcd", "bcd"),
     look(3, "read", None, "bcd", "bcd", kind="answer", chunk_span=None),
@@ -221,8 +221,8 @@ def test_summary_of_passes_counts_chunks_and_turns_apart():
         "end_of_context: 4 chunks read in 8 turns and 3 passes, 3 memory updates, "
     )
     assert said.endswith("1 malformed turns")
-    # Cut after the merge: what it left counts, what a scan offers does not.
-    for end, updates in ((4, 0), (5, 2), (6, 2), (8, 3)):
+    # What a scan offers counts if it was accepted.
+    for end, updates in ((2, 0), (4, 1), (5, 2), (6, 3), (8, 3)):
         cut = Trajectory(mode="parallel", question="Who?", turns=IN_PASSES[:end])
         assert display.memory_updates(cut) == updates
     again = tuple(look(n, "read", 0, "", "") for n in (1, 2))
