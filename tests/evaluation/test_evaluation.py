@@ -32,7 +32,7 @@ def results():
     """Of one set after the other, in every mode."""
     generator = oracle_generator(capacity=3, shuffle_seed=1)
     sets, turns, done = question_sets(), [], []
-    for mode in PAPER_MODES:
+    for mode in MODES:
         config = dataclasses.replace(CONFIG, mode=mode)
         done += run.run_sets(
             generator, ENCODER, config, sets, on_turn=lambda: turns.append(1)
@@ -48,7 +48,7 @@ def test_processes_answer_a_part_each_and_have_all_results(results, count):
 
     def work(hosts):
         generator, done = oracle_generator(capacity=3), []
-        for mode in PAPER_MODES:
+        for mode in MODES:
             config = dataclasses.replace(CONFIG, mode=mode)
             done += run.run_sets(
                 generator, ENCODER, config, question_sets(), hosts=hosts
