@@ -138,9 +138,9 @@ class Baseline:
         return dataclasses.replace(self._head, seconds=end - self._started)
 
     def next_request(self) -> Request | None:
-        """Its request, until the completion is received; then None."""
+        """Its one request, once; then None."""
         if self.done or self._request is not None:
-            return self._request
+            return None
         try:
             part = self._part()
         except BaseException:

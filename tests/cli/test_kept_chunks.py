@@ -39,7 +39,7 @@ SETTINGS = {
     "mode": "reread",
     "sampling": {"temperature": 1.0},
 }
-SHAPE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 8}
+SHAPE = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4}
 QUESTION = "Which code belongs to heron?"
 
 

@@ -48,12 +48,12 @@ def drill(policy_dir, tmp_path_factory):
     """Runs the drill; gives its lines and its folder."""
     programs = tmp_path_factory.mktemp("programs")
 
-    def run(*words):
+    def run(*words, steps=12):
         out = tmp_path_factory.mktemp("drill") / "out"
         words = [
             *["--processes", "2", "--policy", policy_dir, "--out", out],
-            *["--gin_file", HERE / "drill.gin", "--gin.NUM_STEPS=12"],
-            *["--gin.SAVE_EVERY=3", *words],
+            *["--gin_file", HERE / "drill.gin", f"--gin.NUM_STEPS={steps}"],
+            *[f"--gin.SAVE_EVERY={steps // 4}", *words],
         ]
         env = os.environ | {
             "GRU_MEM": str(GRU_MEM),
@@ -69,7 +69,7 @@ def drill(policy_dir, tmp_path_factory):
         )
         logs = "\n".join(log.read_text() for log in out.glob("*.log"))
         assert done.returncode == 0, done.stderr + logs
-        assert re.match(r"equal: \d+ rows, \d+ arrays of step 12", done.stdout)
+        assert re.match(rf"equal: \d+ rows, \d+ arrays of step {steps}", done.stdout)
         found = re.findall(r"SIG\w+ \d to process (\d) .*: status (\d+) ", done.stderr)
         return found, out
 
@@ -77,7 +77,7 @@ def drill(policy_dir, tmp_path_factory):
 
 
 def test_one_of_two_processes_is_killed(drill):
-    [(_, status)], out = drill("--kills", "1", "--seed", "1")
+    [(_, status)], out = drill("--kills", "1", "--seed", "1", steps=8)
     assert status == "137"
     statuses = [(out / "ended.logs" / f"process_{i}.status") for i in (0, 1)]
     assert [path.read_text() for path in statuses] == ["0\n", "0\n"]  # of the last run
