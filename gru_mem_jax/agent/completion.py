@@ -4,7 +4,12 @@ import functools
 
 from gru_mem_jax.agent.config import Mode
 from gru_mem_jax.agent.encoding import Encoder
-from gru_mem_jax.agent.parse import TurnOutput, after_thought, parse_memory_turn
+from gru_mem_jax.agent.parse import (
+    TurnOutput,
+    after_thought,
+    extract_boxed,
+    parse_memory_turn,
+)
 from gru_mem_jax.agent.prompts import PromptBuilder
 from gru_mem_jax.agent.requests import Completion, Request, prompt_ids
 from gru_mem_jax.agent.trajectory import Turn
@@ -46,6 +51,35 @@ def begin_turn(
             supports=said.supports,
         )
     return text, problem, make
+
+
+def answer_turn(
+    request: Request,
+    completion: Completion,
+    builder: PromptBuilder,
+    *,
+    memory: str = "",
+    memory_tokens: int = 0,
+    trace: bool = False,
+) -> tuple[Turn, str | None]:
+    """The turn that answered from a memory, and the answer if it has one.
+
+    Raises:
+      RunError: a constrained completion does not have its form.
+    """
+    text, problem, make = begin_turn(request, completion, builder, trace=trace)
+    answer = extract_boxed(text)
+    if problem is None and answer is None:
+        problem = r"no \boxed{} in the answer"
+    turn = make(
+        kind="answer",
+        well_formed=problem is None,
+        problem=problem,
+        memory_before=memory,
+        memory=memory,
+        memory_tokens=memory_tokens,
+    )
+    return turn, answer
 
 
 def read_completion(completion: Completion, encoder: Encoder) -> tuple[str, str | None]:

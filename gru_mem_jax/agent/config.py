@@ -38,8 +38,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 PAPER_MODES: tuple[Mode, ...] = ("with_exit_gate", "without_exit_gate", "memagent")
 FORMATS: tuple[Format, ...] = ("free", "constrained")
 
-# What is read again, or merged, the update gate decides.
-_LED_BY_GATES: tuple[Mode, ...] = ("reread", "parallel")
+# Those that may read a text in several passes. The update gate leads them.
+MODES_IN_PASSES: tuple[Mode, ...] = ("reread", "parallel")
 
 _KEPT_TOKENS = 256  # of a chunk whose keys are kept for the next pass, at least
 
@@ -191,7 +191,7 @@ def check_taught(own: AgentConfig, modes: Iterable[str]) -> None:
       InputError: a mode is led by the gates, and the policy's own mode has none.
     """
     for mode in modes if own.mode == "memagent" else ():
-        if mode in _LED_BY_GATES:
+        if mode in MODES_IN_PASSES:
             raise InputError(
                 f"mode {mode}: MemAgent has no gate to scan with, and by its settings "
                 "(mode memagent) this policy was never taught one; ask it in mode "

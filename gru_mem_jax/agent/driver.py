@@ -1,6 +1,5 @@
 """Many recurrences over one generator; none waits for the turns of another."""
 
-import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
@@ -40,55 +39,68 @@ def run(
       RunError: the generator returns nothing although it has requests.
     """
     waiting = iter(recurrences)
-    active: dict[int, tuple[Recurrence, int]] = {}  # by id, with the pin
-    opened: collections.Counter[int] = collections.Counter()  # requests, by id
-    running: dict[int, tuple[Recurrence, int]] = {}
+    active: dict[_Run, None] = {}  # in order
+    running: dict[int, tuple[_Run, int]] = {}  # with the request's own number
     generator = join(generator, group_size)
 
-    def submit(recurrence: Recurrence, pin: int) -> bool:
+    def has_room() -> bool:
+        return len(running) < generator.capacity
+
+    def submit(run: _Run) -> bool:
         """Submits its next request, if it has one now."""
-        if (request := recurrence.next_request()) is None:
+        if (request := run.recurrence.next_request()) is None:
+            if run.recurrence.done:
+                active.pop(run, None)
             return False
-        handle = generator.submit(dataclasses.replace(request, pin=pin))
-        running[handle] = (recurrence, request.number)
-        opened[id(recurrence)] += 1
+        handle = generator.submit(dataclasses.replace(request, pin=run.pin))
+        running[handle] = (run, request.number)
+        run.open += 1
         return True
 
     def fill() -> None:
-        """Keeps the generator busy, with a request of each recurrence by turns."""
-        asking = list(active.values())
-        while asking and len(running) < generator.capacity:
-            asking = [
-                each
-                for each in asking
-                if len(running) < generator.capacity and submit(*each)
-            ]
+        """Keeps the generator busy, with a request of each run by turns."""
+        asking = list(active)
+        while asking and has_room():
+            asking = [run for run in asking if has_room() and submit(run)]
 
     try:
         while True:
             fill()
-            while len(running) < max(1, generator.capacity):
+            while not running or has_room():
                 group = list(itertools.islice(waiting, group_size))
                 if not group:
                     break
                 pin = next(_pins)
                 for recurrence in group:
-                    if submit(recurrence, pin):
-                        active[id(recurrence)] = (recurrence, pin)
+                    run = _Run(recurrence, pin)
+                    active[run] = None
+                    submit(run)
                 fill()
             if not running:
                 return
             for handle, completion in generator.step():
-                recurrence, number = running.pop(handle)
-                opened[id(recurrence)] -= 1
-                if recurrence.done:  # stopped while its requests were running
-                    active.pop(id(recurrence), None)
+                run, number = running.pop(handle)
+                run.open -= 1
+                if run.recurrence.done:  # stopped while its requests were running
+                    active.pop(run, None)
                     continue
-                yield recurrence, recurrence.receive(completion, number)
-                _, pin = active[id(recurrence)]
-                if not opened[id(recurrence)] or len(running) < generator.capacity:
-                    submit(recurrence, pin)
-                if recurrence.done:
-                    active.pop(id(recurrence), None)
+                yield run.recurrence, run.recurrence.receive(completion, number)
+                if not run.open or has_room():
+                    submit(run)
     finally:
         generator.cancel()
+
+
+@dataclasses.dataclass(eq=False)
+class _Run:
+    """A recurrence that was begun.
+
+    Attributes:
+      recurrence: with requests to come.
+      pin: of its group.
+      open: how many of its requests are submitted.
+    """
+
+    recurrence: Recurrence
+    pin: int
+    open: int = 0

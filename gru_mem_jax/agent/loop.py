@@ -5,7 +5,6 @@ server, or a script in a test.
 """
 
 import dataclasses
-import inspect
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -97,7 +96,7 @@ class Recurrence:
         chunks = self._open_chunks(context, builder.encoder)
         self._reader = Reader(config, chunks, self._saved, clock)
         self._reading = WAYS[config.mode](self._reader)
-        self._looks: Looks | None = Looks(iter(()), most=0)  # None: all are taken
+        self._looks: Looks | None = None  # to be taken now; None: there are no more
         self._batch: dict[int, Seen | None] = {}  # by number; None: not received
         self._scans: dict[Place, int] = {}  # number of each
         self._number = 0  # of the next request
@@ -108,6 +107,8 @@ class Recurrence:
         self._failure: str | None = None
         if resume is not None:
             self._resume(resume)
+        if not self.done:
+            self._take_looks(None)
 
     def _open_chunks(self, context: Context, encoder: Encoder) -> Chunks:
         size = self._config.chunk_size
@@ -178,21 +179,29 @@ class Recurrence:
         return None
 
     def _read_on(self) -> bool:
-        """Goes to the next turns once all of these were taken and received, else False.
-
-        Raises:
-          InputError: reading has ended, and a resumed run had read more.
-        """
+        """Goes on once all turns of now were taken and received, else False."""
         if self._looks is None or len(self._batch) < self._looks.most:
             return False
         if None in self._batch.values():
             return False
         seen = [each for each in self._batch.values() if each is not None]
         self._batch = {}
+        self._take_looks(seen)
+        return True
+
+    def _take_looks(self, seen: list[Seen] | None) -> None:
+        """Takes the next turns from the way of reading.
+
+        Args:
+          seen: what it gets; None begins it.
+
+        Raises:
+          InputError: reading has ended, and a resumed run had read more.
+        """
         try:
-            # What is sent first, to begin it, must be None.
-            begun = inspect.getgeneratorstate(self._reading) != inspect.GEN_CREATED
-            self._looks = self._reading.send(seen) if begun else next(self._reading)
+            self._looks = (
+                next(self._reading) if seen is None else self._reading.send(seen)
+            )
         except StopIteration:
             self._looks = None
             if self._saved:
@@ -203,7 +212,6 @@ class Recurrence:
             self._turns[number] = dataclasses.replace(
                 self._turns[number], accepted=True
             )
-        return True
 
     def _opened(self, look: Look | None) -> Request:
         """Opens a memory turn, or the answer turn."""

@@ -139,6 +139,11 @@ class Trajectory:
         return len({turn.chunk for turn in self.memory_turns})
 
     @property
+    def num_passes(self) -> int:
+        """How many passes over the text were begun; 0 if nothing was read."""
+        return max((turn.pass_number for turn in self.memory_turns), default=0)
+
+    @property
     def prompt_tokens(self) -> int:
         """Prompt tokens of all turns."""
         return sum(turn.prompt_tokens for turn in self.turns)

@@ -4,11 +4,10 @@ import hashlib
 from collections.abc import Iterable
 
 from gru_mem_jax.agent.chunking import Chunk
-from gru_mem_jax.agent.completion import MakeTurn, begin_turn, interpret
+from gru_mem_jax.agent.completion import answer_turn, begin_turn, interpret
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.inputs import question_text
 from gru_mem_jax.agent.memory import clean_memory, fit_memory, gated_memory
-from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptKind
 from gru_mem_jax.agent.requests import Completion, Prompt, Request
 from gru_mem_jax.agent.trajectory import Turn, TurnStep
@@ -74,7 +73,9 @@ class TurnRequests:
         Raises:
           RunError: a constrained completion lacks its form.
         """
-        text, problem, make = self._begun(request, completion)
+        text, problem, make = begin_turn(
+            request, completion, self._builder, trace=self._trace
+        )
         output = interpret(self._config.mode, text, problem, self._builder.opened)
         cleaned = clean_memory(output.memory)
         candidate = self.fit(cleaned)
@@ -104,19 +105,14 @@ class TurnRequests:
         Raises:
           RunError: a constrained completion lacks its form.
         """
-        text, problem, make = self._begun(request, completion)
-        answer = extract_boxed(text)
-        if problem is None and answer is None:
-            problem = r"no \boxed{} in the answer"
-        turn = make(
-            kind="answer",
-            well_formed=problem is None,
-            problem=problem,
-            memory_before=memory,
+        return answer_turn(
+            request,
+            completion,
+            self._builder,
             memory=memory,
             memory_tokens=len(self._ids(memory)),
+            trace=self._trace,
         )
-        return turn, answer
 
     def fit(self, candidate: str) -> str:
         """A memory, cut to its budget."""
@@ -135,23 +131,40 @@ class TurnRequests:
         return make(self._question, memory, chunk.ids)
 
     def _request(self, number: int, kind: PromptKind, prompt: Prompt) -> Request:
-        config, sampling = self._config, self._config.sampling
-        return Request(
-            prompt=prompt,
-            max_new_tokens=config.completion_tokens,
-            stop_ids=self._builder.encoder.stop_ids,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=request_seed(sampling.seed, self._trajectory_id, number),
-            constraint=turn_constraint(self._builder, config, kind),
-            number=number,
+        return turn_request(
+            self._builder, self._config, kind, prompt, self._trajectory_id, number
         )
 
-    def _begun(
-        self, request: Request, completion: Completion
-    ) -> tuple[str, str | None, MakeTurn]:
-        return begin_turn(request, completion, self._builder, trace=self._trace)
+
+def turn_request(
+    builder: PromptBuilder,
+    config: AgentConfig,
+    kind: PromptKind,
+    prompt: Prompt,
+    trajectory_id: int,
+    number: int,
+) -> Request:
+    """The request of a run's turn, as the settings say.
+
+    Args:
+      builder: of the tokenizer.
+      config: budgets, form, sampling.
+      kind: of turn, which has a form or not.
+      prompt: all of it.
+      trajectory_id, number: of the run, and of the request in it.
+    """
+    sampling = config.sampling
+    return Request(
+        prompt=prompt,
+        max_new_tokens=config.completion_tokens,
+        stop_ids=builder.encoder.stop_ids,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        seed=request_seed(sampling.seed, trajectory_id, number),
+        constraint=turn_constraint(builder, config, kind),
+        number=number,
+    )
 
 
 def request_seed(seed: int, trajectory_id: int, number: int) -> int:

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Protocol
 
+from gru_mem_jax.agent.config import MODES_IN_PASSES
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
 from gru_mem_jax.cli import terminal
 
@@ -36,7 +37,7 @@ class Header:
     @property
     def in_passes(self) -> bool:
         """Whether the text may be read in several passes."""
-        return self.mode in ("reread", "parallel")
+        return self.mode in MODES_IN_PASSES
 
 
 class View(Protocol):
@@ -85,11 +86,11 @@ def summary(trajectory: Trajectory) -> str:
     chunks, turns = trajectory.num_chunks, len(memory_turns)
     text = f"{reason}: {chunks} chunks read, "
     if turns > chunks:
-        passes = max(turn.pass_number for turn in memory_turns)
+        passes = trajectory.num_passes
         in_passes = f" and {passes} passes" if passes > 1 else ""
         text = f"{reason}: {chunks} chunks read in {turns} turns{in_passes}, "
     text += (
-        f"{memory_updates(trajectory)} memory updates, "
+        f"{sum(turn.sets_memory for turn in memory_turns)} memory updates, "
         f"{trajectory.prompt_tokens} tokens in"
         f"{f' ({reused} of them reused)' if reused else ''}, "
         f"{trajectory.completion_tokens} out, {trajectory.seconds:.1f} s"
@@ -100,11 +101,6 @@ def summary(trajectory: Trajectory) -> str:
     if malformed:
         text += f", {malformed} malformed turns"
     return text
-
-
-def memory_updates(trajectory: Trajectory) -> int:
-    """How many turns have replaced the memory."""
-    return sum(turn.sets_memory for turn in trajectory.turns)
 
 
 def compiled_line(name: str, seconds: float, from_disk: bool) -> str:

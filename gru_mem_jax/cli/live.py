@@ -86,6 +86,7 @@ class LiveView:
             self._passes = PassRows() if header.in_passes else None
             for turn in trajectory.turns:
                 self._count(turn)
+            self._show_passes(trajectory)
             self._fresh = frozenset()
 
     def status(self, text: str) -> None:
@@ -116,6 +117,7 @@ class LiveView:
             if self._turns_here == 1:
                 self._first_turn_at = self._last_turn_at
             self._count(turn)
+            self._show_passes(trajectory)
             self._status, self._since = self._next_step(turn), time.monotonic()
 
     def end(self, trajectory: Trajectory) -> None:
@@ -134,15 +136,17 @@ class LiveView:
 
     def _count(self, turn: Turn) -> None:
         self._progress.add(turn)
+        if turn.kind == "memory":
+            self._gate_probabilities = probabilities(turn)
+            if self._passes is None:
+                self._kinds.append(gate_kind(turn))
+                self._updates += bool(turn.update)
+                self._remember(turn.memory, turn.memory_tokens)
+
+    def _show_passes(self, trajectory: Trajectory) -> None:
         if self._passes is not None:
-            self._passes.add(turn)
-            self._gate_probabilities = probabilities(turn)
+            self._passes = PassRows(trajectory.turns)
             self._remember(self._passes.memory, self._passes.memory_tokens)
-        elif turn.kind == "memory":
-            self._kinds.append(gate_kind(turn))
-            self._gate_probabilities = probabilities(turn)
-            self._updates += bool(turn.update)
-            self._remember(turn.memory, turn.memory_tokens)
 
     def _remember(self, memory: str, tokens: int) -> None:
         if memory != self._memory:  # else the last change is still marked

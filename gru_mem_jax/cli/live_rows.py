@@ -4,6 +4,7 @@ The chunks of a scan come in any order; each has its place in the row from the s
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -34,38 +35,33 @@ class _Pass:
 class PassRows:
     """What each pass over a text has found, chunk by chunk.
 
+    Args:
+      turns: those so far, in the order of a trajectory.
+
     Attributes:
-      memory, memory_tokens: as it stands: a scan's candidate is not in it.
-      taken: how often it was replaced.
+      memory, memory_tokens: as it stands: a candidate that was not accepted is not in
+        it.
     """
 
-    def __init__(self) -> None:
-        self.memory, self.memory_tokens, self.taken = "", 0, 0
+    def __init__(self, turns: Sequence[Turn] = ()):
+        self.memory, self.memory_tokens = "", 0
         self._passes: dict[int, _Pass] = {}
-        # Of the scan: which chunk has offered a memory, and how long it is.
-        self._offered: dict[str, tuple[int, int, int]] = {}
+        for turn in turns:
+            if turn.chunk is not None:
+                self._add(turn)
 
-    def add(self, turn: Turn) -> None:
-        """Counts a turn."""
-        self._stands(turn.memory_before)
-        if turn.chunk is None:
-            return
+    def _add(self, turn: Turn) -> None:
         row = self._passes.setdefault(turn.pass_number, _Pass())
         changes = bool(turn.update) and turn.memory != turn.memory_before
-        if turn.step == "scan":
-            row.scans = True
-            if changes:
-                self._offered.setdefault(
-                    turn.memory, (turn.pass_number, turn.chunk, turn.memory_tokens)
-                )
-            mark = "open" if changes else "shut"
-        else:
-            row.merges += turn.step == "merge"
-            mark = "taken" if changes else "shut"
-            if changes:
-                self._replace(turn.memory, turn.memory_tokens)
+        mark = "shut"
+        if changes:
+            mark = "taken" if turn.sets_memory else "open"
+        if turn.sets_memory:
+            self.memory, self.memory_tokens = turn.memory, turn.memory_tokens
+        row.scans |= turn.step == "scan"
+        row.merges += turn.step == "merge"
         row.read += turn.step != "merge"
-        row.marks[turn.chunk] = mark if turn.well_formed else "malformed"
+        row.marks[turn.chunk or 0] = mark if turn.well_formed else "malformed"
 
     @property
     def height(self) -> int:
@@ -112,20 +108,6 @@ class PassRows:
             said += f", {row.merges} merged"
         text.append(said, style="dim")
         return text
-
-    def _stands(self, memory: str) -> None:
-        """A turn sees this memory: a scan's candidate may have become it."""
-        if memory == self.memory:
-            return
-        number, chunk, tokens = self._offered.get(memory, (0, 0, 0))
-        if number:
-            self._passes[number].marks[chunk] = "taken"
-        self._replace(memory, tokens)
-
-    def _replace(self, memory: str, tokens: int) -> None:
-        self.memory, self.memory_tokens = memory, tokens
-        self.taken += 1
-        self._offered = {}
 
 
 def _symbol(mark: str, unicode: bool) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gru_mem_jax.agent.config import MODES_IN_PASSES
 from gru_mem_jax.agent.trajectory import Turn
 from gru_mem_jax.cli import arguments, terminal
 from gru_mem_jax.errors import InputError
@@ -121,14 +122,14 @@ def _reading(sample: "TrainingSample") -> str:
     text = f"{read} of {chunks} chunks ({trajectory.stop_reason}); "
     turns = trajectory.memory_turns
     if len(turns) > read:
-        passes = max(turn.pass_number for turn in turns)
+        passes = trajectory.num_passes
         counted = f"{passes} pass{'es' * (passes > 1)}, {len(turns)} turns"
         text = f"{read} of {chunks} chunks in {counted} ({trajectory.stop_reason}); "
     if sample.last_evidence is None:
         return text + "no chunk holds evidence"
     last = sample.last_evidence + 1
     text += f"the last evidence is in chunk {last}"
-    if trajectory.mode in ("reread", "parallel"):  # they read on whatever they know
+    if trajectory.mode in MODES_IN_PASSES:  # they read on whatever they know
         return text
     away = read - last
     where = (

@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from gru_mem_jax.agent.completion import read_completion
+from gru_mem_jax.agent.completion import answer_turn
 from gru_mem_jax.agent.config import AgentConfig, config_to_dict
 from gru_mem_jax.agent.document import Document
 from gru_mem_jax.agent.loop import FAILED, INTERRUPTED
-from gru_mem_jax.agent.parse import extract_boxed
 from gru_mem_jax.agent.prompts import PromptBuilder, Template, fill
 from gru_mem_jax.agent.requests import Completion, Prompt, Request, Role, prompt_ids
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.agent.turn_form import follow, turn_constraint
-from gru_mem_jax.agent.turn_requests import question_ids, request_seed
+from gru_mem_jax.agent.turn_form import turn_constraint
+from gru_mem_jax.agent.turn_requests import question_ids, turn_request
 from gru_mem_jax.errors import InputError, RunError
 from gru_mem_jax.evaluation.retrieval import Part, best_passages, two_ends
 from gru_mem_jax.records import check_choice, check_int, plain_numbers
@@ -117,7 +116,7 @@ class Baseline:
         self._clock, self._started = clock, clock()
         self._finished: float | None = None
         self._request: Request | None = None
-        self._constraint = turn_constraint(builder, config, "answer")
+        turn_constraint(builder, config, "answer")  # raises where it leaves no room
         self._head = Trajectory(
             mode=mode,
             question=str(question),
@@ -147,16 +146,13 @@ class Baseline:
             self.stop(INTERRUPTED)
             raise
         self._document = ""  # frees it
-        sampling = self._config.sampling
-        self._request = Request(
-            prompt=self._prompt(part.ids),
-            max_new_tokens=self._config.completion_tokens,
-            stop_ids=self._builder.encoder.stop_ids,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=request_seed(sampling.seed, self._head.trajectory_id, 0),
-            constraint=self._constraint,
+        self._request = turn_request(
+            self._builder,
+            self._config,
+            "answer",
+            self._prompt(part.ids),
+            self._head.trajectory_id,
+            0,
         )
         shown = {
             "document_tokens": part.document_tokens,
@@ -175,7 +171,7 @@ class Baseline:
           number: 0, or None; there is one request.
 
         Raises:
-          RunError: no request is open.
+          RunError: no request is open, or a constrained completion lacks its form.
         """
         if self._request is None:
             raise RunError("a completion came for which there is no open request")
@@ -183,25 +179,7 @@ class Baseline:
         if completion.failure is not None:
             self._end(stop_reason=FAILED, interrupted=True, failure=completion.failure)
             return None
-        follow(request, completion)  # raises where a form was not kept
-        text, problem = read_completion(completion, self._builder.encoder)
-        text = self._builder.opened + text
-        answer = extract_boxed(text)
-        if problem is None and answer is None:
-            problem = r"no \boxed{} in the answer"
-        turn = Turn(
-            kind="answer",
-            well_formed=problem is None,
-            problem=problem,
-            memory="",
-            memory_tokens=0,
-            text=text,
-            finish_reason=completion.finish_reason,
-            prompt_tokens=len(prompt_ids(request.prompt)),
-            completion_tokens=len(completion.ids),
-            shared_prompt_tokens=completion.shared_prompt_tokens,
-            seconds=completion.seconds,
-        )
+        turn, answer = answer_turn(request, completion, self._builder)
         self._end(stop_reason=ONE_PROMPT, answer=answer, turns=(turn,))
         return turn
 

@@ -15,7 +15,6 @@ from gru_mem_jax.data.scoring import normalize_answer, score
 from gru_mem_jax.evaluation.passes import (
     memory_left,
     memory_sizes,
-    num_passes,
 )
 from gru_mem_jax.evaluation.records import AskedQuestion, ScoredAnswer
 
@@ -72,7 +71,7 @@ def scored_answer(
         stop_reason=said.stop_reason,
         chunks_read=said.num_chunks,
         turns=len(said.memory_turns),
-        passes=num_passes(said),
+        passes=said.num_passes,
         prompt_tokens=said.prompt_tokens,
         completion_tokens=said.completion_tokens,
         shared_prompt_tokens=said.shared_prompt_tokens,

@@ -29,8 +29,3 @@ def memory_sizes(trajectory: Trajectory) -> tuple[int, ...]:
         scan = turn.step == "scan"
         sizes.append(known.get(after.memory_before, 0) if scan else turn.memory_tokens)
     return tuple(sizes)
-
-
-def num_passes(trajectory: Trajectory) -> int:
-    """How many passes over the text were begun; 0 if nothing was read."""
-    return max((turn.pass_number for turn in trajectory.memory_turns), default=0)

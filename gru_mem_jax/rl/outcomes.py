@@ -241,7 +241,7 @@ def _fill(
     arrays["stop"][at] = STOP_REASONS.index(known)
     arrays["exit_gate"][at] = passes.obeys_exit(trajectory)
     arrays["exit_offset"][at] = passes.exit_offset(trajectory, evidence)
-    arrays["passes"][at] = max((turn.pass_number for turn in memory), default=0)
+    arrays["passes"][at] = trajectory.num_passes
     arrays["merges"][at] = sum(turn.step == "merge" for turn in memory)
     arrays["well_formed"][at] = trajectory.well_formed
     always_open = trajectory.mode == "memagent"

@@ -198,6 +198,17 @@ IN_PASSES = (
     look(3, "scan", 0, "bcd", "bcd"),
     look(3, "read", None, "bcd", "bcd", kind="answer", chunk_span=None),
 )
+
+
+def so_far(number):
+    """The first turns: a candidate is accepted when the whole scan has come."""
+    ends = {1: 4, 2: 7, 3: 8}
+    return tuple(
+        dataclasses.replace(t, accepted=t.accepted and number >= ends[t.pass_number])
+        for t in IN_PASSES[:number]
+    )
+
+
 SCANNED = Trajectory(
     mode="parallel", question="Who?", turns=IN_PASSES, stop_reason="end_of_context"
 )
@@ -222,9 +233,9 @@ def test_summary_of_passes_counts_chunks_and_turns_apart():
     )
     assert said.endswith("1 malformed turns")
     # What a scan offers counts if it was accepted.
-    for end, updates in ((2, 0), (4, 1), (5, 2), (6, 3), (8, 3)):
-        cut = Trajectory(mode="parallel", question="Who?", turns=IN_PASSES[:end])
-        assert display.memory_updates(cut) == updates
+    for end, updates in ((1, 0), (3, 0), (4, 1), (5, 2), (6, 2), (7, 3), (8, 3)):
+        cut = Trajectory(mode="parallel", question="Who?", turns=so_far(end))
+        assert f", {updates} memory updates, " in display.summary(cut)
     again = tuple(look(n, "read", 0, "", "") for n in (1, 2))
     again = Trajectory(mode="reread", question="Who?", turns=again)
     assert "1 chunks read in 2 turns and 2 passes, 0 memory" in display.summary(again)
@@ -245,30 +256,27 @@ def test_progress_of_a_scan_never_jumps_back():
 
 
 def rows_of(turns, width=80, total=4, unicode=True):
-    rows = live_rows.PassRows()
-    for t in turns:
-        rows.add(t)
+    rows = live_rows.PassRows(turns)
     return [line.plain for line in rows.lines(width, unicode, total)], rows
 
 
 def test_rows_of_passes_fill_in_any_order():
-    shown = [rows_of(IN_PASSES[:n])[0][0] for n in range(1, 6)]
+    shown = [rows_of(so_far(n))[0][0] for n in range(1, 6)]
     assert [line.partition(" scanned")[0] for line in shown] == [
         "pass 1     ○  1",
         "pass 1   ✗ ○  2",
         "pass 1   ✗○○  3",
-        "pass 1   ✗○○· 4",
+        "pass 1   ✗●○· 4",
         "pass 1   ✗●●· 4",
     ]
     lines, rows = rows_of(IN_PASSES)
-    # That "b" and "bcd" were taken is told by who saw them next.
     assert lines[:3] == [
         "pass 1   ✗●●· 4 scanned, 1 merged",
         "pass 2   ·  ● 2 scanned",
         "pass 3   ·    1 scanned",
     ]
     assert "● in the memory" in lines[3]
-    assert (rows.memory, rows.memory_tokens, rows.taken) == ("bcd", 3, 3)
+    assert (rows.memory, rows.memory_tokens) == ("bcd", 3)
     # Many chunks share places: what matters most of each is shown.
     many = [look(1, "scan", i, memory="x" if i == 333 else "") for i in range(1000)]
     (line, _), _ = rows_of(many, 100, None)
@@ -287,9 +295,11 @@ def test_live_frame_of_passes(encoding):
     view = live.LiveView(console)
     view.begin(header, Trajectory(mode="parallel", question="Who?"))
     for i, t in enumerate(IN_PASSES):
-        view.turn(t, dataclasses.replace(SCANNED, turns=IN_PASSES[: i + 1]))
-        if i == 3:
+        view.turn(t, dataclasses.replace(SCANNED, turns=so_far(i + 1)))
+        if i == 2:
             assert view._memory == ""  # a candidate is not the memory
+        if i == 3:
+            assert view._memory == "b"
             assert view._status == "pass 1, scanning"
         if i == 4:
             assert (view._memory, view._status) == ("bc", "pass 1, merging")

@@ -39,11 +39,11 @@ def test_the_memory_as_it_stands():
     assert passes.memory_sizes(RUN) == (0, 0, 0, 3, 3, 6, 6, 5)
     left = [passes.memory_left(t) for t in RUN.turns[:6]]
     assert left == [ADA, "", "", "", ADA, BOTH]
-    assert passes.num_passes(RUN) == 2
+    assert RUN.num_passes == 2
     # Nothing was merged before the run ended.
     cut = Trajectory(mode="parallel", question="?", turns=SCAN[1:])
     assert passes.memory_sizes(cut) == (0, 0, 0)
-    assert passes.num_passes(Trajectory(mode="parallel", question="?")) == 0
+    assert Trajectory(mode="parallel", question="?").num_passes == 0
 
 
 def test_a_chunk_counts_once():

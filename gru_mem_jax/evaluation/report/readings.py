@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gru_mem_jax.agent.trajectory import Trajectory, Turn
-from gru_mem_jax.evaluation.passes import num_passes
 from gru_mem_jax.evaluation.report.collect import Collected, Sample
 from gru_mem_jax.evaluation.report.words import mode_style, visible
 from gru_mem_jax.records import cut
@@ -37,7 +36,7 @@ def parallel_run(collected: Collected) -> tuple[Sample, Trajectory] | None:
         if sample is None or not trajectory.memory_turns:
             continue
         merged = sum(turn.sets_memory for turn in trajectory.turns)
-        rank = sample.answer.score, num_passes(trajectory), merged
+        rank = sample.answer.score, trajectory.num_passes, merged
         if best is None or rank > best[0]:
             best = rank, sample, trajectory
     return None if best is None else best[1:]
@@ -63,7 +62,7 @@ def draw_reading(
     chunks = max((turn.chunk or 0 for turn in turns), default=0) + 1
     chunks = max(chunks, *evidence, 1) if evidence else chunks
     color, name = mode_style(trajectory.mode)
-    below = f"{len(turns)} memory turns in {num_passes(trajectory)} passes; "
+    below = f"{len(turns)} memory turns in {trajectory.num_passes} passes; "
     below += cut(visible(" ".join(trajectory.question.split())), 56)
     lanes = list(_lanes(turns))
     taken = [turn for turn in turns if turn.sets_memory]

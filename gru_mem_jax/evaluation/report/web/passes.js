@@ -43,22 +43,18 @@ function passStrip(sample, turns, marks, pick) {
   const read = turns.filter((turn) => turn.chunk !== null);
   const passes = Math.max(...read.map((turn) => turn.pass));
   const chunks = Math.max(sample.chunks, 1);
-  const cell = Math.max(5, Math.min(20, Math.floor(860 / chunks)));
+  const cell = cellWidth(chunks);
   const lanes = lanesOf(read, passes);
   const floor = lanes.at(-1).floor;
   const width = Math.max(LABELS + chunks * cell + 2, 220);
   const height = floor + 42;
   const merges = read.filter((turn) => turn.taken && turn.step !== "read").length;
-  const picture = shape("svg", {
-    class: "strip",
+  const picture = stripPicture(
     width,
     height,
-    viewBox: `0 0 ${width} ${height}`,
-    role: "img",
-    "aria-label":
-      `${counted(chunks, "chunk")} in ${passText(passes)}: evidence, update gates, ` +
+    `${counted(chunks, "chunk")} in ${passText(passes)}: evidence, update gates, ` +
       (merges ? `${merges} merged` : "memory size"),
-  });
+  );
   picture.append(labelled("evidence", 0, 12));
   const gap = cell > 8 ? 2 : 1;
   const box = (chunk) => ({ x: LABELS + chunk * cell + gap / 2, width: cell - gap });

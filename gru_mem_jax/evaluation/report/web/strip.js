@@ -16,23 +16,19 @@ function strip(sample, turns, marks, pick) {
   if (inPasses(turns)) return passStrip(sample, turns, marks, pick);
   const memory = turns.filter((turn) => turn.chunk !== null);
   const chunks = Math.max(sample.chunks, memory.length, 1);
-  const cell = Math.max(5, Math.min(20, Math.floor(860 / chunks)));
+  const cell = cellWidth(chunks);
   const width = LABELS + chunks * cell + 2;
   const lanes = GATED.includes(sample.mode)
     ? ["evidence", "update", "exit"]
     : ["evidence"];
   const floor = lanes.length * LANE + BARS; // where the bars stand
   const height = floor + 22;
-  const picture = shape("svg", {
-    class: "strip",
+  const picture = stripPicture(
     width,
     height,
-    viewBox: `0 0 ${width} ${height}`,
-    role: "img",
-    "aria-label":
-      `${memory.length} of ${counted(chunks, "chunk")} read: evidence, gates and ` +
+    `${memory.length} of ${counted(chunks, "chunk")} read: evidence, gates and ` +
       "memory size",
-  });
+  );
   lanes.forEach((name, lane) => picture.append(labelled(name, 0, lane * LANE + 12)));
   picture.append(labelled("memory", 0, floor - 2));
   const most = Math.max(1, ...memory.map((turn) => turn.tokens));
@@ -113,6 +109,22 @@ function turnTip(sample, turn, marks, chunk) {
   return [...words, fateText(turn), `memory ${counted(turn.tokens, "token")}`]
     .filter((word) => word !== null)
     .join(", ");
+}
+
+/** The picture of a reading, named for those who do not see it. */
+function stripPicture(width, height, label) {
+  return shape("svg", {
+    class: "strip",
+    width,
+    height,
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": label,
+  });
+}
+
+function cellWidth(chunks) {
+  return Math.max(5, Math.min(20, Math.floor(860 / chunks)));
 }
 
 function bang(gate) {
