@@ -5,7 +5,9 @@ import pathlib
 from collections.abc import Iterator
 
 from gru_mem_jax.data import dataset_files
+from gru_mem_jax.data.bad_records import OnBadRecord
 from gru_mem_jax.data.dataset_source import DatasetSource
+from gru_mem_jax.data.files import Part
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation.suite import QuestionSet
 from gru_mem_jax.evaluation.suites import lengths as lengths_lib
@@ -21,11 +23,16 @@ class DatasetSuite:
       lengths: such as ("50 documents", "400 documents"); a number alone is in the
         folder's unit. Empty: all that the folder holds.
       num_questions: of each length, the first; None: all.
+      part, held_out_share: the questions that a `DatasetSource` with the same two has.
+      on_bad_record: "error" or "skip", as a source has it.
     """
 
     path: str
     lengths: tuple[str, ...] = ()
     num_questions: int | None = None
+    part: Part = "all"
+    held_out_share: float = 0.1
+    on_bad_record: OnBadRecord = "error"
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -36,6 +43,17 @@ class DatasetSuite:
             )
         if self.num_questions is not None:
             check_int("num_questions", self.num_questions, 1)
+        self._source(None)  # which checks the others
+
+    def _source(self, length: str | None) -> DatasetSource:
+        return DatasetSource(
+            path=self.path,
+            length=length,
+            shuffle=False,
+            part=self.part,
+            held_out_share=self.held_out_share,
+            on_bad_record=self.on_bad_record,
+        )
 
     def question_sets(self) -> Iterator[QuestionSet]:
         """The sets, in the order of `lengths`, or of the folder.
@@ -51,7 +69,7 @@ class DatasetSuite:
         for length in chosen or known:
             yield QuestionSet(
                 name=folder.resolve().name,
-                source=DatasetSource(path=self.path, length=str(length), shuffle=False),
+                source=self._source(str(length)),
                 count=self.num_questions,
                 length=lengths_lib.label(length),
             )

@@ -6,6 +6,7 @@ import pytest
 
 from gru_mem_jax.cli import suites
 from gru_mem_jax.cli.arguments import Parser
+from gru_mem_jax.data import DatasetSource
 from gru_mem_jax.data.builders import JsonlDocuments, Length, build
 from gru_mem_jax.errors import InputError
 from gru_mem_jax.evaluation import DatasetSuite, SourceSuite
@@ -79,6 +80,31 @@ def test_a_data_set_is_a_suite(tmp_path):
         suite_of(*flags, "--gaps=1")
     with pytest.raises(InputError, match=r"lengths must be a tuple such as"):
         DatasetSuite(path=str(folder), lengths="1")
+    with pytest.raises(InputError, match="part must be"):
+        DatasetSuite(path=str(folder), part="test")
+
+
+def test_a_part_of_a_data_set(tmp_path):
+    """Trained on part train, asked on the other: no question is in both."""
+    records = [
+        {"id": str(i), "question": f"q{i}", "answers": ["a"], "document": "a"}
+        for i in range(20)
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, records)))
+    recipe = JsonlDocuments(
+        sources=(str(tmp_path / "mine.jsonl"),), lengths=(Length("documents", 1),)
+    )
+    folder = build(recipe, tmp_path / "mine")
+    asked = {}
+    for part in ("train", "held_out"):
+        suite = DatasetSuite(path=str(folder), part=part, held_out_share=0.3)
+        (only,) = suite.question_sets()
+        trained = DatasetSource(path=folder, part=part, held_out_share=0.3)
+        asked[part] = {each.id for _, each in only.source.records().good}
+        assert asked[part] == {each.id for _, each in trained.records().good}
+    assert len(asked["train"]) + len(asked["held_out"]) == 20
+    assert min(map(len, asked.values())) > 2
+    assert not asked["train"] & asked["held_out"]
 
 
 def test_a_synthetic_suite_by_name():
