@@ -290,14 +290,14 @@ def test_the_hours_are_told_before_anything_is_asked(fake):
     lines = (out / "hours.txt").read_text().splitlines()[1:]
     told = dict(line.split()[:2] for line in lines if not line.startswith("model"))
     # By hand: 300 steps of 4 rows of 3 s each, a minute of compiling, and 8 times 50
-    # rows of held-out turns of 1 s and the turns of 16 questions.
-    watched = 80 * (27 + 30 + 21) / 600 + 32 * 200 / 600 + 80 * 49 / 200
+    # rows of held-out turns of 1 s and the turns of 16 questions, at half the rates.
+    watched = 80 * (27 + 30 + 21) / 300 + 32 * 200 / 300 + 80 * 49 / 100
     seconds = 300 * 4 * 3 + 60 + 8 * (50 + watched)
     assert float(told["sft"]) == pytest.approx(seconds / 3600, abs=0.006)
     # 50 + 50 + 100 + 100 questions to 8, 8, 6 and 7.7 chunks, of which four share those
     # of several keys and of SQuAD; then answers.
     prompts = (2170 + 300) * 78 + 1420 * 200
-    seconds = prompts / 600 + (2170 * 35 + 300 * 22) / 200 + 60
+    seconds = prompts / 300 + (2170 * 35 + 300 * 22) / 100 + 60
     assert float(told["evaluate_memagent"]) == pytest.approx(seconds / 3600, abs=0.006)
     parts = [float(value) for name, value in told.items() if name != "all"]
     assert float(told["all"]) == pytest.approx(sum(parts), abs=0.06)
