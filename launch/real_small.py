@@ -140,9 +140,9 @@ def estimated(args: argparse.Namespace) -> dict[str, float]:
         "evaluate_rl": every + compiling,
         "memagent": reinforced(args.chunks, 6, HOTPOTQA_CHUNKS, REWRITE),
         "evaluate_memagent": memagent + compiling,
-        "evaluate_before": 2 * untrained + compiling,
+        "evaluate_before": untrained + compiling,
         "evaluate_constrained": untrained + answers + compiling,
-        "evaluate_early_rl": memagent_early + gated_early + compiling,
+        "evaluate_early_rl": gated_early + compiling,
         "evaluate_early_memagent": memagent_early + compiling,
     }
 

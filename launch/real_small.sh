@@ -278,15 +278,16 @@ ask rl "$modes,question_alone" "${form[@]}"
 learn memagent sft train memagent "$rl_steps" "${form[@]}" ${rl[@]+"${rl[@]}"}
 ask memagent memagent "${form[@]}"
 
-# Before. An untrained model is told in full what to do; it often does not end by itself.
-# MemAgent's turns have no form.
+# Before, of half as many questions. An untrained model is told in full what to do; it
+# often does not end by itself. MemAgent's turns have no form.
+half=(--gin.NUM_QUESTIONS=$(((questions + 1) / 2)) --gin.NUM_NEEDLES=$(((needles + 1) / 2)))
 full=(--gin.STYLE='"full"' --gin.PROMPT_TOKENS=$((quick ? 1400 : 768)))
 if [ -z "$quick" ]; then full+=(--gin.COMPLETION_TOKENS=128); fi
-ask before with_exit_gate,memagent "${full[@]}"
+ask before with_exit_gate,memagent "${full[@]}" "${half[@]}"
 ask constrained with_exit_gate,question_alone "${full[@]}" --gin.FORMAT='"constrained"'
 
 # Early evidence.
-ask_early rl with_exit_gate,memagent
+ask_early rl with_exit_gate
 ask_early memagent memagent
 
 # Tables and curves.

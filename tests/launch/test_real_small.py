@@ -235,6 +235,8 @@ def test_more_questions_are_asked_of_what_was_trained(fake):
     assert len(others) == 5
     for call in others:
         assert {"--gin.NUM_QUESTIONS=100", "--gin.NUM_NEEDLES=50"} <= set(call.split())
+        half = "--gin.NUM_QUESTIONS=50 --gin.NUM_NEEDLES=25" in call
+        assert half == ("policies/before" in call)  # the last binding of a name holds
     # What matters most comes first.
     asked = [line for line in stages(done) if line.startswith("evaluate_")]
     order = ["sft", "rl", "memagent", "before", "constrained", "early_rl"]
