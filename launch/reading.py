@@ -116,6 +116,7 @@ class Asked:
     def __init__(self, folder: pathlib.Path, label: str):
         self.scores: dict[tuple[str, Any, str], dict[tuple[str, int], float]] = {}
         self.alone: dict[tuple[str, Any, str], list[float]] = {}
+        self.steps: dict[tuple[str, Any, str], list[int]] = {}
         answers = ResultsFolder(folder).answers()
         self.policies = list(dict.fromkeys(answer.policy for answer in answers))
         for answer in answers:
@@ -124,6 +125,8 @@ class Asked:
             self.scores.setdefault(key, {})[at] = answer.score
             if answer.seconds_alone is not None:
                 self.alone.setdefault(key, []).append(answer.seconds_alone)
+            if answer.steps_alone is not None:
+                self.steps.setdefault(key, []).append(answer.steps_alone)
         self.modes = [m for m in ASKED if any(key[2] == m for key in self.scores)]
         self.sets = sorted(
             {key[:2] for key in self.scores},
@@ -161,17 +164,21 @@ def compared(first: Mapping[int, float], second: Mapping[int, float]) -> str:
 
 
 def one_question(asked: Asked) -> str:
-    """Score, and how long one question takes, in each mode; and parallel's gain."""
+    """Score, time and steps of one question, in each mode; and parallel's gain."""
     rows, gains = [], []
     for where in asked.sets:
-        seconds = {
-            mode: sum(own) / len(own)
-            for mode in asked.modes
-            if (own := asked.alone.get((*where, mode)))
-        }
+        seconds, steps = (
+            {
+                m: sum(own) / len(own)
+                for m in asked.modes
+                if (own := of.get((*where, m)))
+            }
+            for of in (asked.alone, asked.steps)
+        )
         cells = [
             asked.cell(where, mode)
             + (f", {1000 * seconds[mode]:.0f} ms" if mode in seconds else "")
+            + (f", {steps[mode]:.0f} steps" if mode in steps else "")
             for mode in asked.modes
         ]
         rows.append([where[1], where[0], *cells])
@@ -179,16 +186,17 @@ def one_question(asked: Asked) -> str:
             continue
         gain: list[object] = [where[1], where[0]]
         for mode in ("without_exit_gate", "with_exit_gate"):
-            both = mode in seconds and "parallel" in seconds
-            faster = f"{seconds[mode] / seconds['parallel']:.1f}" if both else "–"
+            for of in (seconds, steps):
+                both = mode in of and "parallel" in of
+                gain.append(f"{of[mode] / of['parallel']:.1f}" if both else "–")
             change = compared(asked.means(where, "parallel"), asked.means(where, mode))
-            gain += [faster, change]
+            gain.append(change)
         gains.append(gain)
     text = table(["chunks", "task", *asked.modes], rows)
     if gains:
         heads = ["chunks", "task"]
         for mode in ("without_exit_gate", "with_exit_gate"):
-            heads += [f"times faster than {mode}", "points more"]
+            heads += [f"times faster than {mode}", "times fewer steps", "points more"]
         text += "\nparallel beside the others:\n\n" + table(heads, gains)
     return text
 
@@ -224,7 +232,10 @@ def tables(out: pathlib.Path) -> str:
     folder = out / "evaluation"
     text = ""
     if (folder / "one" / "answers.jsonl").exists():
-        text += "One question, exact answers in % and how long it takes alone:\n\n"
+        text += (
+            "One question: exact answers in %, and how long and how many decode steps "
+            "it takes alone:\n\n"
+        )
         text += one_question(Asked(folder / "one", "num_chunks"))
     for part, label, title in (
         ("tasks", "num_chunks", "After training, exact answers in %"),

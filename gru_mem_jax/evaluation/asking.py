@@ -198,22 +198,24 @@ class _Run:
         self._builder, self._config = builder, config
         self._asking, self._mode, self._kept = asking, mode, kept
         self._results, self._on_turn, self._on_answer = results, on_turn, on_answer
-        self._alone: dict[QuestionKey, float] = {}
+        self._alone: dict[QuestionKey, tuple[float, int | None]] = {}
         self._shares: dict[QuestionKey, float] = {}  # of first attempts
         self._before: dict[QuestionKey, Trajectory | None] = {}
 
     def time_alone(self, queue: Sequence[Place], forget: Callable[[], None]) -> None:
-        """Times the first questions of each set, one at a time."""
+        """Times the first questions of each set, one at a time; counts their steps."""
         timed = [place for place in queue if place.index < self._asking.time_alone]
         for place in timed:
             forget()
             example = place.drawn.examples[place.index]
             asked = self._begin(place, example, PassingText(example.document))
-            began = time.perf_counter()
+            before, began = self._generator.decode_steps, time.perf_counter()
             for _ in driver.run(self._generator, cast(Any, [asked])):
                 self._on_turn()
+            seconds, after = time.perf_counter() - began, self._generator.decode_steps
             if asked.failure is None:
-                self._alone[place.key] = time.perf_counter() - began
+                steps = None if before is None or after is None else after - before
+                self._alone[place.key] = seconds, steps
         if timed:
             forget()
 
@@ -313,10 +315,12 @@ class _Run:
             mode=self._mode,
         )
         key = asked.place.key
+        seconds_alone, steps_alone = self._alone.get(key, (None, None))
         answer = dataclasses.replace(
             answer,
             seconds_share=self._shares[key],
-            seconds_alone=self._alone.get(key),
+            seconds_alone=seconds_alone,
+            steps_alone=steps_alone,
         )
         kept = asked.place.index < self._kept[id(asked.place.drawn)]
         self._results.write_answer(answer, asked.trajectory if kept else None)

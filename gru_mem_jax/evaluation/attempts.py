@@ -131,6 +131,12 @@ class Refusing:
     def capacity(self) -> int:
         return self._generator.capacity
 
+    @property
+    def decode_steps(self) -> int | None:
+        """Decode steps so far; None of a generator that does not count them."""
+        stats = getattr(self._generator, "stats", dict)()
+        return stats.get("decode_steps")
+
     def submit(self, request: Request) -> int:
         try:
             return self._generator.submit(request)

@@ -138,6 +138,8 @@ class ScoredAnswer:
       seconds_share: its part of the wall-clock, which at each moment is divided evenly
         among the questions that run: the parts of a set add up to the set's.
       seconds_alone: wall-clock of the question alone; None: not measured.
+      steps_alone: decode steps of the generator for the question alone, each of which
+        writes a token of every turn that runs; None: not counted.
       stop_reason: as of the trajectory.
       chunks_read: how many, each counted once.
       turns, passes: how many memory turns and passes over the text that took; None: an
@@ -171,6 +173,7 @@ class ScoredAnswer:
     seconds: float
     seconds_share: float = 0.0
     seconds_alone: float | None = None
+    steps_alone: int | None = None
     stop_reason: str | None = None
     chunks_read: int = 0
     turns: int | None = None
@@ -197,7 +200,7 @@ class ScoredAnswer:
         for name, score in self.scores.items():
             check_number(f"answer.scores.{name}", score, 0, 1)
         check_int("answer.chunks_read", self.chunks_read, 0, _MOST_COUNTED)
-        for name in ("turns", "passes"):
+        for name in ("turns", "passes", "steps_alone"):
             if getattr(self, name) is not None:
                 check_int(f"answer.{name}", getattr(self, name), 0, _MOST_COUNTED)
         for size in self.memory_tokens:

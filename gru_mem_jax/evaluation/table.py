@@ -27,6 +27,7 @@ _LEFT_OUT = (
     "latency_ratio",
     "exact_sd",
     "exact_exit",
+    "alone_steps",
     "alone_seconds",
     "turns",
     "chunks_read",

@@ -234,6 +234,9 @@ def measured(
         "alone_seconds": _mean(
             [a.seconds_alone for a in done if a.seconds_alone is not None]
         ),
+        "alone_steps": _mean(
+            [a.steps_alone for a in done if a.steps_alone is not None]
+        ),
     }
     return {name: value for name, value in row.items() if value is not None}
 

@@ -379,6 +379,30 @@ def test_questions_are_timed_alone_with_nothing_held(tmp_path):
     assert alone[2] is None
     (row,) = tabulate.table_rows([folder])
     assert row["alone_seconds"] == pytest.approx((alone[0] + alone[1]) / 2)
+    assert "alone_steps" not in row  # this generator does not count
+
+
+def test_decode_steps_of_questions_alone(tmp_path):
+    """What ran before is not counted."""
+
+    class Counting(ScriptedGenerator):
+        steps = 100
+
+        def step(self):
+            self.steps += 3
+            return super().step()
+
+        def stats(self):
+            return {"decode_steps": self.steps}
+
+    sets = numbered(2)
+    generator = Counting(lambda request: r"\boxed{none}", ENCODER)
+    folder = evaluated(tmp_path, sets, ("memagent",), generator, time_alone=1)
+    timed, other = sorted(folder.answers(), key=lambda answer: answer.index)
+    assert timed.steps_alone == 3 * (timed.turns + 1)  # and the answer's turn
+    assert other.steps_alone is None
+    (row,) = tabulate.table_rows([folder])
+    assert row["alone_steps"] == timed.steps_alone
 
 
 def test_shares_add_up_to_the_time_that_passed(tmp_path):

@@ -196,6 +196,7 @@ def write_answers(folder, policies, modes, sets, score):
             score=score(policy, mode, labels, index),
             seconds=1.0,
             seconds_alone=(0.1 if mode == "parallel" else 0.4) if index < 2 else None,
+            steps_alone=(30 if mode == "parallel" else 600) if index < 2 else None,
         )
         for name, labels in sets
         for policy in policies
@@ -246,12 +247,13 @@ def test_tables_by_hand(helper, tmp_path):
     low, high = (f"{100 * end:.0f}" for end in interval([1.0] * 4 + [0.0] * 4))
     assert rows_of(one)[2] == [
         *("64", "chain"),
-        *(f"50 ({low}–{high}), 400 ms", "100 (100–100), 100 ms"),
+        f"50 ({low}–{high}), 400 ms, 600 steps",
+        "100 (100–100), 100 ms, 30 steps",
     ]
     found = paired([1.0] * 8, [1.0] * 4 + [0.0] * 4)
     change = f"+50.0 ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
     # with_exit_gate was not asked.
-    assert rows_of(gain)[2] == ["64", "chain", "4.0", change, "–", "–"]
+    assert rows_of(gain)[2] == ["64", "chain", "4.0", "20.0", change, "–", "–", "–"]
     last = bridged[-1]
     assert last[:3] == ["8", "chain", "reread"]
     assert last[3].startswith("25 (")
