@@ -34,7 +34,7 @@ _STAGES = {
 _RL_STEPS = 24
 _TITLE = "GRU-Mem quickstart"
 _SUITES = ("before", "after", "long_memory", "alone")
-_LATENCY = ("alone_seconds", "alone_speed_up", "latency_ratio")
+_LATENCY = ("alone_seconds", "alone_steps", "alone_speed_up", "latency_ratio")
 _MADE = ("sft", "spoil", "warm_start", "rl", "policy", "evaluation")
 
 

@@ -82,7 +82,7 @@ def test_results(finished):
     ]
     timed = [row for row in rows if "alone_seconds" in row]
     assert [(row["stage"], row["set"]) for row in timed] == [("rl", "mix")] * 4
-    assert all(row["alone_seconds"] > 0 for row in timed)
+    assert all(row["alone_seconds"] > 0 < row["alone_steps"] for row in timed)
     for row in rows:
         assert row["placement"] == "uniform"
         assert row["num_chunks"] == 4
