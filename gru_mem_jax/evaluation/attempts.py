@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gru_mem_jax.agent.chunking import Chunk, Chunks, chunk_batches
 from gru_mem_jax.agent.document import Document
@@ -134,7 +135,7 @@ class Refusing:
     @property
     def decode_steps(self) -> int | None:
         """Decode steps so far; None of a generator that does not count them."""
-        stats = getattr(self._generator, "stats", dict)()
+        stats: dict[str, Any] = getattr(self._generator, "stats", dict)()
         return stats.get("decode_steps")
 
     def submit(self, request: Request) -> int:
