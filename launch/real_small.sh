@@ -15,7 +15,8 @@
 #   --steps N          of supervised training, default 200; on a GPU 2000
 #   --rl_steps N       of reinforcement learning, of each agent, default 16; on a GPU 200
 #   --questions N      held-out ones of each rung, of the first half with one key and half
-#                      with several; default 100; on a GPU 200
+#                      with several; default 100; on a GPU 200. Half as many are asked of
+#                      the model as it comes, whose turns are free
 #   --format free|constrained   of turns from the warm start on; default free
 #   --gpu              the counts of a GPU; by itself where nvidia-smi lists one and
 #                      JAX_PLATFORMS is not cpu. Needs jax[cuda12]
