@@ -57,4 +57,5 @@ cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
-exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" --durations=25 "$@"
+exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" \
+  --dist worksteal --durations=25 "$@"
