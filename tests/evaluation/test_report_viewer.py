@@ -508,6 +508,25 @@ def test_a_malformed_turn_says_no_wrong_gate(browser, tmp_path):
         assert gates == [said[held[number]] for number in held]
 
 
+def test_a_constrained_turn_says_how_likely_its_gates_were_to_open(browser, tmp_path):
+    made = Made(modes=("with_exit_gate",), sets=("one",), questions=1, faults=0)
+    write_folder(tmp_path / "results", made)
+    file = tmp_path / "results" / "trajectories.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    turns = lines[0]["trajectory"]["turns"]
+    likely = {"update_probability": 0.126, "exit_probability": 1 - 1e-6}
+    turns[0] |= likely
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = write_report_page([tmp_path / "results"], tmp_path)
+    with opened(browser, path, hash="#trajectories") as page:
+        rows(page).first.click()
+        page.wait_for_selector(".row.answer")
+        said = page.locator(".gate").all_inner_texts()
+        assert ", P(yes) 0.13" in said[0]
+        assert ", P(end) 1.00" in said[1]
+        assert not any("P(" in gate for gate in said[2:])
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """500 trajectories of 64 chunks."""

@@ -198,6 +198,10 @@ def _turn(turn: Turn) -> dict[str, Any]:
     }
     if turn.kind == "memory":
         record |= {"update": bool(turn.update), "exit": bool(turn.exit)}
+        if turn.update_probability is not None:
+            record["updateProbability"] = round(turn.update_probability, 4)
+        if turn.exit_probability is not None:
+            record["exitProbability"] = round(turn.exit_probability, 4)
         if turn.pass_number > 1:
             record["pass"] = turn.pass_number
         if turn.step != "read":

@@ -227,8 +227,8 @@ function chunkRow(sample, turn, chunk, marks) {
   const gates = el(
     "p",
     { class: "gates" },
-    gate("update", update, "yes", "no"),
-    gate("exit", exit, "end", "continue"),
+    gate("update", update, "yes", "no", turn.updateProbability),
+    gate("exit", exit, "end", "continue", turn.exitProbability),
     el("span", { class: "quiet" }, `${kept} ${counted(turn.tokens, "token")}`),
   );
   const quiet = !marks.evidence.has(turn.chunk) && before === after && !turn.problem;

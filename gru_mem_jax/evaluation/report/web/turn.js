@@ -5,7 +5,8 @@ const KEPT_WORDS = 16; // of an unchanged stretch of memory, at both of its ends
 
 let wholeMemory = false; // show unchanged words too
 
-function gate(name, value, open, shut) {
+/** A gate; a constrained turn says how likely it was to open. */
+function gate(name, value, open, shut, probability) {
   if (value === null) return null;
   const word = value.said ? open : shut;
   const wanted = value.due === value.said ? "" : ` should be ${value.due ? open : shut}`;
@@ -14,6 +15,7 @@ function gate(name, value, open, shut) {
     { class: `gate ${name} ${value.said ? "open" : ""} ${value.wrong ? "wrong" : ""}` },
     `${name} `,
     el("b", {}, word),
+    probability === undefined ? null : `, P(${open}) ${probability.toFixed(2)}`,
     value.wrong ? ` ✗${wanted}` : null,
   );
 }
