@@ -3,7 +3,8 @@
 The grammar of a turn is compiled from texts and a tokenizer by `grammar.compiling`;
 the decode loop runs it on the device, one state for each row; `walk` runs it here. In
 each state either one token is forced, or the next one is drawn from a set, the state's
-support: everything but what would break the form, or the two words of a gate.
+support: everything but what would break the form, the two words of a gate, or the two
+tokens of which one begins a part and the other has passed it by, empty.
 """
 
 import dataclasses

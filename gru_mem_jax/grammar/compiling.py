@@ -65,9 +65,9 @@ def _assembled(states: States, starts: Mapping[str, int]) -> TokenGrammar:
 
     made = [state for state in states.states if state is not None]
     kind_of = np.array(states.kind_of, np.int32)
-    # The two tokens of a gate must be told apart: each has a kind of its own.
+    # Two tokens one of which is drawn must be told apart: each has a kind of its own.
     own: dict[int, int] = {}
-    for token in (i for s in made if s.gate >= 0 for i, _ in s.ids):
+    for token in (i for s in made if len(s.ids) > 1 for i, _ in s.ids):
         own.setdefault(token, states.num_kinds + len(own))
     table = np.full((len(made), states.num_kinds + len(own)), -1, np.int32)
     for row, state in zip(table, made):
@@ -82,7 +82,7 @@ def _assembled(states: States, starts: Mapping[str, int]) -> TokenGrammar:
     for number, state in enumerate(made):
         for token, after in state.ids:
             table[number, kind_of[token]] = after
-        if state.kinds or state.gate >= 0:
+        if state.kinds or len(state.ids) > 1:
             allowed = drawn[number][kind_of]
             allowed[[token for token, _ in state.ids]] = True
             support[number] = sets.setdefault(allowed.tobytes(), len(sets))

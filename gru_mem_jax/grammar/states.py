@@ -5,8 +5,9 @@ in the turns that a policy is trained on. Where words are to be chosen, their pi
 share a front; the token after it decides.
 
 A token of a free part may complete the closing tag and hold the beginning of what is
-forced after it ("></"): the rest is then encoded from there. From the state
-after the stop id nothing follows.
+forced after it ("></"): the rest is then encoded from there. Where the last token
+before a free part would be another one if the part were empty ("<think></think>" holds
+"></"), one of the two is drawn. From the state after the stop id nothing follows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from gru_mem_jax.grammar.forms import (
     Choice,
     Form,
     Free,
+    Lead,
     Text,
     encode_reply,
     free_parts,
@@ -46,7 +48,16 @@ class State(NamedTuple):
     opens: int = -1
 
 
+class _Way(NamedTuple):
+    """Ids to be said, the choices made with them, and the state after them."""
+
+    ids: tuple[int, ...]
+    decisions: tuple[tuple[Choice, int], ...]
+    after: int
+
+
 _NEVER = 0  # the kind of tokens that no free part holds
+_EMPTY = Choice(-1, ("an empty part", "text"), ((), ()))
 
 
 class States:
@@ -121,43 +132,75 @@ class States:
           spent: whether it comes after free text whose budget is spent.
         """
         if (form, said, spent) not in self._entered:
-            ways = []
-            for lead in leads(form):
-                ids = self._ids(lead.text.removeprefix(said), spent)
-                after = self._part(lead.rest, "") if lead.rest else self._end
-                if not lead.rest:
-                    ids = (*ids, self._tokenizer.stop_ids[0])
-                ways.append((ids, lead.decisions, after))
-            self._entered[form, said, spent] = self._tree(ways, 0)
+            try:
+                state = self._tree(self._ways(form, said, spent), 0)
+            except PolicyError:  # empty parts cannot be told apart in time
+                ways = self._ways(form, said, spent, empty=False)
+                state = self._tree(ways, 0)
+            self._entered[form, said, spent] = state
         return self._entered[form, said, spent]
 
-    def _tree(self, ways: list[Any], at: int) -> int:
+    def _ways(
+        self, form: Form, said: str, spent: bool, empty: bool = True
+    ) -> list[_Way]:
+        """The runs of ids up to free parts and ends, past parts that are empty too."""
+        ways = []
+        for lead in leads(form):
+            ids = self._ids(lead.text.removeprefix(said), spent)
+            if not lead.rest:
+                ids = (*ids, self._tokenizer.stop_ids[0])
+                ways.append(_Way(ids, lead.decisions, self._end))
+                continue
+            after = self._part(lead.rest, "")
+            skipped = self._skipping(lead, said, spent, ids) if empty else []
+            decided = (*lead.decisions, *([(_EMPTY, 1)] if skipped else []))
+            ways.append(_Way(ids, decided, after))
+            for way in skipped:
+                decisions = (*lead.decisions, (_EMPTY, 0), *way.decisions)
+                ways.append(way._replace(decisions=decisions))
+        return ways
+
+    def _skipping(
+        self, lead: Lead, said: str, spent: bool, ids: tuple[int, ...]
+    ) -> list[_Way]:
+        """The ways past an empty free part, if they part with `ids` at its last id."""
+        part = lead.rest[0]
+        if not isinstance(part, Free) or not ids:
+            return []
+        whole = (Text(lead.text + part.closing), *lead.rest[1:])
+        ways = self._ways(whole, said, spent)
+        last = len(ids) - 1
+        parts = (w.ids[:last] == ids[:last] and w.ids[last:][:1] for w in ways)
+        return ways if all(p and p != ids[last:] for p in parts) else []
+
+    def _tree(self, ways: list[_Way], at: int) -> int:
         """The state from which one of several runs of ids is to be said."""
         same = 0
-        runs = [ids[at:] for ids, _, _ in ways]
+        runs = [way.ids[at:] for way in ways]
         while all(len(r) > same and r[same] == runs[0][same] for r in runs):
             same += 1
-        state = ways[0][2] if len(ways) == 1 else self._gate(ways, at + same)
+        state = ways[0].after if len(ways) == 1 else self._gate(ways, at + same)
         for token in reversed(runs[0][:same]):
             state = self._add(State(ids=((token, state),)))
         return state
 
-    def _gate(self, ways: list[Any], at: int) -> int:
-        """The state in which a token decides a choice."""
+    def _gate(self, ways: list[_Way], at: int) -> int:
+        """The state in which a token decides a choice, or that a part is empty."""
         depth = 0
-        while len({decisions[depth][1] for _, decisions, _ in ways}) == 1:
+        while len({way.decisions[depth][1] for way in ways}) == 1:
             depth += 1
-        choice: Choice = ways[0][1][depth][0]
-        sides = [[w for w in ways if w[1][depth][1] == i] for i in range(2)]
-        first = [{w[0][at] if len(w[0]) > at else -1 for w in side} for side in sides]
+        choice = ways[0].decisions[depth][0]
+        sides = [[w for w in ways if w.decisions[depth][1] == i] for i in range(2)]
+        first = [{w.ids[at] if len(w.ids) > at else -1 for w in side} for side in sides]
         if -1 in first[0] | first[1] or len(first[0]) > 1 or len(first[1]) > 1:
             self._refuse_words(choice, "the ids of one begin with those of the other")
         tokens = [tokens.pop() for tokens in first]
         if tokens[0] == tokens[1]:
             self._refuse_words(choice, "no token tells them apart")
         after = [self._tree(side, at + 1) for side in sides]
+        opens = tokens[0] if choice.gate >= 0 else -1
         return self._add(
-            State(ids=tuple(zip(tokens, after)), gate=choice.gate, opens=tokens[0])
+            State(ids=tuple(zip(tokens, after)), gate=choice.gate, opens=opens)
         )
 
     def _refuse_words(self, choice: Choice, why: str) -> None:

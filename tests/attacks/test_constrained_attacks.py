@@ -156,6 +156,11 @@ def test_a_walk_takes_nothing_else(encoder):
             walk(constraint, [*ids[:place], encoder.vocab_size + 7])
 
 
+def _after(grammar, state):
+    """int[V], the state after each id."""
+    return grammar.next_state[state, grammar.classes]
+
+
 @pytest.mark.parametrize("style", ["compact", "full"])
 def test_supports_against_the_texts(encoder, style):
     """Which tokens may come in a thought, by the text that they make."""
@@ -176,9 +181,10 @@ def test_supports_against_the_texts(encoder, style):
         state, ids = constraint.start, []
         for _ in range(rng.randint(1, 12)):
             if (token := int(grammar.forced[state])) < 0:
-                if grammar.segment[state] < 0:
-                    break
                 allowed = grammar.supports[grammar.support[state]]
+                if grammar.segment[state] < 0:  # the thought is passed by, or begins
+                    assert grammar.gate[state] < 0
+                    allowed = allowed & (grammar.segment[_after(grammar, state)] >= 0)
                 token = adversary.choose(allowed)
             after = int(grammar.next_state[state, grammar.classes[token]])
             if grammar.segment[state] >= 0 and grammar.segment[after] < 0:

@@ -1,5 +1,6 @@
 """Grammars of turns: ids that can be read, and what a tokenizer is refused for."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -231,11 +232,47 @@ class TestTokenizers:
                 gates = [(s.gate, s.opens) for s in steps if s.gate >= 0]
                 assert gates == [(UPDATE, yes), (EXIT, end)]
                 free = [s for s in steps if s.support != FORCED and s.gate < 0]
-                # The tags are three tokens each; ">" takes the next sign along.
-                assert len(free) == len(
-                    qwen2.encode(" It says where.</think>")
-                ) + yes * len(qwen2.encode(" in Oslo</update>"))
+                # The tags are three tokens each; ">" takes the next sign along. The one
+                # before a free part is drawn: with a "/" the part would be empty.
+                texts = [" It says where.</think>", " in Oslo</update>"][: 1 + yes]
+                assert len(free) == sum(1 + len(qwen2.encode(t)) for t in texts)
         assert len(made.grammar.supports) < 40
+
+    @pytest.mark.parametrize("style", ["compact", "full"])
+    def test_empty_parts_are_said_as_training_says_them(self, qwen2, style):
+        """Their tags share a token ("></"), which is no part of either alone."""
+        builder = PromptBuilder(qwen2, PromptConfig(style=style))
+        config = AgentConfig(prompt=builder.config, format="constrained")
+        made = turn_constraint(builder, config, "gated")
+        between = "" if style == "compact" else "\n"
+        for thought in ("", " So."):
+            for yes, memory in ((True, ""), (True, " in Oslo"), (False, "")):
+                reply = between.join(
+                    (
+                        f"<think>{thought}</think>",
+                        f"<check>{'yes' if yes else 'no'}</check>",
+                        f"<update>{memory}</update>",
+                        "<next>continue</next>",
+                    )
+                )
+                steps = walk(made, completion_ids(builder, reply))
+                gates = [(s.gate, s.opens) for s in steps if s.gate >= 0]
+                assert gates == [(UPDATE, yes), (EXIT, False)]
+                drawn = sum(s.support != FORCED and s.gate < 0 for s in steps)
+                parts = [thought + "</think>"] + [memory + "</update>"] * yes
+                own = sum(
+                    1 + len(qwen2.encode(part)) * (not part.startswith("<"))
+                    for part in parts
+                )
+                assert drawn == own
+                budget = dataclasses.replace(made, budgets=(1, 1))
+                if not (thought or memory):  # what is passed by takes no budget
+                    assert walk(budget, completion_ids(builder, reply)) == steps
+
+    def test_without_merged_tokens_no_part_is_passed_by(self):
+        grammar = constraint((Text("<think>"), *THINK)).grammar
+        free = grammar.support >= 0
+        assert (grammar.segment[free] == 0).all()
 
     def test_builders_share_a_grammar(self):
         encoder = ByteEncoder()
