@@ -481,6 +481,15 @@ def test_differences_of_words(browser, report):
         assert all(a != b for a, b in itertools.pairwise(kinds))
 
 
+def write_changed(folder, made, change):
+    """As write_folder, with a change to the turns of the first trajectory."""
+    write_folder(folder, made)
+    file = folder / "trajectories.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    change(lines[0]["trajectory"]["turns"])
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_a_malformed_turn_says_no_wrong_gate(browser, tmp_path):
     """Its update is wrong, but what the gate should have said is by the label alone."""
     made = Made(
@@ -490,15 +499,15 @@ def test_a_malformed_turn_says_no_wrong_gate(browser, tmp_path):
         questions=1,
         faults=0,
     )
-    write_folder(tmp_path / "results", made)
-    file = tmp_path / "results" / "trajectories.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    turns = lines[0]["trajectory"]["turns"]
-    held = {number: bool(turn["update"]) for number, turn in enumerate(turns[:-1])}
-    for turn in turns[:-1]:
-        turn |= {"well_formed": False, "problem": "no tags", "update": False}
-        turn["memory"] = turn["memory_before"] = ""
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    held = {}
+
+    def malformed(turns):
+        held.update((i, bool(turn["update"])) for i, turn in enumerate(turns[:-1]))
+        for turn in turns[:-1]:
+            turn |= {"well_formed": False, "problem": "no tags", "update": False}
+            turn["memory"] = turn["memory_before"] = ""
+
+    write_changed(tmp_path / "results", made, malformed)
     path = write_report_page([tmp_path / "results"], tmp_path)
     with opened(browser, path, hash="#trajectories") as page:
         rows(page).first.click()
@@ -510,13 +519,8 @@ def test_a_malformed_turn_says_no_wrong_gate(browser, tmp_path):
 
 def test_a_constrained_turn_says_how_likely_its_gates_were_to_open(browser, tmp_path):
     made = Made(modes=("with_exit_gate",), sets=("one",), questions=1, faults=0)
-    write_folder(tmp_path / "results", made)
-    file = tmp_path / "results" / "trajectories.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    turns = lines[0]["trajectory"]["turns"]
     likely = {"update_probability": 0.126, "exit_probability": 1 - 1e-6}
-    turns[0] |= likely
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_changed(tmp_path / "results", made, lambda turns: turns[0].update(likely))
     path = write_report_page([tmp_path / "results"], tmp_path)
     with opened(browser, path, hash="#trajectories") as page:
         rows(page).first.click()

@@ -35,6 +35,18 @@ def constraint(form, encoder=BYTES, budget=50):
     return Constraint(grammar=grammar, start=grammar.starts["it"], budgets=(budget, 1))
 
 
+def reply(style, thought, yes, memory, end=False):
+    """A turn as training has it."""
+    return ("" if style == "compact" else "\n").join(
+        (
+            f"<think>{thought}</think>",
+            f"<check>{'yes' if yes else 'no'}</check>",
+            f"<update>{memory}</update>",
+            f"<next>{'end' if end else 'continue'}</next>",
+        )
+    )
+
+
 def follows(made, text, encoder=BYTES, end=True):
     """Whether a text, one token for each byte, is one that the form allows."""
     ids = [*encoder.encode(text), *(encoder.stop_ids if end else ())]
@@ -217,18 +229,11 @@ class TestTokenizers:
         builder = PromptBuilder(qwen2, PromptConfig(style=style))
         config = AgentConfig(prompt=builder.config, format="constrained")
         made = turn_constraint(builder, config, "gated")
-        between = "" if style == "compact" else "\n"
         for yes in (True, False):
             for end in (True, False):
-                reply = between.join(
-                    (
-                        "<think> It says where.</think>",
-                        f"<check>{'yes' if yes else 'no'}</check>",
-                        f"<update>{' in Oslo' if yes else ''}</update>",
-                        f"<next>{'end' if end else 'continue'}</next>",
-                    )
-                )
-                steps = walk(made, completion_ids(builder, reply))
+                memory = " in Oslo" if yes else ""
+                text = reply(style, " It says where.", yes, memory, end)
+                steps = walk(made, completion_ids(builder, text))
                 gates = [(s.gate, s.opens) for s in steps if s.gate >= 0]
                 assert gates == [(UPDATE, yes), (EXIT, end)]
                 free = [s for s in steps if s.support != FORCED and s.gate < 0]
@@ -244,18 +249,10 @@ class TestTokenizers:
         builder = PromptBuilder(qwen2, PromptConfig(style=style))
         config = AgentConfig(prompt=builder.config, format="constrained")
         made = turn_constraint(builder, config, "gated")
-        between = "" if style == "compact" else "\n"
         for thought in ("", " So."):
             for yes, memory in ((True, ""), (True, " in Oslo"), (False, "")):
-                reply = between.join(
-                    (
-                        f"<think>{thought}</think>",
-                        f"<check>{'yes' if yes else 'no'}</check>",
-                        f"<update>{memory}</update>",
-                        "<next>continue</next>",
-                    )
-                )
-                steps = walk(made, completion_ids(builder, reply))
+                ids = completion_ids(builder, reply(style, thought, yes, memory))
+                steps = walk(made, ids)
                 gates = [(s.gate, s.opens) for s in steps if s.gate >= 0]
                 assert gates == [(UPDATE, yes), (EXIT, False)]
                 drawn = sum(s.support != FORCED and s.gate < 0 for s in steps)
@@ -267,7 +264,7 @@ class TestTokenizers:
                 assert drawn == own
                 budget = dataclasses.replace(made, budgets=(1, 1))
                 if not (thought or memory):  # what is passed by takes no budget
-                    assert walk(budget, completion_ids(builder, reply)) == steps
+                    assert walk(budget, ids) == steps
 
     def test_without_merged_tokens_no_part_is_passed_by(self):
         grammar = constraint((Text("<think>"), *THINK)).grammar
