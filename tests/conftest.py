@@ -1,13 +1,20 @@
-"""Strict numerics and 8 virtual devices for every test."""
+"""Strict numerics, 8 virtual devices and quick compilation for every test."""
 
 import gc
 import os
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_FLAG = "--xla_force_host_platform_device_count=8"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    # Thousands of small programs are compiled, and each is run a few times. Commands
+    # that are tested from outside have no XLA_FLAGS: they are compiled as users' are.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+_given = os.environ.get("XLA_FLAGS", "")
+_missing = [flag for flag in _FLAGS if flag.partition("=")[0] not in _given]
+os.environ["XLA_FLAGS"] = " ".join([_given, *_missing]).strip()
 
 import pathlib  # noqa: E402
 

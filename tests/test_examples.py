@@ -1,21 +1,15 @@
 """The examples run as they stand, and show what they say."""
 
-import contextlib
 import dataclasses
-import io
-import json
-import pathlib
 import re
 import runpy
 import sys
 
 import numpy as np
 import pytest
+from notebooks import EXAMPLES, notebooks
 
 from gru_mem_jax import policy, tiny
-from gru_mem_jax.sampling import engine_pool
-
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
 def test_minimal_rl_raises_its_reward_and_saves(tmp_path, monkeypatch, capsys):
@@ -37,73 +31,50 @@ def test_minimal_rl_raises_its_reward_and_saves(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def first_notebook(tmp_path_factory):
-    """Runs gru_mem.ipynb."""
-    return run_notebook("gru_mem.ipynb", tmp_path_factory.mktemp("first"))
+def shown(tmp_path_factory):
+    """What the notebooks printed, and facts of what they left."""
+    return notebooks(tmp_path_factory.mktemp("notebooks"), FACTS)
 
 
-def code_cells(name):
-    cells = json.loads((EXAMPLES / name).read_text())["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+FACTS = {
+    "gru_mem.ipynb": {
+        "answer": "trajectory.answer",
+        "stop_reason": "trajectory.stop_reason",
+        "finished": "result.finished",
+        "steps": "[row['step'] for row in metrics]",
+        "drawn": "[line.get_xdata().tolist() for line in figure.axes[0].lines]",
+    },
+    "documents_to_report.ipynb": {
+        "answers": "len(results.answers())",
+        "exact": "[[r['mode'], r['length'], r['exact']] for r in rows]",
+        "drawn": "[[len(x.get_xdata()) for x in a.lines] for a in figure.axes]",
+        "page": "page.read_text()",
+    },
+}
 
 
-def run_notebook(name, folder, made=None):
-    """Runs a notebook; what it printed must be what it shows.
-
-    Args:
-      name: of its file.
-      folder: for temporary files.
-      made: source of a cell to the names that it would make, in place of running it.
-
-    Returns:
-      Its names.
-    """
-    made, names = made or {}, {"__name__": "__main__"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPLBACKEND", "agg")
-        patch.setattr("tempfile.tempdir", str(folder))
-        # An engine; the tests' eight devices would have one each.
-        one = engine_pool.local_mesh(1)
-        patch.setattr(engine_pool, "local_mesh", lambda devices=None: one)
-        for number, cell in enumerate(code_cells(name)):
-            source = "".join(cell["source"])
-            if source in made:
-                names |= made[source]
-                continue
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                exec(compile(source, f"{name}, cell {number}", "exec"), names)
-            outputs = (output.get("text", ()) for output in cell["outputs"])
-            shown = "".join(text for output in outputs for text in output)
-            assert shown == printed.getvalue()
-    return names
+@pytest.mark.parametrize("name", FACTS)
+def test_a_notebook_shows_what_it_prints(shown, name):
+    for said, printed in shown[name]["cells"]:
+        assert said == printed
 
 
-def test_the_notebook_reads_trains_and_plots(first_notebook):
-    names = first_notebook
-    assert names["trajectory"].answer == "amber anchor bolt"
-    assert names["trajectory"].stop_reason == "exit_gate"
-    assert names["result"].finished
-    assert [row["step"] for row in names["metrics"]] == [1, 2, 3, 4, 5]
-    (axes,) = names["figure"].axes
-    assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 2, 3, 4, 5]] * 3
+def test_the_notebook_reads_trains_and_plots(shown):
+    facts = shown["gru_mem.ipynb"]["facts"]
+    assert facts["answer"] == "amber anchor bolt"
+    assert facts["stop_reason"] == "exit_gate"
+    assert facts["finished"]
+    assert facts["steps"] == [1, 2, 3, 4, 5]
+    assert facts["drawn"] == [[1, 2, 3, 4, 5]] * 3
 
 
-def test_the_notebook_from_documents_to_a_report(first_notebook, tmp_path):
-    """Its policy is the first notebook's, which the same cell has made there."""
-    (cell,) = {
-        "".join(cell["source"])
-        for name in ("gru_mem.ipynb", "documents_to_report.ipynb")
-        for cell in code_cells(name)
-        if "train.sft(" in "".join(cell["source"])
-    }
-    made = {cell: {"policy": first_notebook["policy"]}}
-    names = run_notebook("documents_to_report.ipynb", tmp_path, made)
-    assert len(names["results"].answers()) == 10 * 2 * 3
-    scores = {(row["mode"], row["length"]): row["exact"] for row in names["rows"]}
+def test_the_notebook_from_documents_to_a_report(shown):
+    facts = shown["documents_to_report.ipynb"]["facts"]
+    assert facts["answers"] == 10 * 2 * 3
+    scores = {(mode, length): exact for mode, length, exact in facts["exact"]}
     assert scores["with_exit_gate", "1 documents"] == 0.8
     assert scores["question_alone", "3 documents"] == 0
-    left, right = names["figure"].axes
-    assert [len(line.get_xdata()) for line in left.lines] == [2, 2, 2]
-    assert [len(line.get_xdata()) for line in right.lines[:2]] == [20, 20]
-    page = names["page"].read_text()
-    assert "<h1>Evaluation of policy</h1>" in page
+    left, right = facts["drawn"]
+    assert left == [2, 2, 2]
+    assert right[:2] == [20, 20]
+    assert "<h1>Evaluation of policy</h1>" in facts["page"]

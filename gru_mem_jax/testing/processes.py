@@ -100,6 +100,14 @@ class Processes:
             process.wait()
 
 
+def device_flags(count: int) -> str:
+    """XLA_FLAGS of a process with so many virtual CPU devices; other flags are kept."""
+    ours = "--xla_force_host_platform_device_count"
+    given = os.environ.get("XLA_FLAGS", "").split()
+    kept = [flag for flag in given if flag.partition("=")[0] != ours]
+    return " ".join([*kept, f"{ours}={count}"])
+
+
 @contextlib.contextmanager
 def running(
     commands: Sequence[Sequence[str]],
@@ -118,10 +126,7 @@ def running(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    common = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    common = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": device_flags(devices)}
     started = []
     for index, command in enumerate(commands):
         own = dict(environments[index]) if environments else {}

@@ -76,11 +76,7 @@ def score(params, rows):
     return row_logprobs(POLICY, params, rows, chunk=4)[0]
 
 
-# Many shapes are compiled; without the compiler's optimisations in half the time.
-QUICK = {"xla_backend_optimization_level": 0}
-
-
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def gradient(params, rows, old=OLD, reference=REFERENCE):
     def loss(params):
         logprobs, entropy = row_logprobs(POLICY, params, rows, chunk=4, remat=True)
@@ -220,9 +216,7 @@ def test_eight_devices_equal_one(one_at_a_time):
     spread = jax.device_put(batch, over_rows)
     assert len(spread.tokens.sharding.device_set) == 8
     params, old, reference = jax.device_put((NOW, OLD, REFERENCE), everywhere)
-    step = jax.jit(
-        gradient.__wrapped__, out_shardings=everywhere, compiler_options=QUICK
-    )
+    step = jax.jit(gradient.__wrapped__, out_shardings=everywhere)
     total, grads = step(params, spread, old, reference)
     assert_same((total, grads), one_at_a_time)
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,16 +11,16 @@ import traceback
 
 import numpy as np
 
+from gru_mem_jax.testing.processes import device_flags, free_port
+
 COUNT, DEVICES = 2, 4
 
 
 def run(case: str, folder: pathlib.Path, **variables: str) -> list[dict]:
     """What a case (a function below) returned in each of several processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables
+    port = str(free_port())
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": device_flags(DEVICES)}
+    env = os.environ | flags | variables
     command = [sys.executable, __file__, case, str(folder), port, str(COUNT)]
     with contextlib.ExitStack() as stack:
         outputs, processes = [], []
