@@ -55,6 +55,11 @@ def programs_are_freed():
     if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
         import jax
 
+        from gru_mem_jax.sampling import programs
+
+        # Engines to come would share those of engines that are gone.
+        programs.programs.cache_clear()
+        programs._portable.cache_clear()
         jax.clear_caches()
         gc.collect()
 
