@@ -8,7 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = (
     "--xla_force_host_platform_device_count=8",
     # Thousands of small programs are compiled, and each is run a few times. Commands
-    # that are tested from outside have no XLA_FLAGS: they are compiled as users' are.
+    # that cli/ and launch/ start have no XLA_FLAGS: they are compiled as users' are.
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 )

@@ -3,8 +3,9 @@
 What a notebook shows are figures of policies that it trains, and rounding moves them.
 
 notebooks.py FOLDER FACTS: FACTS is JSON of {notebook: {name: expression}}; prints JSON
-of {notebook: {"cells": [[shown, printed], ...], "facts": {name: value}}}. A cell that
-trains, and stands in an earlier notebook too, is not run again: its names are taken.
+of {notebook: {"cells": [[shown, printed], ...], "taken": n, "facts": {name: value}}}.
+A cell that trains, and stands in an earlier notebook too, is not run again: its names
+are taken, and it is counted.
 """
 
 import contextlib
@@ -38,12 +39,13 @@ def code_cells(name):
 
 
 def run(name, trained):
-    """The texts of each cell, and the names in the end; adds to `trained`."""
-    cells, names = [], {"__name__": "__main__"}
+    """Texts of each cell, how many were not run, names; adds to `trained`."""
+    cells, taken, names = [], 0, {"__name__": "__main__"}
     for number, cell in enumerate(code_cells(name)):
         source = "".join(cell["source"])
         if source in trained:
             names |= trained[source]
+            taken += 1
             continue
         before = set(names)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -53,15 +55,15 @@ def run(name, trained):
         outputs = (output.get("text", ()) for output in cell["outputs"])
         shown = "".join(text for output in outputs for text in output)
         cells.append([shown, printed.getvalue()])
-    return cells, names
+    return cells, taken, names
 
 
 def main(folder, facts):
     found, trained = {}, {}
     for name, expressions in json.loads(facts).items():
-        cells, names = run(name, trained)
+        cells, taken, names = run(name, trained)
         values = {fact: eval(text, names) for fact, text in expressions.items()}
-        found[name] = {"cells": cells, "facts": values}
+        found[name] = {"cells": cells, "taken": taken, "facts": values}
     print(json.dumps(found))
 
 

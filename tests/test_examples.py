@@ -59,6 +59,10 @@ def test_a_notebook_shows_what_it_prints(shown, name):
         assert said == printed
 
 
+def test_both_notebooks_make_the_policy_by_the_same_cell(shown):
+    assert [shown[name]["taken"] for name in FACTS] == [0, 1]
+
+
 def test_the_notebook_reads_trains_and_plots(shown):
     facts = shown["gru_mem.ipynb"]["facts"]
     assert facts["answer"] == "amber anchor bolt"

@@ -66,7 +66,7 @@ def out_and_grads(query, key, value, weight, positions, reach, window, **options
     softcap=st.sampled_from([None, 0.7]),
     size=st.sampled_from([(4, 4), (4, 8), (8, 4), (64, 64)]),
 )
-@hypothesis.settings(max_examples=15, deadline=None)  # each is compiled
+@hypothesis.settings(max_examples=30, deadline=None)
 def test_random_forests(seed, length, window, softcap, size):
     rng = np.random.default_rng(seed)
     parents, positions, reach = zip(*(forest(rng, length) for _ in range(2)))
