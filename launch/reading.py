@@ -26,6 +26,7 @@ ALONE = dict(zip(ASKED, (5.0, 5.0, 5.0, 5.0, 1.2), strict=True))
 TRAINED_ON = 8  # chunks
 LEARNING = 1.2  # of the time of sampling
 ROLLOUTS = 64  # of a step
+START_TOKENS = 1280  # of a supervised step, each thrice the work of prefill
 
 Row = Mapping[str, Any]
 
@@ -50,11 +51,15 @@ def estimated(bench: pathlib.Path, args: argparse.Namespace) -> dict[str, float]
             args.questions * turns(mode, chunks) + args.alone * alone(mode, chunks)
             for mode in ASKED
         )
+    if args.start_steps:
+        tokens = args.seeds * args.start_steps * START_TOKENS
+        found["starts"] = 3 * tokens * prefill
     arms = args.modes if {"training", "bridge"} & set(args.parts) else []
     for mode in arms:
         steps = args.seeds * args.steps * ROLLOUTS
         found[f"runs of {mode}"] = (1 + LEARNING) * steps * turns(mode, TRAINED_ON)
-    for arm, count in [("start", 1), *((mode, args.seeds) for mode in arms)]:
+    starts = args.seeds if args.start_steps else 1
+    for arm, count in [("start", starts), *((mode, args.seeds) for mode in arms)]:
         if "training" in args.parts:
             chunks = count * args.questions * len(synthetic.TASKS) * TRAINED_ON
             found[f"tasks of {arm}"] = sum(turns(mode, chunks) for mode in ASKED[1:])
@@ -260,7 +265,8 @@ def main() -> int:
     for name in ("parts", "modes"):
         part.add_argument(f"--{name}", type=lambda text: text.split(","), required=True)
     counts = ("questions", "alone", "seeds", "steps")
-    for name in (*counts, "long_chunks", "bridge_questions", "gaps", "bridge_chunks"):
+    counts += ("long_chunks", "bridge_questions", "gaps", "bridge_chunks", "start_steps")
+    for name in counts:
         part.add_argument(f"--{name}", type=int, required=True)
     part = parts.add_parser("finished")
     part.add_argument("run")

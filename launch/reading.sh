@@ -15,8 +15,8 @@
 #   --questions N      of each task, default 64; half as many of each gap
 #   --reversed SHARE   of the chains in training in modes reread and parallel: their
 #                      second hop comes first; default 0, the same questions in all modes
-#   --scans            the warm start is taught scans too (gin/runs/scans.gin), from
-#                      sft/policy of --quickstart
+#   --chains           each seed has a start of its own, which is taught scans and chains
+#                      in any order (gin/runs/chains.gin), in place of warm_start/
 #   --estimate         measures, tells the minutes and ends
 #   --quick            a few of everything: shows that all stages work
 #   -- --gin.NAME=VALUE ...   settings of gin/experiments/reading.gin, for all runs
@@ -28,10 +28,10 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_launch.sh"
 
 VALUES="quickstart out parts modes seeds steps questions reversed"
-SWITCHES="scans estimate quick"
+SWITCHES="chains estimate quick"
 quickstart=runs/quickstart out=runs/reading parts=one,training,bridge
 modes=with_exit_gate,parallel seeds=3 steps="" questions="" reversed=0
-scans="" estimate="" quick=""
+chains="" estimate="" quick=""
 parse_flags "$@"
 steps="${steps:-$((quick ? 1 : 24))}" questions="${questions:-$((quick ? 2 : 64))}"
 for name in seeds steps questions; do
@@ -68,7 +68,7 @@ cd "$out"
 mkdir -p runs policies evaluation
 
 # What decides the runs and their questions; a folder of other ones is left alone.
-settings="$quickstart $seeds $steps $questions $reversed $scans $quick ${words[*]+${words[*]}}"
+settings="$quickstart $seeds $steps $questions $reversed $chains $quick ${words[*]+${words[*]}}"
 if [ -e settings ] && [ "$(cat settings)" != "$settings" ]; then
   refuse "$out holds results of other settings; give another --out"
 fi
@@ -80,13 +80,14 @@ if [ -n "$quick" ]; then
   long=uniform:6,uniform:8 long_chunks=14 alone=1 gaps=0,2 bridge_chunks=6
 fi
 bridge_questions=$(((questions + 1) / 2))
+start_steps=$((chains ? (quick ? 1 : 6500) : 0))
 IFS=, read -ra gap_list <<<"$gaps"
 [ -e bench.json ] || "$GRU_MEM" bench sampling --policy "$quickstart/policy" --batch 32 \
   --prompt_tokens 110 --new_tokens 24 --repeats 3 --json bench.json
 "${helper[@]}" estimate bench.json --parts "$parts" --modes "$modes" --seeds "$seeds" \
   --steps "$steps" --questions "$questions" --long_chunks "$long_chunks" --alone "$alone" \
   --bridge_questions "$bridge_questions" --gaps "${#gap_list[@]}" \
-  --bridge_chunks "$bridge_chunks" >&2
+  --bridge_chunks "$bridge_chunks" --start_steps "$start_steps" >&2
 if [ -n "$estimate" ]; then exit 0; fi
 
 since=$SECONDS
@@ -121,14 +122,14 @@ if has one; then
     --modes memagent,without_exit_gate,with_exit_gate,reread,parallel
 fi
 if has training || has bridge; then
-  start="$quickstart/warm_start"
-  if [ -n "$scans" ]; then
-    [ -d "$quickstart/sft/policy" ] || refuse "there is no $quickstart/sft/policy"
-    learn start sft $((quick ? 1 : 300)) --gin_file="$ROOT/gin/runs/scans.gin" \
-      --gin.POLICY="'$quickstart/sft/policy'"
-    start="$PWD/policies/start"
-  fi
+  start="$quickstart/warm_start" starts=()
   for seed in $(seq 0 $((seeds - 1))); do
+    if [ -n "$chains" ]; then
+      learn "start_$seed" sft "$start_steps" --gin.SEED="$seed" \
+        --gin_file="$ROOT/gin/runs/chains.gin"
+      start="$PWD/policies/start_$seed"
+    fi
+    if [ -n "$chains" ] || [ "$seed" = 0 ]; then starts+=(--policy "$start"); fi
     for mode in "${trained[@]}"; do
       share="$reversed"
       case "$mode" in *_exit_gate) share=0 ;; esac # they read once
@@ -140,7 +141,7 @@ if has training || has bridge; then
   for arm in start "${trained[@]}"; do
     policies=()
     for seed in $(seq 0 $((seeds - 1))); do policies+=(--policy "policies/${arm}_$seed"); done
-    if [ "$arm" = start ]; then policies=(--policy "$start"); fi
+    if [ "$arm" = start ]; then policies=("${starts[@]}"); fi
     if has training; then
       ask "tasks_$arm" "${policies[@]}" --suite tiny --contexts uniform:8 --slots 32 \
         --num_questions "$questions" --modes without_exit_gate,with_exit_gate,reread,parallel

@@ -73,6 +73,8 @@ class SyntheticConfig:
         they share a block. None: anywhere, the needle later.
       reversed_chains: share of the chains without a gap whose needle comes before the
         link. It does not change the others.
+      joined_chains: share of the chains without a gap whose link and needle share a
+        block, as with a gap of 0. It does not change the others.
       max_distractors: of a block (none in single_key).
       varied: share of the examples whose white space, case and marks vary. It does not
         change the others.
@@ -90,6 +92,7 @@ class SyntheticConfig:
     placement: str = "uniform"
     gap: int | None = None
     reversed_chains: float = 0.0
+    joined_chains: float = 0.0
     max_distractors: int = 2
     varied: float = 0.0
     split: str = "train"
@@ -123,9 +126,11 @@ class SyntheticConfig:
         check_int("max_distractors", self.max_distractors, 0)
         check_number("varied", self.varied, 0, 1)
         check_number("reversed_chains", self.reversed_chains, 0, 1)
+        check_number("joined_chains", self.joined_chains, 0, 1)
         if self.gap is not None:
             self._check_gap()
-        needles = (2 if self.gap == 0 else 1) + self.max_distractors
+        joined = self.gap == 0 or ("chain" in self.tasks and self.joined_chains > 0)
+        needles = (2 if joined else 1) + self.max_distractors
         least = NEEDLE_TOKENS * needles + _MIN_FILLER
         if self.chunk_tokens < least:
             raise InputError(
@@ -138,10 +143,11 @@ class SyntheticConfig:
         if self.tasks != ("chain",):
             raise InputError(f"gap is of the task chain alone, got tasks {self.tasks}")
         check_int("gap", self.gap, -_MOST_CHUNKS, _MOST_CHUNKS)
-        if self.reversed_chains:
-            raise InputError(
-                "a gap says the order of a chain: reversed_chains must be 0"
-            )
+        for name in ("reversed_chains", "joined_chains"):
+            if getattr(self, name):
+                raise InputError(
+                    f"a gap says where a chain's facts lie: {name} must be 0"
+                )
         if abs(self.gap or 0) >= (region := self.region(2)):
             raise InputError(
                 f"a gap of {self.gap} needs more than {abs(self.gap or 0)} blocks, got "
@@ -176,6 +182,8 @@ def generate(config: SyntheticConfig, index: int) -> Example:
     turned = random.Random(f"{config.seed}/{config.split}/{index}/order")
     if task == "chain" and turned.random() < config.reversed_chains:
         blocks.reverse()
+    if task == "chain" and turned.random() < config.joined_chains:
+        blocks = blocks[:1] * 2
     filler = config.filler
     if filler == "mixed":
         filler = rng.choice(("noise", "sentences"))

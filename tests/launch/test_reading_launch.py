@@ -17,6 +17,7 @@ from gru_mem_jax.evaluation.records import Manifest, ScoredAnswer
 from gru_mem_jax.evaluation.statistics import interval, paired
 from gru_mem_jax.records import to_record
 from gru_mem_jax.tiny.start import tiny_agent
+from gru_mem_jax.tiny.structured import MATCHES
 
 HELPER = LAUNCH / "reading.py"
 GRU_MEM = pathlib.Path(sys.executable).parent / "gru-mem"
@@ -41,7 +42,7 @@ FIGURES = {"prefill_tokens_per_s": 11_000.0, "decode_tokens_per_s": 1000.0}
 def made(tmp_path):
     """What launch/quickstart.sh leaves."""
     folder = tmp_path / "quick start"
-    for name in ("policy", "warm_start", "sft/policy"):
+    for name in ("policy", "warm_start"):
         (folder / name).mkdir(parents=True)
     return folder
 
@@ -123,18 +124,28 @@ def test_what_is_trained_is_not_trained_again(fake):
     assert "results of other settings; give another --out" in other.stderr
 
 
-def test_a_warm_start_that_knows_scans_and_reversed_chains(fake, made):
+def test_each_seed_has_a_start_that_knows_chains(fake):
     start, out = fake
-    words = ["--scans", "--reversed", "0.5", "--seeds", "1", "--parts", "bridge"]
+    words = ["--chains", "--reversed", "0.5", "--seeds", "2", "--parts", "bridge"]
     done, calls = start(*words)
     assert done.returncode == 0, done.stderr
-    taught, *_ = [call for call in calls if call.startswith("sft ")]
-    assert "gin/runs/scans.gin" in taught
-    assert f"'{made / 'sft/policy'}'" in taught
+    assert "starts " in done.stderr  # their minutes
+    taught = [call for call in calls if call.startswith("sft ")]
+    assert len(taught) == 2
+    for seed, call in enumerate(taught):
+        assert "gin/runs/chains.gin" in call
+        assert f"--gin.SEED={seed} " in call
+        assert "POLICY" not in call
     runs = [call for call in calls if call.startswith("train ")]
-    assert all(f"--gin.POLICY='{out}/policies/start'" in call for call in runs)
-    assert ["--gin.REVERSED=0.5" in call for call in runs] == [False, True]
-    assert not [call for call in calls if "evaluation/tasks" in call]
+    for seed, call in enumerate(runs):
+        assert f"--gin.POLICY='{out}/policies/start_{seed // 2}'" in call
+        assert f"--gin.REVERSED={0.5 if seed % 2 else 0} " in call
+    asked = [call for call in calls if call.startswith("eval ")]
+    assert [call.split("evaluation/")[1] for call in asked] == [
+        *("bridge_start", "bridge_with_exit_gate", "bridge_parallel"),
+    ]
+    policies = " ".join(f"--policy {out}/policies/start_{seed}" for seed in (0, 1))
+    assert asked[0].startswith(f"eval {policies} ")
 
 
 @pytest.mark.parametrize(
@@ -290,11 +301,14 @@ def test_gin_files_of_the_runs():
     assert parallel.learner == sequential.learner
     assert parallel.loop.num_steps == 24
     assert built("REVERSED = 0.5").source.config.reversed_chains == 0.5
-    gin = GinConfig(sft.configurables(), ["gin/runs/scans.gin"], ["POLICY = 'x'"])
+    gin = GinConfig(sft.configurables(), ["gin/runs/chains.gin"], [])
     taught = sft.settings_from(gin, AgentConfig())
     gin.check_all_read()
-    assert taught.turns.scans == taught.source.config.reversed_chains == 0.5
-    assert taught.turns.wrong_updates == 0.5
+    assert taught.turns.scans == taught.source.config.reversed_chains == 0.4
+    assert taught.turns.wrong_updates == 0
+    # The wiring of the other heads is repeated there.
+    assert taught.start.structure.matches[:-1] == MATCHES
+    assert taught.start.structure.matches[-1] == ((0, 3), (1, 4))
 
 
 @pytest.mark.slow
@@ -302,8 +316,7 @@ def test_all_stages_with_an_untrained_policy(tmp_path):
     from gru_mem_jax.tiny.start import TinyModel
 
     folder = tmp_path / "quickstart"
-    (folder / "sft").mkdir(parents=True)
-    for name in ("policy", "warm_start", "sft/policy"):
+    for name in ("policy", "warm_start"):
         TinyModel(intermediate_size=64).write(folder / name, seed=0)
     environment = {
         **{name: v for name, v in os.environ.items() if name != "XLA_FLAGS"},
@@ -312,7 +325,7 @@ def test_all_stages_with_an_untrained_policy(tmp_path):
         "PYTHONPATH": str(ROOT),
         "GRU_MEM_CACHE_DIR": str(tmp_path / "programs"),
     }
-    words = ["--quickstart", folder, "--out", tmp_path / "out", "--quick", "--scans"]
+    words = ["--quickstart", folder, "--out", tmp_path / "out", "--quick", "--chains"]
 
     def start():
         done = subprocess.run(

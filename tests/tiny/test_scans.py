@@ -1,5 +1,6 @@
 """Oracle turns in any order of reading: scans and second passes close the loop."""
 
+import bisect
 import collections
 import dataclasses
 import random
@@ -7,6 +8,7 @@ import random
 import pytest
 
 from gru_mem_jax.agent import driver
+from gru_mem_jax.agent.chunking import iter_chunks
 from gru_mem_jax.agent.config import AgentConfig
 from gru_mem_jax.agent.loop import Recurrence
 from gru_mem_jax.agent.prompts import PromptBuilder, PromptConfig
@@ -243,19 +245,44 @@ def test_a_second_hop_before_the_first_is_taught_by_scans(encoder, kinds):
             refused.turns(example, random.Random(0))
 
 
-def test_a_share_of_the_chains_is_reversed():
+@pytest.mark.parametrize("name", ["reversed_chains", "joined_chains"])
+def test_facts_of_a_share_of_the_chains_lie_elsewhere(encoder, name):
     """Their words are those of the others; nothing else changes."""
     plain = SyntheticConfig(tasks=("chain", "multi_key"), num_chunks=6)
-    mixed = dataclasses.replace(plain, reversed_chains=0.4)
-    turned = 0
+    mixed = dataclasses.replace(plain, **{name: 0.4})
+
+    def is_moved(example):
+        if name == "reversed_chains":
+            return example.evidence_order == (1, 0)
+        ends = [chunk.end for chunk in iter_chunks(example.document, encoder, 64)]
+        read = {bisect.bisect_left(ends, end) for _, end in example.evidence}
+        return example.task == "chain" and len(read) == 1
+
+    moved = 0
     for index in range(80):
         example, other = generate(plain, index), generate(mixed, index)
         assert (example.question, example.answers) == (other.question, other.answers)
-        turned += other.evidence_order == (1, 0)
-        if other.evidence_order != (1, 0):
+        assert not is_moved(example)
+        moved += is_moved(other)
+        if not is_moved(other):
             assert example == other
-    assert 8 < turned < 24
-    with pytest.raises(InputError, match="reversed_chains must be 0"):
-        SyntheticConfig(tasks=("chain",), gap=2, reversed_chains=0.5)
-    with pytest.raises(InputError, match="reversed_chains must be a number"):
-        SyntheticConfig(reversed_chains=2.0)
+    assert 8 < moved < 24
+    with pytest.raises(InputError, match=f"{name} must be 0"):
+        SyntheticConfig(tasks=("chain",), gap=2, **{name: 0.5})
+    with pytest.raises(InputError, match=f"{name} must be a number"):
+        SyntheticConfig(**{name: 2.0})
+
+
+def test_both_facts_of_a_chain_in_one_chunk_are_taught_in_one_turn(encoder):
+    config = SyntheticConfig(tasks=("chain",), num_chunks=4, joined_chains=1.0)
+    oracle = TurnConfig(kinds=("gated",), off_evidence=0.0).oracle(encoder, AGENT)
+    for index in range(8):
+        example = generate(config, index)
+        (turn,) = oracle.turns(example, random.Random(0))
+        assert turn.evidence
+        reply = encoder.decode(turn.completion)
+        assert example.answers[0] in reply
+        assert "<next>end</next>" in reply
+    with pytest.raises(InputError, match="chunk_tokens must be at least 48"):
+        SyntheticConfig(tasks=("chain",), chunk_tokens=40, joined_chains=0.1)
+    SyntheticConfig(tasks=("multi_key",), chunk_tokens=40, joined_chains=0.1)
