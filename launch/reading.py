@@ -264,9 +264,8 @@ def main() -> int:
     part.add_argument("bench", type=pathlib.Path)
     for name in ("parts", "modes"):
         part.add_argument(f"--{name}", type=lambda text: text.split(","), required=True)
-    counts = ("questions", "alone", "seeds", "steps")
-    counts += ("long_chunks", "bridge_questions", "gaps", "bridge_chunks", "start_steps")
-    for name in counts:
+    counts = ("questions", "alone", "seeds", "steps", "start_steps", "long_chunks")
+    for name in (*counts, "bridge_questions", "gaps", "bridge_chunks"):
         part.add_argument(f"--{name}", type=int, required=True)
     part = parts.add_parser("finished")
     part.add_argument("run")
