@@ -80,7 +80,8 @@ if [ -n "$quick" ]; then
   long=uniform:6,uniform:8 long_chunks=14 alone=1 gaps=0,2 bridge_chunks=6
 fi
 bridge_questions=$(((questions + 1) / 2))
-start_steps=$((chains ? (quick ? 1 : 6500) : 0))
+start_steps=0
+if [ -n "$chains" ]; then start_steps=$((quick ? 20 : 6500)); fi # a row of metrics every 20
 IFS=, read -ra gap_list <<<"$gaps"
 [ -e bench.json ] || "$GRU_MEM" bench sampling --policy "$quickstart/policy" --batch 32 \
   --prompt_tokens 110 --new_tokens 24 --repeats 3 --json bench.json

@@ -3,8 +3,9 @@
 #
 #   bash launch/test.sh [pytest arguments]      e.g. -k parser, tests/agent, --run_slow
 #
-# 2 CPU cores, a few minutes of installation the first time. What the library does not need
-# is installed in the exact versions below, if it can be had:
+# 2 CPU cores, 15 minutes, and a few of installation the first time: three tests at a time
+# (GRU_MEM_TEST_WORKERS), for some wait for processes. What the library does not need is
+# installed in the exact versions below, if it can be had:
 # - torch, the reference for parity with Hugging Face; without it, parity is tested against
 #   golden files. In CI (CI=true) it must be there. GRU_MEM_TORCH=0 leaves it out.
 # - libtpu, to compile for TPUs that nobody holds; without it, those tests are skipped.
@@ -57,5 +58,5 @@ cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
-exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-2}" \
+exec "$VENV/bin/python" -m pytest -n "${GRU_MEM_TEST_WORKERS:-3}" \
   --dist worksteal --durations=25 "$@"
