@@ -346,4 +346,6 @@ def test_all_stages_with_an_untrained_policy(tmp_path):
     assert ["chunks", "task", *("memagent", "without_exit_gate")] == heads[0][:4]
     again = start()
     assert not re.search(trained, again.stderr)
-    assert again.stdout == first.stdout == (tmp_path / "out/tables.md").read_text()
+    tables = (tmp_path / "out/tables.md").read_text()
+    assert first.stdout.endswith(tables)  # after what the runs print
+    assert again.stdout == tables
